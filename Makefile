@@ -1,0 +1,33 @@
+# make demo | test | lint | venv   (needs Python 3.11 and make; everything else goes into .venv)
+PYTHON ?= python3.11
+BIN := .venv/bin
+DEMO := --conf conf_demo.yaml
+
+.PHONY: venv demo test lint
+
+venv: .venv/installed
+
+.venv/installed: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+.venv/installed-dev: requirements-dev.txt .venv/installed
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python preprocessing/0_demo_dataset.py $(DEMO)
+	$(BIN)/python preprocessing/1_text_cleaning.py $(DEMO)
+	$(BIN)/python preprocessing/2_clotho_dataset.py $(DEMO)
+	$(BIN)/python preprocessing/3_word2vec_embeddings.py $(DEMO)
+	$(BIN)/python preprocessing/4_audio_logmel.py $(DEMO)
+	$(BIN)/python main.py $(DEMO)
+	$(BIN)/python postprocessing/1_xmodal_scores.py $(DEMO)
+	$(BIN)/python postprocessing/2_xmodal_retrieval.py $(DEMO)
+
+test: .venv/installed-dev
+	$(BIN)/python -m pytest
+
+lint: .venv/installed-dev
+	$(BIN)/ruff check .

@@ -1,0 +1,21 @@
+"""Text encoders: word ids to word embeddings."""
+
+from torch import Tensor, nn
+
+
+class WordEncoder(nn.Module):
+    """Look-up of word vectors; id 0 is the padding and stays the zero vector.
+
+    Args:
+        word_embeds: (V, E) float32, row 0 zero.
+        trainable: whether the vectors are trained; row 0 never is.
+    """
+
+    def __init__(self, word_embeds: Tensor, trainable: bool = False):
+        super().__init__()
+        # padding_idx: through the norm of the zero vector, row 0's gradient would be without bound
+        self.embedding = nn.Embedding.from_pretrained(word_embeds, freeze=not trainable, padding_idx=0)
+
+    def forward(self, text: Tensor) -> Tensor:
+        """(N, W) ids -> (N, W, E), not normalised."""
+        return self.embedding(text)

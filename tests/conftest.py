@@ -1,0 +1,36 @@
+"""Shared by all tests: the golden arrays, and a small random batch."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+@pytest.fixture
+def golden():
+    """golden("loss") -> the arrays of tests/golden/loss.npz."""
+    return lambda name: np.load(GOLDEN / f"{name}.npz", allow_pickle=False)
+
+
+@pytest.fixture
+def make_batch():
+    """make_batch(seed) -> audio (N, T, E), text (N, W, E), fids, audio_lens, text_lens; padding is zero, fids repeat."""
+
+    def make(seed: int, n: int = 9, t: int = 7, w: int = 5, e: int = 6):
+        generator = torch.Generator().manual_seed(seed)
+        audio = torch.nn.functional.normalize(torch.randn(n, t, e, generator=generator), dim=-1)
+        text = torch.nn.functional.normalize(torch.randn(n, w, e, generator=generator), dim=-1)
+        audio_lens = torch.randint(1, t + 1, (n,), generator=generator)
+        text_lens = torch.randint(1, w + 1, (n,), generator=generator)
+        text[torch.arange(w) >= text_lens[:, None]] = 0
+        fids = torch.randint(0, n - 2, (n,), generator=generator)
+        return audio, text, fids, audio_lens, text_lens
+
+    return make

@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+
+from utils.score_utils import caption_word_weights, score_matrix, self_score_matrix
+
+
+def plain_score(frames, words):
+    """S by its definition: frames and words are lists of vectors."""
+    return sum(max(0.0, float(a @ w)) for a in frames for w in words) / (len(frames) * len(words))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_score_matrix_is_the_plain_double_mean(make_batch, masked):
+    audio, text, _, audio_lens, text_lens = make_batch(0)
+    scores = score_matrix(audio, text, audio_lens if masked else None, text_lens if masked else None)
+    for i, j in np.ndindex(*scores.shape):
+        frames = audio[i, : audio_lens[i]] if masked else audio[i]
+        words = text[j, : text_lens[j]] if masked else text[j]
+        assert scores[i, j].item() == pytest.approx(plain_score(frames, words), abs=1e-6)
+
+
+def test_padded_scores_are_masked_ones_times_the_share_of_true_words(make_batch):
+    audio, text, _, _, text_lens = make_batch(1)
+    padded, masked = score_matrix(audio, text), score_matrix(audio, text, text_lens=text_lens)
+    torch.testing.assert_close(padded, masked * (text_lens / text.shape[1]))
+
+
+def test_golden_scores(golden):
+    loss = golden("loss")
+    scores = score_matrix(torch.from_numpy(loss["audio_embeds"]), torch.from_numpy(loss["text_embeds"]))
+    np.testing.assert_allclose(scores, loss["score"], atol=1e-6)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_self_scores_are_the_score_matrix_of_an_item_with_itself(make_batch, masked):
+    audio, _, _, audio_lens, _ = make_batch(2)
+    lens = audio_lens if masked else None
+    scores = self_score_matrix(audio.requires_grad_(), lens)
+    torch.testing.assert_close(scores, score_matrix(audio, audio, lens, lens).detach())
+    assert torch.equal(scores, scores.T)
+    assert not scores.requires_grad
+
+
+def test_scores_of_captions_are_a_sparse_product_with_scores_of_words(make_batch):
+    audio, _, _, audio_lens, _ = make_batch(3)
+    vocabulary = torch.nn.functional.normalize(torch.randn(20, audio.shape[2]), dim=-1)
+    captions = [np.array([3, 3, 7]), np.array([19]), np.array([0, 1, 2, 3, 4])]
+    word_scores = score_matrix(audio, vocabulary.unsqueeze(1), audio_lens)
+    scores = (caption_word_weights(captions, 20) @ word_scores.numpy().T).T
+    for j, words in enumerate(captions):
+        expected = score_matrix(audio, vocabulary[words].unsqueeze(0), audio_lens)[:, 0]
+        np.testing.assert_allclose(scores[:, j], expected, atol=1e-6)
+
+
+def test_empty_and_single_inputs():
+    one = torch.nn.functional.normalize(torch.randn(1, 1, 4), dim=-1)
+    assert score_matrix(one, one).item() == pytest.approx(1.0)
+    assert score_matrix(torch.zeros(0, 3, 4), torch.zeros(2, 3, 4)).shape == (0, 2)
+    assert self_score_matrix(torch.zeros(0, 3, 4)).shape == (0, 0)
+    assert caption_word_weights([], 5).shape == (0, 5)
+
+
+def test_gradient_reaches_both_sides(make_batch):
+    audio, text, _, _, _ = make_batch(4, n=3, t=2, w=2, e=3)
+    audio, text = audio.double().requires_grad_(), torch.randn(3, 2, 3).double().requires_grad_()
+    assert torch.autograd.gradcheck(score_matrix, (audio, text))

@@ -1,0 +1,315 @@
+"""conf.yaml: read, inherited, overridden and checked before any work starts."""
+
+import argparse
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from utils.io_utils import UserError, whole_file
+from utils.sampling_utils import STRATEGIES
+
+
+def _as_float(value: Any) -> Any:
+    # YAML 1.1 reads 1e-3 as text; a number was meant.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _known_strategy(name: str) -> str:
+    if name not in STRATEGIES:
+        raise ValueError(f"no such strategy; it is one of {', '.join(STRATEGIES)}")
+    return name
+
+
+Number = Annotated[float, BeforeValidator(_as_float), Field(allow_inf_nan=False)]
+Positive = Annotated[Number, Field(gt=0)]
+NonNegative = Annotated[Number, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Name = Annotated[str, Field(min_length=1)]
+FileName = Annotated[str, Field(pattern=r"^[^/\\\0]+$")]
+
+
+class Section(BaseModel):
+    """A section of conf.yaml: no unknown keys, no silent conversions."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DataConf(Section):
+    dataset: Name
+    train_data: FileName
+    val_data: FileName
+    eval_data: FileName
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits in use, each once."""
+        return list(dict.fromkeys([self.train_data, self.val_data, self.eval_data]))
+
+
+class DemoDatasetConf(Section):
+    num_clips: dict[FileName, Count]
+    sample_rate: Annotated[int, Field(ge=8000)]
+    seed: Seed
+
+
+class TextCleaningConf(Section):
+    named_entities: Literal["replace", "keep"]
+    corrections: dict[str, str]
+
+
+class ClothoDatasetConf(Section):
+    on_bad_data: Literal["refuse", "skip"]
+    require_audio: bool
+
+
+class Word2VecTrainConf(Section):
+    vector_size: Count
+    window: Count
+    epochs: Count
+
+
+class WordEmbeddingsConf(Section):
+    source: Literal["word2vec-google-news-300", "fasttext-wiki-news-subwords-300", "file", "train"]
+    file: Name | None
+    variants: dict[str, Annotated[list[str], Field(min_length=1)]]
+    unk_max_dot: Annotated[Number, Field(gt=0, le=1)]
+    unk_max_draws: Count
+    seed: Seed
+    train: Word2VecTrainConf
+
+    @model_validator(mode="after")
+    def _file_is_named(self) -> "WordEmbeddingsConf":
+        if self.source == "file" and self.file is None:
+            raise ValueError("source is 'file': set word2vec_embeddings.file to the word vectors' path")
+        return self
+
+
+class LogMelConf(Section):
+    backend: Literal["torch", "librosa", "torchaudio"]
+    window: Positive
+    hop: Positive
+    n_mels: Annotated[int, Field(ge=64, multiple_of=64)]
+    fmin: NonNegative
+    fmax: Positive
+    workers: Count | None
+
+    @model_validator(mode="after")
+    def _band_is_not_empty(self) -> "LogMelConf":
+        if self.fmin >= self.fmax:
+            raise ValueError(f"fmin ({self.fmin:g} Hz) must be below fmax ({self.fmax:g} Hz)")
+        return self
+
+    @property
+    def recipe(self) -> dict[str, float]:
+        """The keyword arguments of utils.audio_utils.log_mel_spectrogram."""
+        return self.model_dump(include={"backend", "window", "hop", "n_mels", "fmin", "fmax"})
+
+
+class ParamConf(Section):
+    num_epoch: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)]
+    seed: Seed
+    select_by: Literal["val_obj", "val_map"]
+
+
+class AudioEncConf(Section):
+    in_dim: Annotated[int, Field(ge=64, multiple_of=64)]
+    out_dim: Annotated[int, Field(ge=2, multiple_of=2)]
+
+
+class TextEncConf(Section):
+    trainable: bool
+
+
+class ModelConf(Section):
+    audio_enc: AudioEncConf
+    text_enc: TextEncConf
+
+
+class TripletLossConf(Section):
+    margin: NonNegative
+    sampling: Annotated[str, Field(), BeforeValidator(_known_strategy)]
+    mask_words: bool = False
+    mask_frames: bool = False
+
+
+class CriteriaConf(Section):
+    TripletLoss: TripletLossConf
+
+
+class AdamConf(Section):
+    lr: Positive
+    weight_decay: NonNegative
+
+
+class ReduceLROnPlateauConf(Section):
+    factor: Annotated[Number, Field(gt=0, lt=1)]
+    patience: Annotated[int, Field(ge=0)]
+    threshold: NonNegative
+    min_lr: NonNegative
+
+
+class StopperConf(Section):
+    std: NonNegative
+    num_results: Count
+    grace_period: Count
+
+
+class Conf(Section):
+    """The whole of conf.yaml."""
+
+    trial_series: FileName
+    trial_base: Name
+    data_conf: DataConf
+    demo_dataset: DemoDatasetConf
+    text_cleaning: TextCleaningConf
+    clotho_dataset: ClothoDatasetConf
+    word2vec_embeddings: WordEmbeddingsConf
+    audio_logmel: LogMelConf
+    param_conf: ParamConf
+    CRNNWordModel: ModelConf
+    criteria: CriteriaConf
+    metrics: dict[str, TripletLossConf]
+    AdamOptimizer: AdamConf
+    ReduceLROnPlateau: ReduceLROnPlateauConf
+    TrialPlateauStopper: StopperConf
+
+    @model_validator(mode="after")
+    def _bands_agree(self) -> "Conf":
+        if self.audio_logmel.n_mels != self.CRNNWordModel.audio_enc.in_dim:
+            raise ValueError(
+                f"audio_logmel.n_mels is {self.audio_logmel.n_mels} but CRNNWordModel.audio_enc.in_dim is "
+                f"{self.CRNNWordModel.audio_enc.in_dim}; they must be equal"
+            )
+        return self
+
+
+# --- reading ---------------------------------------------------------------------------------------------
+
+
+def load_conf(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Conf:
+    """Read a configuration file with its bases, apply `section.key=value` overrides, and check the result.
+
+    Raises UserError with one line for each thing that is wrong.
+    """
+    tree = _read_tree(Path(path), seen=[])
+    for override in overrides:
+        _apply_override(tree, override)
+    try:
+        return Conf.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{path}: {_explain(problem)}" for problem in error.errors())) from None
+
+
+def save_conf(conf: Conf, path: Path | str) -> None:
+    """Write the configuration as resolved: without a base, every value in place."""
+    with whole_file(path) as temporary:
+        temporary.write_text(conf_text(conf), encoding="utf-8")
+
+
+def conf_text(conf: Conf) -> str:
+    """The resolved configuration as YAML."""
+    return yaml.safe_dump(conf.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def _read_tree(path: Path, seen: list[Path]) -> dict:
+    """The mapping in a YAML file, laid over the mapping of its `base` (a path relative to the file)."""
+    path = path.resolve() if seen else path
+    if path.resolve() in seen:
+        raise UserError(f"{path}: `base` leads back to this file; break the circle")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such configuration file") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: holds no `key: value` settings")
+    base = tree.pop("base", None)
+    if base is None:
+        return tree
+    if not isinstance(base, str):
+        raise UserError(f"{path}: base: {base!r} must be the path of a configuration file")
+    return _merged(_read_tree(path.parent / base, [*seen, path.resolve()]), tree)
+
+
+def _merged(base: dict, change: dict) -> dict:
+    """`base` with the keys of `change` laid over it, section by section."""
+    both = dict(base)
+    for key, value in change.items():
+        deeper = isinstance(value, dict) and isinstance(both.get(key), dict)
+        both[key] = _merged(both[key], value) if deeper else value
+    return both
+
+
+def _apply_override(tree: dict, override: str) -> None:
+    """Set one `section.key=value` in the tree; the value is read as YAML."""
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"{override!r}: a setting on the command line is written section.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"{override!r}: {text!r} is not a valid YAML value") from None
+    for key in keys[:-1]:
+        tree = tree.setdefault(key, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"{override!r}: {key} is a value, not a section")
+    tree[keys[-1]] = value
+
+
+def _explain(problem: dict) -> str:
+    """One line for one of pydantic's findings: the key, what it was, what it may be."""
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys_beside(problem["loc"])
+        close = get_close_matches(str(problem["loc"][-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
+        return f"{key}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], dict | Section):  # a rule over several keys says itself what they were
+        return f"{key}: {message}" if key else message
+    return f"{key}: is {problem['input']!r}; {message[0].lower()}{message[1:]}"
+
+
+def _keys_beside(location: tuple) -> list[str]:
+    """The keys that the section around `location` may have."""
+    section: type[BaseModel] = Conf
+    for part in location[:-1]:
+        annotation = section.model_fields[part].annotation if part in section.model_fields else TripletLossConf
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            section = annotation
+    return list(section.model_fields)
+
+
+# --- command line ----------------------------------------------------------------------------------------
+
+
+def command_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that every command takes: --conf FILE and section.key=value ..."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--conf", default="conf.yaml", metavar="FILE", help="configuration file (default: conf.yaml)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, read as YAML"
+    )
+    return parser
+
+
+def conf_from_command(description: str) -> Conf:
+    """Parse a preprocessing script's command line into its configuration."""
+    args = command_parser(description).parse_args()
+    return load_conf(args.conf, args.overrides)

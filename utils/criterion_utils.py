@@ -1,0 +1,111 @@
+"""The training objective."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from utils.sampling_utils import STRATEGIES, BatchScores
+from utils.score_utils import score_matrix, self_score_matrix
+
+
+class LossTerms(NamedTuple):
+    """A batch's loss, and the share of its triplets that still violate the margin (both scalars)."""
+
+    loss: Tensor
+    active: Tensor
+
+
+class TripletLoss(nn.Module):
+    """L = mean over anchors i of [mean_j max(0, S(a_j, t_i) - S_ii + m) + mean_k max(0, S(a_i, t_k) - S_ii + m)].
+
+    j and k run over the audio and text negatives that the sampling strategy picks among the batch's items with
+    another fid; anchors that have none are left out of the mean.
+    Source: ICASSP 2023 paper, section 2; by default scores average over the padded lengths, as its code does.
+
+    Args:
+        margin: m.
+        sampling: a name in `utils.sampling_utils.STRATEGIES`.
+        mask_words: average scores over each caption's own words; needs text_lens.
+        mask_frames: average scores over each clip's own frames; needs audio_lens.
+    """
+
+    def __init__(self, margin: float, sampling: str, mask_words: bool = False, mask_frames: bool = False):
+        super().__init__()
+        if sampling not in STRATEGIES:
+            raise ValueError(f"sampling {sampling!r}: it is one of {', '.join(STRATEGIES)}")
+        self.margin = margin
+        self.pick = STRATEGIES[sampling]
+        self.mask_words = mask_words
+        self.mask_frames = mask_frames
+
+    def forward(
+        self,
+        audio_embeds: Tensor,
+        text_embeds: Tensor,
+        fids: Tensor | Sequence,
+        audio_lens: Tensor | None = None,
+        text_lens: Tensor | None = None,
+    ) -> Tensor:
+        """Loss of N pairs: audio_embeds (N, T, E), text_embeds (N, W, E), their clips' fids (N,), true lengths (N,).
+
+        Returns a scalar; 0 with zero gradients where no anchor has a negative.
+        """
+        return self.of_embeddings(audio_embeds, text_embeds, fids, audio_lens, text_lens).loss
+
+    def of_embeddings(
+        self,
+        audio_embeds: Tensor,
+        text_embeds: Tensor,
+        fids: Tensor | Sequence,
+        audio_lens: Tensor | None = None,
+        text_lens: Tensor | None = None,
+    ) -> LossTerms:
+        """As `forward`, with the share of active triplets."""
+        audio_lens = _lens_for("mask_frames", self.mask_frames, audio_lens)
+        text_lens = _lens_for("mask_words", self.mask_words, text_lens)
+        scores = BatchScores(
+            audio_text=score_matrix(audio_embeds, text_embeds, audio_lens, text_lens),
+            text_text=lambda: self_score_matrix(text_embeds, text_lens),
+            audio_audio=lambda: self_score_matrix(audio_embeds, audio_lens),
+        )
+        return self.of_scores(scores, fids)
+
+    def of_scores(
+        self, scores: BatchScores, fids: Tensor | Sequence, generator: torch.Generator | None = None
+    ) -> LossTerms:
+        """The loss from the batch's scores; `generator` serves the random strategy (None: torch's own)."""
+        cross = scores.audio_text
+        negatives = negative_mask(fids, cross.device)  # (N, N)
+        with torch.no_grad():
+            audio_picks, text_picks = self.pick(scores._replace(audio_text=cross.detach()), negatives, generator)
+        positive = cross.diagonal().unsqueeze(1)  # (N, 1): S_ii
+        audio_hinge = (cross.T - positive + self.margin).clamp(min=0)  # [i, j]: anchor i, audio negative j
+        text_hinge = (cross - positive + self.margin).clamp(min=0)  # [i, k]: anchor i, text negative k
+        anchors = _mean_of_picked(audio_hinge, audio_picks) + _mean_of_picked(text_hinge, text_picks)  # (N,)
+        loss = anchors.sum() / negatives.any(dim=1).sum().clamp(min=1)
+        violations = ((audio_hinge > 0) & audio_picks).sum() + ((text_hinge > 0) & text_picks).sum()
+        active = violations / (audio_picks.sum() + text_picks.sum()).clamp(min=1)
+        return LossTerms(loss, active)
+
+
+def negative_mask(fids: Tensor | Sequence, device: torch.device | str = "cpu") -> Tensor:
+    """(N, N) bool: [i, j] is whether item j may serve as a negative of anchor i, that is, has another fid."""
+    if not isinstance(fids, Tensor):
+        fids = torch.from_numpy(np.unique(np.asarray(fids), return_inverse=True)[1])
+    fids = fids.to(device)
+    return fids.unsqueeze(1) != fids.unsqueeze(0)
+
+
+def _lens_for(option: str, masked: bool, lens: Tensor | None) -> Tensor | None:
+    """The lengths to average over: none unless the option is on, and then they must be there."""
+    if masked and lens is None:
+        raise ValueError(f"{option} needs the true lengths")
+    return lens if masked else None
+
+
+def _mean_of_picked(hinge: Tensor, picks: Tensor) -> Tensor:
+    """(N,) mean of each row's picked terms; 0 where nothing was picked."""
+    return (hinge * picks).sum(dim=1) / picks.sum(dim=1).clamp(min=1)

@@ -1,0 +1,153 @@
+"""Retrieval metrics: mAP, mAP@10, R@k, HR@k and the median rank, as expected values under random tie-breaking.
+
+Closed forms for ties: McSherry and Najork, "Computing information retrieval performance measures efficiently in
+the presence of tied scores", ECIR 2008. Nothing is sorted: a relevant item's place follows from how many items
+score above it and how many as much, so the cost is one pass over the scores for each relevant item of a query.
+"""
+
+import numpy as np
+
+CUTOFFS = (1, 5, 10)
+_BLOCK = 16_000_000  # scores compared at a time
+
+
+def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, float]:
+    """Metrics averaged over queries.
+
+    Args:
+        scores: (Q, I) of queries and items, higher is better; no NaN.
+        relevance: (Q, I) bool; every query has a relevant item.
+
+    Returns:
+        mAP: precision at each relevant item, summed and divided by the number of relevant ones; mAP10: the same
+        over the first 10 ranks; R1, R5, R10: share of the relevant items in the first k; HR1, HR5, HR10: whether
+        any is there; MedR: median rank of the first one; queries; tied_queries: how many of them share a score
+        between a relevant and an irrelevant item, so that only the expected value is defined.
+
+    Raises:
+        ValueError: shapes that differ, no queries, NaN, or a query without a relevant item.
+    """
+    scores, relevance = np.asarray(scores), np.asarray(relevance, dtype=bool)
+    _check(scores, relevance)
+    query, item = np.nonzero(relevance)  # L entries, by query
+    above, tied = _places(scores, query, item)
+    relevant_above, relevant_tied = _relevant_places(scores[query, item], query)
+    total = np.bincount(query, minlength=len(scores))  # (Q,) relevant items
+    groups = _Groups(above, tied, relevant_above, relevant_tied)
+
+    def mean(entries: np.ndarray, divisor: np.ndarray) -> float:
+        return float(np.mean(np.bincount(query, weights=entries, minlength=len(scores)) / divisor))
+
+    metrics = {"mAP": mean(groups.precision(cutoff=scores.shape[1]), total)}
+    metrics["mAP10"] = mean(groups.precision(cutoff=10), np.minimum(total, 10))
+    for k in CUTOFFS:
+        metrics[f"R{k}"] = mean(groups.share_within(k), total)
+    first = relevant_above == 0  # the entries of each query's best tie group
+    for k in CUTOFFS:
+        metrics[f"HR{k}"] = mean(np.where(first, groups.hit_within(k) / relevant_tied, 0), np.ones(len(scores)))
+    first_rank = np.bincount(query, weights=np.where(first, groups.first_rank() / relevant_tied, 0))
+    metrics["MedR"] = float(np.median(first_rank))
+    metrics["queries"] = len(scores)
+    metrics["tied_queries"] = int(np.unique(query[tied > relevant_tied]).size)
+    return metrics
+
+
+def both_directions(scores: np.ndarray, caption_clips: np.ndarray) -> dict[str, dict[str, float]]:
+    """Metrics of text-to-audio and audio-to-text retrieval.
+
+    Args:
+        scores: (C, M) of clips and captions.
+        caption_clips: (M,) the clip, in [0, C), that each caption describes.
+
+    Returns:
+        {"text_to_audio": ..., "audio_to_text": ...}, each as `retrieval_metrics` gives it.
+    """
+    relevance = np.arange(len(scores))[:, None] == np.asarray(caption_clips)[None, :]  # (C, M)
+    return {
+        "text_to_audio": retrieval_metrics(np.ascontiguousarray(scores.T), relevance.T),
+        "audio_to_text": retrieval_metrics(scores, relevance),
+    }
+
+
+def _check(scores: np.ndarray, relevance: np.ndarray) -> None:
+    if scores.ndim != 2 or scores.shape != relevance.shape:
+        raise ValueError(f"scores {scores.shape} and relevance {relevance.shape} must be of one (queries, items) shape")
+    if scores.size == 0:
+        raise ValueError(f"scores {scores.shape}: nothing to rank")
+    if np.isnan(scores).any():
+        raise ValueError(f"NaN scores, first at query {np.argwhere(np.isnan(scores))[0][0]}")
+    if not relevance.any(axis=1).all():
+        raise ValueError(f"query {np.flatnonzero(~relevance.any(axis=1))[0]} has no relevant item")
+
+
+def _places(scores: np.ndarray, query: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many items score above each entry's item for its query, and how many as much (itself included): (L,)."""
+    above, tied = np.empty(len(query), np.int64), np.empty(len(query), np.int64)
+    step = max(1, _BLOCK // scores.shape[1])
+    for start in range(0, len(query), step):
+        part = slice(start, start + step)
+        rows = scores[query[part]]  # (step, I)
+        own = scores[query[part], item[part], None]  # (step, 1)
+        above[part] = np.count_nonzero(rows > own, axis=1)
+        tied[part] = np.count_nonzero(rows == own, axis=1)
+    return above, tied
+
+
+def _relevant_places(own: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `_places`, among the relevant items of the same query alone: own scores and queries (L,) -> (L,) each."""
+    order = np.lexsort((-own, query))
+    own, query = own[order], query[order]
+    new_query = np.r_[True, query[1:] != query[:-1]]
+    new_group = new_query | np.r_[True, own[1:] != own[:-1]]
+    group = np.cumsum(new_group) - 1  # (L,) tie group of each entry
+    group_start = np.flatnonzero(new_group)
+    query_start = np.flatnonzero(new_query)[np.cumsum(new_query) - 1]  # (L,)
+    above, tied = np.empty(len(own), np.int64), np.empty(len(own), np.int64)
+    above[order] = group_start[group] - query_start
+    tied[order] = np.bincount(group)[group]
+    return above, tied
+
+
+class _Groups:
+    """The tie group of each relevant item (an entry), and its expected contributions.
+
+    Every entry carries an equal part of its group's value, so that sums over entries are sums over groups.
+
+    Args:
+        above, tied: (L,) items above the group, and in it (n).
+        relevant_above, relevant_tied: (L,) the relevant ones among those (R and r).
+    """
+
+    def __init__(self, above: np.ndarray, tied: np.ndarray, relevant_above: np.ndarray, relevant_tied: np.ndarray):
+        self.above, self.tied = above, tied
+        self.relevant_above, self.relevant_tied = relevant_above, relevant_tied
+
+    def precision(self, cutoff: int) -> np.ndarray:
+        """(L,) expected precision at the entry's rank, where that rank is within the cutoff, else 0.
+
+        At place p of its group an item is relevant with probability r/n, and then R + 1 + (p - 1) c of the first
+        above + p items are, c = (r - 1) / (n - 1). The sum over p of that precision, in harmonic numbers H.
+        """
+        places = np.clip(cutoff - self.above, 0, self.tied)  # of the group, within the cutoff
+        c = (self.relevant_tied - 1) / np.maximum(self.tied - 1, 1)
+        harmonic = np.r_[0.0, np.cumsum(1.0 / np.arange(1, (self.above + self.tied).max() + 1))]
+        inverse_ranks = harmonic[self.above + places] - harmonic[self.above]
+        return (c * places + (self.relevant_above + 1 - c - c * self.above) * inverse_ranks) / self.tied
+
+    def share_within(self, k: int) -> np.ndarray:
+        """(L,) probability that the entry is among the first k."""
+        return np.clip(k - self.above, 0, self.tied) / self.tied
+
+    def hit_within(self, k: int) -> np.ndarray:
+        """(L,) probability that any relevant item of the group is among the first k: 1 - C(n-r, p) / C(n, p)."""
+        places = np.clip(k - self.above, 0, self.tied)  # p
+        miss = np.ones(len(self.tied))
+        for drawn in range(k):
+            left = np.maximum(self.tied - drawn, 1)
+            irrelevant = np.maximum(self.tied - self.relevant_tied - drawn, 0)
+            miss = np.where(drawn < places, miss * irrelevant / left, miss)
+        return 1 - miss
+
+    def first_rank(self) -> np.ndarray:
+        """(L,) expected rank of the group's first relevant item."""
+        return self.above + (self.tied + 1) / (self.relevant_tied + 1)

@@ -1,0 +1,97 @@
+"""The eight negative-sampling strategies, one small pure function each.
+
+A strategy sees the scores of a batch of N anchor pairs and which items may serve as negatives of which anchor,
+and returns two (N, N) boolean masks of what it picked: audio negatives and text negatives, a row an anchor.
+An anchor without negatives gets empty rows. Ties go to the first index. Choosing takes no gradient.
+
+A ninth strategy is one function here and one row in STRATEGIES.
+Source: Xie, Räsänen, Virtanen, "On Negative Sampling for Contrastive Audio-Text Retrieval", ICASSP 2023.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class BatchScores(NamedTuple):
+    """Scores within a batch; the within-modality ones are computed only for a strategy that asks."""
+
+    audio_text: Tensor  # (N, N): S(a_i, t_j)
+    text_text: Callable[[], Tensor]  # () -> (N, N): S(t_i, t_j)
+    audio_audio: Callable[[], Tensor]  # () -> (N, N): S(a_i, a_j)
+
+
+Picks = tuple[Tensor, Tensor]  # audio negatives, text negatives: (N, N) bool each
+Strategy = Callable[[BatchScores, Tensor, torch.Generator | None], Picks]
+
+
+def random_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
+    """One audio and one text negative, each uniformly at random, drawn apart."""
+
+    def draw() -> Tensor:
+        return torch.rand(negatives.shape, device=negatives.device, generator=generator)
+
+    return _highest(draw(), negatives), _highest(draw(), negatives)
+
+
+def full_batch_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
+    """All negatives of the batch."""
+    return negatives, negatives
+
+
+def semi_hard_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
+    """The negative whose cross-modality score is closest to the anchor pair's, on either side."""
+    positive = scores.audio_text.diagonal().unsqueeze(1)  # (N, 1): S_ii
+    audio_gap = (scores.audio_text.T - positive).abs()  # [i, j]: |S(a_j, t_i) - S_ii|
+    text_gap = (scores.audio_text - positive).abs()  # [i, k]: |S(a_i, t_k) - S_ii|
+    return _highest(-audio_gap, negatives), _highest(-text_gap, negatives)
+
+
+def hard_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
+    """The negative with the highest cross-modality score."""
+    return _highest(scores.audio_text.T, negatives), _highest(scores.audio_text, negatives)
+
+
+def easy_text_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
+    """The pair whose caption is least like the anchor's."""
+    return _pair(_highest(-scores.text_text(), negatives))
+
+
+def hard_text_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
+    """The pair whose caption is most like the anchor's."""
+    return _pair(_highest(scores.text_text(), negatives))
+
+
+def easy_audio_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
+    """The pair whose clip is least like the anchor's."""
+    return _pair(_highest(-scores.audio_audio(), negatives))
+
+
+def hard_audio_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
+    """The pair whose clip is most like the anchor's."""
+    return _pair(_highest(scores.audio_audio(), negatives))
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "random-NS": random_ns,
+    "full-batch-NS": full_batch_ns,
+    "semi-hard-NS": semi_hard_ns,
+    "hard-NS": hard_ns,
+    "easy-text-NS": easy_text_ns,
+    "hard-text-NS": hard_text_ns,
+    "easy-audio-NS": easy_audio_ns,
+    "hard-audio-NS": hard_audio_ns,
+}
+
+
+def _highest(values: Tensor, negatives: Tensor) -> Tensor:
+    """(N, N) mask of each anchor's negative with the highest value; ties: first index."""
+    choice = values.masked_fill(~negatives, -torch.inf).argmax(dim=1, keepdim=True)
+    return torch.zeros_like(negatives).scatter_(1, choice, True) & negatives
+
+
+def _pair(picked: Tensor) -> Picks:
+    """The same pair serves as the audio and as the text negative."""
+    return picked, picked
