@@ -22,7 +22,7 @@ class CRNNWordModel(nn.Module):
     def __init__(self, in_dim: int, out_dim: int, word_embeds: Tensor, trainable_words: bool = False):
         super().__init__()
         if word_embeds.shape[1] != out_dim:
-            raise ValueError(f"word vectors have {word_embeds.shape[1]} dimensions, the audio encoder's output {out_dim}")
+            raise ValueError(f"word vectors have {word_embeds.shape[1]} dimensions, audio embeddings {out_dim}")
         self.audio_enc = CRNNEncoder(in_dim, out_dim)
         self.text_enc = WordEncoder(word_embeds, trainable_words)
 

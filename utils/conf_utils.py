@@ -34,7 +34,7 @@ NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
-FileName = Annotated[str, Field(pattern=r"^[^/\\\0]+$")]
+FileName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # of one file or folder, not hidden
 
 
 class Section(BaseModel):

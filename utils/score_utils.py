@@ -3,10 +3,16 @@
 Shapes: N, M items; T frames; W words; E embedding dimension; V vocabulary; C clips.
 """
 
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
 import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
+
+from utils.io_utils import UserError, require_file, whole_file
 
 
 def score_matrix(
@@ -70,6 +76,43 @@ def caption_word_weights(captions: list[np.ndarray], vocabulary_size: int) -> cs
     shares = np.repeat(1.0 / np.maximum(lens, 1), lens).astype(np.float32)
     rows = np.repeat(np.arange(len(captions)), lens)
     return csr_array((shares, (rows, words)), shape=(len(captions), vocabulary_size))
+
+
+class StoredScores(NamedTuple):
+    """A split's scores with the names of their rows and columns."""
+
+    scores: np.ndarray  # (C, M) float32
+    fids: list[str]  # C clips
+    tids: list[str]  # M captions
+    caption_fids: list[str]  # M: the clip that each caption describes
+
+
+def save_scores(path: Path, stored: StoredScores) -> None:
+    """Write scores as HDF5: data sets scores, fids, tids, caption_fids."""
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
+        store["scores"] = stored.scores.astype(np.float32)
+        for name in ("fids", "tids", "caption_fids"):
+            store.create_dataset(name, data=getattr(stored, name), dtype=h5py.string_dtype())
+
+
+def load_scores(path: Path) -> StoredScores:
+    """Read what `save_scores` wrote.
+
+    Raises UserError where the file is missing, damaged, or holds NaN.
+    """
+    step = "postprocessing/1_xmodal_scores.py"
+    require_file(path, step)
+    try:
+        with h5py.File(path, "r") as store:
+            names = (store[name].asstr()[()].tolist() for name in ("fids", "tids", "caption_fids"))
+            stored = StoredScores(store["scores"][()], *names)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: not the scores of {step} ({error}); run it again") from None
+    if stored.scores.shape != (len(stored.fids), len(stored.tids)) or len(stored.tids) != len(stored.caption_fids):
+        raise UserError(f"{path}: scores and names do not belong together; run {step} again")
+    if np.isnan(stored.scores).any():
+        raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
+    return stored
 
 
 def _mean_weights(lens: Tensor | None, items: int, size: int, like: Tensor) -> Tensor:

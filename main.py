@@ -1,0 +1,66 @@
+"""Train a model: configuration -> data -> model -> epochs -> checkpoints in a trial directory."""
+
+import time
+from pathlib import Path
+
+import torch
+
+from utils.conf_utils import Conf, command_parser, load_conf
+from utils.criterion_utils import TripletLoss
+from utils.data_utils import Split, batches, load_split
+from utils.embed_utils import load_embeddings
+from utils.index_utils import DatasetPaths
+from utils.io_utils import progress, run_command
+from utils.model_utils import PlateauStopper, build_model, build_optimizer, evaluate, seed_epoch, train_epoch
+from utils.trial_utils import TrialRecord, create_trial, resume_conf
+
+
+def main() -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("--resume", type=Path, metavar="TRIAL_DIR", help="go on with a trial, by its own configuration")
+    args = parser.parse_args()
+    conf = resume_conf(args.resume, args.overrides) if args.resume else load_conf(args.conf, args.overrides)
+    paths = DatasetPaths(conf.data_conf.dataset)
+    words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
+    train_split, val_split = (
+        load_split(paths, split, words, conf.CRNNWordModel.audio_enc.in_dim)
+        for split in (conf.data_conf.train_data, conf.data_conf.val_data)
+    )
+    torch.manual_seed(conf.param_conf.seed)
+    model = build_model(conf, vectors)
+    record = TrialRecord(args.resume or create_trial(conf), conf, words)
+    train(conf, model, train_split, val_split, record)
+
+
+def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Split, record: TrialRecord) -> None:
+    """Run the epochs that the record does not hold yet; epoch 0 only evaluates."""
+    params = conf.param_conf
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    optimizer, scheduler = build_optimizer(conf, model)
+    criterion = TripletLoss(**conf.criteria.TripletLoss.model_dump())
+    metrics = {name: TripletLoss(**settings.model_dump()) for name, settings in conf.metrics.items()}
+    stopper = PlateauStopper(**conf.TrialPlateauStopper.model_dump())
+    loader = batches(train_split, params.batch_size, shuffle=True)
+    record.restore(model, optimizer, scheduler)
+    record.say(f"{record.trial}: {len(train_split.captions)} pairs, {len(loader)} batches an epoch, on {device}")
+
+    for epoch in range(len(record.history), params.num_epoch + 1):
+        if stopper.should_stop([results["val_obj"] for results in record.history]):
+            record.say("the validation objective has settled: stopped")
+            break
+        started = time.perf_counter()
+        seed_epoch(params.seed, epoch)
+        results = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
+        if epoch > 0:
+            steps = progress(loader, f"epoch {epoch}", total=len(loader))
+            results |= train_epoch(model, steps, criterion, optimizer, device)
+        results |= evaluate(model, val_split, criterion, metrics, params.batch_size, device)
+        scheduler.step(results["val_obj"])
+        results["seconds"] = round(time.perf_counter() - started, 3)
+        record.add(results, model, optimizer, scheduler)
+    record.close()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,36 @@
+"""Score every clip with every caption of each split, each at its own length.
+
+Writes {split}_xmodal_scores.hdf5 into the trial directory."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+
+import torch
+
+from utils.data_utils import load_split
+from utils.index_utils import DatasetPaths
+from utils.io_utils import run_command
+from utils.model_utils import SplitScores
+from utils.score_utils import StoredScores, save_scores
+from utils.trial_utils import BEST, load_model, trial_from_command
+
+
+def main() -> None:
+    trial, conf = trial_from_command(__doc__)
+    paths = DatasetPaths(conf.data_conf.dataset)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, words = load_model(trial / BEST)
+    model.to(device)
+    for name in conf.data_conf.splits:
+        split = load_split(paths, name, words, conf.CRNNWordModel.audio_enc.in_dim)
+        scores = SplitScores(model, split, device).cross
+        caption_fids = [split.fids[clip] for clip in split.caption_clips]
+        path = trial / f"{name}_xmodal_scores.hdf5"
+        save_scores(path, StoredScores(scores, split.fids, split.tids, caption_fids))
+        print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
+
+
+if __name__ == "__main__":
+    run_command(main)

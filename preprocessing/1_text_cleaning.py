@@ -1,0 +1,37 @@
+"""Step 1: clean the captions. Reads clotho_captions_{split}.csv, writes {split}_clean_captions.csv."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+
+from utils.conf_utils import Conf, conf_from_command
+from utils.index_utils import CLEAN_COLUMNS, DatasetPaths
+from utils.io_utils import run_command, write_csv
+from utils.text_utils import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
+
+
+def main() -> None:
+    conf = conf_from_command(__doc__)
+    paths = DatasetPaths(conf.data_conf.dataset)
+    for split in conf.data_conf.splits:
+        clean_split(conf, paths, split)
+
+
+def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:
+    captions = read_captions(paths.raw_captions(split))
+    texts = [correct_words(clean_caption(c.raw_text), conf.text_cleaning.corrections) for c in captions]
+    if conf.text_cleaning.named_entities == "replace":
+        texts = replace_named_entities(texts)
+    rows = [(c.line, c.file_name, c.column, c.raw_text, text) for c, text in zip(captions, texts, strict=True)]
+    write_csv(paths.clean_captions(split), CLEAN_COLUMNS, rows)
+
+    hyphenated = Counter(word for text in texts for word in hyphenated_words(text))
+    common = ", ".join(f"{word} ({count})" for word, count in hyphenated.most_common(5))
+    print(f"{split}: {len(rows)} captions -> {paths.clean_captions(split)}")
+    print(f"  {len(hyphenated)} distinct hyphenated words kept{': ' + common if common else ''}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,67 @@
+"""Step 2: index the data set. Reads {split}_clean_captions.csv and {split}/, writes {split}_text.csv, vocab_info.json
+and audio_info.json; whatever is wrong with the data is listed in bad_data.csv."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+
+from utils.conf_utils import conf_from_command
+from utils.index_utils import (
+    TEXT_COLUMNS,
+    DatasetPaths,
+    Problem,
+    SplitIndex,
+    clip_info,
+    index_split,
+    vocabulary_info,
+)
+from utils.io_utils import UserError, run_command, write_csv, write_json
+
+SHOWN = 20  # problems on the terminal; the file lists them all
+
+
+def main() -> None:
+    conf = conf_from_command(__doc__)
+    paths = DatasetPaths(conf.data_conf.dataset)
+    require_audio = conf.clotho_dataset.require_audio
+    index = {split: index_split(paths, split, require_audio) for split in conf.data_conf.splits}
+    report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
+    write_index(paths, index)
+
+
+def report_problems(paths: DatasetPaths, index: dict[str, SplitIndex], refuse: bool) -> None:
+    """List what is wrong in bad_data.csv, and stop there, or say how much is left out."""
+    problems = [problem for found in index.values() for problem in found.problems]
+    paths.bad_data.unlink(missing_ok=True)
+    if problems:
+        write_csv(paths.bad_data, list(Problem._fields), problems)
+    if problems and refuse:
+        more = f"and {len(problems) - SHOWN} more; " if len(problems) > SHOWN else ""
+        advice = f"{more}all {len(problems)} are in {paths.bad_data}: mend them or set clotho_dataset.on_bad_data=skip"
+        raise UserError("\n".join([*map(str, problems[:SHOWN]), advice]))
+    if problems:
+        print(f"left out: {len(problems)} problems, listed in {paths.bad_data}")
+    for split, found in index.items():
+        if found.captions.empty:
+            raise UserError(f"{paths.raw_captions(split)}: no usable captions are left")
+
+
+def write_index(paths: DatasetPaths, index: dict[str, SplitIndex]) -> None:
+    for split, found in index.items():
+        write_csv(paths.text(split), TEXT_COLUMNS, found.captions.itertuples(index=False))
+    vocabulary = vocabulary_info({split: found.captions for split, found in index.items()})
+    clips = clip_info({split: found.clips for split, found in index.items()})
+    write_json(paths.vocab_info, vocabulary)
+    write_json(paths.audio_info, clips)
+    for split, sizes in vocabulary["splits"].items():
+        minutes = clips[split]["seconds"] / 60
+        print(
+            f"{split}: {sizes['clips']} clips ({minutes:.1f} min of audio), {sizes['captions']} captions, "
+            f"{sizes['words']} words, {sizes['distinct_words']} distinct -> {paths.text(split)}"
+        )
+    print(f"vocabulary: {len(vocabulary['vocabulary'])} words -> {paths.vocab_info}; clips -> {paths.audio_info}")
+
+
+if __name__ == "__main__":
+    run_command(main)

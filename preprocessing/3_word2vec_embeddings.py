@@ -1,0 +1,48 @@
+"""Step 3: a vector for every word. Reads vocab_info.json and word vectors, writes word2vec_embeds.npz."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+
+import numpy as np
+
+from utils.conf_utils import Conf, conf_from_command
+from utils.embed_utils import embed_vocabulary, load_vectors, save_embeddings, train_vectors
+from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
+from utils.io_utils import read_json, run_command
+
+STEP_2 = "preprocessing/2_clotho_dataset.py"
+
+
+def main() -> None:
+    conf = conf_from_command(__doc__)
+    settings = conf.word2vec_embeddings
+    paths = DatasetPaths(conf.data_conf.dataset)
+    vocabulary = read_json(paths.vocab_info, STEP_2)["vocabulary"]
+    vectors = source_vectors(conf, paths)
+    embeddings, coverage = embed_vocabulary(
+        vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
+    )
+    save_embeddings(paths.word_embeds, embeddings)
+    print(f"{len(vocabulary)} words, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
+    print(
+        f"  {len(coverage.found)} found, {len(coverage.by_variants)} by variants, "
+        f"{len(coverage.unknown)} unknown{': ' + ' '.join(coverage.unknown) if coverage.unknown else ''}"
+    )
+
+
+def source_vectors(conf: Conf, paths: DatasetPaths) -> Mapping[str, np.ndarray]:
+    """The vectors that word2vec_embeddings.source asks for."""
+    settings = conf.word2vec_embeddings
+    if settings.source != "train":
+        return load_vectors(settings.source, settings.file)
+    table = read_table(paths.text(conf.data_conf.train_data), TEXT_COLUMNS, STEP_2)
+    captions = [json.loads(tokens) for tokens in table["tokens"]]
+    return train_vectors(captions, **settings.train.model_dump(), seed=settings.seed)
+
+
+if __name__ == "__main__":
+    run_command(main)

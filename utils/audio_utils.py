@@ -1,0 +1,142 @@
+"""Log-mel energies of a clip."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from utils.io_utils import UserError
+
+LOG_OFFSET = float(np.spacing(1))  # 2.220446e-16: silence becomes -36.04, not -inf
+
+
+def read_audio(path: Path | str) -> tuple[np.ndarray, int]:
+    """Read a .wav, .flac or .ogg file at its own sample rate: mono (samples,) float32 (channels averaged), Hz.
+
+    Raises UserError where the file cannot be decoded, holds no samples, or holds NaN or infinite ones.
+    """
+    try:
+        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)  # (samples, channels)
+    except soundfile.LibsndfileError as error:
+        raise UserError(f"{path}: unreadable audio ({error.error_string.rstrip('.')})") from None
+    if len(samples) == 0:
+        raise UserError(f"{path}: the clip has no samples")
+    if not np.isfinite(samples).all():
+        raise UserError(f"{path}: holds NaN or infinite samples")
+    return samples.mean(axis=1), sample_rate
+
+
+def log_mel_spectrogram(
+    y: np.ndarray,
+    sample_rate: int,
+    *,
+    backend: str = "torch",
+    window: float = 0.04,
+    hop: float = 0.02,
+    n_mels: int = 64,
+    fmin: float = 12.0,
+    fmax: float = 8000.0,
+) -> np.ndarray:
+    """Natural logarithm of the mel power spectrogram: Hann window, centred frames, Slaney mel filters.
+
+    Args:
+        y: (samples,) float waveform.
+        sample_rate: Hz.
+        backend: a name in BACKENDS; all give the same numbers.
+        window, hop: seconds; the FFT is the next power of two of the window.
+        n_mels: bands, from fmin to fmax (Hz).
+
+    Returns:
+        (T, n_mels) float32 with T = 1 + samples // hop.
+
+    Source: the published preprocessing (librosa's melspectrogram), method kept to float32.
+    """
+    if fmax > sample_rate / 2:
+        raise ValueError(f"fmax {fmax:g} Hz is above half the sample rate of {sample_rate} Hz")
+    win_length, hop_length = round(sample_rate * window), round(sample_rate * hop)
+    n_fft = 2 ** int(np.ceil(np.log2(win_length)))
+    power = BACKENDS[backend](y, sample_rate, n_fft, win_length, hop_length, n_mels, fmin, fmax)  # (n_mels, T)
+    return np.log(power + LOG_OFFSET, dtype=np.float32).T
+
+
+def _librosa_mel_power(
+    y: np.ndarray, sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int, fmin: float, fmax: float
+) -> np.ndarray:
+    import librosa
+
+    return librosa.feature.melspectrogram(
+        y=y,
+        sr=sample_rate,
+        n_fft=n_fft,
+        hop_length=hop_length,
+        win_length=win_length,
+        n_mels=n_mels,
+        fmin=fmin,
+        fmax=fmax,
+    )
+
+
+def _torch_mel_power(
+    y: np.ndarray, sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int, fmin: float, fmax: float
+) -> np.ndarray:
+    import torch
+
+    spectrum = torch.stft(
+        torch.from_numpy(y),
+        n_fft,
+        hop_length,
+        win_length,
+        window=torch.hann_window(win_length),
+        center=True,
+        pad_mode="constant",
+        return_complex=True,
+    )  # (n_fft/2 + 1, T)
+    filters = _mel_filters(sample_rate, n_fft, n_mels, fmin, fmax)  # (n_mels, bins up to fmax)
+    spectrum = torch.view_as_real(spectrum[: filters.shape[1]])
+    power = spectrum.square().sum(dim=-1)
+    return (torch.from_numpy(filters) @ power).numpy()
+
+
+def _torchaudio_mel_power(
+    y: np.ndarray, sample_rate: int, n_fft: int, win_length: int, hop_length: int, n_mels: int, fmin: float, fmax: float
+) -> np.ndarray:
+    import torch
+
+    try:
+        from torchaudio.transforms import MelSpectrogram
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"audio_logmel.backend: torchaudio cannot be imported here ({error}); use torch or librosa instead"
+        ) from None
+    transform = MelSpectrogram(
+        sample_rate,
+        n_fft,
+        win_length,
+        hop_length,
+        f_min=fmin,
+        f_max=fmax,
+        n_mels=n_mels,
+        pad_mode="constant",
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return transform(torch.from_numpy(y)).numpy()
+
+
+Backend = Callable[[np.ndarray, int, int, int, int, int, float, float], np.ndarray]
+BACKENDS: dict[str, Backend] = {
+    "torch": _torch_mel_power,
+    "librosa": _librosa_mel_power,
+    "torchaudio": _torchaudio_mel_power,
+}
+
+
+@lru_cache(maxsize=8)
+def _mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> np.ndarray:
+    """librosa's Slaney filters (n_mels, bins), without the bins above fmax, where all are zero."""
+    from librosa.filters import mel
+
+    filters = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
+    return np.ascontiguousarray(filters[:, : int(np.flatnonzero(filters.any(axis=0))[-1]) + 1])

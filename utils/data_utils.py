@@ -1,0 +1,124 @@
+"""A split in memory, and its batches of caption-clip pairs."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
+
+from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
+from utils.io_utils import UserError, require_file
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clips and captions of a split; C clips, M captions."""
+
+    fids: list[str]  # C
+    log_mels: list[Tensor]  # C of (T, n_mels) float32
+    tids: list[str]  # M
+    captions: list[Tensor]  # M of (W,) int64 word ids
+    caption_clips: np.ndarray  # (M,) int64: the clip, in [0, C), that each caption describes
+
+
+class Batch(NamedTuple):
+    """N caption-clip pairs, zero-padded to the longest."""
+
+    audio: Tensor  # (N, T, n_mels) float32
+    text: Tensor  # (N, W) int64 word ids
+    clips: Tensor  # (N,) int64: which clip; equal where two captions describe one clip
+    audio_lens: Tensor  # (N,) int64 true frames
+    text_lens: Tensor  # (N,) int64 true words
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(*(part.to(device, non_blocking=True) for part in self))
+
+
+def load_split(paths: DatasetPaths, split: str, words: list[str], n_mels: int) -> Split:
+    """Read a split's captions and log-mels.
+
+    Args:
+        words: the vocabulary; a word's id is its place.
+        n_mels: bands that the model expects.
+
+    Raises:
+        UserError: a file is missing, a word has no vector, or a clip has no or unfit log-mels.
+    """
+    table = read_table(paths.text(split), TEXT_COLUMNS, "preprocessing/2_clotho_dataset.py")
+    if table.empty:
+        raise UserError(f"{paths.text(split)}: holds no captions")
+    fids = list(dict.fromkeys(table["fid"]))
+    word_ids = {word: i for i, word in enumerate(words)}
+    places = {fid: i for i, fid in enumerate(fids)}
+    return Split(
+        fids=fids,
+        log_mels=_read_log_mels(paths, split, fids, n_mels),
+        tids=table["tid"].tolist(),
+        captions=[_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]],
+        caption_clips=np.array([places[fid] for fid in table["fid"]]),
+    )
+
+
+def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
+    """Batches of a split's caption-clip pairs: every caption once, in an order from torch's generator if shuffled."""
+    return DataLoader(
+        range(len(split.captions)),
+        batch_size,
+        shuffle=shuffle,
+        collate_fn=lambda captions: collate(split, captions),
+    )
+
+
+def collate(split: Split, captions: list[int]) -> Batch:
+    """The batch of some captions, by index, with their clips."""
+    clips = split.caption_clips[captions]
+    audio = [split.log_mels[clip] for clip in clips]
+    text = [split.captions[caption] for caption in captions]
+    return Batch(
+        audio=pad_sequence(audio, batch_first=True),
+        text=pad_sequence(text, batch_first=True),
+        clips=torch.from_numpy(clips),
+        audio_lens=torch.tensor([len(frames) for frames in audio]),
+        text_lens=torch.tensor([len(words) for words in text]),
+    )
+
+
+def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, int]) -> Tensor:
+    try:
+        return torch.tensor([word_ids[word] for word in json.loads(tokens)])
+    except KeyError as error:
+        raise UserError(
+            f"{paths.text(split)}: the word {error.args[0]!r} has no vector: captions and word vectors are not of one "
+            "run; run preprocessing/3_word2vec_embeddings.py (and main.py) again"
+        ) from None
+
+
+def _read_log_mels(paths: DatasetPaths, split: str, fids: list[str], n_mels: int) -> list[Tensor]:
+    path, step = paths.log_mels(split), "preprocessing/4_audio_logmel.py"
+    require_file(path, step)
+    try:
+        with h5py.File(path, "r") as store:
+            return list(_checked_log_mels(store, path, step, fids, n_mels))
+    except OSError as error:
+        raise UserError(f"{path}: not a readable HDF5 file ({error}); run {step} again") from None
+
+
+def _checked_log_mels(store: h5py.File, path: object, step: str, fids: list[str], n_mels: int) -> Iterator[Tensor]:
+    for fid in fids:
+        if fid not in store:
+            raise UserError(f"{path}: no log-mels of clip {fid}; run {step} again")
+        log_mel = store[fid][()]
+        if log_mel.ndim != 2 or log_mel.shape[1] != n_mels:
+            raise UserError(
+                f"{path}: clip {fid} has the shape {log_mel.shape}, but CRNNWordModel.audio_enc.in_dim asks for "
+                f"(frames, {n_mels}); make them equal, or run {step} again"
+            )
+        if not np.isfinite(log_mel).all():
+            raise UserError(f"{path}: the log-mels of clip {fid} are not finite; run {step} again")
+        yield torch.from_numpy(log_mel.astype(np.float32, copy=False))

@@ -1,0 +1,246 @@
+"""The index of a data set: where its files are, which caption belongs to which clip, and what is wrong with it."""
+
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import soundfile
+
+from utils.io_utils import UserError, require_file
+from utils.text_utils import CAPTION_COLUMNS, hyphenated_words
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
+CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
+TEXT_COLUMNS = ["tid", "fid", "fname", "raw_text", "text", "tokens"]
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Every file of a data set directory, by name, in one place."""
+
+    root: str
+
+    def audio(self, split: str) -> Path:
+        return Path(self.root) / split
+
+    def raw_captions(self, split: str) -> Path:
+        return Path(self.root) / f"clotho_captions_{split}.csv"
+
+    def clean_captions(self, split: str) -> Path:
+        return Path(self.root) / f"{split}_clean_captions.csv"
+
+    def text(self, split: str) -> Path:
+        return Path(self.root) / f"{split}_text.csv"
+
+    def log_mels(self, split: str) -> Path:
+        return Path(self.root) / f"{split}_audio_logmels.hdf5"
+
+    @property
+    def audio_info(self) -> Path:
+        return Path(self.root) / "audio_info.json"
+
+    @property
+    def vocab_info(self) -> Path:
+        return Path(self.root) / "vocab_info.json"
+
+    @property
+    def word_embeds(self) -> Path:
+        return Path(self.root) / "word2vec_embeds.npz"
+
+    @property
+    def bad_data(self) -> Path:
+        return Path(self.root) / "bad_data.csv"
+
+
+class Problem(NamedTuple):
+    """Something wrong with the data: the file it stands in, the line there (0: none), the clip, and what."""
+
+    file: str
+    line: int
+    clip: str
+    what: str
+
+    def __str__(self) -> str:
+        line = f" line {self.line}" if self.line else ""
+        clip = f" ({self.clip!r})" if self.clip else ""
+        return f"{self.file}{line}{clip}: {self.what}"
+
+
+class Clip(NamedTuple):
+    """An audio file."""
+
+    file: str  # its name in the split's folder
+    seconds: float
+    sample_rate: int  # Hz
+    channels: int
+
+
+@dataclass(frozen=True)
+class SplitIndex:
+    """What step 2 found in a split."""
+
+    captions: pd.DataFrame  # TEXT_COLUMNS, a row a caption
+    clips: dict[str, Clip]  # by fid; empty where audio is not required
+    problems: list[Problem]
+
+
+def index_split(paths: DatasetPaths, split: str, require_audio: bool) -> SplitIndex:
+    """Pair a split's cleaned captions with its clips; whatever cannot be paired or read is left out and listed."""
+    table = read_table(paths.clean_captions(split), CLEAN_COLUMNS, "preprocessing/1_text_cleaning.py")
+    source = paths.raw_captions(split).name
+    problems = [
+        Problem(source, 1, "", f"column {column} is missing")
+        for column in CAPTION_COLUMNS
+        if len(table) and column not in set(table["column"])
+    ]
+    if table.empty:
+        problems.append(Problem(source, 1, "", "no captions"))
+    table = _drop_repeated_clips(table, source, problems)
+    if require_audio:
+        files = _audio_files(paths, split)
+        places = match_names(list(dict.fromkeys(table["file_name"])), files)
+        readable = _probe_clips(paths, split, sorted(places.values()), problems)
+        unused = sorted(set(files) - set(places.values()))
+        problems += [Problem(split, 0, name, "the clip has no captions") for name in unused]
+        table = _drop_clips_without_audio(table, source, places, readable, problems)
+    table = _drop_empty_captions(table, source, problems)
+    table = table.assign(fid=[clip_id(split, name) for name in table["file_name"]])
+    captions = pd.DataFrame(
+        {
+            "tid": [f"{row.fid}-{row.column.removeprefix('caption_')}" for row in table.itertuples()],
+            "fid": table["fid"],
+            "fname": table["file_name"],
+            "raw_text": table["raw_text"],
+            "text": table["text"],
+            "tokens": [json.dumps(text.split(), ensure_ascii=False) for text in table["text"]],
+        },
+        columns=TEXT_COLUMNS,
+    )
+    names = dict(zip(table["fid"], table["file_name"], strict=True))
+    clips = {fid: readable[places[name]] for fid, name in names.items()} if require_audio else {}
+    return SplitIndex(captions, clips, problems)
+
+
+def clip_id(split: str, file_name: str) -> str:
+    """fid of a clip: 16 hexadecimal digits that depend on split and name alone (names recur across splits)."""
+    return hashlib.sha256(f"{split}/{file_name}".encode()).hexdigest()[:16]
+
+
+def match_names(names: list[str], files: list[str]) -> dict[str, str]:
+    """Pair the names in a caption file with audio files: exactly first, then without spaces around stem and suffix.
+
+    Each file serves one name; a name that fits no file, or several, is left out.
+    """
+    matches = {name: name for name in names if name in set(files)}
+    free = [file for file in files if file not in matches]
+    by_stripped: dict[str, list[str]] = {}
+    for file in free:
+        by_stripped.setdefault(_stripped(file), []).append(file)
+    for name in names:
+        candidates = by_stripped.get(_stripped(name), [])
+        if name not in matches and len(candidates) == 1:
+            matches[name] = candidates.pop()
+    return matches
+
+
+def vocabulary_info(captions: dict[str, pd.DataFrame]) -> dict:
+    """The vocabulary (sorted), its words' counts in each split, the hyphenated words, and each split's sizes."""
+    counts = {split: Counter(" ".join(table["text"]).split()) for split, table in captions.items()}
+    together = sum(counts.values(), Counter())
+    return {
+        "vocabulary": sorted(together),
+        "counts": {split: dict(sorted(words.items())) for split, words in counts.items()},
+        "hyphenated": {word: together[word] for word in hyphenated_words(" ".join(sorted(together)))},
+        "splits": {
+            split: {
+                "clips": int(table["fid"].nunique()),
+                "captions": len(table),
+                "words": counts[split].total(),
+                "distinct_words": len(counts[split]),
+            }
+            for split, table in captions.items()
+        },
+    }
+
+
+def clip_info(clips: dict[str, dict[str, Clip]]) -> dict:
+    """Each split's clips by fid, their number and their seconds in all."""
+    return {
+        split: {
+            "num_clips": len(by_fid),
+            "seconds": round(sum(clip.seconds for clip in by_fid.values()), 3),
+            "clips": {fid: clip._asdict() for fid, clip in by_fid.items()},
+        }
+        for split, by_fid in clips.items()
+    }
+
+
+def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
+    """Read a CSV that a preprocessing step wrote; every cell is text ("NA" is a word, not a gap)."""
+    require_file(path, made_by)
+    try:
+        table = pd.read_csv(path, dtype=str, na_filter=False)
+    except (ValueError, pd.errors.EmptyDataError) as error:
+        raise UserError(f"{path}: not a readable CSV file ({error}); run {made_by} again") from None
+    missing = [column for column in columns if column not in table.columns]
+    if missing:
+        raise UserError(f"{path}: column {missing[0]} is missing; run {made_by} again")
+    return table
+
+
+def _stripped(name: str) -> str:
+    path = Path(name)
+    return path.stem.strip() + path.suffix.strip()
+
+
+def _audio_files(paths: DatasetPaths, split: str) -> list[str]:
+    folder = paths.audio(split)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; put the split's audio files there")
+    return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+
+
+def _probe_clips(paths: DatasetPaths, split: str, files: list[str], problems: list[Problem]) -> dict[str, Clip]:
+    """The clips that have sound in them, by file."""
+    clips = {}
+    for name in files:
+        try:
+            info = soundfile.info(paths.audio(split) / name)
+        except soundfile.LibsndfileError as error:
+            problems.append(Problem(split, 0, name, f"unreadable audio ({error.error_string.rstrip('.')})"))
+            continue
+        if info.frames > 0:
+            clips[name] = Clip(name, round(info.frames / info.samplerate, 6), info.samplerate, info.channels)
+        else:
+            problems.append(Problem(split, 0, name, "the clip has no samples"))
+    return clips
+
+
+def _drop_repeated_clips(table: pd.DataFrame, source: str, problems: list[Problem]) -> pd.DataFrame:
+    """Keep the first row of each file name."""
+    first_line = table.groupby("file_name")["line"].transform("first")
+    repeated = table["line"] != first_line
+    for row in table.assign(first_line=first_line)[repeated].drop_duplicates("line").itertuples():
+        what = f"the same file name as on line {row.first_line}"
+        problems.append(Problem(source, int(row.line), row.file_name, what))
+    return table[~repeated]
+
+
+def _drop_clips_without_audio(
+    table: pd.DataFrame, source: str, places: dict[str, str], readable: dict[str, Clip], problems: list[Problem]
+) -> pd.DataFrame:
+    for row in table.drop_duplicates("file_name").itertuples():
+        if row.file_name not in places:
+            problems.append(Problem(source, int(row.line), row.file_name, "no such audio file"))
+    return table[[places.get(name) in readable for name in table["file_name"]]]
+
+
+def _drop_empty_captions(table: pd.DataFrame, source: str, problems: list[Problem]) -> pd.DataFrame:
+    empty = table["text"] == ""
+    for row in table[empty].itertuples():
+        problems.append(Problem(source, int(row.line), row.file_name, f"{row.column} holds no words"))
+    return table[~empty]

@@ -1,0 +1,189 @@
+"""Training and evaluation of a model over a split."""
+
+import statistics
+from collections.abc import Iterable
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from models.core import CRNNWordModel
+from utils.conf_utils import Conf
+from utils.criterion_utils import TripletLoss, negative_mask
+from utils.data_utils import Batch, Split
+from utils.metric_utils import both_directions
+from utils.sampling_utils import BatchScores
+from utils.score_utils import caption_word_weights, score_matrix, self_score_matrix
+
+
+def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
+    """The configured model around the word vectors (V, E); its weights are drawn from torch's generator."""
+    settings = conf.CRNNWordModel
+    return CRNNWordModel(
+        settings.audio_enc.in_dim,
+        settings.audio_enc.out_dim,
+        torch.from_numpy(word_vectors),
+        settings.text_enc.trainable,
+    )
+
+
+def build_optimizer(conf: Conf, model: CRNNWordModel) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
+    """Adam over the trainable parameters, and its learning-rate schedule on the validation objective."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trainable, **conf.AdamOptimizer.model_dump())
+    schedule = conf.ReduceLROnPlateau.model_dump()
+    return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
+
+
+def seed_epoch(seed: int, epoch: int) -> None:
+    """Make an epoch's shuffling, dropout and random negatives a function of (seed, epoch) alone.
+
+    So a resumed run needs no generator's state to go on exactly as it would have.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+
+
+def train_epoch(
+    model: CRNNWordModel,
+    batches: Iterable[Batch],
+    criterion: TripletLoss,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> dict[str, float]:
+    """One pass over the batches; batches without any negative are skipped.
+
+    Returns the mean over batches of the loss and of the share of active triplets.
+    """
+    model.train()
+    losses, active = [], []
+    for batch in batches:
+        if not negative_mask(batch.clips).any():
+            continue
+        batch = batch.to(device)
+        audio_embeds, text_embeds = model(batch.audio, batch.text)
+        terms = criterion.of_embeddings(audio_embeds, text_embeds, batch.clips, batch.audio_lens, batch.text_lens)
+        optimizer.zero_grad(set_to_none=True)
+        terms.loss.backward()
+        optimizer.step()
+        losses.append(terms.loss.detach())
+        active.append(terms.active)
+    if not losses:
+        return {"train_loss": 0.0, "active_triplets": 0.0}
+    return {
+        "train_loss": torch.stack(losses).mean().item(),
+        "active_triplets": torch.stack(active).mean().item(),
+    }
+
+
+class SplitScores:
+    """Scores of a split under a model, each clip encoded once, at its own length.
+
+    Args:
+        model: in evaluation mode on `device`.
+        split: C clips, M captions.
+    """
+
+    def __init__(self, model: CRNNWordModel, split: Split, device: torch.device):
+        self.model, self.split, self.device = model, split, device
+        vocabulary = model.text_enc.embedding.num_embeddings
+        weights = caption_word_weights([caption.numpy() for caption in split.captions], vocabulary)  # (M, V)
+        # (C, M) float32: masked scores
+        self.cross = np.ascontiguousarray((weights @ self._word_scores().T).T)
+
+    @torch.no_grad()
+    def _word_scores(self) -> np.ndarray:
+        """(C, V): each clip's score with every word of the vocabulary."""
+        vocabulary = torch.arange(self.model.text_enc.embedding.num_embeddings, device=self.device)
+        words = self.model.text_branch(vocabulary.unsqueeze(1))  # (V, 1, E)
+        scores = [score_matrix(self._encode(clip), words) for clip in range(len(self.split.fids))]
+        return torch.cat(scores).cpu().numpy()
+
+    @torch.no_grad()
+    def _encode(self, clip: int) -> Tensor:
+        """(1, T, E) frame embeddings."""
+        return self.model.audio_branch(self.split.log_mels[clip].unsqueeze(0).to(self.device))
+
+    @cached_property
+    def _frames(self) -> list[Tensor]:
+        """C of (T, E): kept only for the strategies that compare clips with clips."""
+        return [self._encode(clip)[0] for clip in range(len(self.split.fids))]
+
+    @torch.no_grad()
+    def of_batch(self, captions: np.ndarray, mask_words: bool) -> BatchScores:
+        """Scores among some captions (N,) and their clips, as a batch of the loss.
+
+        Frames are averaged over each clip's own length; words over the longest caption of the batch, as published,
+        unless mask_words. S_padded = n_words / W_max * S_masked, exactly.
+        """
+        clips = self.split.caption_clips[captions]
+        cross = torch.from_numpy(self.cross[np.ix_(clips, captions)])
+        text = torch.nn.utils.rnn.pad_sequence([self.split.captions[caption] for caption in captions], batch_first=True)
+        lens = torch.tensor([len(self.split.captions[caption]) for caption in captions])
+
+        def text_text() -> Tensor:
+            return self_score_matrix(self.model.text_branch(text.to(self.device)), lens if mask_words else None).cpu()
+
+        def audio_audio() -> Tensor:
+            frames = [self._frames[clip] for clip in clips]
+            frame_lens = torch.tensor([len(embeds) for embeds in frames])
+            return self_score_matrix(torch.nn.utils.rnn.pad_sequence(frames, batch_first=True), frame_lens).cpu()
+
+        return BatchScores(cross if mask_words else cross * (lens / lens.max()), text_text, audio_audio)
+
+    def objective(self, criterion: TripletLoss, batch_size: int) -> float:
+        """The mean loss over batches of the split's pairs, in one fixed shuffled order and with fixed draws."""
+        order = np.random.default_rng(0).permutation(len(self.split.captions))
+        generator = torch.Generator().manual_seed(0)
+        losses = []
+        for start in range(0, len(order), batch_size):
+            captions = order[start : start + batch_size]
+            clips = torch.from_numpy(self.split.caption_clips[captions])
+            if negative_mask(clips).any():
+                scores = self.of_batch(captions, criterion.mask_words)
+                losses.append(criterion.of_scores(scores, clips, generator).loss.item())
+        return statistics.fmean(losses) if losses else 0.0
+
+
+def evaluate(
+    model: CRNNWordModel,
+    split: Split,
+    criterion: TripletLoss,
+    metrics: dict[str, TripletLoss],
+    batch_size: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """The validation objective, further losses, mAP in both directions and the spread of the scores."""
+    model.eval()
+    scores = SplitScores(model, split, device)
+    retrieval = both_directions(scores.cross, split.caption_clips)
+    text_to_audio, audio_to_text = retrieval["text_to_audio"]["mAP"], retrieval["audio_to_text"]["mAP"]
+    return {
+        "val_obj": scores.objective(criterion, batch_size),
+        **{f"val_{name}": scores.objective(metric, batch_size) for name, metric in metrics.items()},
+        "val_map_text_to_audio": text_to_audio,
+        "val_map_audio_to_text": audio_to_text,
+        "val_map": (text_to_audio + audio_to_text) / 2,
+        "score_std": float(scores.cross.std(dtype=np.float64)),
+    }
+
+
+class PlateauStopper:
+    """Stop once the last `num_results` validation objectives hardly differ: population standard deviation below `std`.
+
+    Args:
+        std, num_results: see above.
+        grace_period: results before the first look.
+
+    Source: Ray Tune's TrialPlateauStopper, which the published code uses.
+    """
+
+    def __init__(self, std: float, num_results: int, grace_period: int):
+        self.std, self.num_results, self.grace_period = std, num_results, grace_period
+
+    def should_stop(self, objectives: list[float]) -> bool:
+        """Whether to stop after the epochs with these objectives."""
+        if len(objectives) < max(self.grace_period, self.num_results):
+            return False
+        return statistics.pstdev(objectives[-self.num_results :]) < self.std

@@ -1,0 +1,238 @@
+"""Trial directories: configuration, log, metrics and checkpoints of one training run."""
+
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from models.core import CRNNWordModel
+from utils.conf_utils import Conf, command_parser, load_conf, save_conf
+from utils.io_utils import UserError, require_file, whole_file
+
+CONF, METRICS, LOG = "conf.yaml", "metrics.jsonl", "train.log"
+BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
+
+COLLAPSED_SPREAD = 1e-3  # standard deviation of the scores; a model that tells clips apart has above 0.01
+COLLAPSED_LOSS = 0.02  # distance from twice the margin, relative
+
+# What a resumed run may change: where things are, how far to go, and steps that lie behind it.
+RESUME_MAY_CHANGE = {
+    "trial_series",
+    "trial_base",
+    "data_conf.dataset",
+    "data_conf.eval_data",
+    "param_conf.num_epoch",
+    "demo_dataset",
+    "text_cleaning",
+    "clotho_dataset",
+    "word2vec_embeddings",
+    "audio_logmel",
+}
+
+
+# --- directories -----------------------------------------------------------------------------------------
+
+
+def create_trial(conf: Conf) -> Path:
+    """Make a new trial directory, named by time, strategy and seed, and store the resolved configuration in it."""
+    series = Path(conf.trial_base) / conf.trial_series
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{conf.criteria.TripletLoss.sampling}_seed{conf.param_conf.seed}"
+    trial = series / name
+    while True:
+        try:
+            trial.mkdir(parents=True)
+        except FileExistsError:  # another run in the same second
+            trial = trial.with_name(trial.name + "+")
+            continue
+        save_conf(conf, trial / CONF)
+        return trial
+
+
+def newest_trial(conf: Conf) -> Path:
+    """The newest trial of a configuration's series that has a checkpoint."""
+    series = Path(conf.trial_base) / conf.trial_series
+    trials = [path.parent for path in series.glob(f"*/{BEST}") if (path.parent / CONF).is_file()]
+    if not trials:
+        raise UserError(f"{series}: no trained trial yet; run main.py first, or name one with --trial")
+    return max(trials, key=lambda trial: (trial / CONF).stat().st_mtime_ns)
+
+
+def trial_conf(trial: Path, overrides: list[str]) -> Conf:
+    """A trial's own configuration, with the command line's changes."""
+    if not (trial / CONF).is_file():
+        raise UserError(f"{trial}: not a trial directory (it has no {CONF})")
+    return load_conf(trial / CONF, overrides)
+
+
+def trial_from_command(description: str) -> tuple[Path, Conf]:
+    """Parse a postprocessing script's command line: the trial that --trial names, or the configuration's newest."""
+    parser = command_parser(description)
+    parser.add_argument(
+        "--trial", type=Path, metavar="DIR", help="trial directory (default: the configuration's newest trial)"
+    )
+    args = parser.parse_args()
+    trial = args.trial or newest_trial(load_conf(args.conf, args.overrides))
+    return trial, trial_conf(trial, args.overrides)
+
+
+def resume_conf(trial: Path, overrides: list[str]) -> Conf:
+    """The configuration to resume a trial with; changes that would mix two experiments are refused."""
+    conf = trial_conf(trial, overrides)
+    before = _flat(load_checkpoint(trial / LAST)["conf"])
+    after = _flat(conf.model_dump())
+    for key in sorted(before.keys() | after.keys()):
+        free = any(key == prefix or key.startswith(prefix + ".") for prefix in RESUME_MAY_CHANGE)
+        if before.get(key) != after.get(key) and not free:
+            raise UserError(
+                f"{trial}: {key} is {after.get(key)!r} but the trial was run with {before.get(key)!r}; "
+                "resume without the change, or start a new trial"
+            )
+    return conf
+
+
+def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+# --- checkpoints -----------------------------------------------------------------------------------------
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read a checkpoint onto the CPU; only tensors and plain values are loaded, nothing in the file can run code."""
+    require_file(path, "main.py")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged and for malicious files
+        raise UserError(f"{path}: not a loadable checkpoint ({_first_line(error)})") from None
+    if not isinstance(checkpoint, dict) or not {"model", "words", "conf", "history"} <= checkpoint.keys():
+        raise UserError(f"{path}: not a checkpoint that main.py wrote")
+    return checkpoint
+
+
+def load_model(path: Path) -> tuple[CRNNWordModel, list[str]]:
+    """A checkpoint's model, in evaluation mode, and its vocabulary (V words, id 0 the padding)."""
+    checkpoint = load_checkpoint(path)
+    try:
+        model = CRNNWordModel.from_state_dict(checkpoint["model"])
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise UserError(f"{path}: not a checkpoint of CRNNWordModel ({_first_line(error)})") from None
+    return model.eval(), checkpoint["words"]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+# --- the record of a run ---------------------------------------------------------------------------------
+
+
+class TrialRecord:
+    """What a trial directory holds of a run, kept as the run goes on: checkpoints, metrics.jsonl and train.log.
+
+    Args:
+        trial: the directory; where it holds a checkpoint, the record goes on from there.
+        conf: the resolved configuration.
+        words: the vocabulary, id 0 the padding.
+    """
+
+    def __init__(self, trial: Path, conf: Conf, words: list[str]):
+        self.trial, self.conf, self.words = trial, conf, words
+        self.checkpoint = load_checkpoint(trial / LAST) if (trial / LAST).exists() else None
+        self.history: list[dict[str, float]] = self.checkpoint["history"] if self.checkpoint else []
+        self.logger = _logger(trial / LOG)
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The results of the best epoch, the earliest on a tie."""
+        if self.conf.param_conf.select_by == "val_obj":
+            return min(self.history, key=lambda results: results["val_obj"])
+        return max(self.history, key=lambda results: results["val_map"])
+
+    def restore(self, model: CRNNWordModel, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:
+        """Bring a run to where its last checkpoint left it; a new run stays as it is."""
+        if self.checkpoint is None:
+            return
+        if self.checkpoint["words"] != self.words:
+            raise UserError(f"{self.trial}: the vocabulary is not the one that the trial began with; start a new trial")
+        model.load_state_dict(self.checkpoint["model"])
+        optimizer.load_state_dict(self.checkpoint["optimizer"])
+        scheduler.load_state_dict(self.checkpoint["scheduler"])
+
+    def add(
+        self, results: dict[str, float], model: CRNNWordModel, optimizer: Optimizer, scheduler: ReduceLROnPlateau
+    ) -> None:
+        """Keep an epoch's results and the state after it; the last checkpoint is written last and counts."""
+        self.history.append(results)
+        checkpoint = {
+            "model": model.state_dict(),
+            "words": self.words,
+            "optimizer": optimizer.state_dict(),
+            "scheduler": scheduler.state_dict(),
+            "history": self.history,  # all that the stopper and the choice of the best look at
+            "epoch": results["epoch"],  # with the seed, the state of every generator: see seed_epoch
+            "best": self.best,
+            "conf": self.conf.model_dump(),
+        }
+        improved = self.best is results
+        for name in (BEST, LAST) if improved else (LAST,):
+            with whole_file(self.trial / name) as temporary:
+                torch.save(checkpoint, temporary)
+        with whole_file(self.trial / METRICS) as temporary:
+            temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in self.history), encoding="utf-8")
+        self.say(epoch_line(results) + (" *" if improved else ""))
+        if warning := collapse_warning(results, self.conf):
+            self.logger.warning(warning)
+
+    def say(self, line: str) -> None:
+        """Print a line, and keep it in train.log."""
+        self.logger.info(line)
+
+    def close(self) -> None:
+        """Say which epoch was best."""
+        best, params = self.best, self.conf.param_conf
+        self.say(f"best epoch by {params.select_by}: {best['epoch']} -> {self.trial / BEST}")
+
+
+def epoch_line(results: dict[str, float]) -> str:
+    """An epoch's results on one line."""
+    training = ""
+    if "train_loss" in results:
+        training = f"loss {results['train_loss']:.4f}  active {results['active_triplets']:.2f}  "
+    return (
+        f"epoch {results['epoch']:3d}  {training}val_obj {results['val_obj']:.4f}  "
+        f"val mAP t2a {results['val_map_text_to_audio']:.3f} a2t {results['val_map_audio_to_text']:.3f}  "
+        f"score std {results['score_std']:.4f}  lr {results['lr']:.0e}  {results['seconds']:.1f} s"
+    )
+
+
+def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
+    """A warning where the features have collapsed: training loss at twice the margin, and all scores equal."""
+    loss, spread = results.get("train_loss", math.inf), results["score_std"]
+    criterion = conf.criteria.TripletLoss
+    if not math.isclose(loss, 2 * criterion.margin, rel_tol=COLLAPSED_LOSS) or spread >= COLLAPSED_SPREAD:
+        return None
+    return (
+        f"WARNING: the features have collapsed under {criterion.sampling}: the loss sits at twice the margin "
+        f"({loss:.4f}) and all scores are equal (standard deviation {spread:.1e}), so retrieval is at chance. "
+        "The paper finds this with hard negatives by cross-modality score (hard-NS); semi-hard-NS avoids it."
+    )
+
+
+def _logger(path: Path) -> logging.Logger:
+    """A logger to the terminal and to a file."""
+    logger = logging.getLogger(str(path))
+    logger.setLevel(logging.INFO)
+    for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(path, encoding="utf-8")):
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    return logger
