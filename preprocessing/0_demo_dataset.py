@@ -6,7 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
 
 from utils.conf_utils import conf_from_command
-from utils.demo_utils import CAPTIONS, plan_split, refuse_foreign_audio, write_split
+from utils.demo_utils import plan_split, refuse_foreign_data, write_split
 from utils.index_utils import DatasetPaths
 from utils.io_utils import progress, run_command
 
@@ -16,13 +16,11 @@ def main() -> None:
     paths, demo = DatasetPaths(conf.data_conf.dataset), conf.demo_dataset
     plans = {split: plan_split(split, count, demo.seed) for split, count in demo.num_clips.items()}
     for split, scenes in plans.items():  # all of them before anything is written
-        refuse_foreign_audio(paths.audio(split), scenes)
+        refuse_foreign_data(paths, split, scenes)
     for split, scenes in plans.items():
         clips = write_split(paths, split, scenes, demo.sample_rate, demo.seed)
         seconds = sum(progress(clips, split, total=len(scenes)))
-        print(
-            f"{split}: {len(scenes)} clips with {len(scenes) * CAPTIONS} captions, {seconds:.0f} s -> {paths.audio(split)}"
-        )
+        print(f"{split}: {len(scenes)} clips with five captions each, {seconds:.0f} s -> {paths.audio(split)}")
 
 
 if __name__ == "__main__":

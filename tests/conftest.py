@@ -21,7 +21,7 @@ def golden():
 
 @pytest.fixture
 def make_batch():
-    """make_batch(seed) -> audio (N, T, E), text (N, W, E), fids, audio_lens, text_lens; padded words are 0, fids repeat."""
+    """make_batch(seed) -> audio (N, T, E), text (N, W, E), fids, audio_lens, text_lens; padding is 0, fids repeat."""
 
     def make(seed: int, n: int = 9, t: int = 7, w: int = 5, e: int = 6):
         generator = torch.Generator().manual_seed(seed)

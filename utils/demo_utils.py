@@ -6,7 +6,6 @@ same configuration gives the same bytes.
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +13,9 @@ import soundfile
 
 from utils.index_utils import AUDIO_SUFFIXES, DatasetPaths
 from utils.io_utils import UserError, whole_file, write_csv
+from utils.text_utils import CAPTION_COLUMNS, read_captions
 
 Rng = np.random.Generator
-CAPTIONS = 5
 
 
 def _times(seconds: float, rate: int) -> np.ndarray:
@@ -205,7 +204,7 @@ TEMPLATES = {
 def _captions(rng: Rng, relation: str, kinds: Sequence[str]) -> list[str]:
     """Captions from as many different templates, so that no two are alike."""
     captions = []
-    for template in rng.permutation(TEMPLATES[relation])[:CAPTIONS].tolist():
+    for template in rng.permutation(TEMPLATES[relation])[: len(CAPTION_COLUMNS)].tolist():
         named = rng.permutation(kinds) if relation == "and" else kinds  # at once: either may be named first
         clauses = [rng.choice(KINDS[kind].clauses) for kind in named]
         nouns = [rng.choice(KINDS[kind].nouns) for kind in named]
@@ -275,20 +274,21 @@ def _waveform(rng: Rng, scene: Scene, rate: int) -> np.ndarray:
     return waveform + 0.0003 * rng.standard_normal(len(waveform))
 
 
-def refuse_foreign_audio(folder: Path, scenes: list[Scene]) -> None:
-    """Raise UserError if the folder holds audio other than these clips: it may be a real data set."""
-    files = folder.iterdir() if folder.is_dir() else ()
-    present = {file.name for file in files if file.suffix.lower() in AUDIO_SUFFIXES}
-    if foreign := sorted(present - {scene.file_name for scene in scenes}):
-        raise UserError(
-            f"{folder}: holds {len(foreign)} audio files that this run would not write, such as {foreign[0]!r}; "
-            "give the demo data set another folder (data_conf.dataset), or remove this one"
-        )
+def refuse_foreign_data(paths: DatasetPaths, split: str, scenes: list[Scene]) -> None:
+    """Raise UserError if the split holds audio or captions of other clips than these: it may be a real data set."""
+    audio, captions = paths.audio(split), paths.raw_captions(split)
+    files = audio.iterdir() if audio.is_dir() else ()
+    found = {audio: {file.name for file in files if file.suffix.lower() in AUDIO_SUFFIXES}}
+    found[captions] = {caption.file_name for caption in read_captions(captions)} if captions.exists() else set()
+    for place, names in found.items():
+        if foreign := sorted(names - {scene.file_name for scene in scenes}):
+            raise UserError(
+                f"{place}: holds {len(foreign)} clips that this run would not write, such as {foreign[0]!r}; "
+                "give the demo data set another folder (data_conf.dataset), or remove this one"
+            )
 
 
-def write_split(
-    paths: DatasetPaths, split: str, scenes: list[Scene], sample_rate: int, seed: int
-) -> Iterator[float]:
+def write_split(paths: DatasetPaths, split: str, scenes: list[Scene], sample_rate: int, seed: int) -> Iterator[float]:
     """Write the split's clips, then their captions; yield the seconds of each clip once it is written."""
     rows = []
     for number, scene in enumerate(scenes, start=1):
@@ -298,4 +298,4 @@ def write_split(
         with whole_file(paths.audio(split) / scene.file_name) as temporary:
             soundfile.write(temporary, waveform, sample_rate, subtype="PCM_16", format="WAV")
         yield len(waveform) / sample_rate
-    write_csv(paths.raw_captions(split), ["file_name", *(f"caption_{i}" for i in range(1, CAPTIONS + 1))], rows)
+    write_csv(paths.raw_captions(split), ["file_name", *CAPTION_COLUMNS], rows)

@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -153,7 +154,7 @@ def load_embeddings(path: Path, out_dim: int) -> WordEmbeddings:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             words, vectors = arrays["words"].tolist(), arrays["vectors"]
-    except (ValueError, KeyError, OSError, EOFError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise UserError(f"{path}: not the word vectors of {step} ({error}); run it again") from None
     if vectors.ndim != 2 or len(words) != len(vectors) or words[:1] != [PAD]:
         raise UserError(f"{path}: words and vectors do not belong together; run {step} again")

@@ -1,0 +1,238 @@
+"""The real commands, end to end, on a tiny data set."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from models.core import CRNNWordModel
+from tests.conftest import ROOT
+
+PREPROCESSING = ["0_demo_dataset", "1_text_cleaning", "2_clotho_dataset", "3_word2vec_embeddings", "4_audio_logmel"]
+POSTPROCESSING = ["1_xmodal_scores", "2_xmodal_retrieval"]
+
+
+def run(*command, status=0):
+    """Run a command from the repository's root; its standard output, or its standard error where it is to fail."""
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr if status else done.stdout
+
+
+def tiny_conf(folder):
+    """A configuration of 8 + 4 + 4 clips and 2 epochs below a folder."""
+    conf = {
+        "base": str(ROOT / "conf_demo.yaml"),
+        "trial_base": str(folder / "output"),
+        "data_conf": {"dataset": str(folder / "data")},
+        "demo_dataset": {"num_clips": {"development": 8, "validation": 4, "evaluation": 4}},
+        "word2vec_embeddings": {"train": {"epochs": 5}},
+        "param_conf": {"num_epoch": 2, "batch_size": 8},
+    }
+    path = folder / "conf.yaml"
+    path.write_text(yaml.safe_dump(conf))
+    return path
+
+
+def run_pipeline(conf):
+    """All commands in order; what each printed."""
+    scripts = [f"preprocessing/{name}.py" for name in PREPROCESSING]
+    scripts += ["main.py", *(f"postprocessing/{name}.py" for name in POSTPROCESSING)]
+    return {script: run(script, "--conf", conf) for script in scripts}
+
+
+def only_trial(folder):
+    (trial,) = (folder / "output" / "demo").iterdir()
+    return trial
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A finished run: its folder, its configuration and what the commands printed. Not to be changed."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    conf = tiny_conf(folder)
+    return folder, conf, run_pipeline(conf)
+
+
+@pytest.fixture
+def copy_of_data(pipeline, tmp_path):
+    """The finished run's data set and configuration, to be spoiled."""
+    shutil.copytree(pipeline[0] / "data", tmp_path / "data")
+    return tmp_path / "data", tiny_conf(tmp_path)
+
+
+def test_every_command_says_what_it_wrote(pipeline):
+    folder, _, printed = pipeline
+    for script, lines in printed.items():
+        assert str(folder) in lines, script
+    assert "8 clips" in printed["preprocessing/2_clotho_dataset.py"]
+    assert "unknown" in printed["preprocessing/3_word2vec_embeddings.py"]
+    assert printed["main.py"].count("epoch   ") == 3
+
+
+def test_data_set_directory(pipeline):
+    data = pipeline[0] / "data"
+    assert not (data / "bad_data.csv").exists() and not list(data.rglob("*.tmp"))
+    info = json.loads((data / "audio_info.json").read_text())
+    vocabulary = json.loads((data / "vocab_info.json").read_text())["vocabulary"]
+    with np.load(data / "word2vec_embeds.npz", allow_pickle=False) as arrays:
+        assert arrays["words"].tolist() == ["<pad>", *vocabulary]
+        assert arrays["vectors"].shape == (len(vocabulary) + 1, 300)
+    for split, clips in (("development", 8), ("validation", 4), ("evaluation", 4)):
+        with h5py.File(data / f"{split}_audio_logmels.hdf5") as store:
+            assert set(store) == set(info[split]["clips"]) and len(store) == clips
+            for fid, clip in info[split]["clips"].items():
+                assert store[fid].dtype == np.float32
+                assert store[fid].shape == (1 + round(clip["seconds"] * 16000) // 320, 64)
+
+
+def test_trial_directory(pipeline):
+    trial = only_trial(pipeline[0])
+    names = {"conf.yaml", "metrics.jsonl", "train.log", "checkpoint_best.pt", "checkpoint_last.pt"}
+    scores = {f"{split}_xmodal_scores.hdf5" for split in ("development", "validation", "evaluation")}
+    assert {path.name for path in trial.iterdir()} == names | scores | {"retrieval_metrics.json"}
+    epochs = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2]
+    keys = {"train_loss", "active_triplets", "val_obj", "val_triplet_loss", "val_map_text_to_audio"}
+    assert keys | {"val_map_audio_to_text", "val_map", "score_std", "lr", "seconds"} <= epochs[1].keys()
+    assert "train_loss" not in epochs[0]
+    checkpoint = torch.load(trial / "checkpoint_last.pt", weights_only=True)
+    assert {"model", "optimizer", "scheduler", "history", "epoch", "best", "conf", "words"} == checkpoint.keys()
+    assert checkpoint["conf"] == yaml.safe_load((trial / "conf.yaml").read_text())
+    assert checkpoint["best"]["val_obj"] == min(epoch["val_obj"] for epoch in epochs)
+    assert isinstance(CRNNWordModel.from_state_dict(checkpoint["model"]), CRNNWordModel)
+
+
+def test_scores_and_metrics(pipeline):
+    trial = only_trial(pipeline[0])
+    with h5py.File(trial / "evaluation_xmodal_scores.hdf5") as store:
+        assert store["scores"].shape == (4, 20) and store["scores"].dtype == np.float32
+        assert len(store["fids"]) == 4 and len(store["tids"]) == len(store["caption_fids"]) == 20
+    metrics = json.loads((trial / "retrieval_metrics.json").read_text())
+    keys = {"mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR", "queries", "tied_queries"}
+    for split in ("development", "validation", "evaluation"):
+        assert metrics[split]["text_to_audio"].keys() == metrics[split]["audio_to_text"].keys() == keys
+    assert metrics["evaluation"]["text_to_audio"]["queries"] == 20
+    assert metrics["evaluation"]["audio_to_text"]["queries"] == 4
+
+
+def test_a_second_run_is_the_same_to_the_byte(pipeline, tmp_path):
+    run_pipeline(tiny_conf(tmp_path))
+    first, second = only_trial(pipeline[0]), only_trial(tmp_path)
+    assert (first / "retrieval_metrics.json").read_bytes() == (second / "retrieval_metrics.json").read_bytes()
+    for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
+        states = [torch.load(trial / name, weights_only=True)["model"] for trial in (first, second)]
+        assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    for path in (pipeline[0] / "data").rglob("*"):
+        if path.is_file():
+            assert path.read_bytes() == (tmp_path / "data" / path.relative_to(pipeline[0] / "data")).read_bytes(), path
+
+
+def test_a_resumed_trial_ends_as_an_unbroken_one(pipeline, tmp_path):
+    _, conf, _ = pipeline
+    whole = only_trial(pipeline[0])
+    settings = ("--conf", conf, f"trial_base={tmp_path / 'output'}")
+    run("main.py", *settings, "param_conf.num_epoch=1")
+    trial = only_trial(tmp_path)
+    message = run("main.py", "--resume", trial, "AdamOptimizer.lr=0.1", status=2)
+    assert "AdamOptimizer.lr is 0.1 but the trial was run with 0.001" in message
+    run("main.py", "--resume", trial, "param_conf.num_epoch=2")
+    states = [torch.load(t / "checkpoint_last.pt", weights_only=True)["model"] for t in (whole, trial)]
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    lines = [(t / "metrics.jsonl").read_text().splitlines() for t in (whole, trial)]
+    timeless = [[json.loads(line) | {"seconds": 0} for line in part] for part in lines]
+    assert timeless[0] == timeless[1]
+
+
+def test_commands_run_as_modules_and_explain_themselves(pipeline):
+    assert "-> " in run("-m", "preprocessing.1_text_cleaning", "--conf", pipeline[1])
+    for script in ["main.py", *(f"preprocessing/{name}.py" for name in PREPROCESSING)]:
+        assert "section.key=value" in run(script, "--help")
+    assert "--trial" in run("postprocessing/1_xmodal_scores.py", "--help")
+
+
+def test_bad_data_is_refused_or_left_out(copy_of_data):
+    data, conf = copy_of_data
+    captions = data / "clotho_captions_validation.csv"
+    lines = captions.read_text().splitlines()
+    captions.write_text("\n".join([*lines, "absent.wav,a dog barks,a,b,c,d"]) + "\n")
+    run("preprocessing/1_text_cleaning.py", "--conf", conf)
+    before = (data / "validation_text.csv").read_bytes()
+    message = run("preprocessing/2_clotho_dataset.py", "--conf", conf, status=2)
+    assert "clotho_captions_validation.csv line 6 ('absent.wav'): no such audio file" in message
+    assert (data / "validation_text.csv").read_bytes() == before
+    skip = "clotho_dataset.on_bad_data=skip"
+    assert "left out: 1 problems" in run("preprocessing/2_clotho_dataset.py", "--conf", conf, skip)
+    assert (data / "validation_text.csv").read_bytes() == before
+    assert (data / "bad_data.csv").read_text().splitlines()[1] == (
+        "clotho_captions_validation.csv,6,absent.wav,no such audio file"
+    )
+
+
+def test_unreadable_audio_leaves_the_old_log_mels(copy_of_data):
+    data, conf = copy_of_data
+    log_mels = data / "evaluation_audio_logmels.hdf5"
+    before = log_mels.read_bytes()
+    clip = next((data / "evaluation").glob("*.wav"))
+    samples, rate = soundfile.read(clip)
+    soundfile.write(clip, samples * np.nan, rate, subtype="FLOAT")
+    message = run("preprocessing/4_audio_logmel.py", "--conf", conf, status=2)
+    assert str(clip) in message and "NaN" in message and len(message.splitlines()) == 1
+    assert log_mels.read_bytes() == before and not list(data.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("script", "absent", "maker"),
+    [
+        ("preprocessing/2_clotho_dataset.py", "validation_clean_captions.csv", "1_text_cleaning"),
+        ("preprocessing/3_word2vec_embeddings.py", "vocab_info.json", "2_clotho_dataset"),
+        ("preprocessing/4_audio_logmel.py", "audio_info.json", "2_clotho_dataset"),
+        ("main.py", "word2vec_embeds.npz", "3_word2vec_embeddings"),
+        ("main.py", "validation_audio_logmels.hdf5", "4_audio_logmel"),
+    ],
+)
+def test_a_missing_file_names_the_step_that_makes_it(copy_of_data, script, absent, maker):
+    data, conf = copy_of_data
+    (data / absent).unlink()
+    message = run(script, "--conf", conf, status=2)
+    assert absent in message and f"preprocessing/{maker}.py makes it" in message and len(message.splitlines()) == 1
+
+
+def test_word_vectors_of_another_dimension(pipeline):
+    message = run("main.py", "--conf", pipeline[1], "CRNNWordModel.audio_enc.out_dim=200", status=2)
+    assert message.startswith("error: CRNNWordModel.audio_enc.out_dim: is 200, but the word vectors in")
+    assert len(message.splitlines()) == 1
+
+
+@pytest.mark.parametrize("script", ["main.py", *(f"postprocessing/{name}.py" for name in POSTPROCESSING)])
+def test_a_wrong_setting_is_one_line(pipeline, script):
+    message = run(script, "--conf", pipeline[1], "param_conf.batchsize=3", status=2)
+    assert message.strip() == f"error: {pipeline[1]}: param_conf.batchsize: unknown key; did you mean batch_size?"
+
+
+def test_postprocessing_without_a_trial(pipeline, tmp_path):
+    settings = ("--conf", pipeline[1], f"trial_base={tmp_path}")
+    assert "run main.py first" in run("postprocessing/1_xmodal_scores.py", *settings, status=2)
+    message = run("postprocessing/2_xmodal_retrieval.py", "--trial", tmp_path, status=2)
+    assert "not a trial directory" in message
+
+
+def test_damaged_checkpoints_and_scores_are_refused(pipeline, tmp_path):
+    trial = tmp_path / "trial"
+    shutil.copytree(only_trial(pipeline[0]), trial)
+    checkpoint, scores = trial / "checkpoint_best.pt", trial / "evaluation_xmodal_scores.hdf5"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert "not a loadable checkpoint" in run("postprocessing/1_xmodal_scores.py", "--trial", trial, status=2)
+    with h5py.File(scores, "a") as store:
+        store["scores"][0, 0] = np.nan
+    assert "holds NaN scores" in run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
+    scores.write_bytes(scores.read_bytes()[:1000])
+    assert "not the scores" in run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)

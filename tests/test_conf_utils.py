@@ -1,0 +1,123 @@
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+from utils.conf_utils import conf_text, load_conf, save_conf
+from utils.io_utils import UserError
+from utils.sampling_utils import STRATEGIES
+
+CONF = ROOT / "conf.yaml"
+
+
+def test_the_papers_settings_are_the_default():
+    conf = load_conf(CONF)
+    assert conf.param_conf.num_epoch == 120 and conf.param_conf.batch_size == 32
+    assert conf.criteria.TripletLoss.margin == 0.5 and conf.criteria.TripletLoss.sampling == "random-NS"
+    assert not conf.criteria.TripletLoss.mask_words and not conf.criteria.TripletLoss.mask_frames
+    assert conf.AdamOptimizer.lr == 1e-3 and conf.AdamOptimizer.weight_decay == 0
+    assert conf.ReduceLROnPlateau.model_dump() == {"factor": 0.1, "patience": 5, "threshold": 0.005, "min_lr": 1e-6}
+    assert conf.TrialPlateauStopper.model_dump() == {"std": 0.001, "num_results": 10, "grace_period": 60}
+    assert len(conf.word2vec_embeddings.variants) == 11
+
+
+def test_overrides_and_yaml_numbers():
+    conf = load_conf(CONF, ["AdamOptimizer.lr=1e-4", "criteria.TripletLoss.sampling=hard-NS", "metrics={}"])
+    assert conf.AdamOptimizer.lr == 1e-4
+    assert conf.criteria.TripletLoss.sampling == "hard-NS"
+    assert conf.metrics == {}
+
+
+def test_demo_is_a_small_difference_over_the_default():
+    difference = yaml.safe_load((ROOT / "conf_demo.yaml").read_text())
+    assert difference.pop("base") == "conf.yaml"
+    conf = load_conf(ROOT / "conf_demo.yaml")
+    assert conf.trial_series == difference["trial_series"] != load_conf(CONF).trial_series
+    assert conf.audio_logmel.n_mels == 64
+
+
+def test_resolved_configuration_reads_back(tmp_path):
+    conf = load_conf(ROOT / "conf_demo.yaml", ["param_conf.seed=7"])
+    save_conf(conf, tmp_path / "conf.yaml")
+    assert load_conf(tmp_path / "conf.yaml") == conf
+    assert "base" not in yaml.safe_load(conf_text(conf))
+
+
+def test_bases_may_stand_on_bases(tmp_path):
+    (tmp_path / "mid.yaml").write_text(f"base: {CONF}\nparam_conf: {{num_epoch: 3}}\n")
+    (tmp_path / "top.yaml").write_text("base: mid.yaml\nparam_conf: {seed: 5}\n")
+    conf = load_conf(tmp_path / "top.yaml")
+    assert (conf.param_conf.num_epoch, conf.param_conf.seed, conf.param_conf.batch_size) == (3, 5, 32)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("param_conf.batchsize=3", "param_conf.batchsize: unknown key; did you mean batch_size?"),
+        ("nonsense=3", "nonsense: unknown key; the keys here are trial_series"),
+        ("metrics.triplet_loss.foo=3", "metrics.triplet_loss.foo: unknown key; the keys here are margin, sampling"),
+        ("param_conf.batch_size='32'", "param_conf.batch_size: is '32'; input should be a valid integer"),
+        ("param_conf.batch_size=1", "greater than or equal to 2"),
+        ("param_conf.num_epoch=1.5", "param_conf.num_epoch: is 1.5"),
+        ("param_conf.select_by=loss", "'val_obj' or 'val_map'"),
+        ("criteria.TripletLoss.margin=-1", "criteria.TripletLoss.margin: is -1"),
+        ("criteria.TripletLoss.margin=.nan", "finite number"),
+        ("criteria.TripletLoss.margin=true", "criteria.TripletLoss.margin: is True"),
+        ("criteria.TripletLoss.mask_words=1", "mask_words: is 1; input should be a valid boolean"),
+        ("criteria=null", "criteria: is None"),
+        ("text_cleaning.corrections={on: over}", "is True; input should be a valid string"),
+        ("audio_logmel.backend=sox", "'torch', 'librosa' or 'torchaudio'"),
+        ("audio_logmel.n_mels=65", "multiple of 64"),
+        ("audio_logmel.n_mels=128", "CRNNWordModel.audio_enc.in_dim is 64; they must be equal"),
+        ("audio_logmel.fmin=9000", "fmin (9000 Hz) must be below fmax (8000 Hz)"),
+        ("word2vec_embeddings.source=file", "set word2vec_embeddings.file"),
+        ("trial_series=../x", "trial_series: is '../x'"),
+        ("data_conf.train_data=/etc", "data_conf.train_data: is '/etc'"),
+        ("param_conf", "is written section.key=value"),
+        ("param_conf..seed=1", "is written section.key=value"),
+        ("trial_base.x=1", "trial_base is a value, not a section"),
+        ("param_conf.seed=[1", "not a valid YAML value"),
+    ],
+)
+def test_wrong_settings_are_named(override, message):
+    with pytest.raises(UserError) as error:
+        load_conf(CONF, [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_unknown_strategy_lists_the_eight():
+    with pytest.raises(UserError) as error:
+        load_conf(CONF, ["criteria.TripletLoss.sampling=semihard"])
+    assert all(name in str(error.value) for name in STRATEGIES)
+
+
+def test_each_wrong_setting_gets_its_line():
+    with pytest.raises(UserError) as error:
+        load_conf(CONF, ["param_conf.seed=-1", "AdamOptimizer.lr=0"])
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- a\n- b\n", "holds no `key: value` settings"),
+        ("", "holds no `key: value` settings"),
+        ("a: [1\n", "not valid YAML"),
+        ("a: !!python/object/apply:os.getcwd []\n", "not valid YAML"),
+        ("base: 3\n", "base: 3 must be the path"),
+        ("base: absent.yaml\n", "no such configuration file"),
+        ("base: conf.yaml\n", "leads back to this file"),
+        ("trial_series: x\n", "data_conf: missing"),
+    ],
+)
+def test_unfit_files_are_refused(tmp_path, text, message):
+    (tmp_path / "conf.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"conf\.yaml|absent\.yaml") as error:
+        load_conf(tmp_path / "conf.yaml")
+    assert message in str(error.value)
+
+
+def test_latin_1_is_refused(tmp_path):
+    (tmp_path / "conf.yaml").write_bytes("trial_series: é".encode("latin-1"))
+    with pytest.raises(UserError, match="not UTF-8"):
+        load_conf(tmp_path / "conf.yaml")

@@ -1,0 +1,130 @@
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from utils.index_utils import CLEAN_COLUMNS, DatasetPaths, clip_id, index_split, match_names, vocabulary_info
+from utils.io_utils import write_csv
+from utils.text_utils import CAPTION_COLUMNS
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """dataset({csv name: captions}, [files]) -> the paths of a split `dev` with these rows and tenth-second clips."""
+
+    def make(captions, files, split="dev"):
+        paths = DatasetPaths(str(tmp_path))
+        rows = [
+            (line, name, column, text, text)
+            for line, (name, texts) in enumerate(captions, start=2)
+            for column, text in zip(CAPTION_COLUMNS, texts, strict=False)
+        ]
+        write_csv(paths.clean_captions(split), CLEAN_COLUMNS, rows)
+        paths.audio(split).mkdir(exist_ok=True)
+        for file in files:
+            soundfile.write(paths.audio(split) / file, np.zeros(800), 8000, format="WAV")
+        return paths
+
+    return make
+
+
+FIVE = ["a dog", "a cat", "rain", "wind", "a bird"]
+
+
+def problems(index):
+    return [str(problem) for problem in index.problems]
+
+
+def test_names_match_exactly_first_then_stripped():
+    files = ["a.wav", "b.wav", "c .wav", "Ambience Birds.wav", "Ambience birds.wav", "it&#39;s 100% #1, ok.wav"]
+    names = ["a.wav", " b.wav", "c.wav", " Ambience Birds.wav", "Ambience birds.wav", "it&#39;s 100% #1, ok.wav"]
+    assert match_names(names, files) == dict(zip(names, ["a.wav", "b.wav", "c .wav", *files[3:]], strict=True))
+
+
+def test_a_stripped_name_never_takes_a_file_that_another_name_fits_exactly():
+    assert match_names([" a.wav", "a.wav"], ["a.wav"]) == {"a.wav": "a.wav"}
+    assert match_names(["a .wav", " a.wav"], ["a.wav", "a .wav"]) == {"a .wav": "a .wav", " a.wav": "a.wav"}
+
+
+def test_ambiguous_names_match_nothing():
+    assert match_names(["a.wav"], [" a.wav", "a .wav"]) == {}
+
+
+def test_index_of_clothos_traps(dataset):
+    names = [" Ambience Birds.wav", "Ambience birds.wav", "cow .wav", "it&#39;s &amp; 100% #1, ok.wav"]
+    files = ["Ambience Birds.wav", "Ambience birds.wav", "cow.wav", "it&#39;s &amp; 100% #1, ok.wav"]
+    index = index_split(dataset([(name, FIVE) for name in names], files), "dev", require_audio=True)
+    assert not index.problems
+    assert list(index.captions["fname"].unique()) == names
+    assert [clip.file for clip in index.clips.values()] == files
+    assert index.captions["fid"].nunique() == 4 and index.captions["tid"].nunique() == 20
+    assert index.clips[clip_id("dev", " Ambience Birds.wav")].seconds == pytest.approx(0.1)
+    assert json.loads(index.captions["tokens"][0]) == ["a", "dog"]
+
+
+def test_fids_depend_on_split_and_name_alone():
+    assert clip_id("development", "x.wav") == clip_id("development", "x.wav")
+    assert clip_id("development", "x.wav") != clip_id("evaluation", "x.wav")
+
+
+def test_other_audio_formats_are_clips(dataset):
+    paths = dataset([("x.flac", FIVE), ("y.ogg", FIVE)], [])
+    for name in ("x.flac", "y.ogg"):
+        soundfile.write(paths.audio("dev") / name, np.zeros(8000), 8000)
+    assert not index_split(paths, "dev", require_audio=True).problems
+
+
+def test_whatever_is_wrong_is_listed_and_left_out(dataset):
+    captions = [
+        ("good.wav", FIVE),
+        ("absent.wav", FIVE),
+        ("good.wav", FIVE),
+        ("gap.wav", ["a dog", "", "rain", "wind", "a bird"]),
+        ("broken.wav", FIVE),
+        ("empty.wav", FIVE),
+    ]
+    paths = dataset(captions, ["good.wav", "gap.wav", "unused.wav"])
+    (paths.audio("dev") / "broken.wav").write_text("this is text")
+    soundfile.write(paths.audio("dev") / "empty.wav", np.zeros(0), 8000)
+    index = index_split(paths, "dev", require_audio=True)
+    assert problems(index) == [
+        "clotho_captions_dev.csv line 4 ('good.wav'): the same file name as on line 2",
+        "dev ('broken.wav'): unreadable audio (Error opening: Format not recognised)",
+        "dev ('empty.wav'): the clip has no samples",
+        "dev ('unused.wav'): the clip has no captions",
+        "clotho_captions_dev.csv line 3 ('absent.wav'): no such audio file",
+        "clotho_captions_dev.csv line 5 ('gap.wav'): caption_2 holds no words",
+    ]
+    assert index.captions["fname"].value_counts().to_dict() == {"good.wav": 5, "gap.wav": 4}
+    assert len(index.clips) == 2
+
+
+def test_a_missing_column_is_listed(dataset):
+    index = index_split(dataset([("x.wav", FIVE[:4])], ["x.wav"]), "dev", require_audio=True)
+    assert problems(index) == ["clotho_captions_dev.csv line 1: column caption_5 is missing"]
+
+
+def test_captions_without_audio_where_that_is_allowed(dataset):
+    index = index_split(dataset([("x.wav", FIVE)], []), "dev", require_audio=False)
+    assert len(index.captions) == 5 and not index.clips and not index.problems
+
+
+def test_a_file_name_that_leaves_the_folder_is_no_clip(dataset):
+    paths = dataset([("../outside.wav", FIVE)], [])
+    soundfile.write(paths.audio("dev").parent / "outside.wav", np.zeros(800), 8000)
+    assert "no such audio file" in problems(index_split(paths, "dev", require_audio=True))[0]
+
+
+def test_words_that_look_like_gaps_stay_words(dataset):
+    index = index_split(dataset([("NA.wav", ["null", "NA", "nan", "None", "1"])], ["NA.wav"]), "dev", True)
+    assert index.captions["text"].tolist() == ["null", "NA", "nan", "None", "1"]
+
+
+def test_vocabulary_is_sorted_and_counted(dataset):
+    index = index_split(dataset([("x.wav", ["a dog", "a cat-like dog", "b", "b", "b"])], ["x.wav"]), "dev", True)
+    info = vocabulary_info({"dev": index.captions})
+    assert info["vocabulary"] == ["a", "b", "cat-like", "dog"]
+    assert info["counts"]["dev"] == {"a": 2, "b": 3, "cat-like": 1, "dog": 2}
+    assert info["hyphenated"] == {"cat-like": 1}
+    assert info["splits"]["dev"] == {"clips": 1, "captions": 5, "words": 8, "distinct_words": 4}

@@ -1,0 +1,70 @@
+import sys
+
+import pytest
+
+from utils.io_utils import UserError, progress, read_json, run_command, whole_file, write_csv, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), whole_file(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_finished_write_takes_the_place(tmp_path):
+    path = tmp_path / "deep" / "out.txt"
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_json_round_trip_and_refusal_of_nan(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"ä": [1.5, None]})
+    assert read_json(path, "step") == {"ä": [1.5, None]}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path, "step") == {"ä": [1.5, None]}
+
+
+def test_missing_and_damaged_json_name_the_step(tmp_path):
+    with pytest.raises(UserError, match="no such file; step 2 makes it"):
+        read_json(tmp_path / "x.json", "step 2")
+    (tmp_path / "x.json").write_text("{")
+    with pytest.raises(UserError, match="run step 2 again"):
+        read_json(tmp_path / "x.json", "step 2")
+
+
+def test_csv_quotes_what_needs_it(tmp_path):
+    write_csv(tmp_path / "x.csv", ["a", "b"], [["1,2", 'say "x"'], ["é", ""]])
+    assert (tmp_path / "x.csv").read_bytes().decode() == 'a,b\n"1,2","say ""x"""\né,\n'
+
+
+@pytest.mark.parametrize(
+    ("error", "lines"),
+    [
+        (UserError("conf.yaml: wrong"), ["error: conf.yaml: wrong"]),
+        (UserError("one\ntwo"), ["error: one", "error: two"]),
+        (PermissionError(13, "Permission denied", "/x"), ["error: /x: Permission denied"]),
+    ],
+)
+def test_commands_end_with_one_line_and_status_2(capsys, error, lines):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(main)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines() == lines
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert list(progress([1, 2, 3], "work", total=3, seconds=0)) == [1, 2, 3]
+    assert capsys.readouterr().err.splitlines() == ["work: 1/3", "work: 2/3", "work: 3/3"]

@@ -1,0 +1,202 @@
+"""Data, training and evaluation of a small model on random data."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from models.core import CRNNWordModel
+from tests.conftest import ROOT
+from utils.conf_utils import load_conf
+from utils.criterion_utils import TripletLoss
+from utils.data_utils import Split, batches, collate, load_split
+from utils.index_utils import TEXT_COLUMNS, DatasetPaths
+from utils.io_utils import UserError, write_csv
+from utils.metric_utils import both_directions
+from utils.model_utils import PlateauStopper, SplitScores, build_optimizer, evaluate, seed_epoch, train_epoch
+from utils.sampling_utils import STRATEGIES
+from utils.score_utils import score_matrix
+from utils.trial_utils import collapse_warning
+
+CPU = torch.device("cpu")
+VOCABULARY = 12
+
+
+@pytest.fixture
+def split():
+    """6 clips of 9 to 40 frames with 3 captions of 2 to 6 words each."""
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    return Split(
+        fids=[f"clip{i}" for i in range(6)],
+        log_mels=[torch.randn(int(rng.integers(9, 40)), 64, generator=generator) - 5 for _ in range(6)],
+        tids=[f"caption{i}" for i in range(18)],
+        captions=[torch.from_numpy(rng.integers(1, VOCABULARY, rng.integers(2, 7))) for _ in range(18)],
+        caption_clips=np.repeat(np.arange(6), 3),
+    )
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    words = torch.randn(VOCABULARY, 20)
+    words[0] = 0
+    return CRNNWordModel(64, 20, words)
+
+
+def conf_with(*overrides):
+    return load_conf(ROOT / "conf.yaml", list(overrides))
+
+
+def test_batches_are_zero_padded_and_visit_every_caption_once(split):
+    torch.manual_seed(0)
+    seen = []
+    for batch in batches(split, batch_size=4, shuffle=True):
+        assert batch.audio.shape[1] == batch.audio_lens.max() and batch.text.shape[1] == batch.text_lens.max()
+        for i, clip in enumerate(batch.clips):
+            torch.testing.assert_close(batch.audio[i, : batch.audio_lens[i]], split.log_mels[clip])
+            assert not batch.audio[i, batch.audio_lens[i] :].any() and not batch.text[i, batch.text_lens[i] :].any()
+            seen.append(tuple(batch.text[i, : batch.text_lens[i]].tolist()))
+    assert sorted(seen) == sorted(tuple(caption.tolist()) for caption in split.captions)
+
+
+def test_split_scores_are_those_of_each_clip_and_caption_alone(split, model):
+    model.eval()
+    scores = SplitScores(model, split, CPU).cross
+    for clip, caption in np.ndindex(*scores.shape):
+        with torch.no_grad():
+            audio, text = model(split.log_mels[clip].unsqueeze(0), split.captions[caption].unsqueeze(0))
+        assert scores[clip, caption] == pytest.approx(score_matrix(audio, text).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("mask_words", [False, True])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_objective_is_the_loss_of_the_batch_with_every_clip_at_its_own_length(split, model, name, mask_words):
+    model.eval()
+    captions = np.array([0, 1, 4, 7, 8, 12, 17])
+    criterion = TripletLoss(0.5, name, mask_words=mask_words, mask_frames=True)
+    batch = collate(split, captions.tolist())
+    with torch.no_grad():
+        frames = [model.audio_branch(split.log_mels[clip].unsqueeze(0))[0] for clip in batch.clips]
+    audio = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
+    torch.manual_seed(0)
+    expected = criterion(audio, model.text_branch(batch.text), batch.clips, batch.audio_lens, batch.text_lens)
+    scores = SplitScores(model, split, CPU).of_batch(captions, mask_words)
+    actual = criterion.of_scores(scores, batch.clips, torch.Generator().manual_seed(0)).loss
+    assert actual.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_evaluation_repeats_itself_and_leaves_training_randomness_alone(split, model):
+    criterion = TripletLoss(0.5, "random-NS")
+    torch.manual_seed(3)
+    first = evaluate(model, split, criterion, {"x": criterion}, 5, CPU)
+    state = torch.get_rng_state()
+    assert evaluate(model, split, criterion, {"x": criterion}, 5, CPU) == first
+    assert torch.equal(torch.get_rng_state(), state)
+    assert first["val_x"] == first["val_obj"]
+    retrieval = both_directions(SplitScores(model, split, CPU).cross, split.caption_clips)
+    assert first["val_map_text_to_audio"] == retrieval["text_to_audio"]["mAP"]
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_training_lowers_the_loss_and_repeats_bit_for_bit(split, name):
+    def run():
+        torch.manual_seed(0)
+        words = torch.randn(VOCABULARY, 20)
+        words[0] = 0
+        model = CRNNWordModel(64, 20, words)
+        criterion = TripletLoss(0.1, name)
+        optimizer, _ = build_optimizer(conf_with(), model)
+        losses = []
+        for epoch in range(1, 4):
+            seed_epoch(0, epoch)
+            epoch_results = train_epoch(model, batches(split, 6, shuffle=True), criterion, optimizer, CPU)
+            losses.append(epoch_results["train_loss"])
+        return losses, model.state_dict()
+
+    (losses, state), (again, state_again) = run(), run()
+    assert losses == again
+    assert all(torch.equal(state[key], state_again[key]) for key in state)
+    assert np.isfinite(losses).all()
+
+
+def test_training_learns(split, model):
+    criterion = TripletLoss(0.5, "full-batch-NS")
+    optimizer, _ = build_optimizer(conf_with("AdamOptimizer.lr=0.003"), model)
+    before = evaluate(model, split, criterion, {}, 18, CPU)
+    for epoch in range(1, 9):
+        seed_epoch(0, epoch)
+        train_epoch(model, batches(split, 9, shuffle=True), criterion, optimizer, CPU)
+    after = evaluate(model, split, criterion, {}, 18, CPU)
+    assert after["val_obj"] < before["val_obj"] - 0.01
+    assert after["val_map"] > before["val_map"]
+
+
+def test_batches_without_negatives_are_skipped(split, model):
+    one_clip = Split(split.fids[:1], split.log_mels[:1], split.tids[:3], split.captions[:3], split.caption_clips[:3])
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    optimizer, _ = build_optimizer(conf_with(), model)
+    results = train_epoch(model, batches(one_clip, 2), TripletLoss(0.5, "hard-NS"), optimizer, CPU)
+    assert results == {"train_loss": 0.0, "active_triplets": 0.0}
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_stopper_looks_at_the_last_results_once_the_grace_period_is_over():
+    stopper = PlateauStopper(std=0.001, num_results=10, grace_period=60)
+    assert not stopper.should_stop([0.5] * 59)
+    assert stopper.should_stop([0.5] * 60)
+    assert stopper.should_stop([9.0] * 50 + [0.5] * 10)
+    assert not stopper.should_stop([0.5] * 59 + [0.6])
+    # strictly below: a standard deviation of exactly 0.001
+    assert not PlateauStopper(0.25, 2, 2).should_stop([0.5, 1.0])
+
+
+def test_collapse_is_said_aloud():
+    conf = conf_with("criteria.TripletLoss.sampling=hard-NS")
+    warning = collapse_warning({"train_loss": 1.0004, "score_std": 1e-6}, conf)
+    assert "collapsed under hard-NS" in warning and "1.0004" in warning
+    assert collapse_warning({"train_loss": 0.99, "score_std": 0.05}, conf) is None  # semi-hard's loss, while it learns
+    assert collapse_warning({"train_loss": 0.5, "score_std": 1e-6}, conf) is None
+    assert collapse_warning({"score_std": 1e-6}, conf) is None  # epoch 0
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A data set directory with one split `dev` of two clips."""
+    paths = DatasetPaths(str(tmp_path))
+    rows = [[f"t{i}", f"f{i // 2}", "x.wav", "A", "a b", '["a", "b"]'] for i in range(4)]
+    write_csv(paths.text("dev"), TEXT_COLUMNS, rows)
+    with h5py.File(paths.log_mels("dev"), "w") as store:
+        store["f0"], store["f1"] = np.zeros((5, 64)), np.ones((7, 64), np.float32)
+    return paths
+
+
+def test_load_split(dataset):
+    split = load_split(dataset, "dev", ["<pad>", "a", "b"], 64)
+    assert split.fids == ["f0", "f1"] and split.caption_clips.tolist() == [0, 0, 1, 1]
+    assert [caption.tolist() for caption in split.captions] == [[1, 2]] * 4
+    assert [log_mel.dtype for log_mel in split.log_mels] == [torch.float32] * 2  # the first is stored as float64
+
+
+def test_unfit_splits_are_refused(dataset):
+    words = ["<pad>", "a", "b"]
+    with pytest.raises(UserError, match="the word 'b' has no vector"):
+        load_split(dataset, "dev", words[:2], 64)
+    with pytest.raises(UserError, match=r"in_dim asks for \(frames, 128\)"):
+        load_split(dataset, "dev", words, 128)
+    with pytest.raises(UserError, match=r"test_text\.csv: no such file; preprocessing/2_clotho_dataset\.py makes it"):
+        load_split(dataset, "test", words, 64)
+    with h5py.File(dataset.log_mels("dev"), "a") as store:
+        store["f1"][3, 3] = np.nan
+    with pytest.raises(UserError, match="clip f1 are not finite"):
+        load_split(dataset, "dev", words, 64)
+    with h5py.File(dataset.log_mels("dev"), "a") as store:
+        del store["f1"]
+    with pytest.raises(UserError, match="no log-mels of clip f1"):
+        load_split(dataset, "dev", words, 64)
+    dataset.log_mels("dev").write_bytes(b"\x89HDF")
+    with pytest.raises(UserError, match="not a readable HDF5 file"):
+        load_split(dataset, "dev", words, 64)
+    dataset.log_mels("dev").unlink()
+    with pytest.raises(UserError, match=r"preprocessing/4_audio_logmel\.py makes it"):
+        load_split(dataset, "dev", words, 64)
