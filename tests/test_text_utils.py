@@ -54,7 +54,7 @@ def test_absent_cells_are_empty_captions(tmp_path):
         (b"file_name,text\nx.wav,a\n", "line 1: the columns must be file_name"),
         (HEADER.encode() + b"x.wav,a,b,c,d,e,f\n", "line 2: more cells than columns"),
         (HEADER.encode() + "x.wav,é,b,c,d,e\n".encode("latin-1"), "not UTF-8"),
-        (HEADER.encode() + b'x.wav,"a,b,c,d,e\n', "line 2: not valid CSV"),
+        (HEADER.encode() + b'x.wav,"a,b,c,d,e\n', "line 2: not valid CSV (unexpected end of data)"),
         (HEADER.encode() + b"x.wav," + b"a" * 200_000 + b",b,c,d,e\n", "field larger than field limit"),
     ],
 )

@@ -56,7 +56,7 @@ def read_captions(path: Path | str) -> list[RawCaption]:
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except csv.Error as error:
-        raise UserError(f"{path}: line {reader.line_num}: not valid CSV ({error})") from None
+        raise UserError(f"{path}: the row at line {reader.line_num + 1}: not valid CSV ({error})") from None
     return captions
 
 
