@@ -83,13 +83,18 @@ class CRNNEncoder(nn.Module):
         self.gru = nn.GRU(CHANNELS * (in_dim // MEL_POOLING), out_dim // 2, bidirectional=True, batch_first=True)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """(N, T, in_dim) log-mel -> (N, T, E), not normalised; T >= 4."""
-        frames = audio.shape[1]
-        x = self.cnn(audio.unsqueeze(1))  # (N, C, T/4, in_dim/64)
-        x = x.transpose(1, 2).flatten(2)  # (N, T/4, C * in_dim/64)
-        x, _ = self.gru(x)  # (N, T/4, E)
-        x = F.interpolate(x.transpose(1, 2), size=frames, mode="linear", align_corners=False)  # (N, E, T)
-        return x.transpose(1, 2)
+        """(N, T, in_dim) log-mel -> (N, L, E) steps, L = T // 4 >= 1: to be upsampled to T frames and normalised."""
+        x = self.cnn(audio.unsqueeze(1))  # (N, C, L, in_dim/64)
+        x = x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
+        x, _ = self.gru(x)  # (N, L, E)
+        return x
+
+
+def upsample(steps: Tensor, frames: int) -> Tensor:
+    """(N, L, K) -> (N, frames, K) by linear interpolation in time (align_corners=False)."""
+    image = steps.unsqueeze(2).permute(0, 3, 1, 2)  # (N, K, L, 1), channels last: K runs fastest in memory
+    image = F.interpolate(image, size=(frames, 1), mode="bilinear", align_corners=False)  # (N, K, T, 1)
+    return image.permute(0, 2, 3, 1).squeeze(2)
 
 
 def _convolution(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:

@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.audio_encoders import CHANNELS, MEL_POOLING, CRNNEncoder
+from models.audio_encoders import CHANNELS, MEL_POOLING, CRNNEncoder, upsample
 from models.text_encoders import WordEncoder
 
 
@@ -38,9 +38,16 @@ class CRNNWordModel(nn.Module):
         model.load_state_dict(state)
         return model
 
+    def audio_steps(self, audio: Tensor) -> Tensor:
+        """(N, T, in_dim) log-mel -> (N, T // 4, E): `audio_branch` before upsampling and normalisation.
+
+        `utils.score_utils` scores captions on these, for a quarter of the dot products.
+        """
+        return self.audio_enc(audio)
+
     def audio_branch(self, audio: Tensor) -> Tensor:
         """(N, T, in_dim) log-mel -> (N, T, E), each frame of length 1."""
-        return F.normalize(self.audio_enc(audio), dim=-1)
+        return F.normalize(upsample(self.audio_steps(audio), audio.shape[1]), dim=-1)
 
     def text_branch(self, text: Tensor) -> Tensor:
         """(N, W) word ids -> (N, W, E), each word of length 1, padding 0."""

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from utils.score_utils import caption_word_weights, score_matrix, self_score_matrix
+from models.audio_encoders import upsample
+from utils.score_utils import (
+    caption_word_weights,
+    pair_scores,
+    score_matrix,
+    self_score_matrix,
+    self_step_score_matrix,
+    step_score_matrix,
+    step_weights,
+)
 
 
 def plain_score(frames, words):
@@ -65,3 +74,54 @@ def test_gradient_reaches_both_sides(make_batch):
     audio, text, _, _, _ = make_batch(4, n=3, t=2, w=2, e=3)
     audio, text = audio.double().requires_grad_(), torch.randn(3, 2, 3).double().requires_grad_()
     assert torch.autograd.gradcheck(score_matrix, (audio, text))
+
+
+def make_frames(steps, frames):
+    """What steps stand for, by the library: (N, T, E) normalised."""
+    upsampled = torch.nn.functional.interpolate(steps.transpose(1, 2), size=frames, mode="linear", align_corners=False)
+    return torch.nn.functional.normalize(upsampled.transpose(1, 2), dim=-1)
+
+
+@pytest.mark.parametrize(("length", "frames"), [(1, 4), (1, 7), (2, 8), (5, 20), (5, 23), (37, 150)])
+def test_upsampling_is_the_librarys(length, frames):
+    steps = torch.randn(3, length, 6)
+    torch.testing.assert_close(torch.nn.functional.normalize(upsample(steps, frames), dim=-1), make_frames(steps, frames))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("length", "frames"), [(1, 6), (2, 8), (5, 20), (5, 23)])
+def test_scores_and_gradients_of_steps_are_those_of_their_frames(length, frames, masked):
+    generator = torch.Generator().manual_seed(length + frames)
+    steps = torch.randn(4, length, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    text = torch.randn(3, 5, 6, generator=generator, dtype=torch.float64).requires_grad_()
+    lens = (torch.tensor([frames, 3, 1, frames]), torch.tensor([5, 1, 3])) if masked else (None, None)
+    weights = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    fast = step_score_matrix(steps, frames, text, *lens)
+    plain = score_matrix(make_frames(steps, frames), text, *lens)
+    torch.testing.assert_close(fast, plain)
+    gradients = [torch.autograd.grad((scores * weights).sum(), (steps, text)) for scores in (fast, plain)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("length", "frames"), [(1, 5), (3, 12), (5, 23)])
+def test_self_scores_of_steps_are_those_of_their_frames(length, frames, masked):
+    steps = torch.randn(5, length, 6, generator=torch.Generator().manual_seed(0))
+    lens = torch.tensor([frames, 1, 2, frames, 4]) if masked else None
+    scores = self_step_score_matrix(steps, frames, lens)
+    torch.testing.assert_close(scores, self_score_matrix(make_frames(steps, frames), lens))
+    assert torch.equal(scores, scores.T)
+
+
+def test_clips_of_different_lengths_are_scored_in_pairs():
+    one, other = torch.randn(1, 3, 6), torch.randn(2, 7, 6)
+    scores = pair_scores(one[0], step_weights(one, 14)[0], other, step_weights(other, 29))
+    torch.testing.assert_close(scores, score_matrix(make_frames(one, 14), make_frames(other, 29))[0])
+
+
+def test_zero_steps_have_finite_scores_and_gradients():
+    steps = torch.zeros(2, 3, 4, requires_grad=True)
+    scores = step_score_matrix(steps, 12, torch.randn(2, 2, 4))
+    scores.sum().backward()
+    assert not scores.any() and torch.isfinite(steps.grad).all()

@@ -81,7 +81,7 @@ def test_objective_is_the_loss_of_the_batch_with_every_clip_at_its_own_length(sp
     audio = torch.nn.utils.rnn.pad_sequence(frames, batch_first=True)
     torch.manual_seed(0)
     expected = criterion(audio, model.text_branch(batch.text), batch.clips, batch.audio_lens, batch.text_lens)
-    scores = SplitScores(model, split, CPU).of_batch(captions, mask_words)
+    scores = SplitScores(model, split, CPU, keep_steps=True).of_batch(captions, mask_words)
     actual = criterion.of_scores(scores, batch.clips, torch.Generator().manual_seed(0)).loss
     assert actual.item() == pytest.approx(expected.item(), abs=1e-6)
 
@@ -99,7 +99,7 @@ def test_evaluation_repeats_itself_and_leaves_training_randomness_alone(split, m
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_training_lowers_the_loss_and_repeats_bit_for_bit(split, name):
+def test_training_repeats_itself_bit_for_bit(split, name):
     def run():
         torch.manual_seed(0)
         words = torch.randn(VOCABULARY, 20)
@@ -120,16 +120,14 @@ def test_training_lowers_the_loss_and_repeats_bit_for_bit(split, name):
     assert np.isfinite(losses).all()
 
 
-def test_training_learns(split, model):
+def test_training_lowers_the_loss(split, model):
     criterion = TripletLoss(0.5, "full-batch-NS")
     optimizer, _ = build_optimizer(conf_with("AdamOptimizer.lr=0.003"), model)
-    before = evaluate(model, split, criterion, {}, 18, CPU)
+    losses = []
     for epoch in range(1, 9):
         seed_epoch(0, epoch)
-        train_epoch(model, batches(split, 9, shuffle=True), criterion, optimizer, CPU)
-    after = evaluate(model, split, criterion, {}, 18, CPU)
-    assert after["val_obj"] < before["val_obj"] - 0.01
-    assert after["val_map"] > before["val_map"]
+        losses.append(train_epoch(model, batches(split, 9, shuffle=True), criterion, optimizer, CPU)["train_loss"])
+    assert np.mean(losses[-2:]) < losses[0] - 0.03
 
 
 def test_batches_without_negatives_are_skipped(split, model):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from utils.sampling_utils import STRATEGIES, BatchScores
-from utils.score_utils import score_matrix, self_score_matrix
+from utils.score_utils import score_matrix, self_score_matrix, self_step_score_matrix, step_score_matrix
 
 
 class LossTerms(NamedTuple):
@@ -70,6 +70,25 @@ class TripletLoss(nn.Module):
             audio_text=score_matrix(audio_embeds, text_embeds, audio_lens, text_lens),
             text_text=lambda: self_score_matrix(text_embeds, text_lens),
             audio_audio=lambda: self_score_matrix(audio_embeds, audio_lens),
+        )
+        return self.of_scores(scores, fids)
+
+    def of_steps(
+        self,
+        steps: Tensor,
+        frames: int,
+        text_embeds: Tensor,
+        fids: Tensor | Sequence,
+        audio_lens: Tensor | None = None,
+        text_lens: Tensor | None = None,
+    ) -> LossTerms:
+        """As `of_embeddings`, from audio steps (N, L, E) that stand for T frames: the same numbers, faster."""
+        audio_lens = _lens_for("mask_frames", self.mask_frames, audio_lens)
+        text_lens = _lens_for("mask_words", self.mask_words, text_lens)
+        scores = BatchScores(
+            audio_text=step_score_matrix(steps, frames, text_embeds, audio_lens, text_lens),
+            text_text=lambda: self_score_matrix(text_embeds, text_lens),
+            audio_audio=lambda: self_step_score_matrix(steps, frames, audio_lens),
         )
         return self.of_scores(scores, fids)
 

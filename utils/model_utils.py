@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable
-from functools import cached_property
+from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
@@ -11,11 +11,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.core import CRNNWordModel
 from utils.conf_utils import Conf
-from utils.criterion_utils import TripletLoss, negative_mask
+from utils.criterion_utils import LossTerms, TripletLoss, negative_mask
 from utils.data_utils import Batch, Split
 from utils.metric_utils import both_directions
 from utils.sampling_utils import BatchScores
-from utils.score_utils import caption_word_weights, score_matrix, self_score_matrix
+from utils.score_utils import caption_word_weights, pair_scores, self_score_matrix, step_score_matrix, step_weights
 
 
 def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
@@ -45,35 +45,55 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
 
 
+def train_step(
+    model: CRNNWordModel,
+    batch: Batch,
+    criterion: TripletLoss,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    precision: str = "float32",
+) -> LossTerms:
+    """One update by one batch; the loss and the share of active triplets stay on the device, detached."""
+    batch = batch.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        steps = model.audio_steps(batch.audio)
+    terms = criterion.of_steps(
+        steps.float(),
+        batch.audio.shape[1],
+        model.text_branch(batch.text),
+        batch.clips,
+        batch.audio_lens,
+        batch.text_lens,
+    )
+    optimizer.zero_grad(set_to_none=True)
+    terms.loss.backward()
+    optimizer.step()
+    return LossTerms(terms.loss.detach(), terms.active)
+
+
 def train_epoch(
     model: CRNNWordModel,
     batches: Iterable[Batch],
     criterion: TripletLoss,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
+    precision: str = "float32",
 ) -> dict[str, float]:
     """One pass over the batches; batches without any negative are skipped.
 
     Returns the mean over batches of the loss and of the share of active triplets.
     """
     model.train()
-    losses, active = [], []
-    for batch in batches:
-        if not negative_mask(batch.clips).any():
-            continue
-        batch = batch.to(device)
-        audio_embeds, text_embeds = model(batch.audio, batch.text)
-        terms = criterion.of_embeddings(audio_embeds, text_embeds, batch.clips, batch.audio_lens, batch.text_lens)
-        optimizer.zero_grad(set_to_none=True)
-        terms.loss.backward()
-        optimizer.step()
-        losses.append(terms.loss.detach())
-        active.append(terms.active)
-    if not losses:
+    terms = [
+        train_step(model, batch, criterion, optimizer, device, precision)
+        for batch in batches
+        if negative_mask(batch.clips).any()
+    ]
+    if not terms:
         return {"train_loss": 0.0, "active_triplets": 0.0}
     return {
-        "train_loss": torch.stack(losses).mean().item(),
-        "active_triplets": torch.stack(active).mean().item(),
+        "train_loss": torch.stack([term.loss for term in terms]).mean().item(),
+        "active_triplets": torch.stack([term.active for term in terms]).mean().item(),
     }
 
 
@@ -83,32 +103,39 @@ class SplitScores:
     Args:
         model: in evaluation mode on `device`.
         split: C clips, M captions.
+        keep_steps: keep what clips were encoded to, for the strategies that compare clips with clips.
     """
 
-    def __init__(self, model: CRNNWordModel, split: Split, device: torch.device):
+    def __init__(self, model: CRNNWordModel, split: Split, device: torch.device, keep_steps: bool = False):
         self.model, self.split, self.device = model, split, device
+        self.steps: list[Tensor] = []  # C of (1, L, E), if kept
         vocabulary = model.text_enc.embedding.num_embeddings
         weights = caption_word_weights([caption.numpy() for caption in split.captions], vocabulary)  # (M, V)
         # (C, M) float32: masked scores
-        self.cross = np.ascontiguousarray((weights @ self._word_scores().T).T)
+        self.cross = np.ascontiguousarray((weights @ self._word_scores(keep_steps).T).T)
 
     @torch.no_grad()
-    def _word_scores(self) -> np.ndarray:
+    def _word_scores(self, keep_steps: bool) -> np.ndarray:
         """(C, V): each clip's score with every word of the vocabulary."""
         vocabulary = torch.arange(self.model.text_enc.embedding.num_embeddings, device=self.device)
         words = self.model.text_branch(vocabulary.unsqueeze(1))  # (V, 1, E)
-        scores = [score_matrix(self._encode(clip), words) for clip in range(len(self.split.fids))]
+        scores = []
+        for log_mel in self.split.log_mels:
+            steps = self.model.audio_steps(log_mel.unsqueeze(0).to(self.device))  # (1, L, E)
+            scores.append(step_score_matrix(steps, len(log_mel), words))
+            if keep_steps:
+                self.steps.append(steps)
         return torch.cat(scores).cpu().numpy()
 
     @torch.no_grad()
-    def _encode(self, clip: int) -> Tensor:
-        """(1, T, E) frame embeddings."""
-        return self.model.audio_branch(self.split.log_mels[clip].unsqueeze(0).to(self.device))
-
-    @cached_property
-    def _frames(self) -> list[Tensor]:
-        """C of (T, E): kept only for the strategies that compare clips with clips."""
-        return [self._encode(clip)[0] for clip in range(len(self.split.fids))]
+    def _audio_scores(self, clips: np.ndarray) -> Tensor:
+        """(N, N): scores of clips with clips, every pair at its own lengths."""
+        steps = [self.steps[clip] for clip in clips]
+        weights = [step_weights(self.steps[clip], len(self.split.log_mels[clip])) for clip in clips]
+        scores = torch.empty(len(clips), len(clips))
+        for i, j in combinations_with_replacement(range(len(clips)), 2):
+            scores[i, j] = scores[j, i] = pair_scores(steps[i][0], weights[i][0], steps[j], weights[j])[0]
+        return scores
 
     @torch.no_grad()
     def of_batch(self, captions: np.ndarray, mask_words: bool) -> BatchScores:
@@ -125,12 +152,8 @@ class SplitScores:
         def text_text() -> Tensor:
             return self_score_matrix(self.model.text_branch(text.to(self.device)), lens if mask_words else None).cpu()
 
-        def audio_audio() -> Tensor:
-            frames = [self._frames[clip] for clip in clips]
-            frame_lens = torch.tensor([len(embeds) for embeds in frames])
-            return self_score_matrix(torch.nn.utils.rnn.pad_sequence(frames, batch_first=True), frame_lens).cpu()
-
-        return BatchScores(cross if mask_words else cross * (lens / lens.max()), text_text, audio_audio)
+        cross = cross if mask_words else cross * (lens / lens.max())
+        return BatchScores(cross, text_text, lambda: self._audio_scores(clips))
 
     def objective(self, criterion: TripletLoss, batch_size: int) -> float:
         """The mean loss over batches of the split's pairs, in one fixed shuffled order and with fixed draws."""
@@ -156,7 +179,7 @@ def evaluate(
 ) -> dict[str, float]:
     """The validation objective, further losses, mAP in both directions and the spread of the scores."""
     model.eval()
-    scores = SplitScores(model, split, device)
+    scores = SplitScores(model, split, device, keep_steps=True)
     retrieval = both_directions(scores.cross, split.caption_clips)
     text_to_audio, audio_to_text = retrieval["text_to_audio"]["mAP"], retrieval["audio_to_text"]["mAP"]
     return {

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
+from models.audio_encoders import upsample
 from utils.io_utils import UserError, require_file, whole_file
 
 
@@ -58,6 +60,82 @@ def self_score_matrix(embeds: Tensor, lens: Tensor | None = None) -> Tensor:
         row = score_matrix(embeds[i : i + 1], embeds[i:], one_lens, rest_lens)[0]
         scores[i, i:] = scores[i:, i] = row
     return scores
+
+
+def step_score_matrix(
+    steps: Tensor,
+    frames: int,
+    text_embeds: Tensor,
+    audio_lens: Tensor | None = None,
+    text_lens: Tensor | None = None,
+) -> Tensor:
+    """`score_matrix` of upsampled and normalised steps, without making the frames: dot products commute with
+    upsampling, max(0, normalise(upsample(x)) . w) = max(0, upsample(x . w)) / |upsample(x)|.
+
+    Args:
+        steps: (N, L, E) of `CRNNWordModel.audio_steps`.
+        frames: T, the number of frames that they stand for.
+        text_embeds: (M, W, E).
+        audio_lens, text_lens: (N,) frames and (M,) words, as in `score_matrix`.
+
+    Returns:
+        (N, M) scores.
+    """
+    n, length, _ = steps.shape
+    m, w, _ = text_embeds.shape
+    dots = steps.flatten(0, 1) @ text_embeds.flatten(0, 1).T  # (N*L, M*W)
+    similarities = upsample(dots.view(n, length, m * w), frames).clamp(min=0)  # (N, T, M*W)
+    frame_weights = step_weights(steps, frames, audio_lens)  # (N, T)
+    word_weights = _mean_weights(text_lens, m, w, similarities)  # (M, W)
+    by_word = torch.bmm(frame_weights.unsqueeze(1), similarities).view(n, m, w)  # (N, M, W)
+    return (by_word * word_weights).sum(dim=-1)
+
+
+def step_weights(steps: Tensor, frames: int, lens: Tensor | None = None) -> Tensor:
+    """(N, T): what each upsampled frame of steps (N, L, E) counts in a mean over T or `lens` normalised frames.
+
+    The squared length of (1 - p) x + p y is (1 - p)^2 |x|^2 + 2 p (1 - p) x.y + p^2 |y|^2.
+    """
+    length = steps.shape[1]
+    place = ((torch.arange(frames, device=steps.device) + 0.5) * (length / frames) - 0.5).clamp(min=0)
+    left = place.long().clamp(max=length - 1)
+    right = (left + 1).clamp(max=length - 1)
+    p = place - left
+    squares = steps.square().sum(dim=-1)  # (N, L)
+    products = (steps * steps[:, torch.arange(1, length + 1).clamp(max=length - 1)]).sum(dim=-1)  # (N, L)
+    square = (1 - p) ** 2 * squares[:, left] + 2 * p * (1 - p) * products[:, left] + p**2 * squares[:, right]
+    return _mean_weights(lens, len(steps), frames, steps) / square.clamp(min=1e-24).sqrt()
+
+
+@torch.no_grad()
+def pair_scores(steps: Tensor, weights: Tensor, other_steps: Tensor, other_weights: Tensor) -> Tensor:
+    """Scores of one clip with others of one length, frame by frame, without gradient.
+
+    Args:
+        steps: (L, E), and weights: (T,) of `step_weights`.
+        other_steps: (N, K, E), and other_weights: (N, S).
+
+    Returns:
+        (N,) scores; frame by frame dot products are interpolated from step by step ones in both directions.
+    """
+    dots = other_steps @ steps.T  # (N, K, L)
+    size = (other_weights.shape[1], len(weights))
+    similarities = F.interpolate(dots.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+    by_frame = similarities.clamp_(min=0) @ weights  # (N, S)
+    return (by_frame * other_weights).sum(dim=-1)
+
+
+@torch.no_grad()
+def self_step_score_matrix(steps: Tensor, frames: int, lens: Tensor | None = None) -> Tensor:
+    """`self_score_matrix` of upsampled and normalised steps (N, L, E), without making the frames: (N, N)."""
+    n, weights = len(steps), step_weights(steps, frames, lens)
+    at_once = n if steps.is_cuda else 1  # on a CPU one pair's T * T values stay in the cache
+    scores = steps.new_empty(n, n)
+    for i in range(n):
+        for j in range(i, n, at_once):
+            others = slice(j, j + at_once)
+            scores[i, others] = pair_scores(steps[i], weights[i], steps[others], weights[others])
+    return torch.triu(scores) + torch.triu(scores, diagonal=1).T
 
 
 def caption_word_weights(captions: list[np.ndarray], vocabulary_size: int) -> csr_array:

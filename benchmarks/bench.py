@@ -1,0 +1,367 @@
+"""Ours against the published code (`published.py`), alternating, in one process tree: prints one Markdown table.
+
+usage: python -m benchmarks.bench [--data DIR] [--pairs N] [--quick]      (what `make bench` runs)
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from tempfile import TemporaryDirectory
+
+import torch
+import torch.nn.functional as F
+from torch.optim import Adam
+
+from benchmarks import published
+from benchmarks.inputs import (
+    CLIP_FRAMES,
+    DIM,
+    N_MELS,
+    EncodedModel,
+    dataset_conf,
+    extract_log_mels,
+    new_model,
+    synthetic_batch,
+    synthetic_scores,
+    synthetic_split,
+    write_dataset,
+)
+from benchmarks.measure import alternating, isolated, median_ratio, peak_memory, seconds
+from models.audio_encoders import upsample
+from utils.criterion_utils import TripletLoss
+from utils.data_utils import Split, batches, load_split
+from utils.embed_utils import load_embeddings
+from utils.index_utils import DatasetPaths
+from utils.io_utils import read_json
+from utils.metric_utils import both_directions
+from utils.model_utils import SplitScores, build_model, build_optimizer, evaluate, train_epoch, train_step
+
+CPU = torch.device("cpu")
+STRATEGY = "random-NS"  # of training steps and epochs: the one that gains least
+PRECISIONS = ("float32", "bfloat16")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of everything; the defaults are the paper's, --quick shrinks them."""
+
+    root: str = ""  # the preprocessed data set's directory
+    rounds: int = 3
+    clips: tuple[int, int, int] = (200, 50, 50)  # of the data set, where it is synthesised: training, validation, ...
+    clip_seconds: float = 8.0
+    batch: int = 32
+    frames: int = 606
+    words: int = 13
+    long_frames: int = 1500
+    scored_clips: int = 1045  # with five captions each, as everywhere
+    scored_frames: tuple[int, int] = CLIP_FRAMES
+    sampled: tuple[int, int] = (8, 500)  # clips and captions of those on which the published scoring is timed
+    ranked_clips: tuple[int, int] = (1045, 3839)
+    matrix: int = 4096  # rows of the products that measure the machine's peak
+
+
+QUICK = Size(
+    rounds=1,
+    clips=(4, 2, 2),
+    clip_seconds=0.5,
+    batch=4,
+    frames=24,
+    words=5,
+    long_frames=40,
+    scored_clips=6,
+    scored_frames=(20, 30),
+    sampled=(2, 5),
+    ranked_clips=(20, 30),
+    matrix=128,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table. Its target is the least ratio, or the most of a unit (s, GB, %) for ours."""
+
+    what: str
+    theirs: float | None
+    ours: float
+    target: float
+    ratio: float | None = None  # where it is the target
+    unit: str = "s"
+
+    def __str__(self) -> str:
+        met = self.ours <= self.target if self.ratio is None else self.ratio >= self.target
+        target = f"<= {self.target:g} {self.unit}" if self.ratio is None else f">= {self.target:g}x"
+        ratio = self.ratio or (self.theirs / self.ours if self.theirs else None)
+        shown = "" if ratio is None else f"{ratio:.3g}x"
+        theirs = "" if self.theirs is None else _amount(self.theirs, self.unit)
+        cells = (f"{self.what:72}", f"{theirs:>8}", f"{_amount(self.ours, self.unit):>8}", f"{shown:>6}")
+        return f"| {' | '.join(cells)} | {target:>9}, {'met' if met else 'missed':6} |"
+
+
+HEADER = f"| {'what':72} | {'theirs':>8} | {'ours':>8} | {'ratio':>6} | {'target':17} |\n|{'|'.join('---' for _ in range(5))}|"
+
+
+def _amount(value: float, unit: str) -> str:
+    if unit == "s" and value < 1:
+        return f"{1000 * value:.3g} ms"
+    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"
+
+
+def faster(what: str, theirs: list[float], ours: list[float], target: float) -> Row:
+    """The row of a speed-up, from the seconds of each round."""
+    return Row(what, statistics.median(theirs), statistics.median(ours), target, median_ratio(theirs, ours))
+
+
+# --- the measurements: each runs in a process of its own and yields rows ---------------------------------
+
+
+def log_mels(size: Size) -> Iterator[Row]:
+    """The whole data set, in a scratch directory that borrows its clips; neither side's interpreter start counts."""
+    source = DatasetPaths(size.root)
+    clips = {split: info["clips"] for split, info in read_json(source.audio_info, "step 2").items()}
+    with TemporaryDirectory() as folder:
+        target = DatasetPaths(folder)
+        target.audio_info.write_bytes(source.audio_info.read_bytes())
+        for split in clips:
+            target.audio(split).symlink_to(source.audio(split).resolve())
+
+        def theirs() -> None:
+            for split, by_fid in clips.items():
+                files = {fid: source.audio(split) / clip["file"] for fid, clip in by_fid.items()}
+                published.extract_log_mels(files, target.log_mels(split))
+
+        times = alternating([theirs, lambda: extract_log_mels(folder)], size.rounds)
+    count = sum(map(len, clips.values()))
+    yield faster(f"log-mels of {count} clips, wav to HDF5, both within a running process", *times, target=8)
+
+
+def training_step(size: Size) -> Iterator[Row]:
+    batch, criterion = synthetic_batch(size.batch, size.frames, size.words), TripletLoss(0.5, STRATEGY)
+    conf = dataset_conf(size.root)
+    plain = published.Model(new_model().state_dict())
+    plain_optimizer = Adam(plain.audio_enc.parameters())
+
+    def ours(precision: str) -> None:
+        train_step(models[precision], batch, criterion, optimizers[precision], CPU, precision=precision)
+
+    models = {precision: new_model() for precision in PRECISIONS}
+    optimizers = {precision: build_optimizer(conf, model)[0] for precision, model in models.items()}
+    contenders = [
+        lambda: published.training_step(plain, batch, STRATEGY, plain_optimizer),
+        *(lambda precision=precision: ours(precision) for precision in PRECISIONS),
+    ]
+    alternating(contenders, 1)  # warm up
+    theirs, float32, bfloat16 = alternating(contenders, size.rounds)
+    yield faster(f"{_step_name(size)}, float32", theirs, float32, target=1.5)
+    yield faster(f"{_step_name(size)}, bfloat16", theirs, bfloat16, target=2.5)
+
+
+def _step_name(size: Size) -> str:
+    return f"training step, {size.batch} pairs x {size.frames} frames x {size.words} words"
+
+
+def audio_losses(size: Size) -> Iterator[Row]:
+    """Forward and backward from what either side's encoder hands over: frames theirs, steps ours."""
+    for strategy in ("hard-audio-NS", "easy-audio-NS"):
+        theirs, ours = _audio_loss(size.batch, size.frames, size.words, strategy)
+        alternating([theirs, ours], 1)  # warm up
+        times = alternating([theirs, ours], size.rounds)
+        yield faster(f"loss of {strategy}, {size.batch} x {size.frames} frames x {size.words} words", *times, target=10)
+
+
+def _audio_loss(pairs: int, frames: int, words: int, strategy: str) -> tuple:
+    """Two functions that compute the loss and its gradients, the published code's and ours."""
+    generator = torch.Generator().manual_seed(0)
+    steps = torch.randn(pairs, frames // 4, DIM, generator=generator).requires_grad_()
+    text = F.normalize(torch.randn(pairs, words, DIM, generator=generator), dim=-1)
+    audio = F.normalize(upsample(steps.detach(), frames), dim=-1).requires_grad_()
+    clips, criterion = torch.arange(pairs), TripletLoss(0.5, strategy)
+    return (
+        lambda: published.triplet_loss(audio, text, clips, strategy).backward(),
+        lambda: criterion.of_steps(steps, frames, text, clips).loss.backward(),
+    )
+
+
+def loss_memory(size: Size) -> Iterator[Row]:
+    theirs, ours = (isolated(_loss_memory, size, side) for side in (0, 1))
+    what = f"loss of hard-audio-NS, {size.batch} x {size.long_frames} frames: memory beyond the model's"
+    yield Row(what, theirs, ours, 1, unit="GB")
+
+
+def _loss_memory(size: Size, side: int) -> float:
+    loss = _audio_loss(size.batch, size.long_frames, size.words, "hard-audio-NS")[side]
+    before = peak_memory()
+    loss()
+    return peak_memory() - before
+
+
+def epoch(size: Size) -> Iterator[Row]:
+    """Training and evaluation; theirs goes over three splits twice, ours over the validation split once."""
+    splits, words = _splits(size)
+    train, val = splits[:2]
+    conf = dataset_conf(size.root)
+    criterion = TripletLoss(0.5, STRATEGY)
+    model = build_model(conf, words)
+    plain = published.Model(model.state_dict())
+    plain_optimizer, (optimizer, _) = Adam(plain.audio_enc.parameters()), build_optimizer(conf, model)
+
+    def ours(precision: str) -> None:
+        loader = batches(train, size.batch, shuffle=True)
+        train_epoch(model, loader, criterion, optimizer, CPU, precision=precision)
+        evaluate(model, val, criterion, {"triplet_loss": criterion}, size.batch, CPU)
+
+    contenders = [
+        lambda: published.epoch(plain, splits, STRATEGY, size.batch, plain_optimizer),
+        *(lambda precision=precision: ours(precision) for precision in PRECISIONS),
+    ]
+    theirs, float32, bfloat16 = alternating(contenders, max(1, size.rounds // 3))  # minutes long: fewer will do
+    what = f"epoch with its evaluation, {len(train.captions)} training pairs"
+    yield faster(f"{what}, float32", theirs, float32, target=4)
+    yield faster(f"{what}, bfloat16", theirs, bfloat16, target=6)
+
+
+def _splits(size: Size) -> tuple[list[Split], object]:
+    """The data set's three splits, and its word vectors (V, E)."""
+    conf, paths = dataset_conf(size.root), DatasetPaths(size.root)
+    words, vectors = load_embeddings(paths.word_embeds, DIM)
+    return [load_split(paths, split, words, N_MELS) for split in conf.data_conf.splits], vectors
+
+
+def scoring(size: Size) -> Iterator[Row]:
+    """Ours in full; theirs on a sample of clips and captions, times their number."""
+    split, model, encoded = synthetic_split(size.scored_clips, size.scored_frames), new_model(), EncodedModel()
+    plain = published.Model(model.state_dict())
+    sampled_clips, captions = split.log_mels[: size.sampled[0]], split.captions[: size.sampled[1]]
+    pairs, pairs_sampled = len(split.log_mels) * len(split.captions), len(sampled_clips) * len(captions)
+    theirs, theirs_scoring, ours, ours_scoring = [], [], [], []
+    for scorer in (model, plain, encoded):
+        scorer.train(False)
+    for _ in range(max(1, size.rounds // 3)):
+        ours.append(seconds(lambda: SplitScores(model, split, CPU)))
+        ours_scoring.append(seconds(lambda: SplitScores(encoded, split, CPU)))
+        memory = peak_memory()
+        encoding = seconds(lambda: [plain.audio_branch(log_mel[None]) for log_mel in sampled_clips])
+        both = seconds(lambda: published.score_split(plain, sampled_clips, captions))
+        theirs_scoring.append((both - encoding) / pairs_sampled * pairs)
+        theirs.append(encoding / len(sampled_clips) * len(split.log_mels) + theirs_scoring[-1])
+    what = f"scoring {len(split.log_mels)} x {len(split.captions)}"
+    sample = f"(theirs: from {pairs_sampled} pairs)"
+    yield faster(f"{what}, with encoding {sample}", theirs, ours, target=40)
+    yield faster(f"{what}, after encoding {sample}", theirs_scoring, ours_scoring, target=400)
+    yield Row(f"{what}: peak memory", None, memory, 2, unit="GB")
+
+
+def metrics(size: Size) -> Iterator[Row]:
+    for clips, most_seconds in zip(size.ranked_clips, (5, 60), strict=True):
+        theirs, ours, memory = isolated(_metrics, clips, size.rounds)
+        what = f"metrics of {clips} x {5 * clips}, both directions"
+        yield Row(what, statistics.median(theirs), statistics.median(ours), most_seconds)
+    yield Row(f"{what}: peak memory", None, memory, 3, unit="GB")
+
+
+def _metrics(clips: int, rounds: int) -> tuple[list[float], list[float], float]:
+    """Seconds of theirs and of ours, and the memory that ours peaked at."""
+    scores, caption_clips = synthetic_scores(clips)
+    first = seconds(lambda: both_directions(scores, caption_clips))
+    memory = peak_memory()
+    ours, theirs = alternating(
+        [lambda: both_directions(scores, caption_clips), lambda: published.both_directions(scores, caption_clips)],
+        max(1, rounds // 3),
+    )
+    return theirs, [first, *ours], memory
+
+
+def data_loading(size: Size) -> Iterator[Row]:
+    """Collating batches of the preloaded split, against the float32 steps that they feed."""
+    start = time.perf_counter()
+    splits, words = _splits(size)
+    preload, megabytes = time.perf_counter() - start, sum(x.nbytes for s in splits for x in s.log_mels) / 1e6
+    conf, criterion = dataset_conf(size.root), TripletLoss(0.5, STRATEGY)
+    model = build_model(conf, words)
+    optimizer, _ = build_optimizer(conf, model)
+    loader = batches(splits[0], size.batch, shuffle=True)
+    loading = seconds(lambda: list(islice(loader, 2 * size.rounds)))
+    fed = list(islice(loader, 2 * size.rounds))
+    training = seconds(lambda: [train_step(model, batch, criterion, optimizer, CPU) for batch in fed])
+    what = f"data loading, % of a training step ({megabytes:.0f} MB preloaded in {preload:.2g} s)"
+    yield Row(what, None, 100 * loading / training, 5, unit="%")
+
+
+# --- the machine -----------------------------------------------------------------------------------------
+
+
+def step_flops(pairs: int, frames: int, words: int) -> float:
+    """Floating-point operations of a training step: convolutions, GRU, score matrix; backward counts as two forwards."""
+
+    def convolution(in_channels: int, out_channels: int, pixels: int) -> int:
+        return 2 * 9 * in_channels * out_channels * pixels
+
+    half, quarter = frames // 2, frames // 4
+    clip = convolution(1, 32, frames * N_MELS)
+    clip += convolution(32, 128, half * N_MELS // 4) + convolution(128, 128, half * N_MELS // 4)
+    clip += 2 * convolution(128, 128, quarter * N_MELS // 16)
+    clip += 2 * quarter * 2 * 3 * (DIM // 2) * (128 + DIM // 2)  # two directions, three gates
+    scores = 2 * (pairs * frames) * (pairs * words) * DIM  # as published: every frame
+    return 3 * (pairs * clip + scores)
+
+
+def matrix_peaks(side: int) -> list[float]:
+    """GFLOP/s of the best of ten square matrix products, for each precision."""
+    peaks = []
+    for precision in PRECISIONS:
+        matrix = torch.randn(side, side).to(getattr(torch, precision))
+        best = min(seconds(lambda matrix=matrix: matrix @ matrix) for _ in range(10))
+        peaks.append(2 * side**3 / best / 1e9)
+    return peaks
+
+
+def print_throughput(size: Size, float32: Row, bfloat16: Row) -> None:
+    """The training step's GFLOP/s beside the machine's."""
+    peak32, peak16 = isolated(matrix_peaks, size.matrix)
+    flops = step_flops(size.batch, size.frames, size.words) / 1e9
+    print(f"\ntraining step: {flops:.4g} GFLOP; machine: {torch.get_num_threads()} threads, matrix products of {size.matrix}")
+    for name, taken, peak in (
+        ("theirs, float32", float32.theirs, peak32),
+        ("ours, float32", float32.ours, peak32),
+        ("ours, bfloat16", bfloat16.ours, peak16),
+    ):
+        print(f"  {name:16} {flops / taken:7.1f} GFLOP/s, {flops / taken / peak:6.1%} of the measured peak {peak:.1f}")
+
+
+MEASUREMENTS = (log_mels, training_step, audio_losses, loss_memory, epoch, scoring, metrics, data_loading)
+
+
+def rows_of(measurement: Callable[[Size], Iterator[Row]], size: Size) -> list[Row]:
+    return list(measurement(size))
+
+
+def run(size: Size) -> None:
+    """Print the table, line by line as it comes, and the throughput."""
+    print(HEADER)
+    rows: dict[str, list[Row]] = {}
+    for measurement in MEASUREMENTS:
+        rows[measurement.__name__] = isolated(rows_of, measurement, size)
+        print(*rows[measurement.__name__], sep="\n", flush=True)
+    print_throughput(size, *rows["training_step"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", metavar="DIR", help="a preprocessed data set (default: one is synthesised)")
+    parser.add_argument("--pairs", type=int, metavar="N", help="rounds (default: 3; the long rows take a third of them)")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    args = parser.parse_args()
+    size = QUICK if args.quick else Size()
+    size = replace(size, rounds=args.pairs or size.rounds, root=args.data or "")
+    if args.data:
+        return run(size)
+    with TemporaryDirectory() as folder:
+        splits = dataset_conf(folder).data_conf.splits
+        isolated(write_dataset, folder, dict(zip(splits, size.clips, strict=True)), size.clip_seconds)
+        run(replace(size, root=folder))
+
+
+if __name__ == "__main__":
+    main()

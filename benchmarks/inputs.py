@@ -1,0 +1,133 @@
+"""What the benchmarks work on: a synthesised data set on disk, and splits of Clotho's size in memory."""
+
+import importlib
+import io
+import json
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.core import CRNNWordModel
+from utils.conf_utils import Conf, load_conf
+from utils.data_utils import Batch, Split
+from utils.embed_utils import PAD, WordEmbeddings, save_embeddings
+from utils.index_utils import TEXT_COLUMNS, Clip, DatasetPaths, clip_id, clip_info
+from utils.io_utils import write_csv, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+N_MELS, DIM = 64, 300
+VOCABULARY = 4400  # words of Clotho's captions
+CAPTION_WORDS = (8, 22)  # words of a caption, from and below: Clotho's
+CLIP_FRAMES = (750, 1501)  # frames of a clip: 15 to 30 s at 50 frames a second, Clotho's
+
+
+def dataset_conf(root: str) -> Conf:
+    """The paper's settings on the data set in a directory."""
+    return load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={root}"])
+
+
+def write_dataset(root: str, num_clips: dict[str, int], mean_seconds: float, sample_rate: int = 44100) -> None:
+    """Synthesise a preprocessed data set: clips, index, word vectors and log-mels, five captions a clip."""
+    rng, paths = np.random.default_rng(0), DatasetPaths(root)
+    words = [PAD, *(f"word{i}" for i in range(1, 300))]
+    clips: dict[str, dict[str, Clip]] = {}
+    for split, count in num_clips.items():
+        files = {clip_id(split, f"{i}.wav"): f"{i}.wav" for i in range(count)}
+        clips[split], rows = {}, []
+        paths.audio(split).mkdir(parents=True)
+        for fid, file in files.items():
+            seconds = mean_seconds * rng.uniform(0.6, 1.4)
+            soundfile.write(paths.audio(split) / file, _waveform(rng, seconds, sample_rate), sample_rate)
+            clips[split][fid] = Clip(file, seconds, sample_rate, 1)
+            for k, ids in enumerate(_captions(rng, 5, len(words))):
+                tokens = [words[i] for i in ids]
+                rows.append([f"{fid}-{k}", fid, file, " ".join(tokens), " ".join(tokens), json.dumps(tokens)])
+        write_csv(paths.text(split), TEXT_COLUMNS, rows)
+    write_json(paths.audio_info, clip_info(clips))
+    save_embeddings(paths.word_embeds, WordEmbeddings(words, _word_vectors(len(words)).numpy()))
+    extract_log_mels(root)
+
+
+def extract_log_mels(root: str) -> None:
+    """preprocessing/4_audio_logmel.py on a data set directory, in this process: its pool of workers, not its start."""
+    step_4 = importlib.import_module("preprocessing.4_audio_logmel")
+    sys.argv = ["4_audio_logmel.py", "--conf", str(ROOT / "conf.yaml"), f"data_conf.dataset={root}"]
+    with redirect_stdout(io.StringIO()):
+        step_4.main()
+
+
+def synthetic_split(clips: int, frames: tuple[int, int] = CLIP_FRAMES, captions_each: int = 5) -> Split:
+    """A split in memory with Clotho's durations and caption lengths; the log-mels are views of one random array."""
+    rng = np.random.default_rng(0)
+    log_mel = 2 * torch.randn(frames[1], N_MELS, generator=torch.Generator().manual_seed(0)) - 8
+    return Split(
+        fids=[f"clip{i}" for i in range(clips)],
+        log_mels=[log_mel[:length] for length in rng.integers(*frames, clips)],
+        tids=[f"caption{i}" for i in range(captions_each * clips)],
+        captions=[torch.from_numpy(ids) for ids in _captions(rng, captions_each * clips, VOCABULARY)],
+        caption_clips=np.repeat(np.arange(clips), captions_each),
+    )
+
+
+def synthetic_batch(pairs: int, frames: int, words: int) -> Batch:
+    """A batch of pairs of one length, each of another clip."""
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        audio=2 * torch.randn(pairs, frames, N_MELS, generator=generator) - 8,
+        text=torch.randint(1, VOCABULARY, (pairs, words), generator=generator),
+        clips=torch.arange(pairs),
+        audio_lens=torch.full((pairs,), frames),
+        text_lens=torch.full((pairs,), words),
+    )
+
+
+def synthetic_scores(clips: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random scores (C, 5 C) float32 of clips and captions, and the clip that each caption describes."""
+    scores = np.random.default_rng(0).random((clips, 5 * clips), dtype=np.float32)
+    return scores, np.repeat(np.arange(clips), 5)
+
+
+def new_model() -> CRNNWordModel:
+    """The paper's model over random word vectors."""
+    torch.manual_seed(0)
+    return CRNNWordModel(N_MELS, DIM, _word_vectors(VOCABULARY))
+
+
+class EncodedModel(CRNNWordModel):
+    """A model whose encoder costs nothing: what remains of scoring is the part after encoding."""
+
+    def __init__(self) -> None:
+        super().__init__(N_MELS, DIM, _word_vectors(VOCABULARY))
+        self.steps = torch.randn(1, CLIP_FRAMES[1] // 4, DIM, generator=torch.Generator().manual_seed(0))
+
+    def audio_steps(self, audio: Tensor) -> Tensor:
+        """(N, T, in_dim) -> (N, T // 4, E), whatever the log-mels are."""
+        return self.steps[:, : audio.shape[1] // 4].expand(len(audio), -1, -1)
+
+
+def _word_vectors(count: int) -> Tensor:
+    """(V, E) random vectors of length 1, row 0 zero."""
+    vectors = F.normalize(torch.randn(count, DIM, generator=torch.Generator().manual_seed(0)), dim=-1)
+    vectors[0] = 0
+    return vectors
+
+
+def _captions(rng: np.random.Generator, count: int, vocabulary: int) -> list[np.ndarray]:
+    """Word ids of captions: the n-th word of the vocabulary is 1/n times as frequent as the first, as in language."""
+    frequency = np.concatenate([[0.0], 1 / np.arange(1, vocabulary)])
+    lens = rng.integers(*CAPTION_WORDS, count)
+    ids = rng.choice(vocabulary, lens.sum(), p=frequency / frequency.sum())
+    return np.split(ids, np.cumsum(lens)[:-1])
+
+
+def _waveform(rng: np.random.Generator, seconds: float, sample_rate: int) -> np.ndarray:
+    """A tone that fades in noise, (samples,)."""
+    times = np.arange(round(seconds * sample_rate)) / sample_rate
+    tone = np.exp(-times) * np.sin(2 * np.pi * rng.uniform(100, 4000) * times)
+    return 0.4 * tone + 0.02 * rng.standard_normal(len(times))

@@ -1,0 +1,40 @@
+"""How the benchmarks measure: processes of their own, alternating runs, peak memory."""
+
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+GIB = 2**30
+
+
+def isolated(function: Callable, *args: Any) -> Any:
+    """function(*args) in a process of its own, so that no memory, cache or thread passes to the next measurement."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
+        return process.submit(function, *args).result()
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    """How long one call takes."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Seconds of each contender in each round; in a round they run one after the other."""
+    times = [[seconds(contender) for contender in contenders] for _ in range(rounds)]
+    return [list(of_contender) for of_contender in zip(*times, strict=True)]
+
+
+def median_ratio(theirs: list[float], ours: list[float]) -> float:
+    """Median over the rounds of how many times as long theirs takes."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def peak_memory() -> float:
+    """The most memory that this process has held so far, in GiB, libraries included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
