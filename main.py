@@ -11,7 +11,15 @@ from utils.data_utils import Split, batches, load_split
 from utils.embed_utils import load_embeddings
 from utils.index_utils import DatasetPaths
 from utils.io_utils import progress, run_command
-from utils.model_utils import PlateauStopper, build_model, build_optimizer, evaluate, seed_epoch, train_epoch
+from utils.model_utils import (
+    PlateauStopper,
+    build_model,
+    build_optimizer,
+    evaluate,
+    prepare_model,
+    seed_epoch,
+    train_epoch,
+)
 from utils.trial_utils import TrialRecord, create_trial, resume_conf
 
 
@@ -23,7 +31,7 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
     train_split, val_split = (
-        load_split(paths, split, words, conf.CRNNWordModel.audio_enc.in_dim)
+        load_split(paths, split, words, conf.CRNNWordModel.audio_enc.in_dim, conf.data_conf.cache)
         for split in (conf.data_conf.train_data, conf.data_conf.val_data)
     )
     torch.manual_seed(conf.param_conf.seed)
@@ -36,7 +44,7 @@ def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Spl
     """Run the epochs that the record does not hold yet; epoch 0 only evaluates."""
     params = conf.param_conf
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device)
+    prepare_model(conf, model, device)
     optimizer, scheduler = build_optimizer(conf, model)
     criterion = TripletLoss(**conf.criteria.TripletLoss.model_dump())
     metrics = {name: TripletLoss(**settings.model_dump()) for name, settings in conf.metrics.items()}
@@ -54,7 +62,7 @@ def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Spl
         results = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
         if epoch > 0:
             steps = progress(loader, f"epoch {epoch}", total=len(loader))
-            results |= train_epoch(model, steps, criterion, optimizer, device)
+            results |= train_epoch(model, steps, criterion, optimizer, device, params.precision)
         results |= evaluate(model, val_split, criterion, metrics, params.batch_size, device)
         scheduler.step(results["val_obj"])
         results["seconds"] = round(time.perf_counter() - started, 3)

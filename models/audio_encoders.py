@@ -23,7 +23,7 @@ class LPPool4(nn.Module):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, M) -> (N, C, T // window[0], M // window[1])."""
+        """(N, C, T, M) -> (N, C, T // window[0], M // window[1]) float32."""
         return _LPPool4.apply(x, self.window)
 
 
@@ -32,8 +32,8 @@ class _LPPool4(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, window: tuple[int, int]) -> Tensor:
-        squares = x * x
-        total = F.avg_pool2d(squares.mul_(squares), window).mul_(window[0] * window[1])
+        squares = x * x  # under autocast x is bfloat16: its range holds fourth powers, sums and roots are float32
+        total = F.avg_pool2d(squares.mul_(squares), window).float() * (window[0] * window[1])
         y = total.clamp_(min=1e-30).sqrt_().sqrt_()
         ctx.save_for_backward(x, y)
         ctx.window = window
@@ -44,7 +44,7 @@ class _LPPool4(torch.autograd.Function):
         x, y = ctx.saved_tensors
         height, width = ctx.window
         rows, columns = y.shape[2] * height, y.shape[3] * width  # what lies beyond was not pooled
-        scale = grad_y / (y * y * y)  # (N, C, T/h, M/w)
+        scale = (grad_y / (y * y * y)).to(x.dtype)  # (N, C, T/h, M/w)
         grad_x = (x * x).mul_(x)  # (N, C, T, M)
         grad_x[:, :, rows:] = 0
         grad_x[:, :, :, columns:] = 0

@@ -24,7 +24,7 @@ def main() -> None:
     model, words = load_model(trial / BEST)
     model.to(device)
     for name in conf.data_conf.splits:
-        split = load_split(paths, name, words, conf.CRNNWordModel.audio_enc.in_dim)
+        split = load_split(paths, name, words, conf.CRNNWordModel.audio_enc.in_dim, conf.data_conf.cache)
         scores = SplitScores(model, split, device).cross
         caption_fids = [split.fids[clip] for clip in split.caption_clips]
         path = trial / f"{name}_xmodal_scores.hdf5"

@@ -85,7 +85,8 @@ def make_frames(steps, frames):
 @pytest.mark.parametrize(("length", "frames"), [(1, 4), (1, 7), (2, 8), (5, 20), (5, 23), (37, 150)])
 def test_upsampling_is_the_librarys(length, frames):
     steps = torch.randn(3, length, 6)
-    torch.testing.assert_close(torch.nn.functional.normalize(upsample(steps, frames), dim=-1), make_frames(steps, frames))
+    ours = torch.nn.functional.normalize(upsample(steps, frames), dim=-1)
+    torch.testing.assert_close(ours, make_frames(steps, frames))
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -48,6 +48,7 @@ class DataConf(Section):
     train_data: FileName
     val_data: FileName
     eval_data: FileName
+    cache: Literal["memory", "disk"]
 
     @property
     def splits(self) -> list[str]:
@@ -119,6 +120,9 @@ class ParamConf(Section):
     batch_size: Annotated[int, Field(ge=2)]
     seed: Seed
     select_by: Literal["val_obj", "val_map"]
+    precision: Literal["float32", "bfloat16"]
+    tf32: bool
+    compile: bool
 
 
 class AudioEncConf(Section):

@@ -1,8 +1,9 @@
-"""A split in memory, and its batches of caption-clip pairs."""
+"""A split's clips and captions, and its batches of caption-clip pairs."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import h5py
@@ -12,8 +13,32 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
+from models.audio_encoders import TIME_POOLING
 from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
-from utils.io_utils import UserError, require_file
+from utils.io_utils import UserError, free_memory, require_file
+
+DISK_WORKERS = 2  # processes that read batches ahead
+FREE_MEMORY_SHARE = 0.5  # of which a split's log-mels may take, at the most
+
+
+class DiskLogMels(Sequence[Tensor]):
+    """Log-mels that stay in their HDF5 file and are read, and checked, one by one.
+
+    Args:
+        path: the file.
+        fids: C clips, whose log-mels it holds.
+    """
+
+    def __init__(self, path: Path, fids: list[str]):
+        self.path, self.fids = path, fids
+
+    def __len__(self) -> int:
+        return len(self.fids)
+
+    def __getitem__(self, clip: int) -> Tensor:
+        # Opened anew each time: an open HDF5 file does not survive the fork of a reading process.
+        with h5py.File(self.path, "r") as store:
+            return _finite(store[self.fids[clip]][()], self.path, self.fids[clip])
 
 
 @dataclass(frozen=True)
@@ -21,7 +46,7 @@ class Split:
     """Clips and captions of a split; C clips, M captions."""
 
     fids: list[str]  # C
-    log_mels: list[Tensor]  # C of (T, n_mels) float32
+    log_mels: Sequence[Tensor]  # C of (T, n_mels) float32: in memory, or DiskLogMels
     tids: list[str]  # M
     captions: list[Tensor]  # M of (W,) int64 word ids
     caption_clips: np.ndarray  # (M,) int64: the clip, in [0, C), that each caption describes
@@ -40,12 +65,13 @@ class Batch(NamedTuple):
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
-def load_split(paths: DatasetPaths, split: str, words: list[str], n_mels: int) -> Split:
-    """Read a split's captions and log-mels.
+def load_split(paths: DatasetPaths, split: str, words: list[str], n_mels: int, cache: str = "memory") -> Split:
+    """Read a split's captions and log-mels; what is kept where goes to standard output.
 
     Args:
         words: the vocabulary; a word's id is its place.
         n_mels: bands that the model expects.
+        cache: "memory" keeps the log-mels there if they fit, "disk" leaves them in their file.
 
     Raises:
         UserError: a file is missing, a word has no vector, or a clip has no or unfit log-mels.
@@ -58,7 +84,7 @@ def load_split(paths: DatasetPaths, split: str, words: list[str], n_mels: int) -
     places = {fid: i for i, fid in enumerate(fids)}
     return Split(
         fids=fids,
-        log_mels=_read_log_mels(paths, split, fids, n_mels),
+        log_mels=_open_log_mels(paths, split, fids, n_mels, cache),
         tids=table["tid"].tolist(),
         captions=[_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]],
         caption_clips=np.array([places[fid] for fid in table["fid"]]),
@@ -71,6 +97,8 @@ def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
         range(len(split.captions)),
         batch_size,
         shuffle=shuffle,
+        num_workers=DISK_WORKERS if isinstance(split.log_mels, DiskLogMels) else 0,
+        pin_memory=torch.cuda.is_available(),
         collate_fn=lambda captions: collate(split, captions),
     )
 
@@ -99,26 +127,40 @@ def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, 
         ) from None
 
 
-def _read_log_mels(paths: DatasetPaths, split: str, fids: list[str], n_mels: int) -> list[Tensor]:
+def _open_log_mels(paths: DatasetPaths, split: str, fids: list[str], n_mels: int, cache: str) -> Sequence[Tensor]:
+    """The clips' log-mels, every shape checked."""
     path, step = paths.log_mels(split), "preprocessing/4_audio_logmel.py"
     require_file(path, step)
     try:
         with h5py.File(path, "r") as store:
-            return list(_checked_log_mels(store, path, step, fids, n_mels))
+            size = sum(_checked_size(store, path, fid, n_mels) for fid in fids)
+            fits = size < FREE_MEMORY_SHARE * free_memory()
+            if cache == "memory" and fits:
+                print(f"{split}: {len(fids)} clips, log-mels in memory ({size / 1e6:.0f} MB)")
+                return [_finite(store[fid][()], path, fid) for fid in fids]
     except OSError as error:
         raise UserError(f"{path}: not a readable HDF5 file ({error}); run {step} again") from None
+    why = "as set" if cache == "disk" else "they do not fit into memory"
+    print(f"{split}: {len(fids)} clips, log-mels read from disk ({size / 1e6:.0f} MB; {why})")
+    return DiskLogMels(path, fids)
 
 
-def _checked_log_mels(store: h5py.File, path: object, step: str, fids: list[str], n_mels: int) -> Iterator[Tensor]:
-    for fid in fids:
-        if fid not in store:
-            raise UserError(f"{path}: no log-mels of clip {fid}; run {step} again")
-        log_mel = store[fid][()]
-        if log_mel.ndim != 2 or log_mel.shape[1] != n_mels:
-            raise UserError(
-                f"{path}: clip {fid} has the shape {log_mel.shape}, but CRNNWordModel.audio_enc.in_dim asks for "
-                f"(frames, {n_mels}); make them equal, or run {step} again"
-            )
-        if not np.isfinite(log_mel).all():
-            raise UserError(f"{path}: the log-mels of clip {fid} are not finite; run {step} again")
-        yield torch.from_numpy(log_mel.astype(np.float32, copy=False))
+def _checked_size(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
+    """Bytes of a clip's log-mels."""
+    if fid not in store:
+        raise UserError(f"{path}: no log-mels of clip {fid}; run preprocessing/4_audio_logmel.py again")
+    shape = store[fid].shape
+    if len(shape) != 2 or shape[1] != n_mels:
+        raise UserError(
+            f"{path}: clip {fid} has the shape {shape}, but CRNNWordModel.audio_enc.in_dim asks for "
+            f"(frames, {n_mels}); make them equal, or run preprocessing/4_audio_logmel.py again"
+        )
+    if shape[0] < TIME_POOLING:
+        raise UserError(f"{path}: clip {fid} has {shape[0]} frames; the model needs at least {TIME_POOLING}")
+    return 4 * shape[0] * shape[1]
+
+
+def _finite(log_mel: np.ndarray, path: Path, fid: str) -> Tensor:
+    if not np.isfinite(log_mel).all():
+        raise UserError(f"{path}: the log-mels of clip {fid} are not finite; run preprocessing/4_audio_logmel.py again")
+    return torch.from_numpy(log_mel.astype(np.float32, copy=False))

@@ -80,6 +80,15 @@ def require_file(path: Path | str, made_by: str) -> None:
         raise UserError(f"{path}: no such file; {made_by} makes it")
 
 
+def free_memory() -> float:
+    """Bytes of memory that a process can still take; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return float("inf")
+
+
 def progress(items: Iterable, title: str, total: int, seconds: float = 10.0) -> Iterator:
     """Iterate with a tqdm bar on a terminal, else with a plain line every `seconds`."""
     if sys.stderr.isatty():

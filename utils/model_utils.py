@@ -1,5 +1,6 @@
 """Training and evaluation of a model over a split."""
 
+import shutil
 import statistics
 from collections.abc import Iterable
 from itertools import combinations_with_replacement
@@ -13,6 +14,7 @@ from models.core import CRNNWordModel
 from utils.conf_utils import Conf
 from utils.criterion_utils import LossTerms, TripletLoss, negative_mask
 from utils.data_utils import Batch, Split
+from utils.io_utils import UserError
 from utils.metric_utils import both_directions
 from utils.sampling_utils import BatchScores
 from utils.score_utils import caption_word_weights, pair_scores, self_score_matrix, step_score_matrix, step_weights
@@ -29,10 +31,20 @@ def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
     )
 
 
+def prepare_model(conf: Conf, model: CRNNWordModel, device: torch.device) -> None:
+    """Move the model to its device, and apply the settings that trade exact numbers or start-up time for speed."""
+    model.to(device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.param_conf.tf32
+    if conf.param_conf.compile:
+        if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+            raise UserError("param_conf.compile: true needs a C++ compiler; install one, or set it to false")
+        model.audio_enc.cnn.compile(dynamic=True)  # in place: the state dict's keys stay
+
+
 def build_optimizer(conf: Conf, model: CRNNWordModel) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
     """Adam over the trainable parameters, and its learning-rate schedule on the validation objective."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trainable, **conf.AdamOptimizer.model_dump())
+    optimizer = torch.optim.Adam(trainable, **conf.AdamOptimizer.model_dump(), fused=trainable[0].is_cuda)
     schedule = conf.ReduceLROnPlateau.model_dump()
     return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
 

@@ -27,6 +27,7 @@ RESUME_MAY_CHANGE = {
     "trial_base",
     "data_conf.dataset",
     "data_conf.eval_data",
+    "data_conf.cache",
     "param_conf.num_epoch",
     "demo_dataset",
     "text_cleaning",

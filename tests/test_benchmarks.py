@@ -1,0 +1,189 @@
+"""The restated published code gives the same numbers as ours, and the benchmarks run."""
+
+import re
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import published
+from benchmarks.bench import step_flops
+from benchmarks.growth import exponent, metrics, within
+from benchmarks.inputs import synthetic_batch, synthetic_scores, write_dataset
+from benchmarks.measure import isolated
+from models.core import CRNNWordModel
+from tests.conftest import ROOT
+from utils.audio_utils import log_mel_spectrogram, read_audio
+from utils.criterion_utils import TripletLoss
+from utils.data_utils import Batch, Split
+from utils.index_utils import DatasetPaths
+from utils.metric_utils import both_directions
+from utils.model_utils import SplitScores, train_step
+from utils.sampling_utils import STRATEGIES
+
+CPU = torch.device("cpu")
+DETERMINISTIC = [name for name in STRATEGIES if name != "random-NS"]
+
+
+@pytest.fixture
+def models():
+    """The published model and ours, of one state dict, without dropout."""
+    torch.manual_seed(0)
+    words = torch.randn(12, 20)
+    words[0] = 0
+    ours = CRNNWordModel(64, 20, words)
+    theirs = published.Model(ours.state_dict())
+    for module in (*ours.modules(), *theirs.modules()):
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return theirs, ours
+
+
+@pytest.fixture
+def batch():
+    """Six pairs of unequal lengths; two share a clip."""
+    generator = torch.Generator().manual_seed(1)
+    audio_lens, text_lens = torch.tensor([30, 21, 30, 26, 17, 28]), torch.tensor([3, 5, 2, 4, 5, 3])
+    audio, text = torch.randn(6, 30, 64, generator=generator) - 4, torch.randint(1, 12, (6, 5), generator=generator)
+    audio[2] = audio[0]
+    audio[torch.arange(30) >= audio_lens[:, None]] = 0
+    text[torch.arange(5) >= text_lens[:, None]] = 0
+    return Batch(audio, text, torch.tensor([0, 1, 0, 2, 3, 4]), audio_lens, text_lens)
+
+
+@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_published_loss_and_gradients_are_ours(make_batch, name, seed):
+    audio, text, fids, _, _ = make_batch(seed)
+    sides = [(audio.clone().requires_grad_(), text.clone().requires_grad_()) for _ in range(2)]
+    theirs = published.triplet_loss(*sides[0], fids, name)
+    ours = TripletLoss(0.5, name)(*sides[1], fids)
+    theirs.backward()
+    ours.backward()
+    assert theirs.item() == pytest.approx(ours.item(), abs=1e-6)
+    for published_side, our_side in zip(*sides, strict=True):
+        torch.testing.assert_close(published_side.grad, our_side.grad, atol=1e-6, rtol=0)
+
+
+def test_published_random_negatives_average_to_the_full_batch(make_batch):
+    audio, text, fids, _, _ = make_batch(0)
+    draws = [published.triplet_loss(audio, text, fids, "random-NS").item() for _ in range(400)]
+    expected = published.triplet_loss(audio, text, fids, "full-batch-NS").item()
+    assert abs(np.mean(draws) - expected) < 5 * np.std(draws) / np.sqrt(400)
+
+
+@pytest.mark.parametrize("name", ["full-batch-NS", "semi-hard-NS", "hard-text-NS"])
+def test_a_published_training_step_is_ours(models, batch, name):
+    # eps is far above the gradients' rounding: with Adam's own, the first step is little but their signs
+    theirs, ours = (torch.optim.Adam(model.audio_enc.parameters(), lr=1e-3, eps=1e-3) for model in models)
+    loss = published.training_step(models[0], batch, name, theirs)
+    assert loss == pytest.approx(train_step(models[1], batch, TripletLoss(0.5, name), ours, CPU).loss.item(), abs=1e-6)
+    state = models[1].state_dict()
+    for key, value in models[0].state_dict().items():
+        torch.testing.assert_close(value, state[key], atol=2e-6, rtol=1e-4, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_published_scores_are_ours(models):
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    split = Split(
+        fids=["a", "b", "c"],
+        log_mels=[torch.randn(length, 64, generator=generator) - 5 for length in (9, 24, 17)],
+        tids=list("defgh"),
+        captions=[torch.from_numpy(rng.integers(1, 12, length)) for length in (2, 6, 3, 1, 4)],
+        caption_clips=np.array([0, 0, 1, 2, 2]),
+    )
+    for model in models:
+        model.train(False)
+    scores = published.score_split(models[0], split.log_mels, split.captions)
+    np.testing.assert_allclose(scores, SplitScores(models[1], split, CPU).cross, atol=1e-6)
+
+
+def test_published_metrics_are_ours():
+    scores, caption_clips = synthetic_scores(30)
+    scores[caption_clips, np.arange(150)] += 0.3
+    ours = both_directions(scores, caption_clips)
+    for direction, values in published.both_directions(scores, caption_clips).items():
+        assert values == pytest.approx({name: ours[direction][name] for name in values}, abs=1e-12)
+
+
+def test_published_log_mels_are_ours(tmp_path):
+    write_dataset(str(tmp_path / "set"), {"development": 2}, mean_seconds=0.5)
+    paths = DatasetPaths(str(tmp_path / "set"))
+    files = {path.name: path for path in paths.audio("development").iterdir()}
+    published.extract_log_mels(files, tmp_path / "theirs.hdf5")
+    with h5py.File(tmp_path / "theirs.hdf5") as theirs:
+        for name, path in files.items():
+            assert theirs[name].dtype == np.float32
+            np.testing.assert_allclose(theirs[name][()], log_mel_spectrogram(*read_audio(path)), atol=2e-3)
+
+
+def test_an_epoch_trains_and_then_only_evaluates(models):
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    captions = [torch.from_numpy(rng.integers(1, 12, 4)) for _ in range(6)]
+    log_mels = [torch.randn(16, 64, generator=generator) for _ in range(3)]
+    split = Split(list("abc"), log_mels, list("defghi"), captions, np.repeat(np.arange(3), 2))
+    model, before = models[0], {key: value.clone() for key, value in models[0].state_dict().items()}
+    published.epoch(model, [split] * 3, "random-NS", 6, torch.optim.Adam(model.audio_enc.parameters()))
+    assert not torch.equal(model.state_dict()["audio_enc.cnn.1.weight"], before["audio_enc.cnn.1.weight"])
+    assert model.state_dict()["audio_enc.cnn.0.num_batches_tracked"] == 1
+
+
+def test_step_flops_are_those_that_pytorch_counts():
+    batch = synthetic_batch(2, 40, 3)
+    torch.manual_seed(0)
+    model = CRNNWordModel(64, 300, torch.randn(4400, 300)).train(False)
+    with FlopCounterMode(display=False) as counter:
+        audio, text = model(batch.audio, batch.text)
+        torch.mm(audio.flatten(0, 1), text.flatten(0, 1).T)
+    assert step_flops(2, 40, 3) == 3 * counter.get_total_flops()
+
+
+def test_exponent():
+    assert exponent([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
+
+
+def run(*command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_bench_prints_every_row():
+    out = run("benchmarks.bench", "--quick")
+    rows = [
+        r"log-mels of 8 clips",
+        r"training step.*, float32",
+        r"training step.*, bfloat16",
+        r"loss of hard-audio-NS.*words",
+        r"loss of easy-audio-NS.*words",
+        r"loss of hard-audio-NS.*memory",
+        r"epoch with its evaluation.*, float32",
+        r"epoch with its evaluation.*, bfloat16",
+        r"scoring.*with encoding \(theirs extrapolated",
+        r"scoring.*after encoding \(theirs extrapolated",
+        r"scoring.*: peak memory",
+        r"metrics of 20 x 100, both directions",
+        r"metrics of 30 x 150, both directions",
+        r"metrics of.*: peak memory",
+        r"data loading",
+    ]
+    lines = [line for line in out.splitlines() if line.startswith("|")][2:]
+    assert len(lines) == len(rows)
+    for row, line in zip(rows, lines, strict=True):
+        assert re.match(rf"\| {row}.*\|.*\|.*\d.*\|.*\| +[<>]= [\d.]+( s|x| GB| %), (met|missed) +\|$", line), line
+    assert len(re.findall(r"GFLOP/s, +[\d.]+% of the measured peak", out)) == 3
+
+
+def test_what_does_not_fit_in_memory_is_not_measured():
+    assert isolated(within, 4, metrics, 20_000) is None
+    assert len(isolated(within, 4, metrics, 20)) == 2
+
+
+def test_growth_prints_a_row_for_each_size():
+    out = run("benchmarks.growth", "--clips", "10", "20")
+    assert re.search(r"^\| +10 \| +50 \|.* s \|.* GB \|$", out, re.M) and re.search(r"^\| +20 \| +100 \|", out, re.M)
+    assert re.search(r"^\| growth \|.*~ clips\^", out, re.M)
