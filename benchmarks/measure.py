@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-GIB = 2**30
+GB = 1e9
 
 
 def isolated(function: Callable, *args: Any) -> Any:
@@ -36,5 +36,5 @@ def median_ratio(theirs: list[float], ours: list[float]) -> float:
 
 
 def peak_memory() -> float:
-    """The most memory that this process has held so far, in GiB, libraries included."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    """The most memory that this process has held so far, in GB, libraries included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 TIME_POOLING = 4  # frames of log-mel to one step of the GRU
 MEL_POOLING = 64  # log-mel bands to one bin after the CNN
@@ -23,7 +24,7 @@ class LPPool4(nn.Module):
         self.window = window
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, T, M) -> (N, C, T // window[0], M // window[1]) float32."""
+        """(N, C, T, M) -> (N, C, T // window[0], M // window[1]), at least float32."""
         return _LPPool4.apply(x, self.window)
 
 
@@ -33,7 +34,8 @@ class _LPPool4(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, window: tuple[int, int]) -> Tensor:
         squares = x * x  # under autocast x is bfloat16: its range holds fourth powers, sums and roots are float32
-        total = F.avg_pool2d(squares.mul_(squares), window).float() * (window[0] * window[1])
+        total = F.avg_pool2d(squares.mul_(squares), window).to(torch.promote_types(x.dtype, torch.float32))
+        total = total * (window[0] * window[1])
         y = total.clamp_(min=1e-30).sqrt_().sqrt_()
         ctx.save_for_backward(x, y)
         ctx.window = window
@@ -88,6 +90,31 @@ class CRNNEncoder(nn.Module):
         x = x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
         x, _ = self.gru(x)  # (N, L, E)
         return x
+
+    def encode_clips(self, audio: Tensor, lens: Tensor) -> Tensor:
+        """`forward` of each clip alone, for clips of different lengths at once; in evaluation mode.
+
+        Whatever reaches beyond a clip's end is zeroed before each convolution, as its own padding is zero, and the GRU
+        runs over each clip's own steps.
+
+        Args:
+            audio: (N, T, in_dim), zero-padded; lens: (N,) true frames, on the CPU.
+
+        Returns:
+            (N, L, E); of clip i the first lens[i] // 4 steps hold.
+        """
+        x, inside = audio.unsqueeze(1), lens
+        for layer in self.cnn:
+            if isinstance(layer, nn.Conv2d):
+                mask = torch.arange(x.shape[2]) < inside.unsqueeze(1)  # (N, T)
+                x = x * mask[:, None, :, None].to(x.device)
+            elif isinstance(layer, LPPool4):
+                inside = inside // layer.window[0]
+            x = layer(x)
+        x = x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
+        packed = pack_padded_sequence(x, inside, batch_first=True, enforce_sorted=False)
+        steps, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)  # (N, L, E)
+        return steps
 
 
 def upsample(steps: Tensor, frames: int) -> Tensor:

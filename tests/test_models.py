@@ -60,6 +60,21 @@ def test_frames_and_bands_in_embeddings_out(frames):
     torch.testing.assert_close(audio.norm(dim=-1), torch.ones(1, frames))
 
 
+def test_clips_encoded_together_are_those_encoded_alone():
+    model = small_model().double()
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms with a bias: what is padded must not leak through it
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.audio_steps(torch.randn(4, 60, 64, dtype=torch.float64) - 5)
+    model.eval()
+    clips = [torch.randn(frames, 64, dtype=torch.float64) - 5 for frames in (4, 37, 5, 64, 63, 62, 61)]
+    lens = torch.tensor([len(clip) for clip in clips])
+    together = model.audio_enc.encode_clips(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lens)
+    for steps, clip in zip(together, clips, strict=True):
+        alone = model.audio_steps(clip.unsqueeze(0))[0]
+        torch.testing.assert_close(steps[: len(clip) // 4], alone, rtol=0, atol=1e-9)
+
+
 def test_padding_word_stays_zero():
     model = small_model(trainable_words=True)
     words = model.text_branch(torch.tensor([[3, 0]]))

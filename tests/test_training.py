@@ -1,5 +1,8 @@
 """Data, training and evaluation of a small model on random data."""
 
+import copy
+import shutil
+
 import h5py
 import numpy as np
 import pytest
@@ -9,11 +12,20 @@ from models.core import CRNNWordModel
 from tests.conftest import ROOT
 from utils.conf_utils import load_conf
 from utils.criterion_utils import TripletLoss
-from utils.data_utils import Split, batches, collate, load_split
+from utils.data_utils import DiskLogMels, Split, batches, collate, load_split
 from utils.index_utils import TEXT_COLUMNS, DatasetPaths
 from utils.io_utils import UserError, write_csv
 from utils.metric_utils import both_directions
-from utils.model_utils import PlateauStopper, SplitScores, build_optimizer, evaluate, seed_epoch, train_epoch
+from utils.model_utils import (
+    PlateauStopper,
+    SplitScores,
+    build_optimizer,
+    evaluate,
+    prepare_model,
+    seed_epoch,
+    train_epoch,
+    train_step,
+)
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import score_matrix
 from utils.trial_utils import collapse_warning
@@ -176,6 +188,84 @@ def test_load_split(dataset):
     assert [log_mel.dtype for log_mel in split.log_mels] == [torch.float32] * 2  # the first is stored as float64
 
 
+def test_log_mels_on_disk_are_those_in_memory(dataset, capsys, monkeypatch):
+    words = ["<pad>", "a", "b"]
+    memory = load_split(dataset, "dev", words, 64)
+    assert "2 clips, log-mels in memory" in capsys.readouterr().out
+    disk = load_split(dataset, "dev", words, 64, cache="disk")
+    assert "2 clips, log-mels read from disk" in capsys.readouterr().out
+    assert isinstance(disk.log_mels, DiskLogMels) and len(disk.log_mels) == 2
+    for ours, theirs in zip(disk.log_mels, memory.log_mels, strict=True):
+        assert torch.equal(ours, theirs)
+    monkeypatch.setattr("utils.data_utils.free_memory", lambda: 1000.0)
+    assert isinstance(load_split(dataset, "dev", words, 64).log_mels, DiskLogMels)
+    assert "they do not fit into memory" in capsys.readouterr().out
+
+
+def test_batches_from_disk_are_those_from_memory(dataset):
+    words = ["<pad>", "a", "b"]
+    epochs = []
+    for cache in ("memory", "disk"):
+        loader = batches(load_split(dataset, "dev", words, 64, cache), 3, shuffle=True)
+        epochs.append([])
+        for epoch in (1, 2):
+            seed_epoch(0, epoch)
+            epochs[-1] += [part for batch in loader for part in batch] + [torch.rand(1)]
+    assert len(epochs[0]) == len(epochs[1]) == 2 * (2 * 5 + 1)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*epochs, strict=True))
+
+
+def test_bfloat16_is_near_float32(split, model):
+    model.eval()  # no dropout
+    batch = collate(split, list(range(0, 18, 2)))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        model.load_state_dict(before)
+        optimizer, _ = build_optimizer(conf_with(), model)
+        terms = train_step(model, batch, TripletLoss(0.5, "full-batch-NS"), optimizer, CPU, precision)
+        losses[precision] = terms.loss.item()
+        gradients = [p.grad for p in model.parameters() if p.requires_grad]
+        assert all(g.dtype == torch.float32 and torch.isfinite(g).all() for g in gradients)
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=2e-3)
+
+
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+def test_a_compiled_model_takes_the_same_step(split, model):
+    plain = copy.deepcopy(model)
+    prepare_model(conf_with("param_conf.compile=true"), model, CPU)
+    losses = []
+    for each in (plain, model):
+        each.eval()
+        optimizer, _ = build_optimizer(conf_with(), each)
+        for captions in ([0, 4, 8], [2, 10, 17]):  # two lengths
+            terms = train_step(each, collate(split, captions), TripletLoss(0.5, "full-batch-NS"), optimizer, CPU)
+            losses.append(terms.loss.item())
+    assert losses[:2] == pytest.approx(losses[2:], abs=1e-5)
+    assert list(plain.state_dict()) == list(model.state_dict())
+
+
+def test_compiling_without_a_compiler_is_said(model, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match=r"param_conf.compile: true needs a C\+\+ compiler"):
+        prepare_model(conf_with("param_conf.compile=true"), model, CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_gpu_takes_the_same_step(split, model, name):
+    cuda, losses = torch.device("cuda"), []
+    for device, each in ((CPU, copy.deepcopy(model)), (cuda, model)):
+        prepare_model(conf_with(), each, device)
+        each.eval()
+        optimizer, _ = build_optimizer(conf_with(), each)
+        criterion = TripletLoss(0.5, "full-batch-NS" if name == "random-NS" else name)
+        losses.append(train_step(each, collate(split, [0, 4, 8, 12]), criterion, optimizer, device).loss.item())
+        losses.append(evaluate(each, split, criterion, {}, 6, device)["val_obj"])
+    assert losses[:2] == pytest.approx(losses[2:], abs=1e-3)
+
+
 def test_unfit_splits_are_refused(dataset):
     words = ["<pad>", "a", "b"]
     with pytest.raises(UserError, match="the word 'b' has no vector"):
@@ -191,6 +281,10 @@ def test_unfit_splits_are_refused(dataset):
     with h5py.File(dataset.log_mels("dev"), "a") as store:
         del store["f1"]
     with pytest.raises(UserError, match="no log-mels of clip f1"):
+        load_split(dataset, "dev", words, 64)
+    with h5py.File(dataset.log_mels("dev"), "a") as store:
+        store["f1"] = np.zeros((3, 64), np.float32)
+    with pytest.raises(UserError, match="has 3 frames; the model needs at least 4"):
         load_split(dataset, "dev", words, 64)
     dataset.log_mels("dev").write_bytes(b"\x89HDF")
     with pytest.raises(UserError, match="not a readable HDF5 file"):

@@ -27,10 +27,11 @@ class DiskLogMels(Sequence[Tensor]):
     Args:
         path: the file.
         fids: C clips, whose log-mels it holds.
+        frames: C numbers of frames.
     """
 
-    def __init__(self, path: Path, fids: list[str]):
-        self.path, self.fids = path, fids
+    def __init__(self, path: Path, fids: list[str], frames: list[int]):
+        self.path, self.fids, self.frames = path, fids, frames
 
     def __len__(self) -> int:
         return len(self.fids)
@@ -50,6 +51,12 @@ class Split:
     tids: list[str]  # M
     captions: list[Tensor]  # M of (W,) int64 word ids
     caption_clips: np.ndarray  # (M,) int64: the clip, in [0, C), that each caption describes
+
+    @property
+    def frames(self) -> list[int]:
+        """C numbers of frames, without reading any."""
+        log_mels = self.log_mels
+        return log_mels.frames if isinstance(log_mels, DiskLogMels) else [len(log_mel) for log_mel in log_mels]
 
 
 class Batch(NamedTuple):
@@ -133,7 +140,8 @@ def _open_log_mels(paths: DatasetPaths, split: str, fids: list[str], n_mels: int
     require_file(path, step)
     try:
         with h5py.File(path, "r") as store:
-            size = sum(_checked_size(store, path, fid, n_mels) for fid in fids)
+            frames = [_checked_frames(store, path, fid, n_mels) for fid in fids]
+            size = 4 * n_mels * sum(frames)  # bytes
             fits = size < FREE_MEMORY_SHARE * free_memory()
             if cache == "memory" and fits:
                 print(f"{split}: {len(fids)} clips, log-mels in memory ({size / 1e6:.0f} MB)")
@@ -142,11 +150,11 @@ def _open_log_mels(paths: DatasetPaths, split: str, fids: list[str], n_mels: int
         raise UserError(f"{path}: not a readable HDF5 file ({error}); run {step} again") from None
     why = "as set" if cache == "disk" else "they do not fit into memory"
     print(f"{split}: {len(fids)} clips, log-mels read from disk ({size / 1e6:.0f} MB; {why})")
-    return DiskLogMels(path, fids)
+    return DiskLogMels(path, fids, frames)
 
 
-def _checked_size(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
-    """Bytes of a clip's log-mels."""
+def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
+    """How many frames a clip has, by its log-mels' shape."""
     if fid not in store:
         raise UserError(f"{path}: no log-mels of clip {fid}; run preprocessing/4_audio_logmel.py again")
     shape = store[fid].shape
@@ -157,7 +165,7 @@ def _checked_size(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
         )
     if shape[0] < TIME_POOLING:
         raise UserError(f"{path}: clip {fid} has {shape[0]} frames; the model needs at least {TIME_POOLING}")
-    return 4 * shape[0] * shape[1]
+    return shape[0]
 
 
 def _finite(log_mel: np.ndarray, path: Path, fid: str) -> Tensor:

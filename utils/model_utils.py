@@ -2,14 +2,16 @@
 
 import shutil
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from models.audio_encoders import TIME_POOLING
 from models.core import CRNNWordModel
 from utils.conf_utils import Conf
 from utils.criterion_utils import LossTerms, TripletLoss, negative_mask
@@ -109,8 +111,22 @@ def train_epoch(
     }
 
 
+@torch.no_grad()
+def encode_clips(model: CRNNWordModel, split: Split, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    """Each clip's index and steps (1, L, E), each clip encoded once, at its own length; shortest clips first."""
+    order = np.argsort(split.frames, kind="stable")
+    at_once = 64 if device.type == "cuda" else 8
+    for start in range(0, len(order), at_once):
+        clips = order[start : start + at_once].tolist()
+        log_mels = [split.log_mels[clip] for clip in clips]
+        lens = torch.tensor([len(log_mel) for log_mel in log_mels])
+        steps = model.audio_enc.encode_clips(pad_sequence(log_mels, batch_first=True).to(device), lens)
+        for i, clip in enumerate(clips):
+            yield clip, steps[i : i + 1, : lens[i] // TIME_POOLING]
+
+
 class SplitScores:
-    """Scores of a split under a model, each clip encoded once, at its own length.
+    """Scores of a split under a model, from one encoding of each clip.
 
     Args:
         model: in evaluation mode on `device`.
@@ -120,7 +136,7 @@ class SplitScores:
 
     def __init__(self, model: CRNNWordModel, split: Split, device: torch.device, keep_steps: bool = False):
         self.model, self.split, self.device = model, split, device
-        self.steps: list[Tensor] = []  # C of (1, L, E), if kept
+        self.steps: dict[int, Tensor] = {}  # C of (1, L, E), if kept
         vocabulary = model.text_enc.embedding.num_embeddings
         weights = caption_word_weights([caption.numpy() for caption in split.captions], vocabulary)  # (M, V)
         # (C, M) float32: masked scores
@@ -131,19 +147,19 @@ class SplitScores:
         """(C, V): each clip's score with every word of the vocabulary."""
         vocabulary = torch.arange(self.model.text_enc.embedding.num_embeddings, device=self.device)
         words = self.model.text_branch(vocabulary.unsqueeze(1))  # (V, 1, E)
-        scores = []
-        for log_mel in self.split.log_mels:
-            steps = self.model.audio_steps(log_mel.unsqueeze(0).to(self.device))  # (1, L, E)
-            scores.append(step_score_matrix(steps, len(log_mel), words))
+        frames = self.split.frames
+        scores = torch.empty(len(frames), len(words), device=self.device)
+        for clip, steps in encode_clips(self.model, self.split, self.device):
+            scores[clip] = step_score_matrix(steps, frames[clip], words)[0]
             if keep_steps:
-                self.steps.append(steps)
-        return torch.cat(scores).cpu().numpy()
+                self.steps[clip] = steps.clone()  # not the batch that it is a part of
+        return scores.cpu().numpy()
 
     @torch.no_grad()
     def _audio_scores(self, clips: np.ndarray) -> Tensor:
         """(N, N): scores of clips with clips, every pair at its own lengths."""
-        steps = [self.steps[clip] for clip in clips]
-        weights = [step_weights(self.steps[clip], len(self.split.log_mels[clip])) for clip in clips]
+        steps, frames = [self.steps[clip] for clip in clips], self.split.frames
+        weights = [step_weights(part, frames[clip]) for part, clip in zip(steps, clips, strict=True)]
         scores = torch.empty(len(clips), len(clips))
         for i, j in combinations_with_replacement(range(len(clips)), 2):
             scores[i, j] = scores[j, i] = pair_scores(steps[i][0], weights[i][0], steps[j], weights[j])[0]
@@ -158,7 +174,7 @@ class SplitScores:
         """
         clips = self.split.caption_clips[captions]
         cross = torch.from_numpy(self.cross[np.ix_(clips, captions)])
-        text = torch.nn.utils.rnn.pad_sequence([self.split.captions[caption] for caption in captions], batch_first=True)
+        text = pad_sequence([self.split.captions[caption] for caption in captions], batch_first=True)
         lens = torch.tensor([len(self.split.captions[caption]) for caption in captions])
 
         def text_text() -> Tensor:
