@@ -1,9 +1,9 @@
-# make demo | test | lint | venv   (needs Python 3.11 and make; everything else goes into .venv)
+# make demo | test | lint | bench | venv   (needs Python 3.11 and make; everything else goes into .venv)
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := --conf conf_demo.yaml
 
-.PHONY: venv demo test lint
+.PHONY: venv demo test lint bench
 
 venv: .venv/installed
 
@@ -28,6 +28,10 @@ demo: .venv/installed
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest
+
+bench: .venv/installed
+	$(BIN)/python -m benchmarks.bench
+	$(BIN)/python -m benchmarks.growth
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

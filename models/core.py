@@ -38,12 +38,13 @@ class CRNNWordModel(nn.Module):
         model.load_state_dict(state)
         return model
 
-    def audio_steps(self, audio: Tensor) -> Tensor:
+    def audio_steps(self, audio: Tensor, lens: Tensor | None = None) -> Tensor:
         """(N, T, in_dim) log-mel -> (N, T // 4, E): `audio_branch` before upsampling and normalisation.
 
-        `utils.score_utils` scores captions on these, for a quarter of the dot products.
+        `utils.score_utils` scores captions on these, for a quarter of the dot products. With true lengths (N,), in
+        evaluation mode, each clip's first lens // 4 steps are what it alone would give.
         """
-        return self.audio_enc(audio)
+        return self.audio_enc(audio) if lens is None else self.audio_enc.encode_clips(audio, lens)
 
     def audio_branch(self, audio: Tensor) -> Tensor:
         """(N, T, in_dim) log-mel -> (N, T, E), each frame of length 1."""

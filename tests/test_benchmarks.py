@@ -187,3 +187,13 @@ def test_growth_prints_a_row_for_each_size():
     out = run("benchmarks.growth", "--clips", "10", "20")
     assert re.search(r"^\| +10 \| +50 \|.* s \|.* GB \|$", out, re.M) and re.search(r"^\| +20 \| +100 \|", out, re.M)
     assert re.search(r"^\| growth \|.*~ clips\^", out, re.M)
+
+
+def test_the_gpu_benchmark_runs_in_its_reduced_form():
+    printed = subprocess.run(
+        [sys.executable, "benchmarks/gpu.py", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    rows = [line.split("|")[1:3] for line in printed.splitlines()[3:]]
+    names = [(strategy.strip(), precision.strip()) for strategy, precision in rows]
+    strategies, precisions = ("random-NS", "semi-hard-NS", "hard-audio-NS"), ("float32", "TF32", "bfloat16")
+    assert names == [(strategy, precision) for strategy in strategies for precision in precisions]

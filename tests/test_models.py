@@ -69,7 +69,7 @@ def test_clips_encoded_together_are_those_encoded_alone():
     model.eval()
     clips = [torch.randn(frames, 64, dtype=torch.float64) - 5 for frames in (4, 37, 5, 64, 63, 62, 61)]
     lens = torch.tensor([len(clip) for clip in clips])
-    together = model.audio_enc.encode_clips(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lens)
+    together = model.audio_steps(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lens)
     for steps, clip in zip(together, clips, strict=True):
         alone = model.audio_steps(clip.unsqueeze(0))[0]
         torch.testing.assert_close(steps[: len(clip) // 4], alone, rtol=0, atol=1e-9)

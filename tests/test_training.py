@@ -231,6 +231,7 @@ def test_bfloat16_is_near_float32(split, model):
     assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own
 @pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
 def test_a_compiled_model_takes_the_same_step(split, model):
     plain = copy.deepcopy(model)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from librosa.filters import mel  # here, not where it is called: a second's import, once for all worker processes
 
 from utils.io_utils import UserError
 
@@ -18,14 +19,18 @@ def read_audio(path: Path | str) -> tuple[np.ndarray, int]:
     Raises UserError where the file cannot be decoded, holds no samples, or holds NaN or infinite ones.
     """
     try:
-        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)  # (samples, channels)
+        with soundfile.SoundFile(path) as stream:
+            sample_rate, pcm_16 = stream.samplerate, stream.subtype == "PCM_16"
+            samples = stream.read(dtype="int16" if pcm_16 else "float32")  # (samples,) or (samples, channels)
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path}: unreadable audio ({error.error_string.rstrip('.')})") from None
     if len(samples) == 0:
         raise UserError(f"{path}: the clip has no samples")
-    if not np.isfinite(samples).all():
+    if pcm_16:  # the same numbers as the library's own conversion, in a quarter of the time
+        samples = samples * np.float32(1 / 32768)
+    elif not np.isfinite(samples).all():
         raise UserError(f"{path}: holds NaN or infinite samples")
-    return samples.mean(axis=1), sample_rate
+    return samples if samples.ndim == 1 else samples.mean(axis=1), sample_rate
 
 
 def log_mel_spectrogram(
@@ -93,10 +98,9 @@ def _torch_mel_power(
         pad_mode="constant",
         return_complex=True,
     )  # (n_fft/2 + 1, T)
-    filters = _mel_filters(sample_rate, n_fft, n_mels, fmin, fmax)  # (n_mels, bins up to fmax)
-    spectrum = torch.view_as_real(spectrum[: filters.shape[1]])
-    power = spectrum.square().sum(dim=-1)
-    return (torch.from_numpy(filters) @ power).numpy()
+    filters = torch.from_numpy(_mel_filters(sample_rate, n_fft, n_mels, fmin, fmax))  # (n_mels, bins up to fmax)
+    squares = torch.view_as_real(spectrum.T[:, : filters.shape[1]]).square().flatten(1)  # (T, 2 bins): re^2, im^2
+    return (squares @ filters.T.repeat_interleave(2, dim=0)).T.numpy()
 
 
 def _torchaudio_mel_power(
@@ -136,7 +140,5 @@ BACKENDS: dict[str, Backend] = {
 @lru_cache(maxsize=8)
 def _mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> np.ndarray:
     """librosa's Slaney filters (n_mels, bins), without the bins above fmax, where all are zero."""
-    from librosa.filters import mel
-
     filters = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
     return np.ascontiguousarray(filters[:, : int(np.flatnonzero(filters.any(axis=0))[-1]) + 1])

@@ -21,6 +21,8 @@ from utils.metric_utils import both_directions
 from utils.sampling_utils import BatchScores
 from utils.score_utils import caption_word_weights, pair_scores, self_score_matrix, step_score_matrix, step_weights
 
+WORDS_AT_ONCE = 1024  # scored with a clip: frames x words values stay in a CPU's cache
+
 
 def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
     """The configured model around the word vectors (V, E); its weights are drawn from torch's generator."""
@@ -120,7 +122,7 @@ def encode_clips(model: CRNNWordModel, split: Split, device: torch.device) -> It
         clips = order[start : start + at_once].tolist()
         log_mels = [split.log_mels[clip] for clip in clips]
         lens = torch.tensor([len(log_mel) for log_mel in log_mels])
-        steps = model.audio_enc.encode_clips(pad_sequence(log_mels, batch_first=True).to(device), lens)
+        steps = model.audio_steps(pad_sequence(log_mels, batch_first=True).to(device), lens)
         for i, clip in enumerate(clips):
             yield clip, steps[i : i + 1, : lens[i] // TIME_POOLING]
 
@@ -137,20 +139,19 @@ class SplitScores:
     def __init__(self, model: CRNNWordModel, split: Split, device: torch.device, keep_steps: bool = False):
         self.model, self.split, self.device = model, split, device
         self.steps: dict[int, Tensor] = {}  # C of (1, L, E), if kept
-        vocabulary = model.text_enc.embedding.num_embeddings
-        weights = caption_word_weights([caption.numpy() for caption in split.captions], vocabulary)  # (M, V)
+        words, weights = caption_word_weights([caption.numpy() for caption in split.captions])  # (V,), (M, V)
         # (C, M) float32: masked scores
-        self.cross = np.ascontiguousarray((weights @ self._word_scores(keep_steps).T).T)
+        self.cross = np.ascontiguousarray((weights @ self._word_scores(words, keep_steps).T).T)
 
     @torch.no_grad()
-    def _word_scores(self, keep_steps: bool) -> np.ndarray:
-        """(C, V): each clip's score with every word of the vocabulary."""
-        vocabulary = torch.arange(self.model.text_enc.embedding.num_embeddings, device=self.device)
-        words = self.model.text_branch(vocabulary.unsqueeze(1))  # (V, 1, E)
+    def _word_scores(self, words: np.ndarray, keep_steps: bool) -> np.ndarray:
+        """(C, V): each clip's score with every word of the split's captions."""
+        embeds = self.model.text_branch(torch.from_numpy(words).to(self.device).unsqueeze(1))  # (V, 1, E)
         frames = self.split.frames
         scores = torch.empty(len(frames), len(words), device=self.device)
         for clip, steps in encode_clips(self.model, self.split, self.device):
-            scores[clip] = step_score_matrix(steps, frames[clip], words)[0]
+            parts = [step_score_matrix(steps, frames[clip], part) for part in embeds.split(WORDS_AT_ONCE)]
+            scores[clip] = torch.cat(parts, dim=1)[0]
             if keep_steps:
                 self.steps[clip] = steps.clone()  # not the batch that it is a part of
         return scores.cpu().numpy()

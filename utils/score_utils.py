@@ -138,22 +138,22 @@ def self_step_score_matrix(steps: Tensor, frames: int, lens: Tensor | None = Non
     return torch.triu(scores) + torch.triu(scores, diagonal=1).T
 
 
-def caption_word_weights(captions: list[np.ndarray], vocabulary_size: int) -> csr_array:
-    """Each caption's share of every word, so that captions' scores are one sparse product with words' scores.
+def caption_word_weights(captions: list[np.ndarray]) -> tuple[np.ndarray, csr_array]:
+    """The captions' distinct words, and their share in each caption: S is one sparse product with the words' scores.
 
     Args:
-        captions: M arrays of word ids in [0, V).
-        vocabulary_size: V.
+        captions: M arrays of word ids.
 
     Returns:
-        (M, V) sparse float32: how often caption m has word v, over its length. With the word scores
-        s (C, V) of clips, S = (weights @ s.T).T is the (C, M) matrix of masked scores.
+        words: (V,) the distinct ids, sorted.
+        weights: (M, V) sparse float32: how often caption m has word v, over its length. With the word scores
+            s (C, V) of clips, S = (weights @ s.T).T is the (C, M) matrix of masked scores.
     """
-    lens = np.array([len(words) for words in captions], dtype=np.int64)
-    words = np.concatenate([*captions, np.empty(0, np.int64)]).astype(np.int64)
+    lens = np.array([len(ids) for ids in captions], dtype=np.int64)
+    words, columns = np.unique(np.concatenate([*captions, np.empty(0, np.int64)]), return_inverse=True)
     shares = np.repeat(1.0 / np.maximum(lens, 1), lens).astype(np.float32)
     rows = np.repeat(np.arange(len(captions)), lens)
-    return csr_array((shares, (rows, words)), shape=(len(captions), vocabulary_size))
+    return words.astype(np.int64), csr_array((shares, (rows, columns)), shape=(len(captions), len(words)))
 
 
 class StoredScores(NamedTuple):
