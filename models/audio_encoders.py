@@ -10,13 +10,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 TIME_POOLING = 4  # frames of log-mel to one step of the GRU
 MEL_POOLING = 64  # log-mel bands to one bin after the CNN
 CHANNELS = 128  # of the CNN's output
+SLOPE = 0.1  # of LeakyReLU below 0
 
 
-class LPPool4(nn.Module):
-    """Power-average pooling with p = 4: the fourth root of the sum of x^4 over each window; nn.LPPool2d(4, window).
+class LeakyLPPool4(nn.Module):
+    """LeakyReLU(0.1), then power-average pooling with p = 4: the fourth root of the sum of x^4 over each window.
 
-    By squares and square roots, which on a CPU take a fraction of the time of powers. The sum is kept above 1e-30, so
-    that the gradient at an all-zero window is 0, where the exact root has none.
+    nn.LeakyReLU and nn.LPPool2d(4, window) in one, by squares and square roots: they take a fraction of the time. The
+    sum is kept above 1e-30, so that the gradient at an all-zero window is 0, where the exact root has none.
     """
 
     def __init__(self, window: tuple[int, int]):
@@ -25,18 +26,21 @@ class LPPool4(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, T, M) -> (N, C, T // window[0], M // window[1]), at least float32."""
-        return _LPPool4.apply(x, self.window)
+        return _LeakyLPPool4.apply(x, self.window)
 
 
-class _LPPool4(torch.autograd.Function):
-    """y = (sum x^4)^(1/4), dy/dx = (x / y)^3, with as few passes over x as there can be."""
+class _LeakyLPPool4(torch.autograd.Function):
+    """z = leaky(x), y = (sum z^4)^(1/4), dy/dz = (z / y)^3; clip by clip on a CPU, whose cache holds one."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, window: tuple[int, int]) -> Tensor:
-        squares = x * x  # under autocast x is bfloat16: its range holds fourth powers, sums and roots are float32
-        total = F.avg_pool2d(squares.mul_(squares), window).to(torch.promote_types(x.dtype, torch.float32))
-        total = total * (window[0] * window[1])
-        y = total.clamp_(min=1e-30).sqrt_().sqrt_()
+        sums = []
+        for part in _clips(x):
+            z = F.leaky_relu(part, SLOPE)
+            z.mul_(z).mul_(z)
+            # Under autocast z is bfloat16: its range holds fourth powers; sums of windows and roots are float32.
+            sums.append(F.avg_pool2d(z, window).to(torch.promote_types(x.dtype, torch.float32)))
+        y = torch.cat(sums).mul_(window[0] * window[1]).clamp_(min=1e-30).sqrt_().sqrt_()
         ctx.save_for_backward(x, y)
         ctx.window = window
         return y
@@ -46,13 +50,25 @@ class _LPPool4(torch.autograd.Function):
         x, y = ctx.saved_tensors
         height, width = ctx.window
         rows, columns = y.shape[2] * height, y.shape[3] * width  # what lies beyond was not pooled
-        scale = (grad_y / (y * y * y)).to(x.dtype)  # (N, C, T/h, M/w)
-        grad_x = (x * x).mul_(x)  # (N, C, T, M)
+
+        def windows(image: Tensor) -> Tensor:
+            """(n, C, T, M) -> (n, C, T/h, h, M/w, w), a view."""
+            return image[:, :, :rows, :columns].unflatten(3, (-1, width)).unflatten(2, (-1, height))
+
+        scale = (grad_y / (y * y * y)).to(x.dtype)[:, :, :, None, :, None]  # (N, C, T/h, 1, M/w, 1)
+        grad_x = torch.empty_like(x)
         grad_x[:, :, rows:] = 0
         grad_x[:, :, :, columns:] = 0
-        windows = grad_x[:, :, :rows, :columns].unflatten(3, (-1, width)).unflatten(2, (-1, height))
-        windows.mul_(scale[:, :, :, None, :, None])  # (N, C, T/h, h, M/w, w), in place in grad_x
+        for part, part_scale, part_grad in zip(_clips(x), _clips(scale), _clips(grad_x), strict=True):
+            # z^3 dz/dx is x^3 above 0 and SLOPE^4 x^3 below: the cube of a leaky x
+            cubes = F.leaky_relu(part, SLOPE ** (4 / 3)).pow_(3)
+            torch.mul(windows(cubes), part_scale, out=windows(part_grad))
         return grad_x, None
+
+
+def _clips(x: Tensor) -> tuple[Tensor, ...]:
+    """Views of a batch, clip by clip; a GPU, or a compiler, takes it whole."""
+    return (x,) if x.is_cuda or torch.compiler.is_compiling() else x.split(1)
 
 
 class CRNNEncoder(nn.Module):
@@ -65,21 +81,26 @@ class CRNNEncoder(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int):
         super().__init__()
-        # The modules' places in the list are the published state dict's keys.
+        # The modules' places in the list are the published state dict's keys; Identity keeps the place of a LeakyReLU.
         self.cnn = nn.Sequential(
             nn.BatchNorm2d(1),
-            *_convolution(1, 32),
-            LPPool4((2, 4)),
+            _convolution(1, 32),
+            nn.Identity(),
+            LeakyLPPool4((2, 4)),
             nn.BatchNorm2d(32),
-            *_convolution(32, CHANNELS),
+            _convolution(32, CHANNELS),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.BatchNorm2d(CHANNELS),
-            *_convolution(CHANNELS, CHANNELS),
-            LPPool4((2, 4)),
+            _convolution(CHANNELS, CHANNELS),
+            nn.Identity(),
+            LeakyLPPool4((2, 4)),
             nn.BatchNorm2d(CHANNELS),
-            *_convolution(CHANNELS, CHANNELS),
+            _convolution(CHANNELS, CHANNELS),
+            nn.LeakyReLU(SLOPE, inplace=True),
             nn.BatchNorm2d(CHANNELS),
-            *_convolution(CHANNELS, CHANNELS),
-            LPPool4((1, 4)),
+            _convolution(CHANNELS, CHANNELS),
+            nn.Identity(),
+            LeakyLPPool4((1, 4)),
             nn.Dropout(0.3),
         ).to(memory_format=torch.channels_last)  # the same numbers, faster convolutions
         self.gru = nn.GRU(CHANNELS * (in_dim // MEL_POOLING), out_dim // 2, bidirectional=True, batch_first=True)
@@ -108,7 +129,7 @@ class CRNNEncoder(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 mask = torch.arange(x.shape[2]) < inside.unsqueeze(1)  # (N, T)
                 x = x * mask[:, None, :, None].to(x.device)
-            elif isinstance(layer, LPPool4):
+            elif isinstance(layer, LeakyLPPool4):
                 inside = inside // layer.window[0]
             x = layer(x)
         x = x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
@@ -124,7 +145,7 @@ def upsample(steps: Tensor, frames: int) -> Tensor:
     return image.permute(0, 2, 3, 1).squeeze(2)
 
 
-def _convolution(in_channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
+def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:
     convolution = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(convolution.weight)
-    return convolution, nn.LeakyReLU(0.1, inplace=True)
+    return convolution
