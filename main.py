@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from utils.conf_utils import Conf, command_parser, load_conf
+from utils.conf_utils import DEFAULT_CONF, Conf, command_parser, load_conf, parse_command, refuse_conf_beside
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import Split, batches, load_split
 from utils.embed_utils import load_embeddings
@@ -26,12 +26,16 @@ from utils.trial_utils import TrialRecord, create_trial, resume_conf
 def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--resume", type=Path, metavar="TRIAL_DIR", help="go on with a trial, by its own configuration")
-    args = parser.parse_args()
-    conf = resume_conf(args.resume, args.overrides) if args.resume else load_conf(args.conf, args.overrides)
+    args = parse_command(parser)
+    refuse_conf_beside(args, "resume")
+    if args.resume:
+        conf = resume_conf(args.resume, args.overrides)
+    else:
+        conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
     paths = DatasetPaths(conf.data_conf.dataset)
     words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
     train_split, val_split = (
-        load_split(paths, split, words, conf.CRNNWordModel.audio_enc.in_dim, conf.data_conf.cache)
+        load_split(paths, split, words, conf.audio_logmel.recipe, conf.data_conf.cache, needs_negatives=True)
         for split in (conf.data_conf.train_data, conf.data_conf.val_data)
     )
     torch.manual_seed(conf.param_conf.seed)
@@ -63,6 +67,7 @@ def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Spl
         if epoch > 0:
             steps = progress(loader, f"epoch {epoch}", total=len(loader))
             results |= train_epoch(model, steps, criterion, optimizer, device, params.precision)
+            record.require_finite(results)
         results |= evaluate(model, val_split, criterion, metrics, params.batch_size, device)
         scheduler.step(results["val_obj"])
         results["seconds"] = round(time.perf_counter() - started, 3)

@@ -234,7 +234,7 @@ def _splits(size: Size) -> tuple[list[Split], np.ndarray, str]:
     conf, paths = dataset_conf(size.root), DatasetPaths(size.root)
     words, vectors = load_embeddings(paths.word_embeds, DIM)
     with redirect_stdout(io.StringIO()) as said:
-        splits = [load_split(paths, split, words, N_MELS, conf.data_conf.cache) for split in conf.data_conf.splits]
+        splits = [load_split(paths, split, words, conf.audio_logmel.recipe) for split in conf.data_conf.splits]
     return splits, vectors, said.getvalue().splitlines()[0]
 
 

@@ -21,14 +21,14 @@ def main() -> None:
     trial, conf = trial_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model, words = load_model(trial / BEST)
+    model, words, epoch = load_model(trial / BEST)
     model.to(device)
     for name in conf.data_conf.splits:
-        split = load_split(paths, name, words, conf.CRNNWordModel.audio_enc.in_dim, conf.data_conf.cache)
+        split = load_split(paths, name, words, conf.audio_logmel.recipe, conf.data_conf.cache)
         scores = SplitScores(model, split, device).cross
         caption_fids = [split.fids[clip] for clip in split.caption_clips]
         path = trial / f"{name}_xmodal_scores.hdf5"
-        save_scores(path, StoredScores(scores, split.fids, split.tids, caption_fids))
+        save_scores(path, StoredScores(scores, split.fids, split.tids, caption_fids, epoch))
         print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
 
 

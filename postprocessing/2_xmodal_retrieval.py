@@ -12,16 +12,17 @@ import numpy as np
 from utils.io_utils import run_command, write_json
 from utils.metric_utils import both_directions
 from utils.score_utils import load_scores
-from utils.trial_utils import trial_from_command
+from utils.trial_utils import BEST, load_checkpoint, trial_from_command
 
 SHOWN = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10")
 
 
 def main() -> None:
     trial, conf = trial_from_command(__doc__)
+    epoch = load_checkpoint(trial / BEST)["epoch"]
     metrics, chance = {}, {}
     for split in conf.data_conf.splits:
-        stored = load_scores(trial / f"{split}_xmodal_scores.hdf5")
+        stored = load_scores(trial / f"{split}_xmodal_scores.hdf5", epoch)
         places = {fid: i for i, fid in enumerate(stored.fids)}
         caption_clips = np.array([places[fid] for fid in stored.caption_fids])
         metrics[split] = both_directions(stored.scores, caption_clips)

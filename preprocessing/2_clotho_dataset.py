@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
 
+from models.audio_encoders import TIME_POOLING
 from utils.conf_utils import conf_from_command
 from utils.index_utils import (
     TEXT_COLUMNS,
@@ -25,7 +26,8 @@ def main() -> None:
     conf = conf_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
     require_audio = conf.clotho_dataset.require_audio
-    index = {split: index_split(paths, split, require_audio) for split in conf.data_conf.splits}
+    shortest = (TIME_POOLING - 1) * conf.audio_logmel.hop  # s: centred frames begin with the clip
+    index = {split: index_split(paths, split, require_audio, shortest) for split in conf.data_conf.splits}
     report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
     write_index(paths, index)
 

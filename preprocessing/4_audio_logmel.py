@@ -24,7 +24,10 @@ STEP_2 = "preprocessing/2_clotho_dataset.py"
 def main() -> None:
     conf = conf_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
-    splits = {split: info["clips"] for split, info in read_json(paths.audio_info, STEP_2).items()}
+    try:
+        splits = {split: dict(info["clips"]) for split, info in read_json(paths.audio_info, STEP_2).items()}
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{paths.audio_info}: not as {STEP_2} writes it; run that again") from None
     workers = conf.audio_logmel.workers or os.cpu_count()
     with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for split, clips in splits.items():

@@ -121,6 +121,9 @@ def test_scores_and_metrics(pipeline):
     for split in ("development", "validation", "evaluation"):
         assert metrics[split]["text_to_audio"].keys() == metrics[split]["audio_to_text"].keys() == keys
     assert metrics["evaluation"]["text_to_audio"]["queries"] == 20
+    rows = pipeline[2]["postprocessing/2_xmodal_retrieval.py"].splitlines()
+    chance = {tuple(row.split()[:2]): row.split()[2] for row in rows if len(row.split()) > 2}
+    assert chance["evaluation", "text-to-audio"] == f"{np.mean(1 / np.arange(1, 5)):.3f}"
     assert metrics["evaluation"]["audio_to_text"]["queries"] == 4
 
 
@@ -136,20 +139,67 @@ def test_a_second_run_is_the_same_to_the_byte(pipeline, tmp_path):
             assert path.read_bytes() == (tmp_path / "data" / path.relative_to(pipeline[0] / "data")).read_bytes(), path
 
 
+def weights(trial, name="checkpoint_last.pt"):
+    return torch.load(trial / name, weights_only=True)["model"]
+
+
+def metrics_of(trial):
+    """The lines of metrics.jsonl, without what a clock put there."""
+    lines = (trial / "metrics.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
 def test_a_resumed_trial_ends_as_an_unbroken_one(pipeline, tmp_path):
-    _, conf, _ = pipeline
-    whole = only_trial(pipeline[0])
-    settings = ("--conf", conf, f"trial_base={tmp_path / 'output'}")
-    run("main.py", *settings, "param_conf.num_epoch=1")
-    trial = only_trial(tmp_path)
-    message = run("main.py", "--resume", trial, "AdamOptimizer.lr=0.1", status=2)
+    # Every epoch counts as a plateau, so that the learning rate falls on the way; the second half reads from disk.
+    plateau = ("ReduceLROnPlateau.patience=0", "ReduceLROnPlateau.threshold=1")
+    trials = []
+    for name, epochs in (("whole", 3), ("broken", 1)):
+        base = f"trial_base={tmp_path / name}"
+        run("main.py", "--conf", pipeline[1], base, *plateau, f"param_conf.num_epoch={epochs}")
+        trials.append(next((tmp_path / name / "demo").iterdir()))
+    whole, broken = trials
+    message = run("main.py", "--resume", broken, "AdamOptimizer.lr=0.1", status=2)
     assert "AdamOptimizer.lr is 0.1 but the trial was run with 0.001" in message
-    run("main.py", "--resume", trial, "param_conf.num_epoch=2")
-    states = [torch.load(t / "checkpoint_last.pt", weights_only=True)["model"] for t in (whole, trial)]
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
-    lines = [(t / "metrics.jsonl").read_text().splitlines() for t in (whole, trial)]
-    timeless = [[json.loads(line) | {"seconds": 0} for line in part] for part in lines]
-    assert timeless[0] == timeless[1]
+    assert "leave out --conf" in run("main.py", "--resume", broken, "--conf", pipeline[1], status=2)
+    run("main.py", "param_conf.num_epoch=3", "--resume", broken, "data_conf.cache=disk")
+    assert yaml.safe_load((broken / "conf.yaml").read_text())["param_conf"]["num_epoch"] == 3
+    assert all(torch.equal(weights(whole)[key], weights(broken)[key]) for key in weights(whole))
+    assert metrics_of(whole) == metrics_of(broken)
+    assert [epoch["lr"] for epoch in metrics_of(whole)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+
+
+def test_training_stops_on_a_plateau(pipeline, tmp_path):
+    stopper = ("TrialPlateauStopper.std=10", "TrialPlateauStopper.num_results=2", "TrialPlateauStopper.grace_period=2")
+    printed = run("main.py", "--conf", pipeline[1], f"trial_base={tmp_path}", *stopper)
+    assert "the validation objective has settled: stopped" in printed
+    assert printed.count("epoch   ") == 2
+
+
+def test_divergence_is_said(pipeline, tmp_path):
+    message = run("main.py", "--conf", pipeline[1], f"trial_base={tmp_path}", "AdamOptimizer.lr=1e30", status=2)
+    assert "diverged" in message and "AdamOptimizer.lr" in message.splitlines()[-1]
+
+
+def test_log_mels_of_other_settings_are_refused(pipeline):
+    message = run("main.py", "--conf", pipeline[1], "audio_logmel.hop=0.01", status=2)
+    assert "made with audio_logmel.hop 0.02, but it is now 0.01" in message
+
+
+def test_scores_of_an_older_checkpoint_are_refused(pipeline, tmp_path):
+    trial = tmp_path / "trial"
+    shutil.copytree(only_trial(pipeline[0]), trial)
+    checkpoint = torch.load(trial / "checkpoint_best.pt", weights_only=True)
+    torch.save(checkpoint | {"epoch": 7}, trial / "checkpoint_best.pt")
+    message = run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
+    assert "but the best epoch is now 7; run postprocessing/1_xmodal_scores.py again" in message
+
+
+def test_unfit_log_mels_on_disk_are_one_line(copy_of_data):
+    data, conf = copy_of_data
+    with h5py.File(data / "development_audio_logmels.hdf5", "a") as store:
+        store[sorted(store)[0]][0, 0] = np.nan
+    message = run("main.py", "--conf", conf, "data_conf.cache=disk", status=2)
+    assert "are not finite" in message.splitlines()[-1] and message.count("error:") == 1
 
 
 def test_commands_run_as_modules_and_explain_themselves(pipeline):
@@ -184,6 +234,7 @@ def test_unreadable_audio_leaves_the_old_log_mels(copy_of_data):
     clip = next((data / "evaluation").glob("*.wav"))
     samples, rate = soundfile.read(clip)
     soundfile.write(clip, samples * np.nan, rate, subtype="FLOAT")
+    assert "holds NaN" in run("preprocessing/2_clotho_dataset.py", "--conf", conf, status=2)
     message = run("preprocessing/4_audio_logmel.py", "--conf", conf, status=2)
     assert str(clip) in message and "NaN" in message and len(message.splitlines()) == 1
     assert log_mels.read_bytes() == before and not list(data.glob(".*.tmp"))
@@ -229,10 +280,10 @@ def test_damaged_checkpoints_and_scores_are_refused(pipeline, tmp_path):
     trial = tmp_path / "trial"
     shutil.copytree(only_trial(pipeline[0]), trial)
     checkpoint, scores = trial / "checkpoint_best.pt", trial / "evaluation_xmodal_scores.hdf5"
-    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
-    assert "not a loadable checkpoint" in run("postprocessing/1_xmodal_scores.py", "--trial", trial, status=2)
     with h5py.File(scores, "a") as store:
         store["scores"][0, 0] = np.nan
     assert "holds NaN scores" in run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
     scores.write_bytes(scores.read_bytes()[:1000])
     assert "not the scores" in run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert "not a loadable checkpoint" in run("postprocessing/1_xmodal_scores.py", "--trial", trial, status=2)

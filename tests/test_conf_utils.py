@@ -64,6 +64,11 @@ def test_bases_may_stand_on_bases(tmp_path):
         ("criteria.TripletLoss.margin=true", "criteria.TripletLoss.margin: is True"),
         ("criteria.TripletLoss.mask_words=1", "mask_words: is 1; input should be a valid boolean"),
         ("criteria=null", "criteria: is None"),
+        ("criteria.TripletLoss.sampling=[a]", "criteria.TripletLoss.sampling: is ['a']"),
+        ("criteria.TripletLoss.margin=0", "greater than 0"),
+        ("metrics={obj: {margin: 0.5, sampling: hard-NS}}", "val_obj is reported anyway"),
+        ("text_cleaning.corrections={Birsd: birds}", "'Birsd': 'birds' must be lower-case words"),
+        ("text_cleaning.corrections={two words: one}", "one before the colon"),
         ("text_cleaning.corrections={on: over}", "is True; input should be a valid string"),
         ("audio_logmel.backend=sox", "'torch', 'librosa' or 'torchaudio'"),
         ("audio_logmel.n_mels=65", "multiple of 64"),
@@ -115,6 +120,13 @@ def test_unfit_files_are_refused(tmp_path, text, message):
     with pytest.raises(UserError, match=r"conf\.yaml|absent\.yaml") as error:
         load_conf(tmp_path / "conf.yaml")
     assert message in str(error.value)
+
+
+def test_a_table_replaces_its_bases_whole(tmp_path):
+    (tmp_path / "conf.yaml").write_text(f"base: {CONF}\nmetrics: {{}}\nword2vec_embeddings: {{variants: {{a: [A]}}}}\n")
+    conf = load_conf(tmp_path / "conf.yaml")
+    assert conf.metrics == {} and conf.word2vec_embeddings.variants == {"a": ["A"]}
+    assert conf.word2vec_embeddings.unk_max_dot == 0.25
 
 
 def test_latin_1_is_refused(tmp_path):

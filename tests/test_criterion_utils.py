@@ -87,9 +87,11 @@ def test_ties_go_to_the_first_index(name):
         cross, text, audio = (torch.randint(0, 3, (8, 8), generator=generator) / 4.0 for _ in range(3))
         fids = torch.randint(0, 5, (8,), generator=generator)
         scores = BatchScores(cross, lambda text=text: text, lambda audio=audio: audio)
-        loss = TripletLoss(0.5, name).of_scores(scores, fids).loss
-        expected = plain_loss(name, 0.5, cross.numpy(), text.numpy(), audio.numpy(), fids.tolist())
-        assert loss.item() == pytest.approx(expected, abs=1e-6)
+        picks = STRATEGIES[name](scores, negative_mask(fids), None)
+        for i in range(8):
+            others = [j for j in range(8) if fids[j] != fids[i]]
+            plain = plain_picks(name, i, cross.numpy(), text.numpy(), audio.numpy(), others)
+            assert tuple(mask[i].nonzero().flatten().tolist() for mask in picks) == plain
 
 
 def test_random_negatives_are_uniform_and_drawn_apart():
@@ -126,7 +128,7 @@ def test_fids_may_be_names(make_batch):
 def test_active_is_the_share_of_violated_triplets():
     cross = torch.tensor([[0.9, 0.1], [0.5, 0.6]])
     terms = TripletLoss(0.3, "full-batch-NS").of_scores(BatchScores(cross, None, None), [0, 1])
-    # hinges: S01 - S00 + m < 0 twice for anchor 0 but S10 - S00 + m < 0; anchor 1: S01 - S11 < -m, S10 - S11 + m = 0.2
+    # of the four terms S - S_ii + 0.3 only anchor 1's text negative violates: S_10 - S_11 + 0.3 = 0.2
     assert terms.active.item() == pytest.approx(1 / 4)
     assert terms.loss.item() == pytest.approx(0.2 / 2)
 

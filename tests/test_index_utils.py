@@ -49,12 +49,25 @@ def test_a_stripped_name_never_takes_a_file_that_another_name_fits_exactly():
 
 def test_ambiguous_names_match_nothing():
     assert match_names(["a.wav"], [" a.wav", "a .wav"]) == {}
+    assert match_names([" a.wav", "a .wav"], ["a.wav"]) == {}
+    assert match_names(["sub/a.wav"], ["a.wav"]) == {}
+
+
+def test_a_file_without_captions_at_all_is_said(dataset):
+    index = index_split(dataset([], ["x.wav"]), "dev", require_audio=True, shortest=0.06)
+    assert problems(index)[0] == "clotho_captions_dev.csv line 1: no captions" and index.captions.empty
+
+
+def test_a_carriage_return_inside_a_caption_is_no_new_row(dataset):
+    paths = dataset([("x.wav", ["a\rdog", *FIVE[1:]])], ["x.wav"])
+    index = index_split(paths, "dev", require_audio=True, shortest=0.06)
+    assert len(index.captions) == 5 and not index.problems
 
 
 def test_index_of_clothos_traps(dataset):
     names = [" Ambience Birds.wav", "Ambience birds.wav", "cow .wav", "it&#39;s &amp; 100% #1, ok.wav"]
     files = ["Ambience Birds.wav", "Ambience birds.wav", "cow.wav", "it&#39;s &amp; 100% #1, ok.wav"]
-    index = index_split(dataset([(name, FIVE) for name in names], files), "dev", require_audio=True)
+    index = index_split(dataset([(name, FIVE) for name in names], files), "dev", require_audio=True, shortest=0.06)
     assert not index.problems
     assert list(index.captions["fname"].unique()) == names
     assert [clip.file for clip in index.clips.values()] == files
@@ -72,7 +85,7 @@ def test_other_audio_formats_are_clips(dataset):
     paths = dataset([("x.flac", FIVE), ("y.ogg", FIVE)], [])
     for name in ("x.flac", "y.ogg"):
         soundfile.write(paths.audio("dev") / name, np.zeros(8000), 8000)
-    assert not index_split(paths, "dev", require_audio=True).problems
+    assert not index_split(paths, "dev", require_audio=True, shortest=0.06).problems
 
 
 def test_whatever_is_wrong_is_listed_and_left_out(dataset):
@@ -83,15 +96,21 @@ def test_whatever_is_wrong_is_listed_and_left_out(dataset):
         ("gap.wav", ["a dog", "", "rain", "wind", "a bird"]),
         ("broken.wav", FIVE),
         ("empty.wav", FIVE),
+        ("nan.wav", FIVE),
+        ("short.wav", FIVE),
     ]
     paths = dataset(captions, ["good.wav", "gap.wav", "unused.wav"])
     (paths.audio("dev") / "broken.wav").write_text("this is text")
     soundfile.write(paths.audio("dev") / "empty.wav", np.zeros(0), 8000)
-    index = index_split(paths, "dev", require_audio=True)
+    soundfile.write(paths.audio("dev") / "nan.wav", np.full(800, np.nan), 8000, subtype="FLOAT")
+    soundfile.write(paths.audio("dev") / "short.wav", np.zeros(400), 8000)
+    index = index_split(paths, "dev", require_audio=True, shortest=0.06)
     assert problems(index) == [
         "clotho_captions_dev.csv line 4 ('good.wav'): the same file name as on line 2",
         "dev ('broken.wav'): unreadable audio (Format not recognised)",
         "dev ('empty.wav'): the clip has no samples",
+        "dev ('nan.wav'): holds NaN or infinite samples",
+        "dev ('short.wav'): 0.05 s are too short; the model needs 0.06 s",
         "dev ('unused.wav'): the clip has no captions",
         "clotho_captions_dev.csv line 3 ('absent.wav'): no such audio file",
         "clotho_captions_dev.csv line 5 ('gap.wav'): caption_2 holds no words",
@@ -101,28 +120,28 @@ def test_whatever_is_wrong_is_listed_and_left_out(dataset):
 
 
 def test_a_missing_column_is_listed(dataset):
-    index = index_split(dataset([("x.wav", FIVE[:4])], ["x.wav"]), "dev", require_audio=True)
+    index = index_split(dataset([("x.wav", FIVE[:4])], ["x.wav"]), "dev", require_audio=True, shortest=0.06)
     assert problems(index) == ["clotho_captions_dev.csv line 1: column caption_5 is missing"]
 
 
 def test_captions_without_audio_where_that_is_allowed(dataset):
-    index = index_split(dataset([("x.wav", FIVE)], []), "dev", require_audio=False)
+    index = index_split(dataset([("x.wav", FIVE)], []), "dev", require_audio=False, shortest=0.06)
     assert len(index.captions) == 5 and not index.clips and not index.problems
 
 
 def test_a_file_name_that_leaves_the_folder_is_no_clip(dataset):
     paths = dataset([("../outside.wav", FIVE)], [])
     soundfile.write(paths.audio("dev").parent / "outside.wav", np.zeros(800), 8000)
-    assert "no such audio file" in problems(index_split(paths, "dev", require_audio=True))[0]
+    assert "no such audio file" in problems(index_split(paths, "dev", require_audio=True, shortest=0.06))[0]
 
 
 def test_words_that_look_like_gaps_stay_words(dataset):
-    index = index_split(dataset([("NA.wav", ["null", "NA", "nan", "None", "1"])], ["NA.wav"]), "dev", True)
+    index = index_split(dataset([("NA.wav", ["null", "NA", "nan", "None", "1"])], ["NA.wav"]), "dev", True, 0.06)
     assert index.captions["text"].tolist() == ["null", "NA", "nan", "None", "1"]
 
 
 def test_vocabulary_is_sorted_and_counted(dataset):
-    index = index_split(dataset([("x.wav", ["a dog", "a cat-like dog", "b", "b", "b"])], ["x.wav"]), "dev", True)
+    index = index_split(dataset([("x.wav", ["a dog", "a cat-like dog", "b", "b", "b"])], ["x.wav"]), "dev", True, 0.06)
     info = vocabulary_info({"dev": index.captions})
     assert info["vocabulary"] == ["a", "b", "cat-like", "dog"]
     assert info["counts"]["dev"] == {"a": 2, "b": 3, "cat-like": 1, "dog": 2}

@@ -122,6 +122,14 @@ def test_clips_of_different_lengths_are_scored_in_pairs():
     torch.testing.assert_close(scores, score_matrix(make_frames(one, 14), make_frames(other, 29))[0])
 
 
+def test_opposite_neighbours_do_not_blow_up():
+    step = torch.randn(6)
+    for ratio in (-0.6, -1.0, -3 / 5, -1.00001):
+        steps = torch.stack([step, ratio * step]).unsqueeze(0)
+        scores = step_score_matrix(steps, 8, torch.nn.functional.normalize(torch.randn(4, 2, 6), dim=-1))
+        assert torch.isfinite(scores).all() and scores.max() <= 1
+
+
 def test_zero_steps_have_finite_scores_and_gradients():
     steps = torch.zeros(2, 3, 4, requires_grad=True)
     scores = step_score_matrix(steps, 12, torch.randn(2, 2, 4))

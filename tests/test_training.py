@@ -1,6 +1,7 @@
 """Data, training and evaluation of a small model on random data."""
 
 import copy
+import json
 import shutil
 
 import h5py
@@ -32,6 +33,7 @@ from utils.trial_utils import collapse_warning
 
 CPU = torch.device("cpu")
 VOCABULARY = 12
+RECIPE = load_conf(ROOT / "conf.yaml").audio_logmel.recipe
 
 
 @pytest.fixture
@@ -177,12 +179,13 @@ def dataset(tmp_path):
     rows = [[f"t{i}", f"f{i // 2}", "x.wav", "A", "a b", '["a", "b"]'] for i in range(4)]
     write_csv(paths.text("dev"), TEXT_COLUMNS, rows)
     with h5py.File(paths.log_mels("dev"), "w") as store:
+        store.attrs["recipe"] = json.dumps(RECIPE | {"backend": "librosa"})
         store["f0"], store["f1"] = np.zeros((5, 64)), np.ones((7, 64), np.float32)
     return paths
 
 
 def test_load_split(dataset):
-    split = load_split(dataset, "dev", ["<pad>", "a", "b"], 64)
+    split = load_split(dataset, "dev", ["<pad>", "a", "b"], RECIPE)
     assert split.fids == ["f0", "f1"] and split.caption_clips.tolist() == [0, 0, 1, 1]
     assert [caption.tolist() for caption in split.captions] == [[1, 2]] * 4
     assert [log_mel.dtype for log_mel in split.log_mels] == [torch.float32] * 2  # the first is stored as float64
@@ -190,15 +193,15 @@ def test_load_split(dataset):
 
 def test_log_mels_on_disk_are_those_in_memory(dataset, capsys, monkeypatch):
     words = ["<pad>", "a", "b"]
-    memory = load_split(dataset, "dev", words, 64)
+    memory = load_split(dataset, "dev", words, RECIPE)
     assert "2 clips, log-mels in memory" in capsys.readouterr().out
-    disk = load_split(dataset, "dev", words, 64, cache="disk")
+    disk = load_split(dataset, "dev", words, RECIPE, cache="disk")
     assert "2 clips, log-mels read from disk" in capsys.readouterr().out
     assert isinstance(disk.log_mels, DiskLogMels) and len(disk.log_mels) == 2
     for ours, theirs in zip(disk.log_mels, memory.log_mels, strict=True):
         assert torch.equal(ours, theirs)
     monkeypatch.setattr("utils.data_utils.free_memory", lambda: 1000.0)
-    assert isinstance(load_split(dataset, "dev", words, 64).log_mels, DiskLogMels)
+    assert isinstance(load_split(dataset, "dev", words, RECIPE).log_mels, DiskLogMels)
     assert "they do not fit into memory" in capsys.readouterr().out
 
 
@@ -206,7 +209,7 @@ def test_batches_from_disk_are_those_from_memory(dataset):
     words = ["<pad>", "a", "b"]
     epochs = []
     for cache in ("memory", "disk"):
-        loader = batches(load_split(dataset, "dev", words, 64, cache), 3, shuffle=True)
+        loader = batches(load_split(dataset, "dev", words, RECIPE, cache), 3, shuffle=True)
         epochs.append([])
         for epoch in (1, 2):
             seed_epoch(0, epoch)
@@ -270,26 +273,26 @@ def test_a_gpu_takes_the_same_step(split, model, name):
 def test_unfit_splits_are_refused(dataset):
     words = ["<pad>", "a", "b"]
     with pytest.raises(UserError, match="the word 'b' has no vector"):
-        load_split(dataset, "dev", words[:2], 64)
-    with pytest.raises(UserError, match=r"in_dim asks for \(frames, 128\)"):
-        load_split(dataset, "dev", words, 128)
+        load_split(dataset, "dev", words[:2], RECIPE)
+    with pytest.raises(UserError, match=r"made with audio_logmel\.n_mels 64, but it is now 128"):
+        load_split(dataset, "dev", words, RECIPE | {"n_mels": 128})
     with pytest.raises(UserError, match=r"test_text\.csv: no such file; preprocessing/2_clotho_dataset\.py makes it"):
-        load_split(dataset, "test", words, 64)
+        load_split(dataset, "test", words, RECIPE)
     with h5py.File(dataset.log_mels("dev"), "a") as store:
         store["f1"][3, 3] = np.nan
     with pytest.raises(UserError, match="clip f1 are not finite"):
-        load_split(dataset, "dev", words, 64)
+        load_split(dataset, "dev", words, RECIPE)
     with h5py.File(dataset.log_mels("dev"), "a") as store:
         del store["f1"]
     with pytest.raises(UserError, match="no log-mels of clip f1"):
-        load_split(dataset, "dev", words, 64)
+        load_split(dataset, "dev", words, RECIPE)
     with h5py.File(dataset.log_mels("dev"), "a") as store:
         store["f1"] = np.zeros((3, 64), np.float32)
     with pytest.raises(UserError, match="has 3 frames; the model needs at least 4"):
-        load_split(dataset, "dev", words, 64)
+        load_split(dataset, "dev", words, RECIPE)
     dataset.log_mels("dev").write_bytes(b"\x89HDF")
     with pytest.raises(UserError, match="not a readable HDF5 file"):
-        load_split(dataset, "dev", words, 64)
+        load_split(dataset, "dev", words, RECIPE)
     dataset.log_mels("dev").unlink()
     with pytest.raises(UserError, match=r"preprocessing/4_audio_logmel\.py makes it"):
-        load_split(dataset, "dev", words, 64)
+        load_split(dataset, "dev", words, RECIPE)

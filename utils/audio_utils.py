@@ -1,8 +1,10 @@
 """Log-mel energies of a clip."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -10,7 +12,17 @@ from librosa.filters import mel  # here, not where it is called: a second's impo
 
 from utils.io_utils import UserError
 
+BLOCK = 4_000_000  # samples decoded at a time
 LOG_OFFSET = float(np.spacing(1))  # 2.220446e-16: silence becomes -36.04, not -inf
+
+
+class Clip(NamedTuple):
+    """An audio file."""
+
+    file: str  # its name in the split's folder
+    seconds: float
+    sample_rate: int  # Hz
+    channels: int
 
 
 def read_audio(path: Path | str) -> tuple[np.ndarray, int]:
@@ -18,19 +30,44 @@ def read_audio(path: Path | str) -> tuple[np.ndarray, int]:
 
     Raises UserError where the file cannot be decoded, holds no samples, or holds NaN or infinite ones.
     """
+    with _open_audio(path) as stream:
+        blocks = list(_blocks(path, stream))
+        samples = np.concatenate(blocks) if len(blocks) > 1 else blocks[0]
+        return samples if samples.ndim == 1 else samples.mean(axis=1), stream.samplerate
+
+
+def probe_clip(path: Path) -> Clip:
+    """Decode an audio file to its end, block by block.
+
+    Raises UserError as `read_audio` does.
+    """
+    with _open_audio(path) as stream:
+        samples = sum(len(block) for block in _blocks(path, stream))
+        return Clip(path.name, round(samples / stream.samplerate, 6), stream.samplerate, stream.channels)
+
+
+@contextmanager
+def _open_audio(path: Path | str) -> Iterator[soundfile.SoundFile]:
     try:
         with soundfile.SoundFile(path) as stream:
-            sample_rate, pcm_16 = stream.samplerate, stream.subtype == "PCM_16"
-            samples = stream.read(dtype="int16" if pcm_16 else "float32")  # (samples,) or (samples, channels)
+            yield stream
     except soundfile.LibsndfileError as error:
         raise UserError(f"{path}: unreadable audio ({error.error_string.rstrip('.')})") from None
-    if len(samples) == 0:
+
+
+def _blocks(path: Path | str, stream: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    """The samples in blocks, float32: (samples,) or (samples, channels)."""
+    pcm_16 = stream.subtype == "PCM_16"
+    read = 0
+    while len(block := stream.read(BLOCK, dtype="int16" if pcm_16 else "float32")):
+        read += len(block)
+        if pcm_16:  # the same numbers as the library's own conversion, in a quarter of the time
+            block = block * np.float32(1 / 32768)
+        elif not np.isfinite(block).all():
+            raise UserError(f"{path}: holds NaN or infinite samples")
+        yield block
+    if read == 0:
         raise UserError(f"{path}: the clip has no samples")
-    if pcm_16:  # the same numbers as the library's own conversion, in a quarter of the time
-        samples = samples * np.float32(1 / 32768)
-    elif not np.isfinite(samples).all():
-        raise UserError(f"{path}: holds NaN or infinite samples")
-    return samples if samples.ndim == 1 else samples.mean(axis=1), sample_rate
 
 
 def log_mel_spectrogram(
@@ -61,7 +98,10 @@ def log_mel_spectrogram(
     if fmax > sample_rate / 2:
         raise ValueError(f"fmax {fmax:g} Hz is above half the sample rate of {sample_rate} Hz")
     win_length, hop_length = round(sample_rate * window), round(sample_rate * hop)
+    if win_length < 2 or hop_length < 1:
+        raise ValueError(f"a window of {window:g} s or a hop of {hop:g} s is too short at {sample_rate} Hz")
     n_fft = 2 ** int(np.ceil(np.log2(win_length)))
+    y = np.asarray(y, dtype=np.float32)
     power = BACKENDS[backend](y, sample_rate, n_fft, win_length, hop_length, n_mels, fmin, fmax)  # (n_mels, T)
     return np.log(power + LOG_OFFSET, dtype=np.float32).T
 
@@ -141,4 +181,6 @@ BACKENDS: dict[str, Backend] = {
 def _mel_filters(sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float) -> np.ndarray:
     """librosa's Slaney filters (n_mels, bins), without the bins above fmax, where all are zero."""
     filters = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)
+    if not filters.any():
+        raise ValueError(f"no FFT bin lies between fmin {fmin:g} Hz and fmax {fmax:g} Hz; widen the band or the window")
     return np.ascontiguousarray(filters[:, : int(np.flatnonzero(filters.any(axis=0))[-1]) + 1])

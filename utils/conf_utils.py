@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from utils.io_utils import UserError, whole_file
 from utils.sampling_utils import STRATEGIES
+from utils.text_utils import clean_caption
+
+DEFAULT_CONF = "conf.yaml"
+TABLES = {"num_clips", "corrections", "variants", "metrics"}  # a file replaces its base's whole, not entry by entry
 
 
 def _as_float(value: Any) -> Any:
@@ -20,6 +24,19 @@ def _as_float(value: Any) -> Any:
         except ValueError:
             return value
     return value
+
+
+def _clean_words(table: dict[str, str]) -> dict[str, str]:
+    for wrong, right in table.items():
+        if clean_caption(wrong) != wrong or " " in wrong or clean_caption(right) != right:
+            raise ValueError(f"{wrong!r}: {right!r} must be lower-case words without punctuation, one before the colon")
+    return table
+
+
+def _free_metric_name(name: str) -> str:
+    if name in ("obj", "map", "map_text_to_audio", "map_audio_to_text"):
+        raise ValueError(f"val_{name} is reported anyway; choose another name")
+    return name
 
 
 def _known_strategy(name: str) -> str:
@@ -64,7 +81,7 @@ class DemoDatasetConf(Section):
 
 class TextCleaningConf(Section):
     named_entities: Literal["replace", "keep"]
-    corrections: dict[str, str]
+    corrections: Annotated[dict[str, str], AfterValidator(_clean_words)]
 
 
 class ClothoDatasetConf(Section):
@@ -140,8 +157,8 @@ class ModelConf(Section):
 
 
 class TripletLossConf(Section):
-    margin: NonNegative
-    sampling: Annotated[str, Field(), BeforeValidator(_known_strategy)]
+    margin: Positive
+    sampling: Annotated[str, AfterValidator(_known_strategy)]
     mask_words: bool = False
     mask_frames: bool = False
 
@@ -182,7 +199,7 @@ class Conf(Section):
     param_conf: ParamConf
     CRNNWordModel: ModelConf
     criteria: CriteriaConf
-    metrics: dict[str, TripletLossConf]
+    metrics: dict[Annotated[Name, AfterValidator(_free_metric_name)], TripletLossConf]
     AdamOptimizer: AdamConf
     ReduceLROnPlateau: ReduceLROnPlateauConf
     TrialPlateauStopper: StopperConf
@@ -252,7 +269,7 @@ def _merged(base: dict, change: dict) -> dict:
     """`base` with the keys of `change` laid over it, section by section."""
     both = dict(base)
     for key, value in change.items():
-        deeper = isinstance(value, dict) and isinstance(both.get(key), dict)
+        deeper = key not in TABLES and isinstance(value, dict) and isinstance(both.get(key), dict)
         both[key] = _merged(both[key], value) if deeper else value
     return both
 
@@ -306,14 +323,25 @@ def _keys_beside(location: tuple) -> list[str]:
 def command_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every command takes: --conf FILE and section.key=value ..."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--conf", default="conf.yaml", metavar="FILE", help="configuration file (default: conf.yaml)")
+    parser.add_argument("--conf", metavar="FILE", help=f"configuration file (default: {DEFAULT_CONF})")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, read as YAML"
     )
     return parser
 
 
+def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; settings may stand before, between and after the other arguments."""
+    return parser.parse_intermixed_args()
+
+
+def refuse_conf_beside(args: argparse.Namespace, option: str) -> None:
+    """Raise UserError where --conf stands beside an option that names a trial, and so a configuration."""
+    if args.conf and getattr(args, option):
+        raise UserError(f"--{option} {getattr(args, option)}: goes by the trial's own configuration; leave out --conf")
+
+
 def conf_from_command(description: str) -> Conf:
     """Parse a preprocessing script's command line into its configuration."""
-    args = command_parser(description).parse_args()
-    return load_conf(args.conf, args.overrides)
+    args = parse_command(command_parser(description))
+    return load_conf(args.conf or DEFAULT_CONF, args.overrides)

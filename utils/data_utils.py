@@ -72,26 +72,36 @@ class Batch(NamedTuple):
         return Batch(*(part.to(device, non_blocking=True) for part in self))
 
 
-def load_split(paths: DatasetPaths, split: str, words: list[str], n_mels: int, cache: str = "memory") -> Split:
+def load_split(
+    paths: DatasetPaths,
+    split: str,
+    words: list[str],
+    recipe: dict[str, object],
+    cache: str = "memory",
+    needs_negatives: bool = False,
+) -> Split:
     """Read a split's captions and log-mels; what is kept where goes to standard output.
 
     Args:
         words: the vocabulary; a word's id is its place.
-        n_mels: bands that the model expects.
+        recipe: the settings that the log-mels must have been made with.
         cache: "memory" keeps the log-mels there if they fit, "disk" leaves them in their file.
+        needs_negatives: whether one clip is too few.
 
     Raises:
-        UserError: a file is missing, a word has no vector, or a clip has no or unfit log-mels.
+        UserError: a file is missing, a word has no vector, a clip has no or unfit log-mels, or clips are too few.
     """
     table = read_table(paths.text(split), TEXT_COLUMNS, "preprocessing/2_clotho_dataset.py")
     if table.empty:
         raise UserError(f"{paths.text(split)}: holds no captions")
     fids = list(dict.fromkeys(table["fid"]))
+    if needs_negatives and len(fids) < 2:
+        raise UserError(f"{paths.text(split)}: holds one clip; negatives need two at the least")
     word_ids = {word: i for i, word in enumerate(words)}
     places = {fid: i for i, fid in enumerate(fids)}
     return Split(
         fids=fids,
-        log_mels=_open_log_mels(paths, split, fids, n_mels, cache),
+        log_mels=_open_log_mels(paths, split, fids, recipe, cache),
         tids=table["tid"].tolist(),
         captions=[_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]],
         caption_clips=np.array([places[fid] for fid in table["fid"]]),
@@ -126,7 +136,12 @@ def collate(split: Split, captions: list[int]) -> Batch:
 
 def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, int]) -> Tensor:
     try:
-        return torch.tensor([word_ids[word] for word in json.loads(tokens)])
+        words = json.loads(tokens)
+        if not isinstance(words, list) or not words:
+            raise ValueError
+        return torch.tensor([word_ids[word] for word in words])
+    except ValueError:
+        raise UserError(f"{paths.text(split)}: tokens {tokens!r} are not a list of words; run step 2 again") from None
     except KeyError as error:
         raise UserError(
             f"{paths.text(split)}: the word {error.args[0]!r} has no vector: captions and word vectors are not of one "
@@ -134,14 +149,17 @@ def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, 
         ) from None
 
 
-def _open_log_mels(paths: DatasetPaths, split: str, fids: list[str], n_mels: int, cache: str) -> Sequence[Tensor]:
-    """The clips' log-mels, every shape checked."""
+def _open_log_mels(
+    paths: DatasetPaths, split: str, fids: list[str], recipe: dict[str, object], cache: str
+) -> Sequence[Tensor]:
+    """The clips' log-mels, their settings and every shape checked."""
     path, step = paths.log_mels(split), "preprocessing/4_audio_logmel.py"
     require_file(path, step)
     try:
         with h5py.File(path, "r") as store:
-            frames = [_checked_frames(store, path, fid, n_mels) for fid in fids]
-            size = 4 * n_mels * sum(frames)  # bytes
+            _check_recipe(store, path, recipe)
+            frames = [_checked_frames(store, path, fid, recipe["n_mels"]) for fid in fids]
+            size = 4 * recipe["n_mels"] * sum(frames)  # bytes
             fits = size < FREE_MEMORY_SHARE * free_memory()
             if cache == "memory" and fits:
                 print(f"{split}: {len(fids)} clips, log-mels in memory ({size / 1e6:.0f} MB)")
@@ -151,6 +169,17 @@ def _open_log_mels(paths: DatasetPaths, split: str, fids: list[str], n_mels: int
     why = "as set" if cache == "disk" else "they do not fit into memory"
     print(f"{split}: {len(fids)} clips, log-mels read from disk ({size / 1e6:.0f} MB; {why})")
     return DiskLogMels(path, fids, frames)
+
+
+def _check_recipe(store: h5py.File, path: Path, recipe: dict[str, object]) -> None:
+    """The back end may differ: they all give the same numbers."""
+    made_with = json.loads(store.attrs.get("recipe", "{}"))
+    for key, value in recipe.items():
+        if key != "backend" and made_with.get(key) != value:
+            raise UserError(
+                f"{path}: made with audio_logmel.{key} {made_with.get(key)}, but it is now {value}; set it back, or "
+                "run preprocessing/4_audio_logmel.py again"
+            )
 
 
 def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:

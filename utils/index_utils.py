@@ -3,14 +3,15 @@
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
-import soundfile
 
-from utils.io_utils import UserError, require_file
+from utils.audio_utils import Clip, probe_clip
+from utils.io_utils import UserError, progress, require_file
 from utils.text_utils import CAPTION_COLUMNS, hyphenated_words
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
@@ -70,15 +71,6 @@ class Problem(NamedTuple):
         return f"{self.file}{line}{clip}: {self.what}"
 
 
-class Clip(NamedTuple):
-    """An audio file."""
-
-    file: str  # its name in the split's folder
-    seconds: float
-    sample_rate: int  # Hz
-    channels: int
-
-
 @dataclass(frozen=True)
 class SplitIndex:
     """What step 2 found in a split."""
@@ -88,8 +80,11 @@ class SplitIndex:
     problems: list[Problem]
 
 
-def index_split(paths: DatasetPaths, split: str, require_audio: bool) -> SplitIndex:
-    """Pair a split's cleaned captions with its clips; whatever cannot be paired or read is left out and listed."""
+def index_split(paths: DatasetPaths, split: str, require_audio: bool, shortest: float) -> SplitIndex:
+    """Pair a split's cleaned captions with its clips of at least `shortest` seconds.
+
+    Whatever cannot be paired or read is left out and listed.
+    """
     table = read_table(paths.clean_captions(split), CLEAN_COLUMNS, "preprocessing/1_text_cleaning.py")
     source = paths.raw_captions(split).name
     problems = [
@@ -103,7 +98,7 @@ def index_split(paths: DatasetPaths, split: str, require_audio: bool) -> SplitIn
     if require_audio:
         files = _audio_files(paths, split)
         places = match_names(list(dict.fromkeys(table["file_name"])), files)
-        readable = _probe_clips(paths, split, sorted(places.values()), problems)
+        readable = _probe_clips(paths, split, sorted(places.values()), shortest, problems)
         unused = sorted(set(files) - set(places.values()))
         problems += [Problem(split, 0, name, "the clip has no captions") for name in unused]
         table = _drop_clips_without_audio(table, source, places, readable, problems)
@@ -135,16 +130,11 @@ def match_names(names: list[str], files: list[str]) -> dict[str, str]:
 
     Each file serves one name; a name that fits no file, or several, is left out.
     """
-    matches = {name: name for name in names if name in set(files)}
-    free = [file for file in files if file not in matches]
-    by_stripped: dict[str, list[str]] = {}
-    for file in free:
-        by_stripped.setdefault(_stripped(file), []).append(file)
-    for name in names:
-        candidates = by_stripped.get(_stripped(name), [])
-        if name not in matches and len(candidates) == 1:
-            matches[name] = candidates.pop()
-    return matches
+    matches = {name: name for name in set(names) & set(files)}
+    owners = _by_stripped(name for name in names if name not in matches)
+    places = _by_stripped(file for file in files if file not in matches)
+    unique = [key for key, group in owners.items() if len(group) == len(places.get(key, ())) == 1]
+    return matches | {owners[key][0]: places[key][0] for key in unique}
 
 
 def vocabulary_info(captions: dict[str, pd.DataFrame]) -> dict:
@@ -183,7 +173,7 @@ def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
     """Read a CSV that a preprocessing step wrote; every cell is text ("NA" is a word, not a gap)."""
     require_file(path, made_by)
     try:
-        table = pd.read_csv(path, dtype=str, na_filter=False)
+        table = pd.read_csv(path, dtype=str, na_filter=False, lineterminator="\n")
     except (ValueError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path}: not a readable CSV file ({error}); run {made_by} again") from None
     missing = [column for column in columns if column not in table.columns]
@@ -192,9 +182,13 @@ def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
     return table
 
 
-def _stripped(name: str) -> str:
-    path = Path(name)
-    return path.stem.strip() + path.suffix.strip()
+def _by_stripped(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names by what is left of them without spaces around stem and suffix."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        stem, dot, suffix = name.rpartition(".")
+        groups.setdefault(stem.strip() + dot + suffix.strip(), []).append(name)
+    return groups
 
 
 def _audio_files(paths: DatasetPaths, split: str) -> list[str]:
@@ -204,19 +198,22 @@ def _audio_files(paths: DatasetPaths, split: str) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
 
 
-def _probe_clips(paths: DatasetPaths, split: str, files: list[str], problems: list[Problem]) -> dict[str, Clip]:
-    """The clips that have sound in them, by file."""
+def _probe_clips(
+    paths: DatasetPaths, split: str, files: list[str], shortest: float, problems: list[Problem]
+) -> dict[str, Clip]:
+    """The clips that can be decoded to their end and last at least `shortest` seconds, by file."""
     clips = {}
-    for name in files:
+    for name in progress(files, f"reading {split}", total=len(files)):
         try:
-            info = soundfile.info(paths.audio(split) / name)
-        except soundfile.LibsndfileError as error:
-            problems.append(Problem(split, 0, name, f"unreadable audio ({error.error_string.rstrip('.')})"))
+            clip = probe_clip(paths.audio(split) / name)
+        except UserError as error:
+            problems.append(Problem(split, 0, name, str(error).partition(": ")[2]))
             continue
-        if info.frames > 0:
-            clips[name] = Clip(name, round(info.frames / info.samplerate, 6), info.samplerate, info.channels)
+        if clip.seconds >= shortest:
+            clips[name] = clip
         else:
-            problems.append(Problem(split, 0, name, "the clip has no samples"))
+            what = f"{clip.seconds:g} s are too short; the model needs {shortest:g} s"
+            problems.append(Problem(split, 0, name, what))
     return clips
 
 
@@ -236,7 +233,7 @@ def _drop_clips_without_audio(
     for row in table.drop_duplicates("file_name").itertuples():
         if row.file_name not in places:
             problems.append(Problem(source, int(row.line), row.file_name, "no such audio file"))
-    return table[[places.get(name) in readable for name in table["file_name"]]]
+    return table[table["file_name"].map(lambda name: places.get(name) in readable).astype(bool)]
 
 
 def _drop_empty_captions(table: pd.DataFrame, source: str, problems: list[Problem]) -> pd.DataFrame:

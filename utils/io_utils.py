@@ -15,6 +15,10 @@ from tqdm import tqdm
 class UserError(Exception):
     """Something the user can mend: the message names the file, row or key, what is wrong and what to do."""
 
+    def __init__(self, message: str):
+        # torch's data loader raises a worker's error anew, with the worker's traceback before its message
+        super().__init__(message.rpartition("UserError: ")[2].rstrip())
+
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a script's main(); end with one clear line per problem and exit status 2 instead of a traceback."""

@@ -19,10 +19,12 @@ def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, fl
         relevance: (Q, I) bool; every query has a relevant item.
 
     Returns:
-        mAP: precision at each relevant item, summed and divided by the number of relevant ones; mAP10: the same
-        over the first 10 ranks; R1, R5, R10: share of the relevant items in the first k; HR1, HR5, HR10: whether
-        any is there; MedR: median rank of the first one; queries; tied_queries: how many of them share a score
-        between a relevant and an irrelevant item, so that only the expected value is defined.
+        mAP: precision at each relevant item, summed and divided by the number of relevant ones.
+        mAP10: the same over the first 10 ranks, divided by 10 at the most.
+        R1, R5, R10: share of the relevant items in the first k; HR1, HR5, HR10: whether any is there.
+        MedR: median rank of the first one.
+        queries, and tied_queries: how many of them share a score between a relevant and an irrelevant item, so that
+        only the expected value is defined.
 
     Raises:
         ValueError: shapes that differ, no queries, NaN, or a query without a relevant item.

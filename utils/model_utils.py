@@ -209,6 +209,8 @@ def evaluate(
     """The validation objective, further losses, mAP in both directions and the spread of the scores."""
     model.eval()
     scores = SplitScores(model, split, device, keep_steps=True)
+    if not np.isfinite(scores.cross).all():
+        raise UserError("the validation scores are not finite: training has diverged; lower AdamOptimizer.lr")
     retrieval = both_directions(scores.cross, split.caption_clips)
     text_to_audio, audio_to_text = retrieval["text_to_audio"]["mAP"], retrieval["audio_to_text"]["mAP"]
     return {

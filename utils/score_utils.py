@@ -102,9 +102,12 @@ def step_weights(steps: Tensor, frames: int, lens: Tensor | None = None) -> Tens
     right = (left + 1).clamp(max=length - 1)
     p = place - left
     squares = steps.square().sum(dim=-1)  # (N, L)
-    products = (steps * steps[:, torch.arange(1, length + 1).clamp(max=length - 1)]).sum(dim=-1)  # (N, L)
-    square = (1 - p) ** 2 * squares[:, left] + 2 * p * (1 - p) * products[:, left] + p**2 * squares[:, right]
-    return _mean_weights(lens, len(steps), frames, steps) / square.clamp(min=1e-24).sqrt()
+    products = (steps * torch.cat([steps[:, 1:], steps[:, -1:]], dim=1)).sum(dim=-1)  # (N, L)
+    apart = (1 - p) ** 2 * squares[:, left] + p**2 * squares[:, right]
+    square = apart + 2 * p * (1 - p) * products[:, left]
+    # Where neighbours cancel out, only rounding is left of the frame: it is kept from growing to full length.
+    floor = (1e-6 * apart).detach().clamp(min=1e-24)
+    return _mean_weights(lens, len(steps), frames, steps) / square.maximum(floor).sqrt()
 
 
 @torch.no_grad()
@@ -157,37 +160,41 @@ def caption_word_weights(captions: list[np.ndarray]) -> tuple[np.ndarray, csr_ar
 
 
 class StoredScores(NamedTuple):
-    """A split's scores with the names of their rows and columns."""
+    """A split's scores with the names of their rows and columns, and the epoch of the checkpoint that gave them."""
 
     scores: np.ndarray  # (C, M) float32
     fids: list[str]  # C clips
     tids: list[str]  # M captions
     caption_fids: list[str]  # M: the clip that each caption describes
+    epoch: int
 
 
 def save_scores(path: Path, stored: StoredScores) -> None:
-    """Write scores as HDF5: data sets scores, fids, tids, caption_fids."""
+    """Write scores as HDF5: data sets scores, fids, tids, caption_fids, and the attribute epoch."""
     with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
+        store.attrs["epoch"] = stored.epoch
         store["scores"] = stored.scores.astype(np.float32)
         for name in ("fids", "tids", "caption_fids"):
             store.create_dataset(name, data=getattr(stored, name), dtype=h5py.string_dtype())
 
 
-def load_scores(path: Path) -> StoredScores:
-    """Read what `save_scores` wrote.
+def load_scores(path: Path, epoch: int) -> StoredScores:
+    """Read what `save_scores` wrote, for a checkpoint of this epoch.
 
-    Raises UserError where the file is missing, damaged, or holds NaN.
+    Raises UserError where the file is missing, damaged, of another epoch, or holds NaN.
     """
     step = "postprocessing/1_xmodal_scores.py"
     require_file(path, step)
     try:
         with h5py.File(path, "r") as store:
             names = (store[name].asstr()[()].tolist() for name in ("fids", "tids", "caption_fids"))
-            stored = StoredScores(store["scores"][()], *names)
+            stored = StoredScores(store["scores"][()], *names, int(store.attrs["epoch"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: not the scores of {step} ({error}); run it again") from None
     if stored.scores.shape != (len(stored.fids), len(stored.tids)) or len(stored.tids) != len(stored.caption_fids):
         raise UserError(f"{path}: scores and names do not belong together; run {step} again")
+    if stored.epoch != epoch:
+        raise UserError(f"{path}: scores of epoch {stored.epoch}, but the best epoch is now {epoch}; run {step} again")
     if np.isnan(stored.scores).any():
         raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
     return stored

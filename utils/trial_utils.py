@@ -12,7 +12,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.core import CRNNWordModel
-from utils.conf_utils import Conf, command_parser, load_conf, save_conf
+from utils.conf_utils import (
+    DEFAULT_CONF,
+    Conf,
+    command_parser,
+    load_conf,
+    parse_command,
+    refuse_conf_beside,
+    save_conf,
+)
 from utils.io_utils import UserError, require_file, whole_file
 
 CONF, METRICS, LOG = "conf.yaml", "metrics.jsonl", "train.log"
@@ -45,9 +53,10 @@ def create_trial(conf: Conf) -> Path:
     series = Path(conf.trial_base) / conf.trial_series
     name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{conf.criteria.TripletLoss.sampling}_seed{conf.param_conf.seed}"
     trial = series / name
+    series.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            trial.mkdir(parents=True)
+            trial.mkdir()
         except FileExistsError:  # another run in the same second
             trial = trial.with_name(trial.name + "+")
             continue
@@ -77,14 +86,17 @@ def trial_from_command(description: str) -> tuple[Path, Conf]:
     parser.add_argument(
         "--trial", type=Path, metavar="DIR", help="trial directory (default: the configuration's newest trial)"
     )
-    args = parser.parse_args()
-    trial = args.trial or newest_trial(load_conf(args.conf, args.overrides))
+    args = parse_command(parser)
+    refuse_conf_beside(args, "trial")
+    trial = args.trial or newest_trial(load_conf(args.conf or DEFAULT_CONF, args.overrides))
     return trial, trial_conf(trial, args.overrides)
 
 
 def resume_conf(trial: Path, overrides: list[str]) -> Conf:
     """The configuration to resume a trial with; changes that would mix two experiments are refused."""
     conf = trial_conf(trial, overrides)
+    if not (trial / LAST).exists():
+        raise UserError(f"{trial}: nothing to resume (it has no {LAST}); start a new trial")
     before = _flat(load_checkpoint(trial / LAST)["conf"])
     after = _flat(conf.model_dump())
     for key in sorted(before.keys() | after.keys()):
@@ -115,19 +127,19 @@ def load_checkpoint(path: Path) -> dict:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged and for malicious files
         raise UserError(f"{path}: not a loadable checkpoint ({_first_line(error)})") from None
-    if not isinstance(checkpoint, dict) or not {"model", "words", "conf", "history"} <= checkpoint.keys():
+    if not isinstance(checkpoint, dict) or not {"model", "words", "conf", "history", "epoch"} <= checkpoint.keys():
         raise UserError(f"{path}: not a checkpoint that main.py wrote")
     return checkpoint
 
 
-def load_model(path: Path) -> tuple[CRNNWordModel, list[str]]:
-    """A checkpoint's model, in evaluation mode, and its vocabulary (V words, id 0 the padding)."""
+def load_model(path: Path) -> tuple[CRNNWordModel, list[str], int]:
+    """A checkpoint's model, in evaluation mode, its vocabulary (V words, id 0 the padding) and its epoch."""
     checkpoint = load_checkpoint(path)
     try:
         model = CRNNWordModel.from_state_dict(checkpoint["model"])
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"{path}: not a checkpoint of CRNNWordModel ({_first_line(error)})") from None
-    return model.eval(), checkpoint["words"]
+    return model.eval(), checkpoint["words"], checkpoint["epoch"]
 
 
 def _first_line(error: Exception) -> str:
@@ -168,6 +180,16 @@ class TrialRecord:
         model.load_state_dict(self.checkpoint["model"])
         optimizer.load_state_dict(self.checkpoint["optimizer"])
         scheduler.load_state_dict(self.checkpoint["scheduler"])
+        self.checkpoint = None  # a second copy of the model and the optimizer
+        save_conf(self.conf, self.trial / CONF)
+
+    def require_finite(self, results: dict[str, float]) -> None:
+        """Raise UserError where training has diverged."""
+        if not math.isfinite(results["train_loss"]):
+            raise UserError(
+                f"{self.trial}: the training loss is {results['train_loss']} in epoch {results['epoch']}: it has "
+                f"diverged; {LAST} holds the epoch before; start a new trial with a lower AdamOptimizer.lr"
+            )
 
     def add(
         self, results: dict[str, float], model: CRNNWordModel, optimizer: Optimizer, scheduler: ReduceLROnPlateau
