@@ -39,7 +39,7 @@ def main() -> None:
 def extract_split(pool: ProcessPoolExecutor, paths: DatasetPaths, split: str, clips: dict, recipe: dict) -> None:
     """Write a (T, n_mels) float32 data set for each clip's fid."""
     files = [paths.audio(split) / clip["file"] for clip in clips.values()]
-    log_mels = pool.map(partial(extract_clip, recipe=recipe), files, chunksize=4)
+    log_mels = pool.map(partial(extract_clip, recipe=recipe), files, chunksize=8)
     frames = 0
     with whole_file(paths.log_mels(split)) as temporary, h5py.File(temporary, "w") as store:
         store.attrs["recipe"] = json.dumps(recipe)

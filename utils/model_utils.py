@@ -7,6 +7,7 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -21,7 +22,7 @@ from utils.metric_utils import both_directions
 from utils.sampling_utils import BatchScores
 from utils.score_utils import caption_word_weights, pair_scores, self_score_matrix, step_score_matrix, step_weights
 
-WORDS_AT_ONCE = 1024  # scored with a clip: frames x words values stay in a CPU's cache
+LENGTH_STEP = 64  # frames; clips are padded to multiples, since convolutions keep memory for every size that they meet
 
 
 def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
@@ -117,12 +118,14 @@ def train_epoch(
 def encode_clips(model: CRNNWordModel, split: Split, device: torch.device) -> Iterator[tuple[int, Tensor]]:
     """Each clip's index and steps (1, L, E), each clip encoded once, at its own length; shortest clips first."""
     order = np.argsort(split.frames, kind="stable")
-    at_once = 64 if device.type == "cuda" else 8
+    at_once = 64 if device.type == "cuda" else 4
     for start in range(0, len(order), at_once):
         clips = order[start : start + at_once].tolist()
         log_mels = [split.log_mels[clip] for clip in clips]
         lens = torch.tensor([len(log_mel) for log_mel in log_mels])
-        steps = model.audio_steps(pad_sequence(log_mels, batch_first=True).to(device), lens)
+        audio = pad_sequence(log_mels, batch_first=True)
+        audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
+        steps = model.audio_steps(audio.to(device), lens)
         for i, clip in enumerate(clips):
             yield clip, steps[i : i + 1, : lens[i] // TIME_POOLING]
 
@@ -150,8 +153,7 @@ class SplitScores:
         frames = self.split.frames
         scores = torch.empty(len(frames), len(words), device=self.device)
         for clip, steps in encode_clips(self.model, self.split, self.device):
-            parts = [step_score_matrix(steps, frames[clip], part) for part in embeds.split(WORDS_AT_ONCE)]
-            scores[clip] = torch.cat(parts, dim=1)[0]
+            scores[clip] = step_score_matrix(steps, frames[clip], embeds)[0]
             if keep_steps:
                 self.steps[clip] = steps.clone()  # not the batch that it is a part of
         return scores.cpu().numpy()

@@ -84,7 +84,7 @@ def step_score_matrix(
     n, length, _ = steps.shape
     m, w, _ = text_embeds.shape
     dots = steps.flatten(0, 1) @ text_embeds.flatten(0, 1).T  # (N*L, M*W)
-    similarities = upsample(dots.view(n, length, m * w), frames).clamp(min=0)  # (N, T, M*W)
+    similarities = upsample(dots.view(n, length, m * w), frames).clamp_(min=0)  # (N, T, M*W)
     frame_weights = step_weights(steps, frames, audio_lens)  # (N, T)
     word_weights = _mean_weights(text_lens, m, w, similarities)  # (M, W)
     by_word = torch.bmm(frame_weights.unsqueeze(1), similarities).view(n, m, w)  # (N, M, W)
