@@ -39,7 +39,7 @@ from utils.criterion_utils import TripletLoss
 from utils.data_utils import Split, batches, load_split
 from utils.embed_utils import load_embeddings
 from utils.index_utils import DatasetPaths
-from utils.io_utils import read_json
+from utils.io_utils import keep_freed_memory, read_json
 from utils.metric_utils import both_directions
 from utils.model_utils import SplitScores, build_model, build_optimizer, evaluate, train_epoch, train_step
 
@@ -248,9 +248,11 @@ def scoring(size: Size) -> Iterator[Row]:
     for scorer in (model, plain, encoded):
         scorer.train(False)
     for _ in range(max(1, size.rounds // 3)):
+        keep_freed_memory()
         ours.append(seconds(lambda: SplitScores(model, split, CPU)))
         ours_scoring.append(seconds(lambda: SplitScores(encoded, split, CPU)))
         memory = peak_memory()
+        keep_freed_memory(False)
         encoding, scoring = _published_scoring(plain, sampled_clips, captions)
         theirs_scoring.append(scoring / pairs_sampled * pairs)
         theirs.append(encoding / len(sampled_clips) * len(split.log_mels) + theirs_scoring[-1])

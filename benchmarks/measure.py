@@ -8,6 +8,8 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+from utils.io_utils import keep_freed_memory
+
 GB = 1e9
 
 
@@ -25,8 +27,16 @@ def seconds(function: Callable[[], Any]) -> float:
 
 
 def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
-    """Seconds of each contender in each round; in a round they run one after the other."""
-    times = [[seconds(contender) for contender in contenders] for _ in range(rounds)]
+    """Seconds of each contender in each round; in a round they run one after the other, theirs first.
+
+    Memory is kept for ours alone, as `prepare_model` does it.
+    """
+    times = []
+    for _ in range(rounds):
+        times.append([])
+        for contender in contenders:
+            keep_freed_memory(contender is not contenders[0])
+            times[-1].append(seconds(contender))
     return [list(of_contender) for of_contender in zip(*times, strict=True)]
 
 

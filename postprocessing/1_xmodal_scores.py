@@ -12,7 +12,7 @@ import torch
 from utils.data_utils import load_split
 from utils.index_utils import DatasetPaths
 from utils.io_utils import run_command
-from utils.model_utils import SplitScores
+from utils.model_utils import SplitScores, prepare_model
 from utils.score_utils import StoredScores, save_scores
 from utils.trial_utils import BEST, load_model, trial_from_command
 
@@ -22,7 +22,7 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, words, epoch = load_model(trial / BEST)
-    model.to(device)
+    prepare_model(conf, model, device)
     for name in conf.data_conf.splits:
         split = load_split(paths, name, words, conf.audio_logmel.recipe, conf.data_conf.cache)
         scores = SplitScores(model, split, device).cross

@@ -17,7 +17,7 @@ from models.core import CRNNWordModel
 from utils.conf_utils import Conf
 from utils.criterion_utils import LossTerms, TripletLoss, negative_mask
 from utils.data_utils import Batch, Split
-from utils.io_utils import UserError
+from utils.io_utils import UserError, keep_freed_memory
 from utils.metric_utils import both_directions
 from utils.sampling_utils import BatchScores
 from utils.score_utils import caption_word_weights, pair_scores, self_score_matrix, step_score_matrix, step_weights
@@ -37,8 +37,10 @@ def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
 
 
 def prepare_model(conf: Conf, model: CRNNWordModel, device: torch.device) -> None:
-    """Move the model to its device, and apply the settings that trade exact numbers or start-up time for speed."""
+    """Move the model to its device, and set up what makes it fast there, as far as the configuration allows."""
     model.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.param_conf.tf32
     if conf.param_conf.compile:
         if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
