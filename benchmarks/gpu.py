@@ -11,7 +11,7 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 import torch
 

@@ -38,7 +38,7 @@ class _LeakyLPPool4(torch.autograd.Function):
         for part in _clips(x):
             z = F.leaky_relu(part, SLOPE)
             z.mul_(z).mul_(z)
-            # Under autocast z is bfloat16: its range holds fourth powers; sums of windows and roots are float32.
+            # Under autocast z is bfloat16: its range holds fourth powers; the roots are taken in float32.
             sums.append(F.avg_pool2d(z, window).to(torch.promote_types(x.dtype, torch.float32)))
         y = torch.cat(sums).mul_(window[0] * window[1]).clamp_(min=1e-30).sqrt_().sqrt_()
         ctx.save_for_backward(x, y)

@@ -5,7 +5,7 @@ Writes {split}_xmodal_scores.hdf5 into the trial directory."""
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 import torch
 

@@ -5,7 +5,7 @@ Reads {split}_xmodal_scores.hdf5, writes retrieval_metrics.json into the trial d
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 import numpy as np
 

@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 from utils.conf_utils import Conf, conf_from_command
 from utils.index_utils import CLEAN_COLUMNS, DatasetPaths

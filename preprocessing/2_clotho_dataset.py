@@ -4,7 +4,7 @@ and audio_info.json; whatever is wrong with the data is listed in bad_data.csv."
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m, from anywhere
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 from models.audio_encoders import TIME_POOLING
 from utils.conf_utils import conf_from_command
