@@ -64,8 +64,7 @@ class TripletLoss(nn.Module):
         text_lens: Tensor | None = None,
     ) -> LossTerms:
         """As `forward`, with the share of active triplets."""
-        audio_lens = _lens_for("mask_frames", self.mask_frames, audio_lens)
-        text_lens = _lens_for("mask_words", self.mask_words, text_lens)
+        audio_lens, text_lens = self._counted_lens(audio_lens, text_lens)
         scores = BatchScores(
             audio_text=score_matrix(audio_embeds, text_embeds, audio_lens, text_lens),
             text_text=lambda: self_score_matrix(text_embeds, text_lens),
@@ -83,8 +82,7 @@ class TripletLoss(nn.Module):
         text_lens: Tensor | None = None,
     ) -> LossTerms:
         """As `of_embeddings`, from audio steps (N, L, E) that stand for T frames: the same numbers, faster."""
-        audio_lens = _lens_for("mask_frames", self.mask_frames, audio_lens)
-        text_lens = _lens_for("mask_words", self.mask_words, text_lens)
+        audio_lens, text_lens = self._counted_lens(audio_lens, text_lens)
         scores = BatchScores(
             audio_text=step_score_matrix(steps, frames, text_embeds, audio_lens, text_lens),
             text_text=lambda: self_score_matrix(text_embeds, text_lens),
@@ -109,6 +107,14 @@ class TripletLoss(nn.Module):
         active = violations / (audio_picks.sum() + text_picks.sum()).clamp(min=1)
         return LossTerms(loss, active)
 
+    def _counted_lens(self, audio_lens: Tensor | None, text_lens: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The lengths to average over: None (the padded ones) unless an option is on, and then they must be there."""
+        if self.mask_frames and audio_lens is None:
+            raise ValueError("mask_frames needs the true lengths")
+        if self.mask_words and text_lens is None:
+            raise ValueError("mask_words needs the true lengths")
+        return audio_lens if self.mask_frames else None, text_lens if self.mask_words else None
+
 
 def negative_mask(fids: Tensor | Sequence, device: torch.device | str = "cpu") -> Tensor:
     """(N, N) bool: [i, j] is whether item j may serve as a negative of anchor i, that is, has another fid."""
@@ -116,13 +122,6 @@ def negative_mask(fids: Tensor | Sequence, device: torch.device | str = "cpu") -
         fids = torch.from_numpy(np.unique(np.asarray(fids), return_inverse=True)[1])
     fids = fids.to(device)
     return fids.unsqueeze(1) != fids.unsqueeze(0)
-
-
-def _lens_for(option: str, masked: bool, lens: Tensor | None) -> Tensor | None:
-    """The lengths to average over: none unless the option is on, and then they must be there."""
-    if masked and lens is None:
-        raise ValueError(f"{option} needs the true lengths")
-    return lens if masked else None
 
 
 def _mean_of_picked(hinge: Tensor, picks: Tensor) -> Tensor:
