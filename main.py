@@ -12,6 +12,7 @@ from utils.embed_utils import load_embeddings
 from utils.index_utils import DatasetPaths
 from utils.io_utils import progress, run_command
 from utils.model_utils import (
+    NonFiniteStep,
     PlateauStopper,
     build_model,
     build_optimizer,
@@ -20,7 +21,8 @@ from utils.model_utils import (
     seed_epoch,
     train_epoch,
 )
-from utils.trial_utils import TrialRecord, create_trial, resume_conf
+from utils.provenance_utils import PREPROCESSING, check_steps
+from utils.trial_utils import TrialRecord, create_trial, record_run, resume_conf
 
 
 def main() -> None:
@@ -33,6 +35,7 @@ def main() -> None:
     else:
         conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
     paths = DatasetPaths(conf.data_conf.dataset)
+    check_steps(conf, *PREPROCESSING)
     words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
     train_split, val_split = (
         load_split(paths, split, words, conf.audio_logmel.recipe, conf.data_conf.cache, needs_negatives=True)
@@ -55,6 +58,7 @@ def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Spl
     stopper = PlateauStopper(**conf.TrialPlateauStopper.model_dump())
     loader = batches(train_split, params.batch_size, shuffle=True)
     record.restore(model, optimizer, scheduler)
+    record_run(record.trial, conf, device, first_epoch=len(record.history))
     record.say(f"{record.trial}: {len(train_split.captions)} pairs, {len(loader)} batches an epoch, on {device}")
 
     for epoch in range(len(record.history), params.num_epoch + 1):
@@ -66,12 +70,13 @@ def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Spl
         results = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
         if epoch > 0:
             steps = progress(loader, f"epoch {epoch}", total=len(loader))
-            results |= train_epoch(model, steps, criterion, optimizer, device, params.precision)
-            record.require_finite(results)
+            try:
+                results |= train_epoch(model, steps, criterion, optimizer, device, params.precision)
+            except NonFiniteStep as step:
+                record.stop_at(epoch, step, [train_split.fids[clip] for clip in step.clips])
         results |= evaluate(model, val_split, criterion, metrics, params.batch_size, device)
         scheduler.step(results["val_obj"])
-        results["seconds"] = round(time.perf_counter() - started, 3)
-        record.add(results, model, optimizer, scheduler)
+        record.add(results, time.perf_counter() - started, model, optimizer, scheduler)
     record.close()
 
 

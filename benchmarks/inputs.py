@@ -18,7 +18,8 @@ from utils.conf_utils import Conf, load_conf
 from utils.data_utils import Batch, Split
 from utils.embed_utils import PAD, WordEmbeddings, save_embeddings
 from utils.index_utils import TEXT_COLUMNS, Clip, DatasetPaths, clip_id, clip_info
-from utils.io_utils import write_csv, write_json
+from utils.io_utils import file_digest, write_csv, write_json
+from utils.provenance_utils import CLEANING, EMBEDDING, INDEXING, record_step
 
 ROOT = Path(__file__).resolve().parents[1]
 N_MELS, DIM = 64, 300
@@ -44,18 +45,27 @@ def write_dataset(root: str, num_clips: dict[str, int], mean_seconds: float, sam
         for fid, file in files.items():
             seconds = mean_seconds * rng.uniform(0.6, 1.4)
             soundfile.write(paths.audio(split) / file, _waveform(rng, seconds, sample_rate), sample_rate)
-            clips[split][fid] = Clip(file, seconds, sample_rate, 1)
+            digest = file_digest(paths.audio(split) / file)
+            clips[split][fid] = Clip(file, seconds, sample_rate, 1, digest)
             for k, ids in enumerate(_captions(rng, 5, len(words))):
                 tokens = [words[i] for i in ids]
                 rows.append([f"{fid}-{k}", fid, file, " ".join(tokens), " ".join(tokens), json.dumps(tokens)])
         write_csv(paths.text(split), TEXT_COLUMNS, rows)
     write_json(paths.audio_info, clip_info(clips))
     save_embeddings(paths.word_embeds, WordEmbeddings(words, _word_vectors(len(words)).numpy()))
+    for step in (CLEANING, INDEXING, EMBEDDING):
+        record_step(dataset_conf(root), step, [], [])
     extract_log_mels(root)
 
 
 def extract_log_mels(root: str) -> None:
-    """preprocessing/4_audio_logmel.py on a data set directory, in this process: its pool of workers, not its start."""
+    """preprocessing/4_audio_logmel.py on a data set directory, in this process: its pool of workers, not its start.
+
+    All of it anew: what was finished before is removed.
+    """
+    conf = dataset_conf(root)
+    for split in conf.data_conf.splits:
+        DatasetPaths(root).log_mels(split).unlink(missing_ok=True)
     step_4 = importlib.import_module("preprocessing.4_audio_logmel")
     sys.argv = ["4_audio_logmel.py", "--conf", str(ROOT / "conf.yaml"), f"data_conf.dataset={root}"]
     with redirect_stdout(io.StringIO()):

@@ -13,13 +13,16 @@ from utils.data_utils import load_split
 from utils.index_utils import DatasetPaths
 from utils.io_utils import run_command
 from utils.model_utils import SplitScores, prepare_model
+from utils.provenance_utils import PREPROCESSING, check_steps, record_files
 from utils.score_utils import StoredScores, save_scores
-from utils.trial_utils import BEST, load_model, trial_from_command
+from utils.trial_utils import BEST, check_data, load_model, trial_from_command
 
 
 def main() -> None:
     trial, conf = trial_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
+    check_steps(conf, *PREPROCESSING)
+    check_data(trial, conf)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model, words, epoch = load_model(trial / BEST)
     prepare_model(conf, model, device)
@@ -30,6 +33,8 @@ def main() -> None:
         path = trial / f"{name}_xmodal_scores.hdf5"
         save_scores(path, StoredScores(scores, split.fids, split.tids, caption_fids, epoch))
         print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
+    outputs = [trial / f"{name}_xmodal_scores.hdf5" for name in conf.data_conf.splits]
+    record_files(trial, "postprocessing/1_xmodal_scores.py", [trial / BEST], outputs)
 
 
 if __name__ == "__main__":

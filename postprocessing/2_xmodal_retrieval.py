@@ -11,6 +11,7 @@ import numpy as np
 
 from utils.io_utils import run_command, write_json
 from utils.metric_utils import both_directions
+from utils.provenance_utils import record_files
 from utils.score_utils import load_scores
 from utils.trial_utils import BEST, load_checkpoint, trial_from_command
 
@@ -29,6 +30,8 @@ def main() -> None:
         chance[split] = both_directions(np.zeros_like(stored.scores), caption_clips)  # all tied: the expected value
     path = trial / "retrieval_metrics.json"
     write_json(path, metrics)
+    inputs = [trial / f"{split}_xmodal_scores.hdf5" for split in metrics]
+    record_files(trial, "postprocessing/2_xmodal_retrieval.py", inputs, [path])
     print_table(metrics, chance)
     print(f"-> {path}")
 

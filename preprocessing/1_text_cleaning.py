@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from utils.conf_utils import Conf, conf_from_command
 from utils.index_utils import CLEAN_COLUMNS, DatasetPaths
 from utils.io_utils import run_command, write_csv
+from utils.provenance_utils import CLEANING, record_step
 from utils.text_utils import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
 
 
@@ -17,6 +18,8 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     for split in conf.data_conf.splits:
         clean_split(conf, paths, split)
+    splits = conf.data_conf.splits
+    record_step(conf, CLEANING, map(paths.raw_captions, splits), map(paths.clean_captions, splits))
 
 
 def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:

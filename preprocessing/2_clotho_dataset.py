@@ -18,6 +18,7 @@ from utils.index_utils import (
     vocabulary_info,
 )
 from utils.io_utils import UserError, run_command, write_csv, write_json
+from utils.provenance_utils import CLEANING, INDEXING, check_steps, record_step
 
 SHOWN = 20  # problems on the terminal; the file lists them all
 
@@ -25,11 +26,14 @@ SHOWN = 20  # problems on the terminal; the file lists them all
 def main() -> None:
     conf = conf_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
+    check_steps(conf, CLEANING)
     require_audio = conf.clotho_dataset.require_audio
     shortest = (TIME_POOLING - 1) * conf.audio_logmel.hop  # s: centred frames begin with the clip
     index = {split: index_split(paths, split, require_audio, shortest) for split in conf.data_conf.splits}
     report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
     write_index(paths, index)
+    outputs = [*map(paths.text, index), paths.vocab_info, paths.audio_info]
+    record_step(conf, INDEXING, map(paths.clean_captions, index), outputs)
 
 
 def report_problems(paths: DatasetPaths, index: dict[str, SplitIndex], refuse: bool) -> None:

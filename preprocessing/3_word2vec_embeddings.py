@@ -12,21 +12,24 @@ import numpy as np
 from utils.conf_utils import Conf, conf_from_command
 from utils.embed_utils import embed_vocabulary, load_vectors, save_embeddings, train_vectors
 from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
-from utils.io_utils import read_json, run_command
-
-STEP_2 = "preprocessing/2_clotho_dataset.py"
+from utils.io_utils import file_digest, read_json, run_command
+from utils.provenance_utils import CLEANING, EMBEDDING, INDEXING, check_steps, record_step
 
 
 def main() -> None:
     conf = conf_from_command(__doc__)
     settings = conf.word2vec_embeddings
     paths = DatasetPaths(conf.data_conf.dataset)
-    vocabulary = read_json(paths.vocab_info, STEP_2)["vocabulary"]
+    check_steps(conf, CLEANING, INDEXING)
+    vocabulary = read_json(paths.vocab_info, INDEXING)["vocabulary"]
     vectors = source_vectors(conf, paths)
     embeddings, coverage = embed_vocabulary(
         vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
     )
     save_embeddings(paths.word_embeds, embeddings)
+    source = {"word_vectors": file_digest(settings.file)} if settings.source == "file" else {}
+    inputs = [paths.vocab_info, *([paths.text(conf.data_conf.train_data)] if settings.source == "train" else [])]
+    record_step(conf, EMBEDDING, inputs, [paths.word_embeds], **source)
     print(f"{len(vocabulary)} words, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
     print(
         f"  {len(coverage.found)} found, {len(coverage.by_variants)} by variants, "
@@ -39,7 +42,7 @@ def source_vectors(conf: Conf, paths: DatasetPaths) -> Mapping[str, np.ndarray]:
     settings = conf.word2vec_embeddings
     if settings.source != "train":
         return load_vectors(settings.source, settings.file)
-    table = read_table(paths.text(conf.data_conf.train_data), TEXT_COLUMNS, STEP_2)
+    table = read_table(paths.text(conf.data_conf.train_data), TEXT_COLUMNS, INDEXING)
     captions = [json.loads(tokens) for tokens in table["tokens"]]
     return train_vectors(captions, **settings.train.model_dump(), seed=settings.seed)
 

@@ -1,60 +1,62 @@
-"""Step 4: log-mel energies. Reads audio_info.json and the clips, writes {split}_audio_logmels.hdf5."""
+"""Step 4: log-mel energies. Reads audio_info.json and the clips, writes {split}_audio_logmels.hdf5.
 
-import json
+Clips that an earlier run finished, by the same settings and from the same sounds, are kept."""
+
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-import h5py
-import numpy as np
-import torch
-
-from utils.audio_utils import log_mel_spectrogram, read_audio
 from utils.conf_utils import conf_from_command
-from utils.index_utils import DatasetPaths
-from utils.io_utils import UserError, progress, read_json, run_command, whole_file
-
-STEP_2 = "preprocessing/2_clotho_dataset.py"
+from utils.index_utils import Clip, DatasetPaths, read_clips
+from utils.io_utils import UserError, progress, run_command
+from utils.log_mel_utils import LogMelStore, start_worker
+from utils.provenance_utils import CLEANING, INDEXING, LOG_MELS, check_steps, record_step
 
 
 def main() -> None:
     conf = conf_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
-    try:
-        splits = {split: dict(info["clips"]) for split, info in read_json(paths.audio_info, STEP_2).items()}
-    except (KeyError, TypeError, AttributeError, ValueError):
-        raise UserError(f"{paths.audio_info}: not as {STEP_2} writes it; run that again") from None
+    check_steps(conf, CLEANING, INDEXING)
+    splits = {split: read_clips(paths, split) for split in conf.data_conf.splits}
+    for split, clips in splits.items():
+        if not clips:
+            raise UserError(f"{paths.audio_info}: {split} was indexed without audio; run {INDEXING} with it")
     workers = conf.audio_logmel.workers or os.cpu_count()
-    with ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for split, clips in splits.items():
-            if not clips:
-                raise UserError(f"{paths.audio_info}: {split} was indexed without audio; run {STEP_2} with it")
-            extract_split(pool, paths, split, clips, conf.audio_logmel.recipe)
-
-
-def extract_split(pool: ProcessPoolExecutor, paths: DatasetPaths, split: str, clips: dict, recipe: dict) -> None:
-    """Write a (T, n_mels) float32 data set for each clip's fid."""
-    files = [paths.audio(split) / clip["file"] for clip in clips.values()]
-    log_mels = pool.map(partial(extract_clip, recipe=recipe), files, chunksize=8)
-    frames = 0
-    with whole_file(paths.log_mels(split)) as temporary, h5py.File(temporary, "w") as store:
-        store.attrs["recipe"] = json.dumps(recipe)
-        for fid, log_mel in progress(zip(clips, log_mels, strict=True), f"log-mel {split}", total=len(clips)):
-            store.create_dataset(fid, data=log_mel)
-            frames += len(log_mel)
-    print(f"{split}: {len(clips)} clips, {frames} frames of {recipe['n_mels']} bands -> {paths.log_mels(split)}")
-
-
-def extract_clip(path: Path, recipe: dict) -> np.ndarray:
-    samples, sample_rate = read_audio(path)
     try:
-        return log_mel_spectrogram(samples, sample_rate, **recipe)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; change the audio_logmel settings or remove the clip") from None
+        with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
+            for split, clips in splits.items():
+                extract_split(pool, paths, split, clips, conf.audio_logmel.recipe)
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process was killed, perhaps for want of memory; {LOG_MELS} keeps what is finished: run it again, with "
+            "fewer audio_logmel.workers"
+        ) from None
+    record_step(conf, LOG_MELS, [paths.audio_info], [])
+
+
+def extract_split(
+    pool: ProcessPoolExecutor, paths: DatasetPaths, split: str, clips: dict[str, Clip], recipe: dict
+) -> None:
+    """Compute what is missing of a split's log-mels, and write them."""
+    store = LogMelStore(paths.log_mels(split), recipe)
+    stored = store.stored()
+    if dropped := store.prepare():
+        print(f"{split}: {dropped}")
+    files = [paths.clip(split, clip.file) for clip in clips.values()]
+    is_stored = [stored.get(fid) == clip.sha256 for fid, clip in clips.items()]
+    done = pool.map(store.finish, clips, clips.values(), files, is_stored, chunksize=8)
+    computed = sum(progress(done, f"log-mel {split}", total=len(clips)))
+    if all(is_stored) and len(stored) == len(clips):
+        store.clear()
+        print(f"{split}: {len(clips)} clips, as they are in {store.path}")
+        return
+    frames = store.assemble(clips, stored)
+    kept = f" ({len(clips) - computed} kept from an earlier run)" if computed < len(clips) else ""
+    print(f"{split}: {len(clips)} clips{kept}, {frames} frames of {recipe['n_mels']} bands -> {store.path}")
 
 
 if __name__ == "__main__":

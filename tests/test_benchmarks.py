@@ -111,7 +111,7 @@ def test_published_metrics_are_ours():
 
 
 def test_published_log_mels_are_ours(tmp_path):
-    write_dataset(str(tmp_path / "set"), {"development": 2}, mean_seconds=0.5)
+    write_dataset(str(tmp_path / "set"), {"development": 2, "validation": 1, "evaluation": 1}, mean_seconds=0.5)
     paths = DatasetPaths(str(tmp_path / "set"))
     files = {path.name: path for path in paths.audio("development").iterdir()}
     published.extract_log_mels(files, tmp_path / "theirs.hdf5")

@@ -4,8 +4,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from utils.index_utils import CLEAN_COLUMNS, DatasetPaths, clip_id, index_split, match_names, vocabulary_info
-from utils.io_utils import write_csv
+from utils.index_utils import (
+    CLEAN_COLUMNS,
+    DatasetPaths,
+    clip_id,
+    clip_info,
+    index_split,
+    match_names,
+    read_clips,
+    vocabulary_info,
+)
+from utils.io_utils import UserError, write_csv, write_json
 from utils.text_utils import CAPTION_COLUMNS
 
 
@@ -129,10 +138,50 @@ def test_captions_without_audio_where_that_is_allowed(dataset):
     assert len(index.captions) == 5 and not index.clips and not index.problems
 
 
-def test_a_file_name_that_leaves_the_folder_is_no_clip(dataset):
-    paths = dataset([("../outside.wav", FIVE)], [])
+@pytest.mark.parametrize("name", ["../outside.wav", "{root}/outside.wav", "deeper/../../outside.wav", "dev/x.wav"])
+def test_a_file_name_that_leaves_the_folder_is_no_clip(dataset, tmp_path, name):
+    paths = dataset([(name.format(root=tmp_path), FIVE)], ["x.wav"])
     soundfile.write(paths.audio("dev").parent / "outside.wav", np.zeros(800), 8000)
-    assert "no such audio file" in problems(index_split(paths, "dev", require_audio=True, shortest=0.06))[0]
+    found = index_split(paths, "dev", require_audio=True, shortest=0.06)
+    assert "is no file name: clips lie in the split's folder itself" in problems(found)[1] and found.captions.empty
+
+
+def test_a_link_out_of_the_data_set_is_no_clip(dataset, tmp_path_factory):
+    paths = dataset([("x.wav", FIVE), ("inside.wav", FIVE)], ["y.wav"])
+    outside = tmp_path_factory.mktemp("outside") / "x.wav"
+    soundfile.write(outside, np.zeros(8000), 8000)
+    (paths.audio("dev") / "x.wav").symlink_to(outside)
+    (paths.audio("dev") / "inside.wav").symlink_to("y.wav")
+    found = index_split(paths, "dev", require_audio=True, shortest=0.06)
+    assert "dev ('x.wav'): leads out of the data set directory" in problems(found)[0]
+    assert found.captions["fname"].unique().tolist() == ["inside.wav"]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"file": "../../x.wav"},
+        {"file": "/x.wav"},
+        {"file": ".."},
+        {"file": 5},
+        {"sha256": "0"},
+        {"seconds": None, "more": 1},
+    ],
+)
+def test_a_strangers_clips_are_checked(dataset, spoilt):
+    paths = dataset([("x.wav", FIVE)], ["x.wav"])
+    clips = index_split(paths, "dev", require_audio=True, shortest=0.06).clips
+    info = clip_info({"dev": clips})
+    write_json(paths.audio_info, info)
+    assert read_clips(paths, "dev") == clips
+    (fid,) = clips
+    info["dev"]["clips"][fid] |= spoilt
+    write_json(paths.audio_info, info)
+    with pytest.raises(UserError, match=r"leads out|not as preprocessing"):
+        read_clips(paths, "dev")
+    write_json(paths.audio_info, {"dev": {"clips": {"../" + fid: clips[fid]._asdict()}}})
+    with pytest.raises(UserError, match="not as preprocessing"):
+        read_clips(paths, "dev")
 
 
 def test_words_that_look_like_gaps_stay_words(dataset):

@@ -1,18 +1,40 @@
+import os
+import subprocess
 import sys
 
 import pytest
 
+from tests.conftest import ROOT
 from utils.io_utils import UserError, progress, read_json, run_command, whole_file, write_csv, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), whole_file(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    for error, told in ((KeyError("x"), KeyError), (RuntimeError("disk"), UserError), (OSError(28, "full"), UserError)):
+        with pytest.raises(told), whole_file(path) as temporary:
+            temporary.write_text("half")
+            raise error
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_removes_what_a_killed_one_left(tmp_path):
+    script = f"""
+import os
+from utils.io_utils import whole_file
+with whole_file({str(tmp_path / "out.txt")!r}) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
+    (left,) = tmp_path.iterdir()
+    assert killed.returncode == -9 and left.read_text() == "half"
+    alive = left.with_name(left.name.replace(left.name.split(".")[-2], str(os.getppid())))
+    alive.write_text("another process is at it")
+    with whole_file(tmp_path / "out.txt") as temporary:
+        temporary.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, "out.txt"])
 
 
 def test_a_finished_write_takes_the_place(tmp_path):

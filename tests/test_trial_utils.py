@@ -17,7 +17,7 @@ def conf_with(folder, *overrides):
 
 def results(epoch, val_obj, val_map):
     numbers = {"val_map_text_to_audio": val_map, "val_map_audio_to_text": val_map, "score_std": 0.1}
-    return {"epoch": epoch, "lr": 1e-3, "val_obj": val_obj, "val_map": val_map, "seconds": 1.0} | numbers
+    return {"epoch": epoch, "lr": 1e-3, "val_obj": val_obj, "val_map": val_map} | numbers
 
 
 def run_record(conf, epochs):
@@ -28,7 +28,7 @@ def run_record(conf, epochs):
     for epoch in epochs:
         with torch.no_grad():
             model.audio_enc.cnn[0].weight.fill_(epoch["epoch"])
-        record.add(epoch, model, optimizer, scheduler)
+        record.add(epoch, 1.0, model, optimizer, scheduler)
     return record
 
 

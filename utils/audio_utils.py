@@ -10,7 +10,7 @@ import numpy as np
 import soundfile
 from librosa.filters import mel  # here, not where it is called: a second's import, once for all worker processes
 
-from utils.io_utils import UserError
+from utils.io_utils import UserError, file_digest
 
 BLOCK = 4_000_000  # samples decoded at a time
 LOG_OFFSET = float(np.spacing(1))  # 2.220446e-16: silence becomes -36.04, not -inf
@@ -23,6 +23,7 @@ class Clip(NamedTuple):
     seconds: float
     sample_rate: int  # Hz
     channels: int
+    sha256: str  # of its content
 
 
 def read_audio(path: Path | str) -> tuple[np.ndarray, int]:
@@ -43,7 +44,8 @@ def probe_clip(path: Path) -> Clip:
     """
     with _open_audio(path) as stream:
         samples = sum(len(block) for block in _blocks(path, stream))
-        return Clip(path.name, round(samples / stream.samplerate, 6), stream.samplerate, stream.channels)
+        seconds = round(samples / stream.samplerate, 6)
+        return Clip(path.name, seconds, stream.samplerate, stream.channels, file_digest(path))
 
 
 @contextmanager

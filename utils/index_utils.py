@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from typing import NamedTuple
 import pandas as pd
 
 from utils.audio_utils import Clip, probe_clip
-from utils.io_utils import UserError, progress, require_file
+from utils.io_utils import UserError, progress, read_json, require_file
 from utils.text_utils import CAPTION_COLUMNS, hyphenated_words
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
+FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
 TEXT_COLUMNS = ["tid", "fid", "fname", "raw_text", "text", "tokens"]
 
@@ -27,6 +29,14 @@ class DatasetPaths:
 
     def audio(self, split: str) -> Path:
         return Path(self.root) / split
+
+    def clip(self, split: str, file: str) -> Path:
+        """A clip by its file name; raises UserError where that leads out of the data set directory."""
+        path = self.audio(split) / file
+        plain = Path(file).name == file and file != ".." and "\0" not in file
+        if not plain or not path.resolve().is_relative_to(Path(self.root).resolve()):
+            raise UserError(f"{path}: leads out of the data set directory; put the clip itself into {path.parent}")
+        return path
 
     def raw_captions(self, split: str) -> Path:
         return Path(self.root) / f"clotho_captions_{split}.csv"
@@ -169,6 +179,20 @@ def clip_info(clips: dict[str, dict[str, Clip]]) -> dict:
     }
 
 
+def read_clips(paths: DatasetPaths, split: str) -> dict[str, Clip]:
+    """A split's clips by fid, as step 2 wrote them to audio_info.json; raises UserError where one lies elsewhere."""
+    step = "preprocessing/2_clotho_dataset.py"
+    try:
+        found = {fid: Clip(**clip) for fid, clip in read_json(paths.audio_info, step)[split]["clips"].items()}
+        for fid, clip in found.items():
+            paths.clip(split, clip.file)
+            if not FID.fullmatch(fid) or not SHA256.fullmatch(clip.sha256):
+                raise ValueError
+        return found
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{paths.audio_info}: not as {step} writes it for {split}; run that again") from None
+
+
 def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
     """Read a CSV that a preprocessing step wrote; every cell is text ("NA" is a word, not a gap)."""
     require_file(path, made_by)
@@ -205,7 +229,7 @@ def _probe_clips(
     clips = {}
     for name in progress(files, f"reading {split}", total=len(files)):
         try:
-            clip = probe_clip(paths.audio(split) / name)
+            clip = probe_clip(paths.clip(split, name))
         except UserError as error:
             problems.append(Problem(split, 0, name, str(error).partition(": ")[2]))
             continue
@@ -232,7 +256,9 @@ def _drop_clips_without_audio(
 ) -> pd.DataFrame:
     for row in table.drop_duplicates("file_name").itertuples():
         if row.file_name not in places:
-            problems.append(Problem(source, int(row.line), row.file_name, "no such audio file"))
+            plain = Path(row.file_name).name == row.file_name
+            what = "no such audio file" if plain else "is no file name: clips lie in the split's folder itself"
+            problems.append(Problem(source, int(row.line), row.file_name, what))
     return table[table["file_name"].map(lambda name: places.get(name) in readable).astype(bool)]
 
 

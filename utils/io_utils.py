@@ -2,8 +2,12 @@
 
 import csv
 import ctypes
+import glob
+import hashlib
 import json
 import os
+import re
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -42,17 +46,51 @@ def _complain(message: str) -> int:
 
 @contextmanager
 def whole_file(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path` at once, else it is removed."""
+    """Yield a temporary path beside `path`; on success it takes the place of `path` at once, else it is removed.
+
+    The body does nothing but write: h5py and torch tell of a full disk by a RuntimeError.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_left_over(path)
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
     try:
         yield temporary
         with temporary.open("rb+") as stream:
             os.fsync(stream.fileno())
         temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        why = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+        raise UserError(f"{path}: could not be written ({why}); is the disk full, or not yours to write?") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what killed processes of this machine left of their own attempts at a file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_HOST}.*.tmp"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not _runs(int(pid)):
+            left.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks, and does not kill
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's content, hexadecimal."""
+    with Path(path).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def write_json(path: Path | str, content: object) -> None:

@@ -64,6 +64,19 @@ def seed_epoch(seed: int, epoch: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
 
 
+class NonFiniteStep(Exception):
+    """A loss or a gradient that is NaN or infinite; the model is as it was before the step.
+
+    Args:
+        loss, gradient_norm: which of the two it is shows.
+        clips: (N,) the batch's clips.
+    """
+
+    def __init__(self, loss: float, gradient_norm: float, clips: list[int]):
+        super().__init__(f"the loss is {loss:g} and the gradient's length {gradient_norm:g}")
+        self.clips = clips
+
+
 def train_step(
     model: CRNNWordModel,
     batch: Batch,
@@ -72,7 +85,10 @@ def train_step(
     device: torch.device,
     precision: str = "float32",
 ) -> LossTerms:
-    """One update by one batch; the loss and the share of active triplets stay on the device, detached."""
+    """One update by one batch; the loss and the share of active triplets stay on the device, detached.
+
+    Raises NonFiniteStep, before the update.
+    """
     batch = batch.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         steps = model.audio_steps(batch.audio)
@@ -86,6 +102,10 @@ def train_step(
     )
     optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
+    gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
+    norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+    if not torch.isfinite(terms.loss + norm):
+        raise NonFiniteStep(terms.loss.item(), norm.item(), batch.clips.tolist())
     optimizer.step()
     return LossTerms(terms.loss.detach(), terms.active)
 

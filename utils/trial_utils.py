@@ -6,6 +6,7 @@ import math
 import sys
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch.optim import Optimizer
@@ -21,10 +22,15 @@ from utils.conf_utils import (
     refuse_conf_beside,
     save_conf,
 )
+from utils.index_utils import DatasetPaths
 from utils.io_utils import UserError, require_file, whole_file
+from utils.model_utils import NonFiniteStep
+from utils.provenance_utils import Entry, check_files, digests, read_provenance, record, versions
 
 CONF, METRICS, LOG = "conf.yaml", "metrics.jsonl", "train.log"
 BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
+
+TRAINING = "main.py"  # its entry in the trial's provenance.json
 
 COLLAPSED_SPREAD = 1e-3  # standard deviation of the scores; a model that tells clips apart has above 0.01
 COLLAPSED_LOSS = 0.02  # distance from twice the margin, relative
@@ -93,11 +99,13 @@ def trial_from_command(description: str) -> tuple[Path, Conf]:
 
 
 def resume_conf(trial: Path, overrides: list[str]) -> Conf:
-    """The configuration to resume a trial with; changes that would mix two experiments are refused."""
+    """The configuration to resume a trial with; changes that would mix two experiments are refused.
+
+    A trial that was killed before its first checkpoint starts from its beginning.
+    """
     conf = trial_conf(trial, overrides)
-    if not (trial / LAST).exists():
-        raise UserError(f"{trial}: nothing to resume (it has no {LAST}); start a new trial")
-    before = _flat(load_checkpoint(trial / LAST)["conf"])
+    begun = (trial / LAST).exists()
+    before = _flat(load_checkpoint(trial / LAST)["conf"] if begun else trial_conf(trial, []).model_dump())
     after = _flat(conf.model_dump())
     for key in sorted(before.keys() | after.keys()):
         free = any(key == prefix or key.startswith(prefix + ".") for prefix in RESUME_MAY_CHANGE)
@@ -107,6 +115,28 @@ def resume_conf(trial: Path, overrides: list[str]) -> Conf:
                 "resume without the change, or start a new trial"
             )
     return conf
+
+
+def record_run(trial: Path, conf: Conf, device: torch.device, first_epoch: int) -> None:
+    """Add a run to the trial's provenance: where, by what and on which data it trains.
+
+    Raises UserError where the data are not those that the trial began with.
+    """
+    check_data(trial, conf)
+    paths, splits = DatasetPaths(conf.data_conf.dataset), (conf.data_conf.train_data, conf.data_conf.val_data)
+    inputs = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, paths.audio_info])
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    run = {"first_epoch": first_epoch, "device": name, "threads": torch.get_num_threads()} | versions()
+    entry = read_provenance(trial).get(TRAINING, Entry(inputs=inputs, seed=conf.param_conf.seed, runs=[]))
+    entry.runs.append(run)
+    record(trial, TRAINING, entry)
+
+
+def check_data(trial: Path, conf: Conf) -> None:
+    """Raise UserError where the data set's files are not those that a trial was trained on."""
+    if entry := read_provenance(trial).get(TRAINING):
+        complaint = f"has changed since {trial} was begun; set data_conf.dataset to its data, or start a new trial"
+        check_files(conf.data_conf.dataset, entry.inputs, complaint)
 
 
 def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
@@ -173,6 +203,7 @@ class TrialRecord:
 
     def restore(self, model: CRNNWordModel, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:
         """Bring a run to where its last checkpoint left it; a new run stays as it is."""
+        save_conf(self.conf, self.trial / CONF)
         if self.checkpoint is None:
             return
         if self.checkpoint["words"] != self.words:
@@ -181,20 +212,28 @@ class TrialRecord:
         optimizer.load_state_dict(self.checkpoint["optimizer"])
         scheduler.load_state_dict(self.checkpoint["scheduler"])
         self.checkpoint = None  # a second copy of the model and the optimizer
-        save_conf(self.conf, self.trial / CONF)
+        self._write_metrics()  # a kill may have come between them and the checkpoint
 
-    def require_finite(self, results: dict[str, float]) -> None:
-        """Raise UserError where training has diverged."""
-        if not math.isfinite(results["train_loss"]):
-            raise UserError(
-                f"{self.trial}: the training loss is {results['train_loss']} in epoch {results['epoch']}: it has "
-                f"diverged; {LAST} holds the epoch before; start a new trial with a lower AdamOptimizer.lr"
-            )
+    def stop_at(self, epoch: int, step: NonFiniteStep, fids: list[str]) -> NoReturn:
+        """Raise UserError for a step that was not finite, on these clips."""
+        good = f"{LAST} holds epoch {epoch - 1}" if self.history else "there is no checkpoint yet"
+        raise UserError(
+            f"{self.trial}: diverged in epoch {epoch}: {step}; the batch's clips are {' '.join(fids)}; {good}; start "
+            "a new trial with a lower AdamOptimizer.lr, or look at these clips"
+        )
 
     def add(
-        self, results: dict[str, float], model: CRNNWordModel, optimizer: Optimizer, scheduler: ReduceLROnPlateau
+        self,
+        results: dict[str, float],
+        seconds: float,
+        model: CRNNWordModel,
+        optimizer: Optimizer,
+        scheduler: ReduceLROnPlateau,
     ) -> None:
-        """Keep an epoch's results and the state after it; the last checkpoint is written last and counts."""
+        """Keep an epoch's results and the state after it; the last checkpoint is written last and counts.
+
+        The seconds that it took go to the log alone: the rest is the same in every run.
+        """
         self.history.append(results)
         checkpoint = {
             "model": model.state_dict(),
@@ -208,13 +247,17 @@ class TrialRecord:
         }
         improved = self.best is results
         for name in (BEST, LAST) if improved else (LAST,):
-            with whole_file(self.trial / name) as temporary:
-                torch.save(checkpoint, temporary)
-        with whole_file(self.trial / METRICS) as temporary:
-            temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in self.history), encoding="utf-8")
-        self.say(epoch_line(results) + (" *" if improved else ""))
+            # a stream: by a path's name the bytes would differ
+            with whole_file(self.trial / name) as temporary, temporary.open("wb") as stream:
+                torch.save(checkpoint, stream)
+        self._write_metrics()
+        self.say(f"{epoch_line(results)}  {seconds:.1f} s{' *' if improved else ''}")
         if warning := collapse_warning(results, self.conf):
             self.logger.warning(warning)
+
+    def _write_metrics(self) -> None:
+        with whole_file(self.trial / METRICS) as temporary:
+            temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in self.history), encoding="utf-8")
 
     def say(self, line: str) -> None:
         """Print a line, and keep it in train.log."""
@@ -234,7 +277,7 @@ def epoch_line(results: dict[str, float]) -> str:
     return (
         f"epoch {results['epoch']:3d}  {training}val_obj {results['val_obj']:.4f}  "
         f"val mAP t2a {results['val_map_text_to_audio']:.3f} a2t {results['val_map_audio_to_text']:.3f}  "
-        f"score std {results['score_std']:.4f}  lr {results['lr']:.0e}  {results['seconds']:.1f} s"
+        f"score std {results['score_std']:.4f}  lr {results['lr']:.0e}"
     )
 
 

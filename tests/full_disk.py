@@ -1,0 +1,54 @@
+"""The full-disk test: every command meets a disk that takes no more; it must say so, and leave earlier outputs alone.
+
+A limit on the size of files stands for the disk: none of the stage's own files fits, or only the largest does not.
+python -m tests.full_disk; test_survival.py runs a short form.
+"""
+
+import resource
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from tests.stages import STAGES, Stages
+
+
+def limits(stages: Stages, stage: str) -> list[int]:
+    """Bytes a file may have: none at all, and half of the stage's largest output."""
+    return [0, max(path.stat().st_size for path in stages.written(stage)) // 2]
+
+
+def outcome(stages: Stages, stage: str, limit: int) -> str:
+    """Run a stage under a limit: '' where it ends as it should, else what is wrong."""
+    stages.rewind(stage)
+    done = stages.run(stage, preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)))
+    lines = done.stderr.splitlines()
+    if done.returncode != 2 or not lines or not all(line.startswith("error: ") for line in lines):
+        return f"exit status {done.returncode}: {done.stderr.strip()}"
+    if lost := stages.lost(stage):
+        return f"changed: {' '.join(lost)}"
+    if wrong := stages.run(stage).stderr.strip() or " ".join(stages.differences(stage)):
+        return f"then, with room again: {wrong}"
+    return ""
+
+
+def survive(stages: Stages) -> tuple[int, int]:
+    """All cases; their number, and of those that end as they should."""
+    cases = [(stage, limit) for stage in stages.names for limit in limits(stages, stage)]
+    passed = 0
+    for stage, limit in cases:
+        wrong = outcome(stages, stage, limit)
+        passed += not wrong
+        print(f"{stage:40} files of {limit:8} bytes at most: {wrong or 'refused, nothing lost'}", flush=True)
+    return len(cases), passed
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        cases, passed = survive(Stages(Path(folder) / "disk", STAGES))
+    print(f"full-disk cases: {passed}/{cases}")
+    sys.exit(passed < cases)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The kill test: every command is killed at random moments and run again; the end must be the undisturbed one.
+
+python -m tests.kill [--kills 20] [--seed 0]; test_survival.py runs a short form.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.conftest import ROOT
+from tests.stages import STAGES, Stages
+
+WRITING_FROM = 0.5  # of a command's time: before, it imports
+
+
+def kill(stages: Stages, stage: str, moment: float) -> bool:
+    """Start a stage from its beginning and SIGKILL it after `moment` of its time; whether it was still running."""
+    stages.rewind(stage)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(stages.command(stage), cwd=ROOT, start_new_session=True, **streams)
+    time.sleep(moment * stages.seconds[stage])
+    process.kill()  # the command alone: its worker processes have to notice
+    killed = process.wait() == -signal.SIGKILL
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return killed
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError(f"{stage}: its worker processes outlived it by ten seconds")
+
+
+def outcome(stages: Stages, stage: str) -> str:
+    """Run a killed stage again: '' where the end is the undisturbed one, byte for byte, else what is wrong."""
+    done = stages.run(stage)
+    if done.returncode != 0:
+        return f"exit status {done.returncode}: {done.stderr.strip()}"
+    return " ".join(stages.differences(stage))
+
+
+def survive(stages: Stages, kills: int, rng: random.Random) -> tuple[int, int]:
+    """Kill the stages in turn; the numbers of kills and of those survived."""
+    survived = 0
+    for number in range(kills):
+        stage = stages.names[number % len(stages.names)]
+        moment = rng.uniform(WRITING_FROM, 1)
+        while not kill(stages, stage, moment):  # it had ended
+            moment = rng.uniform(WRITING_FROM, moment)
+        wrong = outcome(stages, stage)
+        survived += not wrong
+        print(f"{stage:40} killed after {100 * moment:3.0f} % of its time: {wrong or 'survived'}", flush=True)
+    return kills, survived
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        stages = Stages(Path(folder) / "kill", [*STAGES, "preprocessing/4_audio_logmel.py", "main.py"])
+        kills, survived = survive(stages, args.kills, random.Random(args.seed))
+    print(f"kills survived: {survived}/{kills}")
+    sys.exit(survived < kills)
+
+
+if __name__ == "__main__":
+    main()

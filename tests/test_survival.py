@@ -1,0 +1,24 @@
+"""Short forms of the kill test and of the full-disk test; `make survival` runs them in full."""
+
+import random
+
+import pytest
+
+from tests import full_disk, kill
+from tests.stages import Stages
+
+EXTRACT, TRAIN = "preprocessing/4_audio_logmel.py", "main.py"
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory):
+    return Stages(tmp_path_factory.mktemp("survival") / "stages", [EXTRACT, TRAIN])
+
+
+def test_killed_commands_end_as_undisturbed_ones(stages):
+    assert kill.survive(stages, 2, random.Random(1)) == (2, 2)
+
+
+@pytest.mark.parametrize("stage", [EXTRACT, TRAIN])
+def test_a_full_disk_is_said_and_nothing_lost(stages, stage):
+    assert full_disk.outcome(stages, stage, full_disk.limits(stages, stage)[1]) == ""

@@ -1,0 +1,140 @@
+"""The log-mels of a split: computed clip by clip, kept through a kill, and put together in one HDF5 file.
+
+Each clip's finished log-mel lies in a file of its own, named by the clip and its sound, until all are there. The file
+takes its name when it is whole: the name is the mark of completion.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import wait
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from utils.audio_utils import log_mel_spectrogram, read_audio
+from utils.index_utils import Clip
+from utils.io_utils import UserError, file_digest, read_json, whole_file, write_json
+
+SOUND = "audio_sha256"  # attribute of a clip's data set: the content of the file that it was made from
+
+
+class LogMelStore:
+    """A split's HDF5 file of log-mels, a (T, n_mels) float32 data set by fid, and what is finished on its way there.
+
+    Args:
+        path: the HDF5 file.
+        recipe: the settings of `log_mel_spectrogram`; what was made by others does not count as finished.
+    """
+
+    def __init__(self, path: Path, recipe: dict[str, object]):
+        self.path, self.recipe = path, recipe
+        self.parts = path.with_name(f".{path.stem}.parts")
+
+    def prepare(self) -> str | None:
+        """Drop finished parts of other settings, and make room for new ones; what was dropped, for the user."""
+        mark = self.parts / "recipe.json"
+        dropped = None
+        if self.parts.exists() and (not mark.is_file() or read_json(mark, "step 4") != self.recipe):
+            self.clear()
+            dropped = "log-mels that were begun with other settings are dropped"
+        self.parts.mkdir(exist_ok=True)
+        write_json(mark, self.recipe)
+        return dropped
+
+    def stored(self) -> dict[str, str]:
+        """The clips in the HDF5 file and the sounds that they were made from, in the file's order of names."""
+        try:
+            with h5py.File(self.path, "r") as store:
+                if json.loads(store.attrs["recipe"]) != self.recipe:
+                    return {}
+                return {fid: str(store[fid].attrs[SOUND]) for fid in store}
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+            return {}  # absent, damaged or of another making
+
+    def part(self, fid: str, clip: Clip) -> Path:
+        """Where a clip's finished log-mel lies until all are there."""
+        return self.parts / f"{fid}-{clip.sha256[:16]}.npy"
+
+    def finish(self, fid: str, clip: Clip, audio: Path, is_stored: bool) -> bool:
+        """Compute a clip's log-mel into its part, unless it is stored or its part is whole; whether it was computed.
+
+        Raises UserError where the sound is not the one that step 2 read, or cannot be decoded or transformed.
+        """
+        if file_digest(audio) != clip.sha256:
+            raise UserError(f"{audio}: has changed since preprocessing/2_clotho_dataset.py read it; run that again")
+        if is_stored or self._has_part(fid, clip):
+            return False
+        log_mel = log_mel_of_file(audio, self.recipe)
+        part = self.part(fid, clip)
+        temporary = part.with_suffix(f".{os.getpid()}.tmp")
+        try:
+            with temporary.open("wb") as stream:
+                np.save(stream, log_mel)
+        except OSError as error:
+            raise UserError(f"{part}: could not be written ({error}); is the disk full?") from None
+        temporary.replace(part)
+        return True
+
+    def _has_part(self, fid: str, clip: Clip) -> bool:
+        """Whether a clip's part is there and whole (a crash of the machine can cut short what has its name)."""
+        try:
+            return np.load(self.part(fid, clip), mmap_mode="r", allow_pickle=False).ndim == 2
+        except (OSError, ValueError, EOFError):
+            return False
+
+    def assemble(self, clips: dict[str, Clip], stored: dict[str, str]) -> int:
+        """Write the HDF5 file from what is stored in the old one and from the parts, which go; the number of frames."""
+        frames = 0
+        with _opened(self.path, stored) as old, whole_file(self.path) as temporary, h5py.File(temporary, "w") as store:
+            store.attrs["recipe"] = json.dumps(self.recipe)
+            for fid, clip in clips.items():
+                kept = stored.get(fid) == clip.sha256
+                log_mel = old[fid][()] if kept else np.load(self.part(fid, clip), allow_pickle=False)
+                store.create_dataset(fid, data=log_mel).attrs[SOUND] = clip.sha256
+                frames += len(log_mel)
+        self.clear()
+        return frames
+
+    def clear(self) -> None:
+        """Remove the parts."""
+        shutil.rmtree(self.parts, ignore_errors=True)
+
+
+@contextmanager
+def _opened(path: Path, needed: object) -> Iterator[h5py.File | None]:
+    if not needed:
+        yield None
+        return
+    with h5py.File(path, "r") as store:
+        yield store
+
+
+def log_mel_of_file(path: Path, recipe: dict[str, object]) -> np.ndarray:
+    """A file's log-mel (T, n_mels) float32; raises UserError where it cannot be computed or is not finite."""
+    samples, sample_rate = read_audio(path)
+    try:
+        log_mel = log_mel_spectrogram(samples, sample_rate, **recipe)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; change the audio_logmel settings or remove the clip") from None
+    if not np.isfinite(log_mel).all():
+        raise UserError(f"{path}: its log-mel is not finite: the samples are too large; scale them to -1 ... 1")
+    return log_mel
+
+
+def start_worker() -> None:
+    """Set up a process of the pool: one thread of torch, and an end with its parent, even where that was killed."""
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+
+    def end_with_parent() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
