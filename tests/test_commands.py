@@ -1,5 +1,6 @@
 """The real commands, end to end, on a tiny data set."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -12,8 +13,11 @@ import soundfile
 import torch
 import yaml
 
+import main
 from models.core import CRNNWordModel
 from tests.conftest import ROOT
+from utils.sampling_utils import STRATEGIES
+from utils.trial_utils import load_checkpoint
 
 PREPROCESSING = ["0_demo_dataset", "1_text_cleaning", "2_clotho_dataset", "3_word2vec_embeddings", "4_audio_logmel"]
 POSTPROCESSING = ["1_xmodal_scores", "2_xmodal_retrieval"]
@@ -143,12 +147,6 @@ def weights(trial, name="checkpoint_last.pt"):
     return torch.load(trial / name, weights_only=True)["model"]
 
 
-def metrics_of(trial):
-    """The lines of metrics.jsonl, without what a clock put there."""
-    lines = (trial / "metrics.jsonl").read_text().splitlines()
-    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
-
-
 def test_a_resumed_trial_ends_as_an_unbroken_one(pipeline, tmp_path):
     # Every epoch counts as a plateau, so that the learning rate falls on the way; the second half reads from disk.
     plateau = ("ReduceLROnPlateau.patience=0", "ReduceLROnPlateau.threshold=1")
@@ -164,8 +162,80 @@ def test_a_resumed_trial_ends_as_an_unbroken_one(pipeline, tmp_path):
     run("main.py", "param_conf.num_epoch=3", "--resume", broken, "data_conf.cache=disk")
     assert yaml.safe_load((broken / "conf.yaml").read_text())["param_conf"]["num_epoch"] == 3
     assert all(torch.equal(weights(whole)[key], weights(broken)[key]) for key in weights(whole))
-    assert metrics_of(whole) == metrics_of(broken)
-    assert [epoch["lr"] for epoch in metrics_of(whole)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+    metrics = (whole / "metrics.jsonl").read_text()
+    assert metrics == (broken / "metrics.jsonl").read_text()
+    assert [json.loads(epoch)["lr"] for epoch in metrics.splitlines()] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+
+
+@pytest.mark.parametrize("sampling", STRATEGIES)
+@pytest.mark.parametrize("cache", ["memory", "disk"])  # disk: two processes read the batches
+def test_every_strategy_resumes_to_the_bit(pipeline, tmp_path, monkeypatch, sampling, cache):
+    def train(*arguments):
+        monkeypatch.setattr(sys, "argv", ["main.py", *map(str, arguments)])
+        main.main()
+
+    data = ("data_conf.train_data=validation", "data_conf.val_data=evaluation", f"data_conf.cache={cache}")
+    settings = ("--conf", pipeline[1], f"criteria.TripletLoss.sampling={sampling}", *data)
+    for name, epochs in (("whole", 2), ("broken", 1)):
+        train(*settings, f"trial_base={tmp_path / name}", f"param_conf.num_epoch={epochs}")
+    whole, broken = (next((tmp_path / name / "demo").iterdir()) for name in ("whole", "broken"))
+    train("--resume", broken, "param_conf.num_epoch=2")
+    assert all(torch.equal(weights(whole)[key], weights(broken)[key]) for key in weights(whole))
+    assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
+
+
+def test_a_trial_killed_before_its_first_checkpoint_starts_from_its_beginning(pipeline, tmp_path):
+    whole, fresh = only_trial(pipeline[0]), tmp_path / "trial"
+    fresh.mkdir()
+    shutil.copy(whole / "conf.yaml", fresh)
+    message = run("main.py", "--resume", fresh, "param_conf.seed=5", status=2)
+    assert "param_conf.seed is 5 but the trial was run with 0" in message
+    run("main.py", "--resume", fresh)
+    assert (whole / "metrics.jsonl").read_bytes() == (fresh / "metrics.jsonl").read_bytes()
+
+
+def test_a_kill_between_checkpoint_and_metrics_is_mended(pipeline, tmp_path):
+    trial = tmp_path / "trial"
+    shutil.copytree(only_trial(pipeline[0]), trial)
+    lines = (trial / "metrics.jsonl").read_bytes()
+    (trial / "metrics.jsonl").write_bytes(lines.splitlines(keepends=True)[0])
+    run("main.py", "--resume", trial)
+    assert (trial / "metrics.jsonl").read_bytes() == lines
+
+
+def test_a_trial_tells_what_it_was_made_from(pipeline, tmp_path):
+    folder, _, _ = pipeline
+    trial = tmp_path / "trial"
+    shutil.copytree(only_trial(folder), trial)
+    made = json.loads((trial / "provenance.json").read_text())
+    assert list(made) == ["main.py", *(f"postprocessing/{name}.py" for name in POSTPROCESSING)]
+    training = made["main.py"]
+    for name in ("development_text.csv", "validation_text.csv", "word2vec_embeds.npz", "audio_info.json"):
+        assert training["inputs"][name] == hashlib.sha256((folder / "data" / name).read_bytes()).hexdigest()
+    (first,) = training["runs"]
+    assert training["seed"] == 0 and first["first_epoch"] == 0
+    assert first["torch"] == torch.__version__ and first["numpy"] == np.__version__ and first["threads"] >= 1
+    assert {"python", "librosa", "commit", "clean", "device"} <= first.keys()
+    run("main.py", "--resume", trial, "param_conf.num_epoch=3")
+    runs = json.loads((trial / "provenance.json").read_text())["main.py"]["runs"]
+    assert [entry["first_epoch"] for entry in runs] == [0, 3]
+
+
+def test_steps_run_again_with_other_settings_are_noticed(copy_of_data, pipeline):
+    data, conf = copy_of_data
+    typo = 'text_cleaning.corrections={"dog": "hound"}'
+    run("preprocessing/1_text_cleaning.py", "--conf", conf, typo)
+    message = run("main.py", "--conf", conf, status=2)
+    assert "text_cleaning.corrections {'dog': 'hound'}, but it is now {}" in message
+    message = run("main.py", "--conf", conf, typo, status=2)
+    assert "development_clean_captions.csv: has changed since preprocessing/2_clotho_dataset.py read it" in message
+    run("preprocessing/2_clotho_dataset.py", "--conf", conf, typo)
+    message = run("main.py", "--conf", conf, typo, status=2)
+    assert "has changed since preprocessing/3_word2vec_embeddings.py read it" in message
+    run("preprocessing/3_word2vec_embeddings.py", "--conf", conf, typo)
+    dataset = f"data_conf.dataset={data}"
+    message = run("main.py", "--resume", only_trial(pipeline[0]), dataset, typo, "param_conf.num_epoch=3", status=2)
+    assert "has changed since" in message and "start a new trial" in message and len(message.splitlines()) == 1
 
 
 def test_training_stops_on_a_plateau(pipeline, tmp_path):
@@ -177,7 +247,13 @@ def test_training_stops_on_a_plateau(pipeline, tmp_path):
 
 def test_divergence_is_said(pipeline, tmp_path):
     message = run("main.py", "--conf", pipeline[1], f"trial_base={tmp_path}", "AdamOptimizer.lr=1e30", status=2)
-    assert "diverged" in message and "AdamOptimizer.lr" in message.splitlines()[-1]
+    line = message.splitlines()[-1]
+    assert "diverged in epoch 1: the loss is nan" in line and "AdamOptimizer.lr" in line
+    fids = {fid for fid in line.split() if len(fid.rstrip(";")) == 16}
+    info = json.loads((pipeline[0] / "data" / "audio_info.json").read_text())
+    assert fids and {fid.rstrip(";") for fid in fids} <= info["development"]["clips"].keys()
+    assert "checkpoint_last.pt holds epoch 0" in line
+    assert load_checkpoint(next((tmp_path / "demo").iterdir()) / "checkpoint_last.pt")["epoch"] == 0
 
 
 def test_log_mels_of_other_settings_are_refused(pipeline):
