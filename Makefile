@@ -32,6 +32,7 @@ test: .venv/installed-dev
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.growth
+	$(BIN)/python -m benchmarks.search
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """How scoring and metrics grow with the number of clips (five captions each): prints one Markdown table.
 
-usage: python -m benchmarks.growth [--clips C ...] [--memory GB]      (what `make bench` runs last)
+usage: python -m benchmarks.growth [--clips C ...] [--memory GB]      (what `make bench` runs second)
 
 Scoring is timed after encoding, in its two parts: word scores, a clip at a time, and caption scores, clips x captions.
 """

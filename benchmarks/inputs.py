@@ -14,12 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.core import CRNNWordModel
-from utils.conf_utils import Conf, load_conf
+from utils.conf_utils import Conf, load_conf, save_conf
 from utils.data_utils import Batch, Split
 from utils.embed_utils import PAD, WordEmbeddings, save_embeddings
 from utils.index_utils import TEXT_COLUMNS, Clip, DatasetPaths, clip_id, clip_info
 from utils.io_utils import file_digest, write_csv, write_json
 from utils.provenance_utils import CLEANING, EMBEDDING, INDEXING, record_step
+from utils.score_utils import WordScores, save_word_scores
+from utils.trial_utils import BEST, CONF
 
 ROOT = Path(__file__).resolve().parents[1]
 N_MELS, DIM = 64, 300
@@ -70,6 +72,30 @@ def extract_log_mels(root: str) -> None:
     sys.argv = ["4_audio_logmel.py", "--conf", str(ROOT / "conf.yaml"), f"data_conf.dataset={root}"]
     with redirect_stdout(io.StringIO()):
         step_4.main()
+
+
+def write_trial(root: str, clips: int) -> Path:
+    """What a search reads, for this many clips with random word scores and five captions each; the trial directory."""
+    rng, conf, trial = np.random.default_rng(0), dataset_conf(root), Path(root) / "trial"
+    split, paths = conf.data_conf.eval_data, DatasetPaths(root)
+    words = [PAD, *(f"word{i}" for i in range(1, VOCABULARY))]
+    fids = [clip_id(split, f"{i}.wav") for i in range(clips)]
+    trial.mkdir()
+    save_conf(conf, trial / CONF)
+    checkpoint = {"model": new_model().state_dict(), "words": words, "conf": {}, "history": [], "epoch": 0}
+    torch.save(checkpoint, trial / BEST)
+    scores = rng.random((VOCABULARY, clips), dtype=np.float32)
+    save_word_scores(trial / f"{split}_word_scores.hdf5", WordScores(scores, words, fids, epoch=0))
+    clip_files = {fid: Clip(f"{i}.wav", 20.0, 44100, 1) for i, fid in enumerate(fids)}
+    write_json(paths.audio_info, clip_info({split: clip_files}))
+    rows = []
+    for i, ids in enumerate(_captions(rng, 5 * clips, VOCABULARY)):
+        fid, tokens = fids[i // 5], [words[word] for word in ids]
+        text = " ".join(tokens)
+        rows.append([f"{fid}-{i % 5 + 1}", fid, clip_files[fid].file, text, text, json.dumps(tokens)])
+    write_csv(paths.text(split), TEXT_COLUMNS, rows)
+    soundfile.write(Path(root) / "query.wav", _waveform(rng, 20.0, 44100), 44100)
+    return trial
 
 
 def synthetic_split(clips: int, frames: tuple[int, int] = CLIP_FRAMES, captions_each: int = 5) -> Split:

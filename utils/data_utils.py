@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import h5py
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -91,21 +92,30 @@ def load_split(
     Raises:
         UserError: a file is missing, a word has no vector, a clip has no or unfit log-mels, or clips are too few.
     """
-    table = read_table(paths.text(split), TEXT_COLUMNS, "preprocessing/2_clotho_dataset.py")
-    if table.empty:
-        raise UserError(f"{paths.text(split)}: holds no captions")
+    table, captions = load_captions(paths, split, words)
     fids = list(dict.fromkeys(table["fid"]))
     if needs_negatives and len(fids) < 2:
         raise UserError(f"{paths.text(split)}: holds one clip; negatives need two at the least")
-    word_ids = {word: i for i, word in enumerate(words)}
     places = {fid: i for i, fid in enumerate(fids)}
     return Split(
         fids=fids,
         log_mels=_open_log_mels(paths, split, fids, recipe, cache),
         tids=table["tid"].tolist(),
-        captions=[_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]],
+        captions=captions,
         caption_clips=np.array([places[fid] for fid in table["fid"]]),
     )
+
+
+def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd.DataFrame, list[Tensor]]:
+    """Read a split's captions: a table of TEXT_COLUMNS, and for each of its M rows the word ids (W,) int64.
+
+    Raises UserError where the file is missing, unreadable or empty, or a word is not in the vocabulary `words`.
+    """
+    table = read_table(paths.text(split), TEXT_COLUMNS, "preprocessing/2_clotho_dataset.py")
+    if table.empty:
+        raise UserError(f"{paths.text(split)}: holds no captions")
+    word_ids = {word: i for i, word in enumerate(words)}
+    return table, [_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]]
 
 
 def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:

@@ -194,10 +194,10 @@ def read_clips(paths: DatasetPaths, split: str) -> dict[str, Clip]:
 
 
 def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
-    """Read a CSV that a preprocessing step wrote; every cell is text ("NA" is a word, not a gap)."""
+    """Read these columns of a CSV that a preprocessing step wrote; every cell is text ("NA" is a word, not a gap)."""
     require_file(path, made_by)
     try:
-        table = pd.read_csv(path, dtype=str, na_filter=False, lineterminator="\n")
+        table = pd.read_csv(path, usecols=lambda name: name in columns, dtype=str, na_filter=False, lineterminator="\n")
     except (ValueError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{path}: not a readable CSV file ({error}); run {made_by} again") from None
     missing = [column for column in columns if column not in table.columns]

@@ -159,23 +159,32 @@ class SplitScores:
         model: in evaluation mode on `device`.
         split: C clips, M captions.
         keep_steps: keep what clips were encoded to, for the strategies that compare clips with clips.
+        all_words: score every word that the model knows, by id, for texts to come; else those of the captions.
     """
 
-    def __init__(self, model: CRNNWordModel, split: Split, device: torch.device, keep_steps: bool = False):
+    def __init__(
+        self,
+        model: CRNNWordModel,
+        split: Split,
+        device: torch.device,
+        keep_steps: bool = False,
+        all_words: bool = False,
+    ):
         self.model, self.split, self.device = model, split, device
         self.steps: dict[int, Tensor] = {}  # C of (1, L, E), if kept
-        words, weights = caption_word_weights([caption.numpy() for caption in split.captions])  # (V,), (M, V)
-        # (C, M) float32: masked scores
-        self.cross = np.ascontiguousarray((weights @ self._word_scores(words, keep_steps).T).T)
+        vocabulary = model.text_enc.embedding.num_embeddings if all_words else None
+        words, weights = caption_word_weights([ids.numpy() for ids in split.captions], vocabulary)  # (V,), (M, V)
+        self.word_scores = self._word_scores(words, keep_steps)  # (V, C) float32
+        self.cross = np.ascontiguousarray((weights @ self.word_scores).T)  # (C, M) float32: masked scores
 
     @torch.no_grad()
     def _word_scores(self, words: np.ndarray, keep_steps: bool) -> np.ndarray:
-        """(C, V): each clip's score with every word of the split's captions."""
+        """(V, C): the score of each word with every clip."""
         embeds = self.model.text_branch(torch.from_numpy(words).to(self.device).unsqueeze(1))  # (V, 1, E)
         frames = self.split.frames
-        scores = torch.empty(len(frames), len(words), device=self.device)
+        scores = torch.empty(len(words), len(frames), device=self.device)
         for clip, steps in encode_clips(self.model, self.split, self.device):
-            scores[clip] = step_score_matrix(steps, frames[clip], embeds)[0]
+            scores[:, clip] = step_score_matrix(steps, frames[clip], embeds)[0]
             if keep_steps:
                 self.steps[clip] = steps.clone()  # not the batch that it is a part of
         return scores.cpu().numpy()

@@ -16,6 +16,8 @@ from torch import Tensor
 from models.audio_encoders import upsample
 from utils.io_utils import UserError, require_file, whole_file
 
+STEP = "postprocessing/1_xmodal_scores.py"  # stores scores
+
 
 def score_matrix(
     audio_embeds: Tensor, text_embeds: Tensor, audio_lens: Tensor | None = None, text_lens: Tensor | None = None
@@ -141,19 +143,22 @@ def self_step_score_matrix(steps: Tensor, frames: int, lens: Tensor | None = Non
     return torch.triu(scores) + torch.triu(scores, diagonal=1).T
 
 
-def caption_word_weights(captions: list[np.ndarray]) -> tuple[np.ndarray, csr_array]:
+def caption_word_weights(captions: list[np.ndarray], vocabulary: int | None = None) -> tuple[np.ndarray, csr_array]:
     """The captions' distinct words, and their share in each caption: S is one sparse product with the words' scores.
 
     Args:
         captions: M arrays of word ids.
+        vocabulary: how many ids there are, to have a column for each; else for those that occur.
 
     Returns:
-        words: (V,) the distinct ids, sorted.
+        words: (V,) the columns' ids, sorted.
         weights: (M, V) sparse float32: how often caption m has word v, over its length. With the word scores
-            s (C, V) of clips, S = (weights @ s.T).T is the (C, M) matrix of masked scores.
+            s (V, C) of clips, S = (weights @ s).T is the (C, M) matrix of masked scores.
     """
     lens = np.array([len(ids) for ids in captions], dtype=np.int64)
     words, columns = np.unique(np.concatenate([*captions, np.empty(0, np.int64)]), return_inverse=True)
+    if vocabulary is not None:
+        words, columns = np.arange(vocabulary), words[columns]
     shares = np.repeat(1.0 / np.maximum(lens, 1), lens).astype(np.float32)
     rows = np.repeat(np.arange(len(captions)), lens)
     return words.astype(np.int64), csr_array((shares, (rows, columns)), shape=(len(captions), len(words)))
@@ -183,21 +188,64 @@ def load_scores(path: Path, epoch: int) -> StoredScores:
 
     Raises UserError where the file is missing, damaged, of another epoch, or holds NaN.
     """
-    step = "postprocessing/1_xmodal_scores.py"
-    require_file(path, step)
+    require_file(path, STEP)
     try:
         with h5py.File(path, "r") as store:
             names = (store[name].asstr()[()].tolist() for name in ("fids", "tids", "caption_fids"))
             stored = StoredScores(store["scores"][()], *names, int(store.attrs["epoch"]))
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not the scores of {step} ({error}); run it again") from None
+        raise UserError(f"{path}: not the scores of {STEP} ({error}); run it again") from None
     if stored.scores.shape != (len(stored.fids), len(stored.tids)) or len(stored.tids) != len(stored.caption_fids):
-        raise UserError(f"{path}: scores and names do not belong together; run {step} again")
-    if stored.epoch != epoch:
-        raise UserError(f"{path}: scores of epoch {stored.epoch}, but the best epoch is now {epoch}; run {step} again")
+        raise UserError(f"{path}: scores and names do not belong together; run {STEP} again")
+    _require_epoch(path, stored.epoch, epoch)
     if np.isnan(stored.scores).any():
         raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
     return stored
+
+
+class WordScores(NamedTuple):
+    """A split's scores of single words, their names, and the epoch of the checkpoint that gave them.
+
+    Word by word, so that the scores of any text with all clips are a mean of few rows: those of its words.
+    """
+
+    scores: np.ndarray | h5py.Dataset  # (V, C) float32; once loaded a data set, read from its file where indexed
+    words: list[str]  # V, the whole vocabulary
+    fids: list[str]  # C clips
+    epoch: int
+
+
+def save_word_scores(path: Path, stored: WordScores) -> None:
+    """Write word scores as HDF5: data sets scores (unchunked: a row is one read), words, fids; the attribute epoch."""
+    with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
+        store.attrs["epoch"] = stored.epoch
+        store["scores"] = stored.scores
+        for name in ("words", "fids"):
+            store.create_dataset(name, data=getattr(stored, name), dtype=h5py.string_dtype())
+
+
+def load_word_scores(path: Path, epoch: int) -> WordScores:
+    """Open what `save_word_scores` wrote, for a checkpoint of this epoch; the scores stay in the file.
+
+    Raises UserError where the file is missing, damaged or of another epoch.
+    """
+    require_file(path, STEP)
+    try:
+        store = h5py.File(path, "r")  # open for as long as its data set is in use
+        words, fids = (store[name].asstr()[()].tolist() for name in ("words", "fids"))
+        stored = WordScores(store["scores"], words, fids, int(store.attrs["epoch"]))
+        fits = stored.scores.shape == (len(words), len(fids)) and stored.scores.dtype == np.float32
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: not the word scores of {STEP} ({error}); run it again") from None
+    if not fits:
+        raise UserError(f"{path}: scores and names do not belong together; run {STEP} again")
+    _require_epoch(path, stored.epoch, epoch)
+    return stored
+
+
+def _require_epoch(path: Path, stored: int, best: int) -> None:
+    if stored != best:
+        raise UserError(f"{path}: scores of epoch {stored}, but the best epoch is now {best}; run {STEP} again")
 
 
 def _mean_weights(lens: Tensor | None, items: int, size: int, like: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Trial directories: configuration, log, metrics and checkpoints of one training run."""
 
+import argparse
 import json
 import logging
 import math
@@ -88,11 +89,20 @@ def trial_conf(trial: Path, overrides: list[str]) -> Conf:
 
 def trial_from_command(description: str) -> tuple[Path, Conf]:
     """Parse a postprocessing script's command line: the trial that --trial names, or the configuration's newest."""
+    return trial_of(parse_command(trial_parser(description)))
+
+
+def trial_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that every postprocessing script takes."""
     parser = command_parser(description)
     parser.add_argument(
         "--trial", type=Path, metavar="DIR", help="trial directory (default: the configuration's newest trial)"
     )
-    args = parse_command(parser)
+    return parser
+
+
+def trial_of(args: argparse.Namespace) -> tuple[Path, Conf]:
+    """The trial that parsed arguments mean, and its configuration."""
     refuse_conf_beside(args, "trial")
     trial = args.trial or newest_trial(load_conf(args.conf or DEFAULT_CONF, args.overrides))
     return trial, trial_conf(trial, args.overrides)

@@ -1,0 +1,84 @@
+"""Search a split: its clips by a text, or its captions by a sound.
+
+QUERY is one text, in quotes. Whatever begins with a section of the configuration, such as data_conf.dataset=DIR, is a
+setting instead. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes."""
+
+import argparse
+import json
+import sys
+import textwrap
+import unicodedata
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
+
+from utils.conf_utils import Conf, parse_command
+from utils.io_utils import UserError, run_command
+from utils.search_utils import CaptionHit, ClipHit, ClipSearch, write_play_list
+from utils.trial_utils import trial_of, trial_parser
+
+
+def main() -> None:
+    args = parse_command(search_parser())
+    queries = [text for text in args.overrides if not is_setting(text)]
+    args.overrides = [text for text in args.overrides if is_setting(text)]
+    if len(queries) != (0 if args.audio else 1):
+        given = f"{len(queries)} texts: {', '.join(map(repr, queries))}" if queries else "none"
+        raise UserError(f"either one QUERY, in quotes, or --audio FILE is needed, but there are {given}")
+    if args.audio and args.play_list:
+        raise UserError("--play-list: a list of clips; --audio finds captions, so leave one of the two out")
+    search = ClipSearch(*trial_of(args), args.split)
+    hits = search.by_audio(args.audio, args.top) if args.audio else search.by_text(*queries, args.top)
+    if not args.audio and (unknown := search.unknown_words(*queries)):
+        print(f"unknown words, left out: {', '.join(map(printable, unknown))}", file=sys.stderr)
+    print(json.dumps([as_json(hit) for hit in hits], indent=2) if args.json else table(hits))
+    if args.play_list:
+        write_play_list(args.play_list, hits)
+        print(f"{len(hits)} clips -> {args.play_list}", file=sys.stderr if args.json else sys.stdout)
+
+
+def search_parser() -> argparse.ArgumentParser:
+    parser = trial_parser(__doc__)
+    parser.usage = "%(prog)s (QUERY | --audio FILE) [options] [section.key=value ...]"
+    parser.add_argument("--audio", type=Path, metavar="FILE", help="search for captions of this sound")
+    parser.add_argument("--top", type=int, default=5, metavar="K", help="results (default: %(default)s)")
+    parser.add_argument("--split", metavar="NAME", help="split to search (default: data_conf.eval_data)")
+    parser.add_argument("--json", action="store_true", help="print the results as a JSON list")
+    parser.add_argument("--play-list", type=Path, metavar="FILE", help="write the clips as a play list (.m3u8)")
+    return parser
+
+
+def is_setting(text: str) -> bool:
+    """Whether a positional argument is section.key=value, by its section."""
+    key, equals, _ = text.partition("=")
+    return bool(equals) and key.partition(".")[0] in Conf.model_fields
+
+
+def as_json(hit: ClipHit | CaptionHit) -> dict:
+    fields = hit._asdict()
+    return fields | {"file": str(hit.file)} if isinstance(hit, ClipHit) else fields
+
+
+def table(hits: list[ClipHit] | list[CaptionHit]) -> str:
+    """A line for each hit, under a header."""
+    rows = [("rank", "score", *(("fid", "file", "captions") if isinstance(hits[0], ClipHit) else ("tid", "caption")))]
+    for hit in hits:
+        if isinstance(hit, ClipHit):
+            texts = (hit.fid, hit.file.name, textwrap.shorten(" | ".join(hit.captions), 100, placeholder=" ..."))
+        else:
+            texts = (hit.tid, hit.text)
+        rows.append((str(hit.rank), f"{hit.score:.4f}", *map(printable, texts)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def printable(text: str) -> str:
+    """A text without what could move a terminal's cursor: control characters, line separators."""
+    return "".join(
+        "?" if unicodedata.category(character)[0] == "C" or character in "\u2028\u2029" else character
+        for character in text
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)
