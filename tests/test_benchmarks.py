@@ -189,6 +189,11 @@ def test_growth_prints_a_row_for_each_size():
     assert re.search(r"^\| growth \|.*~ clips\^", out, re.M)
 
 
+def test_search_prints_its_row():
+    out = run("benchmarks.search", "--clips", "10")
+    assert re.search(r"^\| +10 \|( +[\d.e-]+ (s|GB) \|){8}$", out, re.M), out
+
+
 def test_the_gpu_benchmark_runs_in_its_reduced_form():
     printed = subprocess.run(
         [sys.executable, "benchmarks/gpu.py", "--quick"], cwd=ROOT, capture_output=True, text=True, check=True

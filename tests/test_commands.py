@@ -8,6 +8,7 @@ import sys
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
@@ -101,7 +102,8 @@ def test_data_set_directory(pipeline):
 def test_trial_directory(pipeline):
     trial = only_trial(pipeline[0])
     names = {"conf.yaml", "metrics.jsonl", "train.log", "checkpoint_best.pt", "checkpoint_last.pt"}
-    scores = {f"{split}_xmodal_scores.hdf5" for split in ("development", "validation", "evaluation")}
+    splits, kinds = ("development", "validation", "evaluation"), ("xmodal", "word")
+    scores = {f"{split}_{kind}_scores.hdf5" for split in splits for kind in kinds}
     assert {path.name for path in trial.iterdir()} == names | scores | {"retrieval_metrics.json", "provenance.json"}
     epochs = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2]
@@ -129,6 +131,29 @@ def test_scores_and_metrics(pipeline):
     chance = {tuple(row.split()[:2]): row.split()[2] for row in rows if len(row.split()) > 2}
     assert chance["evaluation", "text-to-audio"] == f"{np.mean(1 / np.arange(1, 5)):.3f}"
     assert metrics["evaluation"]["audio_to_text"]["queries"] == 4
+
+
+def test_search(pipeline, tmp_path):
+    folder, conf, _ = pipeline
+    trial, list_file = only_trial(folder), tmp_path / "found.m3u8"
+    captions = pd.read_csv(folder / "data" / "evaluation_text.csv")
+    with h5py.File(trial / "evaluation_xmodal_scores.hdf5") as store:
+        fids, scores = store["fids"].asstr()[()].tolist(), store["scores"][()]
+
+    # a caption of the split finds its clips by the stored scores, and a sound of the split its captions
+    arguments = ("--conf", conf, captions["raw_text"][7], "--top", 3, "--json", "--play-list", list_file)
+    hits = json.loads(run("postprocessing/4_search.py", *arguments))
+    assert [hit["fid"] for hit in hits] == [fids[i] for i in np.argsort(-scores[:, 7], kind="stable")[:3]]
+    assert [hit["score"] for hit in hits] == pytest.approx(sorted(scores[:, 7])[:0:-1], abs=1e-6)
+    assert hits[0]["captions"] == captions["raw_text"][captions["fid"] == hits[0]["fid"]].tolist()
+    assert list_file.read_text().splitlines()[2::2] == [hit["file"] for hit in hits]
+    arguments = ("--trial", trial, "--audio", hits[0]["file"], "--top", 2)
+    header, first, _ = run("postprocessing/4_search.py", *arguments).splitlines()
+    assert header.split() == ["rank", "score", "tid", "caption"]
+    of_clip = scores[fids.index(hits[0]["fid"])]
+    assert first.split()[:3] == ["1", f"{of_clip.max():.4f}", captions["tid"][of_clip.argmax()]]
+    message = run("-m", "postprocessing.4_search", "zorgly", "--trial", trial, status=2)
+    assert "no word of the query is known (zorgly)" in message and len(message.splitlines()) == 1
 
 
 def test_a_second_run_is_the_same_to_the_byte(pipeline, tmp_path):

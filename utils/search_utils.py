@@ -119,7 +119,7 @@ class ClipSearch:
     def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
         try:
             name, seconds = self._clips[fid]["file"], float(self._clips[fid]["seconds"])
-            if Path(name).name != name or name == ".." or not 0 <= seconds < np.inf:
+            if name in ("", "..") or Path(name).name != name or not 0 <= seconds < np.inf:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise UserError(
