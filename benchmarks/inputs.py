@@ -86,7 +86,7 @@ def write_trial(root: str, clips: int) -> Path:
     torch.save(checkpoint, trial / BEST)
     scores = rng.random((VOCABULARY, clips), dtype=np.float32)
     save_word_scores(trial / f"{split}_word_scores.hdf5", WordScores(scores, words, fids, epoch=0))
-    clip_files = {fid: Clip(f"{i}.wav", 20.0, 44100, 1) for i, fid in enumerate(fids)}
+    clip_files = {fid: Clip(f"{i}.wav", 20.0, 44100, 1, "0" * 64) for i, fid in enumerate(fids)}
     write_json(paths.audio_info, clip_info({split: clip_files}))
     rows = []
     for i, ids in enumerate(_captions(rng, 5 * clips, VOCABULARY)):

@@ -178,7 +178,7 @@ def test_a_strangers_clips_are_checked(dataset, spoilt):
     info["dev"]["clips"][fid] |= spoilt
     write_json(paths.audio_info, info)
     with pytest.raises(UserError, match=r"leads out|not as preprocessing"):
-        read_clips(paths, "dev")
+        paths.clip("dev", read_clips(paths, "dev")[fid].file)
     write_json(paths.audio_info, {"dev": {"clips": {"../" + fid: clips[fid]._asdict()}}})
     with pytest.raises(UserError, match="not as preprocessing"):
         read_clips(paths, "dev")

@@ -57,7 +57,7 @@ def data(tmp_path_factory):
     model = CRNNWordModel(64, 20, vectors).eval()
     recipe = conf.audio_logmel.recipe
     split = Split(
-        fids=[f"fid{i}" for i in range(len(FILES))],
+        fids=[f"{i:016x}" for i in range(len(FILES))],
         log_mels=[torch.from_numpy(log_mel_spectrogram(sound, SAMPLE_RATE, **recipe)) for sound in sounds],
         tids=[f"tid{i}" for i in range(len(TEXTS))],
         captions=[torch.tensor([WORDS.index(word) for word in text.split()]) for text in TEXTS],
@@ -68,7 +68,7 @@ def data(tmp_path_factory):
         rows.append([tid, split.fids[clip], FILES[clip], raw_text, text, json.dumps(text.split())])
     write_csv(paths.text("evaluation"), TEXT_COLUMNS, rows)
     lengths = [len(sound) / SAMPLE_RATE for sound in sounds]
-    clips = [Clip(name, seconds, SAMPLE_RATE, 1) for name, seconds in zip(FILES, lengths, strict=True)]
+    clips = [Clip(name, seconds, SAMPLE_RATE, 1, "0" * 64) for name, seconds in zip(FILES, lengths, strict=True)]
     write_json(paths.audio_info, clip_info({"evaluation": dict(zip(split.fids, clips, strict=True))}))
     scores = SplitScores(model, split, torch.device("cpu"), all_words=True)
     return {"conf": conf, "paths": paths, "model": model, "split": split, "scores": scores}
@@ -105,9 +105,9 @@ def test_a_text_finds_clips_by_the_plain_score(data, trial, text):
     expected = [plain_score(data, clip, text) for clip in range(len(FILES))]
     hits = ClipSearch.open(trial, "evaluation").by_text(text, top=4)
     assert [hit.rank for hit in hits] == [1, 2, 3, 4]
-    assert [int(hit.fid[3:]) for hit in hits] == by_rank(np.round(expected, 6))[:4]
+    assert [int(hit.fid, 16) for hit in hits] == by_rank(np.round(expected, 6))[:4]
     for hit in hits:
-        clip = int(hit.fid[3:])
+        clip = int(hit.fid, 16)
         assert hit.score == pytest.approx(expected[clip], abs=1e-6)
         assert hit.file == data["paths"].audio("evaluation") / FILES[clip] and hit.file.is_file()
         assert hit.seconds == pytest.approx(soundfile.info(hit.file).duration, abs=1e-6)
@@ -118,7 +118,7 @@ def test_a_splits_own_caption_gets_the_stored_scores(data, trial):
     search = ClipSearch.open(trial)
     for caption, raw_text in enumerate(RAW_TEXTS):
         for hit in search.by_text(raw_text, top=len(FILES)):
-            assert hit.score == pytest.approx(data["scores"].cross[int(hit.fid[3:]), caption], abs=1e-6)
+            assert hit.score == pytest.approx(data["scores"].cross[int(hit.fid, 16), caption], abs=1e-6)
         assert search.unknown_words(raw_text) == []
 
 
@@ -156,8 +156,8 @@ def test_unknown_words_are_left_out_of_the_mean(trial):
 def test_clips_that_sound_the_same_come_in_the_splits_order(trial):
     for query in ("rain", "a dog barks in the rain", "the the falls"):
         hits = {hit.fid: hit for hit in ClipSearch.open(trial).by_text(query, top=100)}
-        assert len(hits) == len(FILES) and hits["fid4"].score == hits["fid5"].score
-        assert hits["fid5"].rank == hits["fid4"].rank + 1
+        assert len(hits) == len(FILES) and hits[f"{4:016x}"].score == hits[f"{5:016x}"].score
+        assert hits[f"{5:016x}"].rank == hits[f"{4:016x}"].rank + 1
 
 
 @pytest.mark.parametrize("levels", [1, 3, 1000])
@@ -170,10 +170,10 @@ def test_best_is_the_stable_order_of_all(levels):
 
 
 def test_a_split_of_a_single_clip(data, trial):
-    stored = WordScores(data["scores"].word_scores[:, 2:3], WORDS, ["fid2"], epoch=3)
+    stored = WordScores(data["scores"].word_scores[:, 2:3], WORDS, [f"{2:016x}"], epoch=3)
     save_word_scores(trial / "evaluation_word_scores.hdf5", stored)
     (hit,) = ClipSearch.open(trial).by_text("rain", top=5)
-    assert hit.fid == "fid2" and hit.captions == []
+    assert hit.fid == f"{2:016x}" and hit.captions == []
     assert hit.score == pytest.approx(plain_score(data, 2, "rain"), abs=1e-6)
 
 
@@ -240,23 +240,23 @@ def test_damaged_scores_are_refused(trial, spoil, message):
 
 @pytest.mark.parametrize("change", [{"file": name} for name in ("../x.wav", "/x.wav", "..", "", "a/b.wav", 3)])
 def test_files_outside_of_the_splits_folder_are_refused(data, trial, monkeypatch, change):
-    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips["fid1"].update(change))
+    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips[f"{1:016x}"].update(change))
 
 
 @pytest.mark.parametrize("seconds", [float("nan"), -1, "long", None])
 def test_clips_without_a_length_are_refused(data, trial, monkeypatch, seconds):
-    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips["fid1"].update(seconds=seconds))
+    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips[f"{1:016x}"].update(seconds=seconds))
 
 
 def test_clips_that_the_data_set_lost_are_refused(data, trial, monkeypatch):
-    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips.pop("fid1"))
+    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips.pop(f"{1:016x}"))
 
 
 def refuse_changed_clips(data, trial, monkeypatch, change):
     info = json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
     change(info["evaluation"]["clips"])
-    monkeypatch.setattr("utils.search_utils.read_json", lambda path, made_by: info)
-    with pytest.raises(UserError, match=r"audio_info\.json: .*clip fid1, which was scored; run"):
+    monkeypatch.setattr("utils.index_utils.read_json", lambda path, made_by: info)
+    with pytest.raises(UserError, match=r"which was scored; run|leads out|audio_info\.json: not as preprocessing"):
         ClipSearch.open(trial).by_text("rain", top=6)
 
 
@@ -369,7 +369,7 @@ def test_a_play_list_of_captions_is_refused(command, tmp_path):
 
 def test_terminals_get_no_control_characters(data, command, monkeypatch):
     info = json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
-    info["evaluation"]["clips"]["fid1"]["file"] = "\x1b[2J\r\nräin.wav"
-    monkeypatch.setattr("utils.search_utils.read_json", lambda path, made_by: info)
+    info["evaluation"]["clips"][f"{1:016x}"]["file"] = "\x1b[2J\r\nräin.wav"
+    monkeypatch.setattr("utils.index_utils.read_json", lambda path, made_by: info)
     printed = command("rain", "--top", 6).out
     assert "  ?[2J??räin.wav  " in printed and len(printed.splitlines()) == 7

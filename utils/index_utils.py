@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -32,8 +33,8 @@ class DatasetPaths:
 
     def clip(self, split: str, file: str) -> Path:
         """A clip by its file name; raises UserError where that leads out of the data set directory."""
-        path = self.audio(split) / file
-        plain = Path(file).name == file and file != ".." and "\0" not in file
+        path = self.audio(split) / str(file)
+        plain = isinstance(file, str) and Path(file).name == file and file not in ("", "..") and "\0" not in file
         if not plain or not path.resolve().is_relative_to(Path(self.root).resolve()):
             raise UserError(f"{path}: leads out of the data set directory; put the clip itself into {path.parent}")
         return path
@@ -180,15 +181,14 @@ def clip_info(clips: dict[str, dict[str, Clip]]) -> dict:
 
 
 def read_clips(paths: DatasetPaths, split: str) -> dict[str, Clip]:
-    """A split's clips by fid, as step 2 wrote them to audio_info.json; raises UserError where one lies elsewhere."""
+    """A split's clips by fid, as step 2 wrote them to audio_info.json; where they lie, `paths.clip` checks."""
     step = "preprocessing/2_clotho_dataset.py"
     try:
-        found = {fid: Clip(**clip) for fid, clip in read_json(paths.audio_info, step)[split]["clips"].items()}
-        for fid, clip in found.items():
-            paths.clip(split, clip.file)
-            if not FID.fullmatch(fid) or not SHA256.fullmatch(clip.sha256):
+        clips = {fid: Clip(**clip) for fid, clip in read_json(paths.audio_info, step)[split]["clips"].items()}
+        for fid, clip in clips.items():
+            if not FID.fullmatch(fid) or not SHA256.fullmatch(clip.sha256) or not 0 <= clip.seconds < math.inf:
                 raise ValueError
-        return found
+        return clips
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{paths.audio_info}: not as {step} writes it for {split}; run that again") from None
 

@@ -16,8 +16,8 @@ from models.audio_encoders import TIME_POOLING
 from utils.audio_utils import log_mel_spectrogram, read_audio
 from utils.conf_utils import Conf
 from utils.data_utils import load_captions
-from utils.index_utils import DatasetPaths, read_table
-from utils.io_utils import UserError, read_json, whole_file
+from utils.index_utils import Clip, DatasetPaths, read_clips, read_table
+from utils.io_utils import UserError, whole_file
 from utils.score_utils import WordScores, caption_word_weights, load_word_scores, step_score_matrix
 from utils.text_utils import clean_caption, correct_words
 from utils.trial_utils import BEST, load_model, trial_conf
@@ -117,17 +117,12 @@ class ClipSearch:
         return scores
 
     def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
-        try:
-            name, seconds = self._clips[fid]["file"], float(self._clips[fid]["seconds"])
-            if name in ("", "..") or Path(name).name != name or not 0 <= seconds < np.inf:
-                raise ValueError
-        except (KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{self.paths.audio_info}: has no file name and length for clip {fid}, which was scored; run {STEP_2} "
-                f"and what follows it again"
-            ) from None
-        file = self.paths.audio(self.split) / name
-        return ClipHit(rank, float(score), fid, file, seconds, self._captions_of.get(fid, []))
+        if fid not in self._clips:
+            what = f"has no clip {fid}, which was scored; run {STEP_2} and what follows it again"
+            raise UserError(f"{self.paths.audio_info}: {what}")
+        clip = self._clips[fid]
+        file = self.paths.clip(self.split, clip.file)
+        return ClipHit(rank, float(score), fid, file, clip.seconds, self._captions_of.get(fid, []))
 
     @cached_property
     def _word_scores(self) -> WordScores:
@@ -139,12 +134,8 @@ class ClipSearch:
         return {word: row for row, word in enumerate(self._word_scores.words)}
 
     @cached_property
-    def _clips(self) -> dict[str, dict]:
-        """What audio_info.json says of each clip, by fid."""
-        try:
-            return dict(read_json(self.paths.audio_info, STEP_2)[self.split]["clips"])
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{self.paths.audio_info}: no clips of {self.split}; run {STEP_2} again") from None
+    def _clips(self) -> dict[str, Clip]:
+        return read_clips(self.paths, self.split)
 
     @cached_property
     def _captions_of(self) -> dict[str, list[str]]:
