@@ -8,6 +8,7 @@ import torch
 from utils.conf_utils import DEFAULT_CONF, Conf, command_parser, load_conf, parse_command, refuse_conf_beside
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import Split, batches, load_split
+from utils.distributed_utils import by_first, describe, process_group, require_pair_each, start_alike, training_device
 from utils.embed_utils import load_embeddings
 from utils.index_utils import DatasetPaths
 from utils.io_utils import progress, run_command
@@ -22,9 +23,10 @@ from utils.model_utils import (
     train_epoch,
 )
 from utils.provenance_utils import PREPROCESSING, check_steps
-from utils.trial_utils import TrialRecord, create_trial, record_run, resume_conf
+from utils.trial_utils import TrialRecord, create_trial, resume_conf
 
 
+@process_group()
 def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--resume", type=Path, metavar="TRIAL_DIR", help="go on with a trial, by its own configuration")
@@ -34,6 +36,7 @@ def main() -> None:
         conf = resume_conf(args.resume, args.overrides)
     else:
         conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
+    require_pair_each(conf.param_conf.batch_size)
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, *PREPROCESSING)
     words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
@@ -43,14 +46,14 @@ def main() -> None:
     )
     torch.manual_seed(conf.param_conf.seed)
     model = build_model(conf, vectors)
-    record = TrialRecord(args.resume or create_trial(conf), conf, words)
+    record = TrialRecord(args.resume or by_first(lambda: create_trial(conf)), conf, words)
     train(conf, model, train_split, val_split, record)
 
 
 def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Split, record: TrialRecord) -> None:
     """Run the epochs that the record does not hold yet; epoch 0 only evaluates."""
     params = conf.param_conf
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     prepare_model(conf, model, device)
     optimizer, scheduler = build_optimizer(conf, model)
     criterion = TripletLoss(**conf.criteria.TripletLoss.model_dump())
@@ -58,23 +61,26 @@ def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Spl
     stopper = PlateauStopper(**conf.TrialPlateauStopper.model_dump())
     loader = batches(train_split, params.batch_size, shuffle=True)
     record.restore(model, optimizer, scheduler)
-    record_run(record.trial, conf, device, first_epoch=len(record.history))
-    record.say(f"{record.trial}: {len(train_split.captions)} pairs, {len(loader)} batches an epoch, on {device}")
+    record.begin_run(device)
+    start_alike(model)
+    record.say(
+        f"{record.trial}: {len(train_split.captions)} pairs, {len(loader)} batches an epoch, on {describe(device)}"
+    )
 
     for epoch in range(len(record.history), params.num_epoch + 1):
         if stopper.should_stop([results["val_obj"] for results in record.history]):
             record.say("the validation objective has settled: stopped")
             break
         started = time.perf_counter()
-        seed_epoch(params.seed, epoch)
+        draws = seed_epoch(params.seed, epoch)
         results = {"epoch": epoch, "lr": optimizer.param_groups[0]["lr"]}
         if epoch > 0:
             steps = progress(loader, f"epoch {epoch}", total=len(loader))
             try:
-                results |= train_epoch(model, steps, criterion, optimizer, device, params.precision)
+                results |= train_epoch(model, steps, criterion, optimizer, device, params.precision, draws)
             except NonFiniteStep as step:
                 record.stop_at(epoch, step, [train_split.fids[clip] for clip in step.clips])
-        results |= evaluate(model, val_split, criterion, metrics, params.batch_size, device)
+        results |= by_first(lambda: evaluate(model, val_split, criterion, metrics, params.batch_size, device))
         scheduler.step(results["val_obj"])
         record.add(results, time.perf_counter() - started, model, optimizer, scheduler)
     record.close()

@@ -2,9 +2,14 @@
 
 import hashlib
 import json
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -172,6 +177,10 @@ def weights(trial, name="checkpoint_last.pt"):
     return torch.load(trial / name, weights_only=True)["model"]
 
 
+def metrics_of(trial):
+    return [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_a_resumed_trial_ends_as_an_unbroken_one(pipeline, tmp_path):
     # Every epoch counts as a plateau, so that the learning rate falls on the way; the second half reads from disk.
     plateau = ("ReduceLROnPlateau.patience=0", "ReduceLROnPlateau.threshold=1")
@@ -187,9 +196,8 @@ def test_a_resumed_trial_ends_as_an_unbroken_one(pipeline, tmp_path):
     run("main.py", "param_conf.num_epoch=3", "--resume", broken, "data_conf.cache=disk")
     assert yaml.safe_load((broken / "conf.yaml").read_text())["param_conf"]["num_epoch"] == 3
     assert all(torch.equal(weights(whole)[key], weights(broken)[key]) for key in weights(whole))
-    metrics = (whole / "metrics.jsonl").read_text()
-    assert metrics == (broken / "metrics.jsonl").read_text()
-    assert [json.loads(epoch)["lr"] for epoch in metrics.splitlines()] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+    assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
+    assert [epoch["lr"] for epoch in metrics_of(whole)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
 
 
 @pytest.mark.parametrize("sampling", STRATEGIES)
@@ -261,6 +269,79 @@ def test_steps_run_again_with_other_settings_are_noticed(copy_of_data, pipeline)
     dataset = f"data_conf.dataset={data}"
     message = run("main.py", "--resume", only_trial(pipeline[0]), dataset, typo, "param_conf.num_epoch=3", status=2)
     assert "has changed since" in message and "start a new trial" in message and len(message.splitlines()) == 1
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+
+
+def torchrun(processes, *arguments, ok=True):
+    """Run main.py in some processes; its standard output, or its standard error where it is to fail."""
+    command = [*TORCHRUN, str(processes), "main.py", *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0) == ok, done.stderr
+    return done.stdout if ok else done.stderr
+
+
+def errors(printed):
+    return [line for line in printed.splitlines() if line.startswith("error: ")]
+
+
+def test_a_trial_goes_on_with_more_processes(pipeline, tmp_path):
+    trial = tmp_path / "trial"
+    shutil.copytree(only_trial(pipeline[0]), trial)
+    before = metrics_of(trial)
+    printed = torchrun(2, "--resume", trial, "param_conf.num_epoch=3")
+    assert printed.count("2 processes on the CPU") == printed.count("epoch   3") == 1
+    assert metrics_of(trial)[:3] == before and [epoch["epoch"] for epoch in metrics_of(trial)] == [0, 1, 2, 3]
+    assert (trial / "train.log").read_text().count("epoch   3") == 1
+    assert isinstance(CRNNWordModel.from_state_dict(weights(trial)), CRNNWordModel)
+
+
+def test_a_killed_process_ends_the_run_and_one_process_goes_on(pipeline, tmp_path):
+    settings = (f"trial_base={tmp_path / 'output'}", "param_conf.num_epoch=1000", "TrialPlateauStopper.std=0")
+    command = [*TORCHRUN, "2", "main.py", "--conf", str(pipeline[1]), "data_conf.cache=disk", *settings]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        wait_until(lambda: list(tmp_path.rglob("metrics.jsonl")))
+        os.kill(child_with(process.pid, "RANK=1"), signal.SIGKILL)
+        _, message = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    (line,) = errors(message)
+    assert process.returncode != 0 and "one of this run's processes was killed" in line and "--resume" in line
+    trial = only_trial(tmp_path)
+    done = len(metrics_of(trial))
+    run("main.py", "--resume", trial, f"param_conf.num_epoch={done}")
+    assert [epoch["epoch"] for epoch in metrics_of(trial)] == list(range(done + 1))
+    names = {"conf.yaml", "metrics.jsonl", "train.log", "checkpoint_best.pt", "checkpoint_last.pt"}
+    assert {path.name for path in trial.iterdir()} == names
+
+
+def test_an_error_in_some_or_all_processes_is_one_line(copy_of_data):
+    data, conf = copy_of_data
+    message = torchrun(2, "--conf", conf, "param_conf.batchsize=3", ok=False)
+    assert len(errors(message)) == 1 and "unknown key" in message
+    with h5py.File(data / "development_audio_logmels.hdf5", "a") as store:
+        store[sorted(store)[0]][0, 0] = np.nan
+    message = torchrun(2, "--conf", conf, "data_conf.cache=disk", ok=False)  # one of them reads it first
+    assert len(errors(message)) == 1 and "are not finite" in message
+    assert re.findall(r"exitcode +: (\S+)", message) == ["2", "2"]
+    assert message.count("Traceback") == 1  # torchrun's own
+
+
+def wait_until(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def child_with(parent, variable):
+    """The process that a process has started with this environment variable."""
+    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
+        if variable.encode() in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            return int(child)
+    raise AssertionError(f"no child with {variable}")
 
 
 def test_training_stops_on_a_plateau(pipeline, tmp_path):

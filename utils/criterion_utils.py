@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from utils.distributed_utils import gather_rows, rank, share, sum_over_processes, world_size
 from utils.sampling_utils import STRATEGIES, BatchScores
 from utils.score_utils import score_matrix, self_score_matrix, self_step_score_matrix, step_score_matrix
 
@@ -80,15 +81,28 @@ class TripletLoss(nn.Module):
         fids: Tensor | Sequence,
         audio_lens: Tensor | None = None,
         text_lens: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> LossTerms:
-        """As `of_embeddings`, from audio steps (N, L, E) that stand for T frames: the same numbers, faster."""
+        """As `of_embeddings`, from audio steps (N, L, E) that stand for T frames: the same numbers, faster.
+
+        Of several processes each gives the steps (n, L, E) of its own share of the pairs, and all else of all N. Each
+        gets the whole batch's loss, with that part of the gradient that goes through its own steps.
+        """
         audio_lens, text_lens = self._counted_lens(audio_lens, text_lens)
+        n = len(text_embeds)
+        own_lens = None if audio_lens is None else audio_lens[share(n)]
+        own_rows = range(rank(), n, world_size())  # of a triangle: every so many, for equal work
+
+        def audio_audio() -> Tensor:
+            part = self_step_score_matrix(gather_rows(steps.detach(), n), frames, audio_lens, own_rows)
+            return sum_over_processes(part)
+
         scores = BatchScores(
-            audio_text=step_score_matrix(steps, frames, text_embeds, audio_lens, text_lens),
+            audio_text=gather_rows(step_score_matrix(steps, frames, text_embeds, own_lens, text_lens), n),
             text_text=lambda: self_score_matrix(text_embeds, text_lens),
-            audio_audio=lambda: self_step_score_matrix(steps, frames, audio_lens),
+            audio_audio=audio_audio,
         )
-        return self.of_scores(scores, fids)
+        return self.of_scores(scores, fids, generator)
 
     def of_scores(
         self, scores: BatchScores, fids: Tensor | Sequence, generator: torch.Generator | None = None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,11 +11,13 @@ import h5py
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from models.audio_encoders import TIME_POOLING
+from utils.distributed_utils import share
 from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
 from utils.io_utils import UserError, free_memory, require_file
 
@@ -53,7 +56,7 @@ class Split:
     captions: list[Tensor]  # M of (W,) int64 word ids
     caption_clips: np.ndarray  # (M,) int64: the clip, in [0, C), that each caption describes
 
-    @property
+    @cached_property
     def frames(self) -> list[int]:
         """C numbers of frames, without reading any."""
         log_mels = self.log_mels
@@ -61,9 +64,9 @@ class Split:
 
 
 class Batch(NamedTuple):
-    """N caption-clip pairs, zero-padded to the longest."""
+    """N caption-clip pairs, zero-padded to the longest; of several processes each has its own share of the audio."""
 
-    audio: Tensor  # (N, T, n_mels) float32
+    audio: Tensor  # (N, T, n_mels) float32; of several processes (n, T, n_mels), n its share of N
     text: Tensor  # (N, W) int64 word ids
     clips: Tensor  # (N,) int64: which clip; equal where two captions describe one clip
     audio_lens: Tensor  # (N,) int64 true frames
@@ -131,15 +134,18 @@ def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
 
 
 def collate(split: Split, captions: list[int]) -> Batch:
-    """The batch of some captions, by index, with their clips."""
+    """The batch of some captions, by index, with their clips; of several processes each reads its share of these."""
     clips = split.caption_clips[captions]
-    audio = [split.log_mels[clip] for clip in clips]
+    audio_lens = torch.tensor([split.frames[clip] for clip in clips])
+    audio = pad_sequence([split.log_mels[clip] for clip in clips[share(len(clips))]], batch_first=True)
+    if missing := int(audio_lens.max()) - audio.shape[1]:  # to the longest clip of all shares
+        audio = F.pad(audio, (0, 0, 0, missing))
     text = [split.captions[caption] for caption in captions]
     return Batch(
-        audio=pad_sequence(audio, batch_first=True),
+        audio=audio,
         text=pad_sequence(text, batch_first=True),
         clips=torch.from_numpy(clips),
-        audio_lens=torch.tensor([len(frames) for frames in audio]),
+        audio_lens=audio_lens,
         text_lens=torch.tensor([len(words) for words in text]),
     )
 

@@ -10,6 +10,7 @@ import re
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,16 +30,21 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a script's main(); end with one clear line per problem and exit status 2 instead of a traceback."""
     try:
         main()
-    except UserError as error:
-        sys.exit(_complain(str(error)))
-    except OSError as error:  # a full disk, a folder without permission, a file that vanished
+    except (UserError, OSError, KeyboardInterrupt) as error:
+        sys.exit(complain(error))
+
+
+def complain(error: BaseException) -> int:
+    """Say what ended a command, without a traceback where none is of use; its exit status."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    if not isinstance(error, (UserError, OSError)):
+        traceback.print_exception(error)
+        return 1
+    message = str(error)
+    if isinstance(error, OSError):  # a full disk, a folder without permission, a file that vanished
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(_complain(f"{where}{error.strerror or error}"))
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _complain(message: str) -> int:
+        message = f"{where}{error.strerror or error}"
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
     return 2

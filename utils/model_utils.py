@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -17,6 +17,7 @@ from models.core import CRNNWordModel
 from utils.conf_utils import Conf
 from utils.criterion_utils import LossTerms, TripletLoss, negative_mask
 from utils.data_utils import Batch, Split
+from utils.distributed_utils import drawing_apart, sum_gradients, world_size
 from utils.io_utils import UserError, keep_freed_memory
 from utils.metric_utils import both_directions
 from utils.sampling_utils import BatchScores
@@ -41,6 +42,8 @@ def prepare_model(conf: Conf, model: CRNNWordModel, device: torch.device) -> Non
     model.to(device)
     if device.type == "cpu":
         keep_freed_memory()
+    elif world_size() > 1:
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place: the parameters and the state dict's keys stay
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.param_conf.tf32
     if conf.param_conf.compile:
         if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
@@ -56,12 +59,15 @@ def build_optimizer(conf: Conf, model: CRNNWordModel) -> tuple[torch.optim.Adam,
     return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
 
 
-def seed_epoch(seed: int, epoch: int) -> None:
+def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     """Make an epoch's shuffling, dropout and random negatives a function of (seed, epoch) alone.
 
-    So a resumed run needs no generator's state to go on exactly as it would have.
+    So a resumed run needs no generator's state to go on exactly as it would have. Shuffling and dropout draw from
+    torch's generator, negatives from the one returned: they do not depend on how processes share the dropout.
     """
-    torch.manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
+    order, negatives = np.random.SeedSequence([seed, epoch]).generate_state(2)
+    torch.manual_seed(int(order))
+    return torch.Generator().manual_seed(int(negatives))
 
 
 class NonFiniteStep(Exception):
@@ -84,24 +90,28 @@ def train_step(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     precision: str = "float32",
+    generator: torch.Generator | None = None,
 ) -> LossTerms:
     """One update by one batch; the loss and the share of active triplets stay on the device, detached.
 
+    `generator` draws random negatives (None: torch's own). Several processes take the same step together.
     Raises NonFiniteStep, before the update.
     """
     batch = batch.to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         steps = model.audio_steps(batch.audio)
     terms = criterion.of_steps(
-        steps.float(),
+        steps.to(batch.audio.dtype),  # under autocast it is bfloat16
         batch.audio.shape[1],
         model.text_branch(batch.text),
         batch.clips,
         batch.audio_lens,
         batch.text_lens,
+        generator,
     )
     optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
+    sum_gradients(model.parameters())
     gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     if not torch.isfinite(terms.loss + norm):
@@ -117,6 +127,7 @@ def train_epoch(
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     precision: str = "float32",
+    generator: torch.Generator | None = None,
 ) -> dict[str, float]:
     """One pass over the batches; batches without any negative are skipped.
 
@@ -124,8 +135,8 @@ def train_epoch(
     """
     model.train()
     terms = [
-        train_step(model, batch, criterion, optimizer, device, precision)
-        for batch in batches
+        train_step(model, batch, criterion, optimizer, device, precision, generator)
+        for batch in drawing_apart(batches)
         if negative_mask(batch.clips).any()
     ]
     if not terms:

@@ -31,7 +31,8 @@ def random_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator
     """One audio and one text negative, each uniformly at random, drawn apart."""
 
     def draw() -> Tensor:
-        return torch.rand(negatives.shape, device=negatives.device, generator=generator)
+        # on the CPU: the same negatives on every device
+        return torch.rand(negatives.shape, generator=generator).to(negatives.device)
 
     return _highest(draw(), negatives), _highest(draw(), negatives)
 

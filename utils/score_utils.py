@@ -131,12 +131,15 @@ def pair_scores(steps: Tensor, weights: Tensor, other_steps: Tensor, other_weigh
 
 
 @torch.no_grad()
-def self_step_score_matrix(steps: Tensor, frames: int, lens: Tensor | None = None) -> Tensor:
-    """`self_score_matrix` of upsampled and normalised steps (N, L, E), without making the frames: (N, N)."""
+def self_step_score_matrix(steps: Tensor, frames: int, lens: Tensor | None = None, rows: range | None = None) -> Tensor:
+    """`self_score_matrix` of upsampled and normalised steps (N, L, E), without making the frames: (N, N).
+
+    With `rows`, only the pairs i <= j whose i is among them, and 0 elsewhere: the parts add up to the whole.
+    """
     n, weights = len(steps), step_weights(steps, frames, lens)
     at_once = n if steps.is_cuda else 1  # on a CPU one pair's T * T values stay in the cache
-    scores = steps.new_empty(n, n)
-    for i in range(n):
+    scores = steps.new_zeros(n, n)
+    for i in range(n) if rows is None else rows:
         for j in range(i, n, at_once):
             others = slice(j, j + at_once)
             scores[i, others] = pair_scores(steps[i], weights[i], steps[others], weights[others])

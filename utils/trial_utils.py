@@ -23,6 +23,7 @@ from utils.conf_utils import (
     refuse_conf_beside,
     save_conf,
 )
+from utils.distributed_utils import rank, world_size
 from utils.index_utils import DatasetPaths
 from utils.io_utils import UserError, require_file, whole_file
 from utils.model_utils import NonFiniteStep
@@ -127,21 +128,6 @@ def resume_conf(trial: Path, overrides: list[str]) -> Conf:
     return conf
 
 
-def record_run(trial: Path, conf: Conf, device: torch.device, first_epoch: int) -> None:
-    """Add a run to the trial's provenance: where, by what and on which data it trains.
-
-    Raises UserError where the data are not those that the trial began with.
-    """
-    check_data(trial, conf)
-    paths, splits = DatasetPaths(conf.data_conf.dataset), (conf.data_conf.train_data, conf.data_conf.val_data)
-    inputs = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, paths.audio_info])
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    run = {"first_epoch": first_epoch, "device": name, "threads": torch.get_num_threads()} | versions()
-    entry = read_provenance(trial).get(TRAINING, Entry(inputs=inputs, seed=conf.param_conf.seed, runs=[]))
-    entry.runs.append(run)
-    record(trial, TRAINING, entry)
-
-
 def check_data(trial: Path, conf: Conf) -> None:
     """Raise UserError where the data set's files are not those that a trial was trained on."""
     if entry := read_provenance(trial).get(TRAINING):
@@ -192,6 +178,8 @@ def _first_line(error: Exception) -> str:
 class TrialRecord:
     """What a trial directory holds of a run, kept as the run goes on: checkpoints, metrics.jsonl and train.log.
 
+    Of several processes the first writes them; the others' records hold the history alone.
+
     Args:
         trial: the directory; where it holds a checkpoint, the record goes on from there.
         conf: the resolved configuration.
@@ -213,7 +201,8 @@ class TrialRecord:
 
     def restore(self, model: CRNNWordModel, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:
         """Bring a run to where its last checkpoint left it; a new run stays as it is."""
-        save_conf(self.conf, self.trial / CONF)
+        if rank() == 0:
+            save_conf(self.conf, self.trial / CONF)
         if self.checkpoint is None:
             return
         if self.checkpoint["words"] != self.words:
@@ -222,7 +211,27 @@ class TrialRecord:
         optimizer.load_state_dict(self.checkpoint["optimizer"])
         scheduler.load_state_dict(self.checkpoint["scheduler"])
         self.checkpoint = None  # a second copy of the model and the optimizer
-        self._write_metrics()  # a kill may have come between them and the checkpoint
+        if rank() == 0:
+            self._write_metrics()  # a kill may have come between them and the checkpoint
+
+    def begin_run(self, device: torch.device) -> None:
+        """Add this run to the trial's provenance: where, by what and on which data it trains.
+
+        Raises UserError where the data are not those that the trial began with.
+        """
+        conf = self.conf
+        check_data(self.trial, conf)
+        if rank() > 0:
+            return
+        paths = DatasetPaths(conf.data_conf.dataset)
+        splits = (conf.data_conf.train_data, conf.data_conf.val_data)
+        inputs = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, paths.audio_info])
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        run = {"first_epoch": len(self.history), "device": name, "processes": world_size()}
+        run |= {"threads": torch.get_num_threads()} | versions()
+        entry = read_provenance(self.trial).get(TRAINING, Entry(inputs=inputs, seed=conf.param_conf.seed, runs=[]))
+        entry.runs.append(run)
+        record(self.trial, TRAINING, entry)
 
     def stop_at(self, epoch: int, step: NonFiniteStep, fids: list[str]) -> NoReturn:
         """Raise UserError for a step that was not finite, on these clips."""
@@ -245,6 +254,8 @@ class TrialRecord:
         The seconds that it took go to the log alone: the rest is the same in every run.
         """
         self.history.append(results)
+        if rank() > 0:
+            return
         checkpoint = {
             "model": model.state_dict(),
             "words": self.words,
@@ -305,10 +316,13 @@ def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
 
 
 def _logger(path: Path) -> logging.Logger:
-    """A logger to the terminal and to a file."""
+    """A logger to the terminal and to a file; of several processes the first has the file."""
     logger = logging.getLogger(str(path))
     logger.setLevel(logging.INFO)
-    for handler in (logging.StreamHandler(sys.stdout), logging.FileHandler(path, encoding="utf-8")):
+    handlers = [logging.StreamHandler(sys.stdout)]
+    if rank() == 0:
+        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+    for handler in handlers:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
     return logger
