@@ -15,6 +15,7 @@ from utils.io_utils import progress, run_command
 from utils.model_utils import (
     NonFiniteStep,
     PlateauStopper,
+    build_criterion,
     build_model,
     build_optimizer,
     evaluate,
@@ -55,12 +56,13 @@ def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Spl
     params = conf.param_conf
     device = training_device()
     prepare_model(conf, model, device)
-    optimizer, scheduler = build_optimizer(conf, model)
-    criterion = TripletLoss(**conf.criteria.TripletLoss.model_dump())
+    criterion = build_criterion(conf).to(device)
+    optimizer, scheduler = build_optimizer(conf, model, criterion)
+    parts = {"model": model, "criterion": criterion, "optimizer": optimizer, "scheduler": scheduler}
     metrics = {name: TripletLoss(**settings.model_dump()) for name, settings in conf.metrics.items()}
     stopper = PlateauStopper(**conf.TrialPlateauStopper.model_dump())
     loader = batches(train_split, params.batch_size, shuffle=True)
-    record.restore(model, optimizer, scheduler)
+    record.restore(parts)
     record.begin_run(device)
     start_alike(model)
     record.say(
@@ -82,7 +84,7 @@ def train(conf: Conf, model: torch.nn.Module, train_split: Split, val_split: Spl
                 record.stop_at(epoch, step, [train_split.fids[clip] for clip in step.clips])
         results |= by_first(lambda: evaluate(model, val_split, criterion, metrics, params.batch_size, device))
         scheduler.step(results["val_obj"])
-        record.add(results, time.perf_counter() - started, model, optimizer, scheduler)
+        record.add(results, time.perf_counter() - started, parts)
     record.close()
 
 

@@ -1,10 +1,12 @@
 """The loss and its strategies against the golden values and against plain loops over the definition."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
-from utils.criterion_utils import TripletLoss, negative_mask
+from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.sampling_utils import STRATEGIES, BatchScores
 from utils.score_utils import score_matrix
 
@@ -143,3 +145,55 @@ def test_masking_without_lengths_is_an_error(make_batch):
     audio, text, fids, _, _ = make_batch(0)
     with pytest.raises(ValueError, match="mask_words"):
         TripletLoss(0.5, "hard-NS", mask_words=True)(audio, text, fids)
+
+
+# --- InfoNCE ---------------------------------------------------------------------------------------------
+
+
+def plain_info_nce(scores, fids, temperature):
+    """The definition, pair by pair."""
+    losses = []
+    for i in range(len(scores)):
+        others = [j for j in range(len(scores)) if fids[j] != fids[i]]
+        if others:
+            texts = [scores[i][k] / temperature for k in [i, *others]]
+            audios = [scores[j][i] / temperature for j in [i, *others]]
+            losses.append(sum(math.log(sum(map(math.exp, row))) - row[0] for row in (texts, audios)) / 2)
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+@pytest.mark.parametrize("masks", [{}, {"mask_words": True, "mask_frames": True}])
+def test_info_nce_is_its_definition(make_batch, masks):
+    audio, text, fids, audio_lens, text_lens = make_batch(0)
+    criterion = InfoNCE(0.07, **masks)
+    lens = (audio_lens, text_lens) if masks else (None, None)
+    scores = score_matrix(audio, text, *lens)
+    expected = plain_info_nce(scores.tolist(), fids.tolist(), 0.07)
+    assert criterion(audio, text, fids, audio_lens, text_lens).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_info_nce_learns_its_temperature(make_batch):
+    audio, text, fids, *_ = make_batch(1)
+    scores = score_matrix(audio, text).tolist()
+    criterion = InfoNCE(0.2)
+    criterion(audio, text, fids).backward()
+    step = 1e-5
+    numeric = plain_info_nce(scores, fids.tolist(), 0.2 * math.exp(step))
+    numeric = (numeric - plain_info_nce(scores, fids.tolist(), 0.2 * math.exp(-step))) / (2 * step)
+    assert criterion.log_temperature.grad.item() == pytest.approx(numeric, rel=1e-3)
+
+
+@pytest.mark.parametrize("fids", [[0], [3, 3, 3]])
+def test_info_nce_without_negatives_is_0_with_zero_gradients(make_batch, fids):
+    audio, text, *_ = make_batch(0, n=len(fids) + 2)
+    audio = audio[: len(fids)].requires_grad_()
+    criterion = InfoNCE(0.07)
+    loss = criterion(audio, text[: len(fids)], fids)
+    loss.backward()
+    assert loss.item() == 0 and not audio.grad.any() and criterion.log_temperature.grad.item() == 0
+
+
+def test_info_nce_counts_the_anchors_that_are_outscored():
+    scores = torch.tensor([[0.3, 0.5, 0.0], [0.1, 0.2, 0.0], [0.0, 0.0, 0.4]])
+    terms = InfoNCE(0.07).of_scores(BatchScores(scores, None, None), [0, 1, 2])
+    assert terms.active.item() == pytest.approx(2 / 6)  # the first text anchor and the second audio anchor

@@ -7,7 +7,7 @@ from models.core import CRNNWordModel
 from tests.conftest import ROOT
 from utils.conf_utils import load_conf
 from utils.io_utils import UserError
-from utils.model_utils import build_optimizer
+from utils.model_utils import build_criterion, build_optimizer
 from utils.trial_utils import BEST, LAST, TrialRecord, create_trial, load_checkpoint, load_model, newest_trial
 
 
@@ -20,15 +20,21 @@ def results(epoch, val_obj, val_map):
     return {"epoch": epoch, "lr": 1e-3, "val_obj": val_obj, "val_map": val_map} | numbers
 
 
+def parts_of(conf, model):
+    criterion = build_criterion(conf)
+    optimizer, scheduler = build_optimizer(conf, model, criterion)
+    return {"model": model, "criterion": criterion, "optimizer": optimizer, "scheduler": scheduler}
+
+
 def run_record(conf, epochs):
     """A record of a run with these results; the model's first weight counts the epochs."""
     model = CRNNWordModel(64, 4, torch.zeros(3, 4))
-    optimizer, scheduler = build_optimizer(conf, model)
+    parts = parts_of(conf, model)
     record = TrialRecord(create_trial(conf), conf, ["<pad>", "a", "b"])
     for epoch in epochs:
         with torch.no_grad():
             model.audio_enc.cnn[0].weight.fill_(epoch["epoch"])
-        record.add(epoch, 1.0, model, optimizer, scheduler)
+        record.add(epoch, 1.0, parts)
     return record
 
 
@@ -60,7 +66,7 @@ def test_a_vocabulary_of_another_run_is_refused(tmp_path):
     trial = run_record(conf, EPOCHS[:1]).trial
     model = CRNNWordModel(64, 4, torch.zeros(3, 4))
     with pytest.raises(UserError, match="the vocabulary is not the one"):
-        TrialRecord(trial, conf, ["<pad>", "b", "a"]).restore(model, *build_optimizer(conf, model))
+        TrialRecord(trial, conf, ["<pad>", "b", "a"]).restore(parts_of(conf, model))
 
 
 class Malicious:

@@ -136,6 +136,7 @@ class ParamConf(Section):
     num_epoch: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)]
     seed: Seed
+    criterion: Literal["TripletLoss", "InfoNCE"]
     select_by: Literal["val_obj", "val_map"]
     precision: Literal["float32", "bfloat16"]
     tf32: bool
@@ -163,8 +164,15 @@ class TripletLossConf(Section):
     mask_frames: bool = False
 
 
+class InfoNCEConf(Section):
+    temperature: Positive
+    mask_words: bool
+    mask_frames: bool
+
+
 class CriteriaConf(Section):
     TripletLoss: TripletLossConf
+    InfoNCE: InfoNCEConf
 
 
 class AdamConf(Section):
@@ -203,6 +211,11 @@ class Conf(Section):
     AdamOptimizer: AdamConf
     ReduceLROnPlateau: ReduceLROnPlateauConf
     TrialPlateauStopper: StopperConf
+
+    @property
+    def objective(self) -> str:
+        """What tells trials apart first: the sampling strategy, or the criterion that has none."""
+        return self.criteria.TripletLoss.sampling if self.param_conf.criterion == "TripletLoss" else "InfoNCE"
 
     @model_validator(mode="after")
     def _bands_agree(self) -> "Conf":

@@ -1,10 +1,12 @@
-"""The training objective."""
+"""The training objectives: the paper's triplet loss, and InfoNCE."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from utils.distributed_utils import gather_rows, rank, share, sum_over_processes, world_size
@@ -13,34 +15,32 @@ from utils.score_utils import score_matrix, self_score_matrix, self_step_score_m
 
 
 class LossTerms(NamedTuple):
-    """A batch's loss, and the share of its triplets that still violate the margin (both scalars)."""
+    """A batch's loss, and the share of its comparisons that are not won yet (both scalars)."""
 
     loss: Tensor
     active: Tensor
 
 
-class TripletLoss(nn.Module):
-    """L = mean over anchors i of [mean_j max(0, S(a_j, t_i) - S_ii + m) + mean_k max(0, S(a_i, t_k) - S_ii + m)].
+class Criterion(nn.Module):
+    """A loss of a batch's scores: a subclass says which, in `of_scores`.
 
-    j and k run over the audio and text negatives that the sampling strategy picks among the batch's items with
-    another fid; anchors that have none are left out of the mean.
-    Source: ICASSP 2023 paper, section 2; by default scores average over the padded lengths, as its code does.
+    By default scores average over the padded lengths, as in the published code.
 
     Args:
-        margin: m.
-        sampling: a name in `utils.sampling_utils.STRATEGIES`.
         mask_words: average scores over each caption's own words; needs text_lens.
         mask_frames: average scores over each clip's own frames; needs audio_lens.
     """
 
-    def __init__(self, margin: float, sampling: str, mask_words: bool = False, mask_frames: bool = False):
+    def __init__(self, mask_words: bool = False, mask_frames: bool = False):
         super().__init__()
-        if sampling not in STRATEGIES:
-            raise ValueError(f"sampling {sampling!r}: it is one of {', '.join(STRATEGIES)}")
-        self.margin = margin
-        self.pick = STRATEGIES[sampling]
         self.mask_words = mask_words
         self.mask_frames = mask_frames
+
+    def of_scores(
+        self, scores: BatchScores, fids: Tensor | Sequence, generator: torch.Generator | None = None
+    ) -> LossTerms:
+        """The loss from the batch's scores; `generator` serves random choices (None: torch's own)."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -104,10 +104,39 @@ class TripletLoss(nn.Module):
         )
         return self.of_scores(scores, fids, generator)
 
+    def _counted_lens(self, audio_lens: Tensor | None, text_lens: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """The lengths to average over: None (the padded ones) unless an option is on, and then they must be there."""
+        if self.mask_frames and audio_lens is None:
+            raise ValueError("mask_frames needs the true lengths")
+        if self.mask_words and text_lens is None:
+            raise ValueError("mask_words needs the true lengths")
+        return audio_lens if self.mask_frames else None, text_lens if self.mask_words else None
+
+
+class TripletLoss(Criterion):
+    """L = mean over anchors i of [mean_j max(0, S(a_j, t_i) - S_ii + m) + mean_k max(0, S(a_i, t_k) - S_ii + m)].
+
+    j and k run over the audio and text negatives that the sampling strategy picks among the batch's items with
+    another fid; anchors that have none are left out of the mean. Active are the triplets that violate the margin.
+    Source: ICASSP 2023 paper, section 2.
+
+    Args:
+        margin: m.
+        sampling: a name in `utils.sampling_utils.STRATEGIES`.
+        mask_words, mask_frames: as in `Criterion`.
+    """
+
+    def __init__(self, margin: float, sampling: str, mask_words: bool = False, mask_frames: bool = False):
+        super().__init__(mask_words, mask_frames)
+        if sampling not in STRATEGIES:
+            raise ValueError(f"sampling {sampling!r}: it is one of {', '.join(STRATEGIES)}")
+        self.margin = margin
+        self.pick = STRATEGIES[sampling]
+
     def of_scores(
         self, scores: BatchScores, fids: Tensor | Sequence, generator: torch.Generator | None = None
     ) -> LossTerms:
-        """The loss from the batch's scores; `generator` serves the random strategy (None: torch's own)."""
+        """As in `Criterion`."""
         cross = scores.audio_text
         negatives = negative_mask(fids, cross.device)  # (N, N)
         with torch.no_grad():
@@ -121,13 +150,40 @@ class TripletLoss(nn.Module):
         active = violations / (audio_picks.sum() + text_picks.sum()).clamp(min=1)
         return LossTerms(loss, active)
 
-    def _counted_lens(self, audio_lens: Tensor | None, text_lens: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """The lengths to average over: None (the padded ones) unless an option is on, and then they must be there."""
-        if self.mask_frames and audio_lens is None:
-            raise ValueError("mask_frames needs the true lengths")
-        if self.mask_words and text_lens is None:
-            raise ValueError("mask_words needs the true lengths")
-        return audio_lens if self.mask_frames else None, text_lens if self.mask_words else None
+
+class InfoNCE(Criterion):
+    """L = mean over anchors i of the cross-entropy of t_i among {t_i, t_k} and of a_i among {a_i, a_j}, halved.
+
+    The logits are S / tau; j and k run over all of the batch's items with another fid; anchors that have none are left
+    out of the mean. Active are the anchors that a negative outscores. tau is learnt, by its logarithm.
+    Source: van den Oord et al., arXiv 1807.03748; the objective of the DCASE 2023 language-based retrieval baseline.
+
+    Args:
+        temperature: tau at the start.
+        mask_words, mask_frames: as in `Criterion`.
+    """
+
+    def __init__(self, temperature: float, mask_words: bool = False, mask_frames: bool = False):
+        super().__init__(mask_words, mask_frames)
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
+
+    def of_scores(
+        self, scores: BatchScores, fids: Tensor | Sequence, generator: torch.Generator | None = None
+    ) -> LossTerms:
+        """As in `Criterion`."""
+        cross = scores.audio_text
+        negatives = negative_mask(fids, cross.device)  # (N, N)
+        anchors = negatives.any(dim=1)  # (N,)
+        own = torch.arange(len(cross), device=cross.device)
+        others = ~negatives.logical_or(torch.eye(len(cross), dtype=torch.bool, device=cross.device))
+        logits = (cross / self.log_temperature.exp()).masked_fill(others, -torch.inf)
+        texts, audios = (F.cross_entropy(each, own, reduction="none") for each in (logits, logits.T))  # (N,) each
+        count = anchors.sum().clamp(min=1)
+        outscored = (logits.argmax(dim=1) != own).float() + (logits.argmax(dim=0) != own).float()
+        return LossTerms(((texts + audios) * anchors).sum() / (2 * count), (outscored * anchors).sum() / (2 * count))
+
+
+CRITERIA: dict[str, type[Criterion]] = {"TripletLoss": TripletLoss, "InfoNCE": InfoNCE}
 
 
 def negative_mask(fids: Tensor | Sequence, device: torch.device | str = "cpu") -> Tensor:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from models.audio_encoders import TIME_POOLING
 from models.core import CRNNWordModel
 from utils.conf_utils import Conf
-from utils.criterion_utils import LossTerms, TripletLoss, negative_mask
+from utils.criterion_utils import CRITERIA, Criterion, LossTerms, negative_mask
 from utils.data_utils import Batch, Split
 from utils.distributed_utils import drawing_apart, sum_gradients, world_size
 from utils.io_utils import UserError, keep_freed_memory
@@ -51,9 +51,15 @@ def prepare_model(conf: Conf, model: CRNNWordModel, device: torch.device) -> Non
         model.audio_enc.cnn.compile(dynamic=True)  # in place: the state dict's keys stay
 
 
-def build_optimizer(conf: Conf, model: CRNNWordModel) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
-    """Adam over the trainable parameters, and its learning-rate schedule on the validation objective."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+def build_criterion(conf: Conf) -> Criterion:
+    """The configured training objective."""
+    name = conf.param_conf.criterion
+    return CRITERIA[name](**getattr(conf.criteria, name).model_dump())
+
+
+def build_optimizer(conf: Conf, *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
+    """Adam over the modules' trainable parameters, and its learning-rate schedule on the validation objective."""
+    trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(trainable, **conf.AdamOptimizer.model_dump(), fused=trainable[0].is_cuda)
     schedule = conf.ReduceLROnPlateau.model_dump()
     return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
@@ -86,7 +92,7 @@ class NonFiniteStep(Exception):
 def train_step(
     model: CRNNWordModel,
     batch: Batch,
-    criterion: TripletLoss,
+    criterion: Criterion,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     precision: str = "float32",
@@ -123,7 +129,7 @@ def train_step(
 def train_epoch(
     model: CRNNWordModel,
     batches: Iterable[Batch],
-    criterion: TripletLoss,
+    criterion: Criterion,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     precision: str = "float32",
@@ -228,7 +234,7 @@ class SplitScores:
         cross = cross if mask_words else cross * (lens / lens.max())
         return BatchScores(cross, text_text, lambda: self._audio_scores(clips))
 
-    def objective(self, criterion: TripletLoss, batch_size: int) -> float:
+    def objective(self, criterion: Criterion, batch_size: int) -> float:
         """The mean loss over batches of the split's pairs, in one fixed shuffled order and with fixed draws."""
         order = np.random.default_rng(0).permutation(len(self.split.captions))
         generator = torch.Generator().manual_seed(0)
@@ -245,8 +251,8 @@ class SplitScores:
 def evaluate(
     model: CRNNWordModel,
     split: Split,
-    criterion: TripletLoss,
-    metrics: dict[str, TripletLoss],
+    criterion: Criterion,
+    metrics: dict[str, Criterion],
     batch_size: int,
     device: torch.device,
 ) -> dict[str, float]:

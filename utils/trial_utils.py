@@ -7,11 +7,9 @@ import math
 import sys
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 import torch
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.core import CRNNWordModel
 from utils.conf_utils import (
@@ -53,13 +51,21 @@ RESUME_MAY_CHANGE = {
 }
 
 
+class Stateful(Protocol):
+    """What a checkpoint keeps the state of: a module, an optimiser, a schedule."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> object: ...
+
+
 # --- directories -----------------------------------------------------------------------------------------
 
 
 def create_trial(conf: Conf) -> Path:
     """Make a new trial directory, named by time, strategy and seed, and store the resolved configuration in it."""
     series = Path(conf.trial_base) / conf.trial_series
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{conf.criteria.TripletLoss.sampling}_seed{conf.param_conf.seed}"
+    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{conf.objective}_seed{conf.param_conf.seed}"
     trial = series / name
     series.mkdir(parents=True, exist_ok=True)
     while True:
@@ -199,17 +205,16 @@ class TrialRecord:
             return min(self.history, key=lambda results: results["val_obj"])
         return max(self.history, key=lambda results: results["val_map"])
 
-    def restore(self, model: CRNNWordModel, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:
-        """Bring a run to where its last checkpoint left it; a new run stays as it is."""
+    def restore(self, parts: dict[str, Stateful]) -> None:
+        """Bring the parts of a run, by name, to where its last checkpoint left them; a new run stays as it is."""
         if rank() == 0:
             save_conf(self.conf, self.trial / CONF)
         if self.checkpoint is None:
             return
         if self.checkpoint["words"] != self.words:
             raise UserError(f"{self.trial}: the vocabulary is not the one that the trial began with; start a new trial")
-        model.load_state_dict(self.checkpoint["model"])
-        optimizer.load_state_dict(self.checkpoint["optimizer"])
-        scheduler.load_state_dict(self.checkpoint["scheduler"])
+        for name, part in parts.items():
+            part.load_state_dict(self.checkpoint[name])
         self.checkpoint = None  # a second copy of the model and the optimizer
         if rank() == 0:
             self._write_metrics()  # a kill may have come between them and the checkpoint
@@ -241,14 +246,7 @@ class TrialRecord:
             "a new trial with a lower AdamOptimizer.lr, or look at these clips"
         )
 
-    def add(
-        self,
-        results: dict[str, float],
-        seconds: float,
-        model: CRNNWordModel,
-        optimizer: Optimizer,
-        scheduler: ReduceLROnPlateau,
-    ) -> None:
+    def add(self, results: dict[str, float], seconds: float, parts: dict[str, Stateful]) -> None:
         """Keep an epoch's results and the state after it; the last checkpoint is written last and counts.
 
         The seconds that it took go to the log alone: the rest is the same in every run.
@@ -257,10 +255,8 @@ class TrialRecord:
         if rank() > 0:
             return
         checkpoint = {
-            "model": model.state_dict(),
+            **{name: part.state_dict() for name, part in parts.items()},
             "words": self.words,
-            "optimizer": optimizer.state_dict(),
-            "scheduler": scheduler.state_dict(),
             "history": self.history,  # all that the stopper and the choice of the best look at
             "epoch": results["epoch"],  # with the seed, the state of every generator: see seed_epoch
             "best": self.best,
@@ -306,6 +302,8 @@ def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
     """A warning where the features have collapsed: training loss at twice the margin, and all scores equal."""
     loss, spread = results.get("train_loss", math.inf), results["score_std"]
     criterion = conf.criteria.TripletLoss
+    if conf.param_conf.criterion != "TripletLoss":
+        return None
     if not math.isclose(loss, 2 * criterion.margin, rel_tol=COLLAPSED_LOSS) or spread >= COLLAPSED_SPREAD:
         return None
     return (
@@ -315,13 +313,20 @@ def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
     )
 
 
+class _LogFile(logging.FileHandler):
+    """A log that stops the run where it cannot be written, as every other output does."""
+
+    def handleError(self, record: logging.LogRecord) -> NoReturn:
+        raise UserError(f"{self.baseFilename}: could not be written; is the disk full?") from None
+
+
 def _logger(path: Path) -> logging.Logger:
     """A logger to the terminal and to a file; of several processes the first has the file."""
     logger = logging.getLogger(str(path))
     logger.setLevel(logging.INFO)
     handlers = [logging.StreamHandler(sys.stdout)]
     if rank() == 0:
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers.append(_LogFile(path, encoding="utf-8"))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(message)s"))
         logger.addHandler(handler)
