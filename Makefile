@@ -25,6 +25,7 @@ demo: .venv/installed
 	$(BIN)/python main.py $(DEMO)
 	$(BIN)/python postprocessing/1_xmodal_scores.py $(DEMO)
 	$(BIN)/python postprocessing/2_xmodal_retrieval.py $(DEMO)
+	$(BIN)/python postprocessing/3_report.py $(DEMO)
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest

@@ -1,5 +1,6 @@
-"""Shared by all tests: the golden arrays, and a small random batch."""
+"""Shared by all tests: the golden arrays, a small random batch, and a report."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -34,3 +35,15 @@ def make_batch():
         return audio, text, fids, audio_lens, text_lens
 
     return make
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory):
+    """A trial whose clips have odd names, its configuration and its report's folder. Not to be changed."""
+    from tests.report_trial import write_trial
+    from utils.report_utils import write_report
+
+    trial, conf = write_trial(tmp_path_factory.mktemp("report"))
+    made = {"main.py": {"inputs": {"a&b": "1f"}, "runs": [{"torch": "<2>", "clean": True}]}}
+    (trial / "provenance.json").write_text(json.dumps(made))
+    return trial, conf, write_report(trial, conf).parent

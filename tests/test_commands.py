@@ -26,7 +26,7 @@ from utils.sampling_utils import STRATEGIES
 from utils.trial_utils import load_checkpoint
 
 PREPROCESSING = ["0_demo_dataset", "1_text_cleaning", "2_clotho_dataset", "3_word2vec_embeddings", "4_audio_logmel"]
-POSTPROCESSING = ["1_xmodal_scores", "2_xmodal_retrieval"]
+POSTPROCESSING = ["1_xmodal_scores", "2_xmodal_retrieval", "3_report"]
 
 
 def run(*command, status=0):
@@ -109,7 +109,8 @@ def test_trial_directory(pipeline):
     names = {"conf.yaml", "metrics.jsonl", "train.log", "checkpoint_best.pt", "checkpoint_last.pt"}
     splits, kinds = ("development", "validation", "evaluation"), ("xmodal", "word")
     scores = {f"{split}_{kind}_scores.hdf5" for split in splits for kind in kinds}
-    assert {path.name for path in trial.iterdir()} == names | scores | {"retrieval_metrics.json", "provenance.json"}
+    others = {"retrieval_metrics.json", "provenance.json", "report"}
+    assert {path.name for path in trial.iterdir()} == names | scores | others
     epochs = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
     assert [epoch["epoch"] for epoch in epochs] == [0, 1, 2]
     keys = {"train_loss", "active_triplets", "val_obj", "val_triplet_loss", "val_map_text_to_audio"}
@@ -172,6 +173,33 @@ def test_a_second_run_is_the_same_to_the_byte(pipeline, tmp_path):
     for path in (pipeline[0] / "data").rglob("*"):
         if path.is_file():
             assert path.read_bytes() == (tmp_path / "data" / path.relative_to(pipeline[0] / "data")).read_bytes(), path
+
+
+def test_report_and_comparison(pipeline, tmp_path):
+    trial = only_trial(pipeline[0])
+    assert f"-> {trial / 'report' / 'report.html'}" in pipeline[2]["postprocessing/3_report.py"]
+    page = (trial / "report" / "report.html").read_text()
+    assert len(list((trial / "report" / "clips").iterdir())) == 4
+    values = json.loads((trial / "retrieval_metrics.json").read_text())["evaluation"]["text_to_audio"]
+    assert f"{values['mAP']:.3f}" in page
+    other = tmp_path / "other"
+    shutil.copytree(trial, other, ignore=shutil.ignore_patterns("report", "*.pt", "*.hdf5"))
+    (other / "conf.yaml").write_text((trial / "conf.yaml").read_text().replace("semi-hard-NS", "hard-NS"))
+    out = tmp_path / "comparison"
+    assert f"-> {out / 'comparison.html'}" in run("postprocessing/3_report.py", "--compare", trial, other, "--out", out)
+    assert {path.name for path in out.iterdir()} == {"comparison.html", "comparison.md", "comparison.csv", "figures"}
+    assert [line.split(",")[0] for line in (out / "comparison.csv").read_text().splitlines()[1::2]] == [
+        "semi-hard-NS",
+        "hard-NS",
+    ]
+    (other / "retrieval_metrics.json").unlink()
+    message = run("postprocessing/3_report.py", "--compare", other, status=2)
+    assert (
+        message
+        == f"error: {other}/retrieval_metrics.json: no such file; postprocessing/2_xmodal_retrieval.py makes it\n"
+    )
+    assert "leave out --trial" in run("postprocessing/3_report.py", "--compare", trial, "--trial", trial, status=2)
+    assert "goes with --compare" in run("postprocessing/3_report.py", "--trial", trial, "--out", out, status=2)
 
 
 def weights(trial, name="checkpoint_last.pt"):

@@ -177,7 +177,7 @@ def test_a_strangers_clips_are_checked(dataset, spoilt):
     (fid,) = clips
     info["dev"]["clips"][fid] |= spoilt
     write_json(paths.audio_info, info)
-    with pytest.raises(UserError, match=r"leads out|not as preprocessing"):
+    with pytest.raises(UserError, match=r"leads out|not as preprocessing|not the name of"):
         paths.clip("dev", read_clips(paths, "dev")[fid].file)
     write_json(paths.audio_info, {"dev": {"clips": {"../" + fid: clips[fid]._asdict()}}})
     with pytest.raises(UserError, match="not as preprocessing"):

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from tests.conftest import ROOT
-from utils.io_utils import UserError, progress, read_json, run_command, whole_file, write_csv, write_json
+from utils.io_utils import UserError, progress, read_json, run_command, whole_file, whole_folder, write_csv, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -44,6 +44,27 @@ def test_a_finished_write_takes_the_place(tmp_path):
         assert not path.exists()
     assert path.read_text() == "new"
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "pages"
+    for text in ("old", "new"):
+        with whole_folder(path, "page.html") as temporary:
+            (temporary / "page.html").write_text(text)
+            (temporary / f"{text}.txt").touch()
+    assert sorted(file.name for file in path.iterdir()) == ["new.txt", "page.html"]
+    with pytest.raises(RuntimeError), whole_folder(path, "page.html") as temporary:
+        (temporary / "page.html").write_text("half")
+        raise RuntimeError
+    assert (path / "page.html").read_text() == "new" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(UserError, match=r"exists and holds no page.html"), whole_folder(path, "page.html"):
+            raise AssertionError("not to be entered")
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_json_round_trip_and_refusal_of_nan(tmp_path):

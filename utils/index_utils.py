@@ -32,10 +32,11 @@ class DatasetPaths:
         return Path(self.root) / split
 
     def clip(self, split: str, file: str) -> Path:
-        """A clip by its file name; raises UserError where that leads out of the data set directory."""
-        path = self.audio(split) / str(file)
-        plain = isinstance(file, str) and Path(file).name == file and file not in ("", "..") and "\0" not in file
-        if not plain or not path.resolve().is_relative_to(Path(self.root).resolve()):
+        """A clip by its file name; raises UserError where that is no audio file's, or leads out of the data set."""
+        if not isinstance(file, str) or "\0" in file or Path(file).suffix.lower() not in AUDIO_SUFFIXES:
+            raise UserError(f"{self.audio(split)}: {file!r} is not the name of an audio file")
+        path = self.audio(split) / file
+        if Path(file).name != file or not path.resolve().is_relative_to(Path(self.root).resolve()):
             raise UserError(f"{path}: leads out of the data set directory; put the clip itself into {path.parent}")
         return path
 

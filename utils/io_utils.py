@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import socket
 import sys
 import time
@@ -77,10 +78,10 @@ _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 
 def _remove_left_over(path: Path) -> None:
     """Remove what killed processes of this machine left of their own attempts at a file."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_HOST}.*.tmp"):
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_HOST}.*.*"):
         pid = left.name.split(".")[-2]
         if pid.isdigit() and not _runs(int(pid)):
-            left.unlink(missing_ok=True)
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _runs(pid: int) -> bool:
@@ -97,6 +98,34 @@ def file_digest(path: Path | str) -> str:
     """SHA-256 of a file's content, hexadecimal."""
     with Path(path).open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_folder(path: Path | str, page: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
+
+    Raises UserError where `path` exists and does not hold `page`: then it is something else, and is left alone.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not (path / page).is_file():
+        raise UserError(f"{path}: exists and holds no {page}; it is not replaced: move it, or write to another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(path)
+    temporary, old = (path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+    except OSError as error:
+        why = error.strerror or error
+        raise UserError(f"{path}: could not be written ({why}); is the disk full, or not yours to write?") from None
+    finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        for rest in (temporary, old):
+            shutil.rmtree(rest, ignore_errors=True)
 
 
 def write_json(path: Path | str, content: object) -> None:

@@ -8,6 +8,7 @@ score above it and how many as much, so the cost is one pass over the scores for
 import numpy as np
 
 CUTOFFS = (1, 5, 10)
+AVERAGED = ("mAP", "mAP10", *(f"R{k}" for k in CUTOFFS), *(f"HR{k}" for k in CUTOFFS))
 _BLOCK = 16_000_000  # scores compared at a time
 
 
@@ -29,6 +30,15 @@ def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, fl
     Raises:
         ValueError: shapes that differ, no queries, NaN, or a query without a relevant item.
     """
+    return averages(per_query_metrics(scores, relevance))
+
+
+def per_query_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, np.ndarray]:
+    """What `retrieval_metrics` averages; arguments and errors are the same.
+
+    Returns:
+        (Q,) each: the names in AVERAGED, first_rank (of the first relevant item), and tied (bool).
+    """
     scores, relevance = np.asarray(scores), np.asarray(relevance, dtype=bool)
     _check(scores, relevance)
     query, item = np.nonzero(relevance)  # L entries, by query
@@ -37,20 +47,29 @@ def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, fl
     total = np.bincount(query, minlength=len(scores))  # (Q,) relevant items
     groups = _Groups(above, tied, relevant_above, relevant_tied)
 
-    def mean(entries: np.ndarray, divisor: np.ndarray) -> float:
-        return float(np.mean(np.bincount(query, weights=entries, minlength=len(scores)) / divisor))
+    def sums(entries: np.ndarray) -> np.ndarray:
+        return np.bincount(query, weights=entries, minlength=len(scores))  # (Q,)
 
-    metrics = {"mAP": mean(groups.precision(cutoff=scores.shape[1]), total)}
-    metrics["mAP10"] = mean(groups.precision(cutoff=10), np.minimum(total, 10))
+    values = {
+        "mAP": sums(groups.precision(cutoff=scores.shape[1])) / total,
+        "mAP10": sums(groups.precision(cutoff=10)) / np.minimum(total, 10),
+    }
     for k in CUTOFFS:
-        metrics[f"R{k}"] = mean(groups.share_within(k), total)
+        values[f"R{k}"] = sums(groups.share_within(k)) / total
     first = relevant_above == 0  # the entries of each query's best tie group
     for k in CUTOFFS:
-        metrics[f"HR{k}"] = mean(np.where(first, groups.hit_within(k) / relevant_tied, 0), np.ones(len(scores)))
-    first_rank = np.bincount(query, weights=np.where(first, groups.first_rank() / relevant_tied, 0))
-    metrics["MedR"] = float(np.median(first_rank))
-    metrics["queries"] = len(scores)
-    metrics["tied_queries"] = int(np.unique(query[tied > relevant_tied]).size)
+        values[f"HR{k}"] = sums(np.where(first, groups.hit_within(k) / relevant_tied, 0))
+    values["first_rank"] = sums(np.where(first, groups.first_rank() / relevant_tied, 0))
+    values["tied"] = sums(tied > relevant_tied) > 0
+    return values
+
+
+def averages(values: dict[str, np.ndarray]) -> dict[str, float]:
+    """`retrieval_metrics` of queries whose `per_query_metrics` are these."""
+    metrics = {name: float(np.mean(values[name])) for name in AVERAGED}
+    metrics["MedR"] = float(np.median(values["first_rank"]))
+    metrics["queries"] = len(values["tied"])
+    metrics["tied_queries"] = int(np.count_nonzero(values["tied"]))
     return metrics
 
 
@@ -64,10 +83,16 @@ def both_directions(scores: np.ndarray, caption_clips: np.ndarray) -> dict[str, 
     Returns:
         {"text_to_audio": ..., "audio_to_text": ...}, each as `retrieval_metrics` gives it.
     """
+    values = per_query_both_directions(scores, caption_clips)
+    return {direction: averages(queries) for direction, queries in values.items()}
+
+
+def per_query_both_directions(scores: np.ndarray, caption_clips: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """As `both_directions`, each as `per_query_metrics` gives it: text-to-audio (M,), audio-to-text (C,)."""
     relevance = np.arange(len(scores))[:, None] == np.asarray(caption_clips)[None, :]  # (C, M)
     return {
-        "text_to_audio": retrieval_metrics(np.ascontiguousarray(scores.T), relevance.T),
-        "audio_to_text": retrieval_metrics(scores, relevance),
+        "text_to_audio": per_query_metrics(np.ascontiguousarray(scores.T), relevance.T),
+        "audio_to_text": per_query_metrics(scores, relevance),
     }
 
 

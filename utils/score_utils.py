@@ -45,6 +45,11 @@ def score_matrix(
     return (by_word * word_weights).sum(dim=-1)
 
 
+def alignment_map(audio_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+    """What a score is the mean of: frames (T, E) and words (W, E) -> (T, W), max(0, a_t . e_w)."""
+    return (audio_embeds @ text_embeds.T).clamp(min=0)
+
+
 @torch.no_grad()
 def self_score_matrix(embeds: Tensor, lens: Tensor | None = None) -> Tensor:
     """Scores of items of one modality with each other, without gradient; each pair is computed once.

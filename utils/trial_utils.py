@@ -122,8 +122,8 @@ def resume_conf(trial: Path, overrides: list[str]) -> Conf:
     """
     conf = trial_conf(trial, overrides)
     begun = (trial / LAST).exists()
-    before = _flat(load_checkpoint(trial / LAST)["conf"] if begun else trial_conf(trial, []).model_dump())
-    after = _flat(conf.model_dump())
+    before = flat_settings(load_checkpoint(trial / LAST)["conf"] if begun else trial_conf(trial, []).model_dump())
+    after = flat_settings(conf.model_dump())
     for key in sorted(before.keys() | after.keys()):
         free = any(key == prefix or key.startswith(prefix + ".") for prefix in RESUME_MAY_CHANGE)
         if before.get(key) != after.get(key) and not free:
@@ -141,11 +141,11 @@ def check_data(trial: Path, conf: Conf) -> None:
         check_files(conf.data_conf.dataset, entry.inputs, complaint)
 
 
-def _flat(tree: dict, prefix: str = "") -> dict[str, object]:
+def flat_settings(tree: dict, prefix: str = "") -> dict[str, object]:
     """{"a": {"b": 1}} -> {"a.b": 1}."""
     flat = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat
 
 

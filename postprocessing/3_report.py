@@ -1,0 +1,35 @@
+"""A page to look at and to listen to: TRIAL/report/report.html, or the comparison of several trials.
+
+A report reads the trial's scores and its best checkpoint; a comparison reads retrieval_metrics.json of each trial."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
+
+from utils.conf_utils import parse_command
+from utils.io_utils import UserError, run_command
+from utils.report_utils import write_comparison, write_report
+from utils.trial_utils import trial_of, trial_parser
+
+
+def main() -> None:
+    parser = trial_parser(__doc__)
+    parser.add_argument("--compare", type=Path, nargs="+", metavar="TRIAL_DIR", help="compare these trials instead")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="folder of the comparison (default: comparison/ beside the first trial)"
+    )
+    args = parse_command(parser)
+    if args.compare is None:
+        if args.out:
+            raise UserError(f"--out {args.out}: goes with --compare; a report is written into its trial")
+        page = write_report(*trial_of(args))
+    else:
+        if args.trial or args.conf or args.overrides:
+            raise UserError("--compare: goes by the trials' own configurations; leave out --trial, --conf and settings")
+        page = write_comparison(args.compare, args.out or args.compare[0].resolve().parent / "comparison")
+    print(f"-> {page}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,215 @@
+"""The numbers behind a report: intervals, ranks, margins, which queries to show, and trials in groups.
+
+Shapes: Q queries, I items, C clips of a split; B bootstrap draws.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.criterion_utils import CRITERIA
+from utils.io_utils import UserError
+from utils.metric_utils import AVERAGED, averages
+from utils.sampling_utils import STRATEGIES
+
+METRICS = (*AVERAGED, "MedR")  # of both directions, as tables show them
+DRAWS = 1000  # of the bootstrap
+RANK_BINS = (1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500)  # last rank of each bin of a histogram
+# Where a trial was run from and to, and its seed: trials that differ in nothing else are one group.
+SAME_EXPERIMENT = ("param_conf.seed", "trial_series", "trial_base", "data_conf.cache")
+
+
+# --- a trial ---------------------------------------------------------------------------------------------
+
+
+class Estimate(NamedTuple):
+    """A metric of a split, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimates(values: dict[str, np.ndarray], query_clips: np.ndarray, clips: int, seed: int = 0) -> dict[str, Estimate]:
+    """Each of METRICS with its percentile bootstrap interval over clips.
+
+    A draw takes C clips of the split with replacement. Its queries are, for text-to-audio, all captions of the drawn
+    clips, and for audio-to-text the drawn clips themselves, each as often as it was drawn. What is resampled is the
+    queries' values: every query has ranked all items of the split, once, and ranks them no other way in a draw.
+
+    Args:
+        values: (Q,) each, of `metric_utils.per_query_metrics`.
+        query_clips: (Q,) the clip, in [0, C), that each query is, or describes.
+        clips: C.
+    """
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(clips, np.full(clips, 1 / clips), size=DRAWS)  # (B, C): how often each clip was drawn
+    queries = draws @ np.bincount(query_clips, minlength=clips)  # (B,)
+    point = averages(values)
+
+    def interval(name: str) -> Estimate:
+        if name == "MedR":
+            resampled = [np.median(np.repeat(values["first_rank"], draw[query_clips])) for draw in draws]
+        else:
+            resampled = draws @ np.bincount(query_clips, weights=values[name], minlength=clips) / queries
+        return Estimate(point[name], *np.percentile(resampled, [2.5, 97.5]).tolist())
+
+    return {name: interval(name) for name in METRICS}
+
+
+def rank_shares(ranks: np.ndarray, relevant: np.ndarray, items: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """A histogram of the first relevant item's rank, and what a random ranking gives.
+
+    Args:
+        ranks: (Q,) rank of each query's first relevant item.
+        relevant: (Q,) how many relevant items it has.
+        items: I.
+
+    Returns:
+        Labels of the bins ("1", ..., "6-10", ...), and the share of queries in each, observed and by chance.
+    """
+    last = [rank for rank in RANK_BINS if rank < items] + [items]
+    first = [1, *(rank + 1 for rank in last[:-1])]
+    labels = [str(low) if low == high else f"{low}–{high}" for low, high in zip(first, last, strict=True)]
+    places = np.searchsorted(last, ranks - 0.5)  # a tie's expected rank lies between two: the lower one's bin
+    observed = np.bincount(places, minlength=len(last)) / len(ranks)
+    numbers, counts = np.unique(relevant, return_counts=True)
+    within = np.average([_first_within(last, number, items) for number in numbers], axis=0, weights=counts)
+    return labels, observed, np.diff(within, prepend=0)
+
+
+def _first_within(ranks: list[int], relevant: int, items: int) -> np.ndarray:
+    """Probability that the first of the relevant items is at one of the first k ranks, in random order, for each k."""
+    drawn = np.arange(relevant)
+    return 1 - np.prod(np.maximum(items - np.array(ranks)[:, None] - drawn, 0) / (items - drawn), axis=1)
+
+
+def positives_and_negatives(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each query's best relevant and best irrelevant (hardest negative) score, (Q,) both.
+
+    Args:
+        scores: (Q, I), at least 0: the hardest negative of a query that has none scores 0.
+        relevance: (Q, I) bool.
+    """
+    return np.where(relevance, scores, 0).max(axis=1), np.where(relevance, 0, scores).max(axis=1)
+
+
+def choose_queries(
+    first_rank: np.ndarray, margin: np.ndarray, query_clips: np.ndarray, each: int
+) -> dict[str, list[int]]:
+    """The best, the typical (median) and the worst queries, each list of another clip's and none twice.
+
+    Args:
+        first_rank: (Q,) of the first relevant item: the lower the better.
+        margin: (Q,) of the positive over the hardest negative: decides where ranks are equal.
+        query_clips: (Q,) the clip that each query is, or describes.
+        each: queries a list, fewer where clips run out.
+    """
+    order = np.lexsort((-margin, first_rank))
+    from_the_middle = order[np.argsort(np.abs(np.arange(len(order)) - (len(order) - 1) / 2), kind="stable")]
+    taken: set[int] = set()
+    chosen = {}
+    for name, candidates in (("worst", order[::-1]), ("best", order), ("typical", from_the_middle)):
+        chosen[name] = []
+        for query in candidates.tolist():
+            if len(chosen[name]) < each and query_clips[query] not in taken:
+                chosen[name].append(query)
+                taken.add(int(query_clips[query]))
+    return {name: chosen[name] for name in ("best", "typical", "worst")}
+
+
+# --- several trials --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """What a finished trial has to show."""
+
+    trial: Path
+    settings: dict[str, object]  # of conf.yaml, flat: "param_conf.seed": 0
+    metrics: dict[str, dict[str, float]]  # of its eval_data split, by direction, as in retrieval_metrics.json
+    history: list[dict[str, float]]  # an entry an epoch, as in metrics.jsonl
+
+    @property
+    def strategy(self) -> str:
+        """The sampling strategy, or the criterion that has none."""
+        name = self.settings["param_conf.criterion"]
+        return self.settings["criteria.TripletLoss.sampling"] if name == "TripletLoss" else name
+
+    @property
+    def seed(self) -> int:
+        return self.settings["param_conf.seed"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that differ only in their seeds, in the order of these."""
+
+    label: str  # the strategy, and what else tells the group from others
+    results: list[TrialResult]
+
+    def mean(self, direction: str, metric: str) -> float:
+        return float(np.mean(self._values(direction, metric)))
+
+    def std(self, direction: str, metric: str) -> float | None:
+        """The sample standard deviation over seeds; None for one seed."""
+        return float(np.std(self._values(direction, metric), ddof=1)) if len(self.results) > 1 else None
+
+    def _values(self, direction: str, metric: str) -> list[float]:
+        return [result.metrics[direction][metric] for result in self.results]
+
+
+def group_trials(results: Iterable[TrialResult]) -> list[Group]:
+    """Groups of trials that differ only in their seeds, in the strategies' order.
+
+    Raises UserError where two trials of a group have one seed: it would count twice.
+    """
+    by_settings: dict[tuple, list[TrialResult]] = {}
+    for result in results:
+        experiment = sorted((key, repr(value)) for key, value in result.settings.items() if key not in SAME_EXPERIMENT)
+        by_settings.setdefault(tuple(experiment), []).append(result)
+    members = [sorted(group, key=lambda result: result.seed) for group in by_settings.values()]
+    for group in members:
+        for one, other in pairwise(group):
+            if one.seed == other.seed:
+                raise UserError(f"{other.trial}: the same settings and the same seed as {one.trial}; leave one out")
+    groups = [Group(label, group) for label, group in zip(_labels(members), members, strict=True)]
+    order = [*STRATEGIES, *CRITERIA]
+    return sorted(groups, key=lambda group: (order.index(group.results[0].strategy), group.label))
+
+
+def _labels(members: list[list[TrialResult]]) -> list[str]:
+    """Each group's strategy and, where several share it, the settings in which those differ."""
+    labels = []
+    for group in members:
+        alike = [other[0].settings for other in members if other[0].strategy == group[0].strategy]
+        keys = sorted({key for settings in alike for key in settings if key not in SAME_EXPERIMENT})
+        differing = [key for key in keys if len({repr(settings.get(key)) for settings in alike}) > 1]
+        names = [key.rpartition(".")[2] for key in differing]
+        parts = [
+            f"{name if names.count(name) == 1 else key}={plain(group[0].settings.get(key))}"
+            for key, name in zip(differing, names, strict=True)
+        ]
+        labels.append(", ".join([group[0].strategy, *parts]))
+    return labels
+
+
+def plain(value: object) -> str:
+    """A setting as conf.yaml writes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric, or its standard deviation, to the digits that tables show."""
+    return f"{value:.1f}" if metric == "MedR" else f"{value:.3f}"
+
+
+def best_groups(groups: list[Group], direction: str, metric: str) -> set[str]:
+    """The labels of the groups with the best mean, to the digits that tables show; none where there is one group."""
+    means = {group.label: float(shown(metric, group.mean(direction, metric))) for group in groups}
+    best = (min if metric == "MedR" else max)(means.values())
+    return {label for label, value in means.items() if value == best and len(groups) > 1}
