@@ -256,7 +256,8 @@ def refuse_changed_clips(data, trial, monkeypatch, change):
     info = json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
     change(info["evaluation"]["clips"])
     monkeypatch.setattr("utils.index_utils.read_json", lambda path, made_by: info)
-    with pytest.raises(UserError, match=r"which was scored; run|leads out|not the name of|audio_info\.json: not as preprocessing"):
+    refused = r"which was scored; run|leads out|not the name of|audio_info\.json: not as preprocessing"
+    with pytest.raises(UserError, match=refused):
         ClipSearch.open(trial).by_text("rain", top=6)
 
 
