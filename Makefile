@@ -1,9 +1,9 @@
-# make demo | test | lint | bench | venv   (needs Python 3.11 and make; everything else goes into .venv)
+# make demo | test | lint | bench | fuzz | venv   (needs Python 3.11 and make; everything else goes into .venv)
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := --conf conf_demo.yaml
 
-.PHONY: venv demo test lint bench
+.PHONY: venv demo test lint bench fuzz
 
 venv: .venv/installed
 
@@ -34,6 +34,9 @@ bench: .venv/installed
 	$(BIN)/python -m benchmarks.bench
 	$(BIN)/python -m benchmarks.growth
 	$(BIN)/python -m benchmarks.search
+
+fuzz: .venv/installed-dev
+	$(BIN)/python -m tests.fuzz
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -1,6 +1,5 @@
 """Step 3: a vector for every word. Reads vocab_info.json and word vectors, writes word2vec_embeds.npz."""
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,8 +10,8 @@ import numpy as np
 
 from utils.conf_utils import Conf, conf_from_command
 from utils.embed_utils import embed_vocabulary, load_vectors, save_embeddings, train_vectors
-from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
-from utils.io_utils import file_digest, read_json, run_command
+from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table, read_vocabulary
+from utils.io_utils import file_digest, run_command
 from utils.provenance_utils import CLEANING, EMBEDDING, INDEXING, check_steps, record_step
 
 
@@ -21,7 +20,7 @@ def main() -> None:
     settings = conf.word2vec_embeddings
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING, INDEXING)
-    vocabulary = read_json(paths.vocab_info, INDEXING)["vocabulary"]
+    vocabulary = read_vocabulary(paths)
     vectors = source_vectors(conf, paths)
     embeddings, coverage = embed_vocabulary(
         vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
@@ -43,7 +42,7 @@ def source_vectors(conf: Conf, paths: DatasetPaths) -> Mapping[str, np.ndarray]:
     if settings.source != "train":
         return load_vectors(settings.source, settings.file)
     table = read_table(paths.text(conf.data_conf.train_data), TEXT_COLUMNS, INDEXING)
-    captions = [json.loads(tokens) for tokens in table["tokens"]]
+    captions = [text.split() for text in table["text"]]
     return train_vectors(captions, **settings.train.model_dump(), seed=settings.seed)
 
 

@@ -495,6 +495,6 @@ def test_damaged_checkpoints_and_scores_are_refused(pipeline, tmp_path):
         store["scores"][0, 0] = np.nan
     assert "holds NaN scores" in run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
     scores.write_bytes(scores.read_bytes()[:1000])
-    assert "not the scores" in run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
+    assert "not a readable HDF5 file" in run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     assert "not a loadable checkpoint" in run("postprocessing/1_xmodal_scores.py", "--trial", trial, status=2)

@@ -54,8 +54,15 @@ def test_gensims_own_form_is_refused_unread(tmp_path, vectors):
     [
         (b"", "not word vectors"),
         (b"just some text\n", "not word vectors"),
-        (b"5 3\na 1 2 3\n", "not word vectors"),
-        (b"1 3\na 1 2\n", "not word vectors"),
+        (b"5 3\na 1 2 3\n", "promises 5 vectors of 3 dimensions, which the file does not hold"),
+        (b"2 3\na 1 2 3\n" + b" " * 9, "not word vectors"),
+        (b"1 3\na 1 2\n", "promises 1 vectors of 3 dimensions, which the file does not hold"),
+        (b"2 3\na 1 2 3\nb 1 2\n", "not word vectors"),
+        (b"1 3\na 1 2 3\nb 1 2 3\n", "holds more than the 1 vectors"),
+        (b"1 1\na " + b"\0" * 4 + b"b " + b"\0" * 4, "holds more than the 1 vectors"),
+        (b"9999999999999 300\na " + b"1 " * 300, "promises 9999999999999 vectors"),
+        (b"-1 3\na 1 2 3\n", "promises -1 vectors"),
+        (b"1 0\na\n", "of 0 dimensions"),
         (b"1 3\na 1 2 nan\n", "the vector of 'a' is not finite"),
         (b"1 3\n\xff\xfe 1 2 3\n", "not word vectors"),
     ],
@@ -65,6 +72,16 @@ def test_unfit_vector_files_are_refused(tmp_path, content, message):
     with pytest.raises(UserError, match=r"v\.txt") as error:
         read_vector_file(tmp_path / "v.txt")
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "content", [b"1 2\na 1 2", b"1 2\na 1 2\n\n", b"2 2\r\na 1 2\r\nb 3 4\r\n\r\n", b"1 1\na ABCD\n"]
+)
+def test_white_space_at_the_end_is_no_vector(tmp_path, monkeypatch, content):
+    (tmp_path / "v").write_bytes(content)
+    for block in (1, 1000):
+        monkeypatch.setattr("utils.embed_utils.BLOCK", block)
+        assert len(read_vector_file(tmp_path / "v")) == int(content[:1])
 
 
 def test_missing_vector_file(tmp_path):
@@ -152,6 +169,12 @@ def test_unfit_embeddings_are_refused(tmp_path, vectors):
         load_embeddings(path, out_dim=5)
     np.savez(path, words=np.array([{}], dtype=object), vectors=embeddings.vectors)
     with pytest.raises(UserError, match="not the word vectors"):
+        load_embeddings(path, out_dim=5)
+    np.savez(path, words=np.array([PAD, "a", "a"]), vectors=np.zeros((3, 5)))
+    with pytest.raises(UserError, match="do not belong together"):
+        load_embeddings(path, out_dim=5)
+    np.savez(path, words=np.array([PAD, "a"]), vectors=np.zeros((2, 5), int))
+    with pytest.raises(UserError, match="of other types"):
         load_embeddings(path, out_dim=5)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="not the word vectors"):

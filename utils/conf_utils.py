@@ -1,18 +1,22 @@
 """conf.yaml: read, inherited, overridden and checked before any work starts."""
 
 import argparse
+import re
+from collections.abc import Hashable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from yaml.constructor import ConstructorError
 
 from utils.io_utils import UserError, whole_file
 from utils.sampling_utils import STRATEGIES
 from utils.text_utils import clean_caption
 
 DEFAULT_CONF = "conf.yaml"
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")  # no path, name or word has them
 TABLES = {"num_clips", "corrections", "variants", "metrics"}  # a file replaces its base's whole, not entry by entry
 
 
@@ -28,7 +32,7 @@ def _as_float(value: Any) -> Any:
 
 def _clean_words(table: dict[str, str]) -> dict[str, str]:
     for wrong, right in table.items():
-        if clean_caption(wrong) != wrong or " " in wrong or clean_caption(right) != right:
+        if not wrong or clean_caption(wrong) != wrong or " " in wrong or clean_caption(right) != right:
             raise ValueError(f"{wrong!r}: {right!r} must be lower-case words without punctuation, one before the colon")
     return table
 
@@ -48,7 +52,7 @@ def _known_strategy(name: str) -> str:
 Number = Annotated[float, BeforeValidator(_as_float), Field(allow_inf_nan=False)]
 Positive = Annotated[Number, Field(gt=0)]
 NonNegative = Annotated[Number, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # of one file or folder, not hidden
@@ -74,8 +78,8 @@ class DataConf(Section):
 
 
 class DemoDatasetConf(Section):
-    num_clips: dict[FileName, Count]
-    sample_rate: Annotated[int, Field(ge=8000)]
+    num_clips: Annotated[dict[FileName, Count], Field(min_length=1)]
+    sample_rate: Annotated[int, Field(ge=8000, le=192000)]
     seed: Seed
 
 
@@ -133,8 +137,8 @@ class LogMelConf(Section):
 
 
 class ParamConf(Section):
-    num_epoch: Annotated[int, Field(ge=0)]
-    batch_size: Annotated[int, Field(ge=2)]
+    num_epoch: Annotated[int, Field(ge=0, lt=2**31)]
+    batch_size: Annotated[int, Field(ge=2, lt=2**31)]
     seed: Seed
     criterion: Literal["TripletLoss", "InfoNCE"]
     select_by: Literal["val_obj", "val_map"]
@@ -230,6 +234,57 @@ class Conf(Section):
 # --- reading ---------------------------------------------------------------------------------------------
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which lets pass what no configuration needs and a stranger's file could abuse."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        # Nine lines of aliases stand for gigabytes.
+        if self.check_event(yaml.AliasEvent):
+            raise ConstructorError(None, None, "aliases (*name) are not read here", self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            value = super().construct_object(node, deep)
+        except (ValueError, KeyError, AttributeError):  # of int(), datetime() and others, which PyYAML lets through
+            what = f"{_shown(node.value)} is no valid {node.tag.rpartition(':')[2]}; put text into quotes"
+            raise ConstructorError(None, None, what, node.start_mark) from None
+        if isinstance(value, int) and abs(value) >= 2**63:
+            raise ConstructorError(None, None, "too large a number", node.start_mark)
+        return value
+
+    def construct_scalar(self, node: yaml.Node) -> Any:
+        value = super().construct_scalar(node)
+        if UNPRINTABLE.search(value):
+            raise ConstructorError(None, None, "a value with control characters", node.start_mark)
+        return value
+
+    def construct_mapping(self, node: yaml.Node, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
+                raise ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen |= {key} if isinstance(key, Hashable) else set()  # PyYAML refuses the others
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value that a YAML text stands for.
+
+    Raises ValueError with one line that says what is wrong, and where.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        place = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
+        raise ValueError(f"{place}: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
 def load_conf(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Conf:
     """Read a configuration file with its bases, apply `section.key=value` overrides, and check the result.
 
@@ -261,20 +316,22 @@ def _read_tree(path: Path, seen: list[Path]) -> dict:
     if path.resolve() in seen:
         raise UserError(f"{path}: `base` leads back to this file; break the circle")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        tree = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such configuration file") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: holds no `key: value` settings")
     base = tree.pop("base", None)
     if base is None:
         return tree
     if not isinstance(base, str):
-        raise UserError(f"{path}: base: {base!r} must be the path of a configuration file")
+        raise UserError(f"{path}: base: {_shown(base)} must be the path of a configuration file")
     return _merged(_read_tree(path.parent / base, [*seen, path.resolve()]), tree)
 
 
@@ -294,9 +351,9 @@ def _apply_override(tree: dict, override: str) -> None:
     if not equals or not all(keys):
         raise UserError(f"{override!r}: a setting on the command line is written section.key=value")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise UserError(f"{override!r}: {text!r} is not a valid YAML value") from None
+        value = parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{override!r}: {_shown(text)} is not a valid YAML value ({error})") from None
     for key in keys[:-1]:
         tree = tree.setdefault(key, {})
         if not isinstance(tree, dict):
@@ -317,7 +374,13 @@ def _explain(problem: dict) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], dict | Section):  # a rule over several keys says itself what they were
         return f"{key}: {message}" if key else message
-    return f"{key}: is {problem['input']!r}; {message[0].lower()}{message[1:]}"
+    return f"{key}: is {_shown(problem['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _shown(value: Any) -> str:
+    """A value for a message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _keys_beside(location: tuple) -> list[str]:

@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader
 
 from models.audio_encoders import TIME_POOLING
 from utils.distributed_utils import share
+from utils.hdf5_utils import data_set, readable
 from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
-from utils.io_utils import UserError, free_memory, require_file
+from utils.io_utils import UserError, free_memory
 
+LOG_MELS = "preprocessing/4_audio_logmel.py"
 DISK_WORKERS = 2  # processes that read batches ahead
 FREE_MEMORY_SHARE = 0.5  # of which a split's log-mels may take, at the most
 
@@ -42,8 +44,8 @@ class DiskLogMels(Sequence[Tensor]):
 
     def __getitem__(self, clip: int) -> Tensor:
         # Opened anew each time: an open HDF5 file does not survive the fork of a reading process.
-        with h5py.File(self.path, "r") as store:
-            return _finite(store[self.fids[clip]][()], self.path, self.fids[clip])
+        with readable(self.path, LOG_MELS) as store:
+            return _finite(data_set(store, self.fids[clip], LOG_MELS)[()], self.path, self.fids[clip])
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,11 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd
     table = read_table(paths.text(split), TEXT_COLUMNS, "preprocessing/2_clotho_dataset.py")
     if table.empty:
         raise UserError(f"{paths.text(split)}: holds no captions")
+    for column in ("fid", "tid"):
+        if not table[column].str.fullmatch(r"[\w-]+").all():
+            raise UserError(f"{paths.text(split)}: holds a {column} that is none; run step 2 again")
+    if table["tid"].duplicated().any():
+        raise UserError(f"{paths.text(split)}: a caption stands twice; run step 2 again")
     word_ids = {word: i for i, word in enumerate(words)}
     return table, [_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]]
 
@@ -156,7 +163,7 @@ def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, 
         if not isinstance(words, list) or not words:
             raise ValueError
         return torch.tensor([word_ids[word] for word in words])
-    except ValueError:
+    except (ValueError, TypeError, RecursionError):
         raise UserError(f"{paths.text(split)}: tokens {tokens!r} are not a list of words; run step 2 again") from None
     except KeyError as error:
         raise UserError(
@@ -169,19 +176,15 @@ def _open_log_mels(
     paths: DatasetPaths, split: str, fids: list[str], recipe: dict[str, object], cache: str
 ) -> Sequence[Tensor]:
     """The clips' log-mels, their settings and every shape checked."""
-    path, step = paths.log_mels(split), "preprocessing/4_audio_logmel.py"
-    require_file(path, step)
-    try:
-        with h5py.File(path, "r") as store:
-            _check_recipe(store, path, recipe)
-            frames = [_checked_frames(store, path, fid, recipe["n_mels"]) for fid in fids]
-            size = 4 * recipe["n_mels"] * sum(frames)  # bytes
-            fits = size < FREE_MEMORY_SHARE * free_memory()
-            if cache == "memory" and fits:
-                print(f"{split}: {len(fids)} clips, log-mels in memory ({size / 1e6:.0f} MB)")
-                return [_finite(store[fid][()], path, fid) for fid in fids]
-    except OSError as error:
-        raise UserError(f"{path}: not a readable HDF5 file ({error}); run {step} again") from None
+    path = paths.log_mels(split)
+    with readable(path, LOG_MELS) as store:
+        _check_recipe(store, path, recipe)
+        frames = [_checked_frames(store, path, fid, recipe["n_mels"]) for fid in fids]
+        size = 4 * recipe["n_mels"] * sum(frames)  # bytes
+        fits = size < FREE_MEMORY_SHARE * free_memory()
+        if cache == "memory" and fits:
+            print(f"{split}: {len(fids)} clips, log-mels in memory ({size / 1e6:.0f} MB)")
+            return [_finite(store[fid][()], path, fid) for fid in fids]
     why = "as set" if cache == "disk" else "they do not fit into memory"
     print(f"{split}: {len(fids)} clips, log-mels read from disk ({size / 1e6:.0f} MB; {why})")
     return DiskLogMels(path, fids, frames)
@@ -189,24 +192,29 @@ def _open_log_mels(
 
 def _check_recipe(store: h5py.File, path: Path, recipe: dict[str, object]) -> None:
     """The back end may differ: they all give the same numbers."""
-    made_with = json.loads(store.attrs.get("recipe", "{}"))
+    try:
+        made_with = json.loads(store.attrs.get("recipe", "{}"))
+        if not isinstance(made_with, dict):
+            raise ValueError
+    except (ValueError, TypeError):
+        raise UserError(f"{path}: its attribute recipe is not as {LOG_MELS} writes it; run that again") from None
     for key, value in recipe.items():
         if key != "backend" and made_with.get(key) != value:
             raise UserError(
                 f"{path}: made with audio_logmel.{key} {made_with.get(key)}, but it is now {value}; set it back, or "
-                "run preprocessing/4_audio_logmel.py again"
+                f"run {LOG_MELS} again"
             )
 
 
 def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
     """How many frames a clip has, by its log-mels' shape."""
     if fid not in store:
-        raise UserError(f"{path}: no log-mels of clip {fid}; run preprocessing/4_audio_logmel.py again")
-    shape = store[fid].shape
+        raise UserError(f"{path}: no log-mels of clip {fid}; run {LOG_MELS} again")
+    shape = data_set(store, fid, LOG_MELS).shape
     if len(shape) != 2 or shape[1] != n_mels:
         raise UserError(
             f"{path}: clip {fid} has the shape {shape}, but CRNNWordModel.audio_enc.in_dim asks for "
-            f"(frames, {n_mels}); make them equal, or run preprocessing/4_audio_logmel.py again"
+            f"(frames, {n_mels}); make them equal, or run {LOG_MELS} again"
         )
     if shape[0] < TIME_POOLING:
         raise UserError(f"{path}: clip {fid} has {shape[0]} frames; the model needs at least {TIME_POOLING}")
@@ -214,6 +222,8 @@ def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
 
 
 def _finite(log_mel: np.ndarray, path: Path, fid: str) -> Tensor:
+    with np.errstate(over="ignore"):
+        log_mel = log_mel.astype(np.float32, copy=False)
     if not np.isfinite(log_mel).all():
-        raise UserError(f"{path}: the log-mels of clip {fid} are not finite; run preprocessing/4_audio_logmel.py again")
-    return torch.from_numpy(log_mel.astype(np.float32, copy=False))
+        raise UserError(f"{path}: the log-mels of clip {fid} are not finite; run {LOG_MELS} again")
+    return torch.from_numpy(log_mel)

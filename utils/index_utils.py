@@ -98,6 +98,8 @@ def index_split(paths: DatasetPaths, split: str, require_audio: bool, shortest: 
     Whatever cannot be paired or read is left out and listed.
     """
     table = read_table(paths.clean_captions(split), CLEAN_COLUMNS, "preprocessing/1_text_cleaning.py")
+    if not table["line"].str.fullmatch("[0-9]{1,9}").all():
+        raise UserError(f"{paths.clean_captions(split)}: holds lines without a number; run step 1 again")
     source = paths.raw_captions(split).name
     problems = [
         Problem(source, 1, "", f"column {column} is missing")
@@ -194,13 +196,23 @@ def read_clips(paths: DatasetPaths, split: str) -> dict[str, Clip]:
         raise UserError(f"{paths.audio_info}: not as {step} writes it for {split}; run that again") from None
 
 
+def read_vocabulary(paths: DatasetPaths) -> list[str]:
+    """The vocabulary that step 2 wrote to vocab_info.json."""
+    step = "preprocessing/2_clotho_dataset.py"
+    words = read_json(paths.vocab_info, step).get("vocabulary")
+    if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+        raise UserError(f"{paths.vocab_info}: vocabulary is no list of words; run {step} again")
+    return words
+
+
 def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
     """Read these columns of a CSV that a preprocessing step wrote; every cell is text ("NA" is a word, not a gap)."""
     require_file(path, made_by)
     try:
         table = pd.read_csv(path, usecols=lambda name: name in columns, dtype=str, na_filter=False, lineterminator="\n")
     except (ValueError, pd.errors.EmptyDataError) as error:
-        raise UserError(f"{path}: not a readable CSV file ({error}); run {made_by} again") from None
+        why = " ".join(str(error).split())
+        raise UserError(f"{path}: not a readable CSV file ({why}); run {made_by} again") from None
     missing = [column for column in columns if column not in table.columns]
     if missing:
         raise UserError(f"{path}: column {missing[0]} is missing; run {made_by} again")

@@ -31,7 +31,7 @@ def run_command(main: Callable[[], None]) -> None:
     """Run a script's main(); end with one clear line per problem and exit status 2 instead of a traceback."""
     try:
         main()
-    except (UserError, OSError, KeyboardInterrupt) as error:
+    except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:
         sys.exit(complain(error))
 
 
@@ -39,13 +39,15 @@ def complain(error: BaseException) -> int:
     """Say what ended a command, without a traceback where none is of use; its exit status."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if not isinstance(error, (UserError, OSError)):
+    if not isinstance(error, (UserError, OSError, MemoryError)):
         traceback.print_exception(error)
         return 1
     message = str(error)
     if isinstance(error, OSError):  # a full disk, a folder without permission, a file that vanished
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}"
+    if isinstance(error, MemoryError):
+        message = f"there is not enough memory ({error or 'none is left'})"
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
     return 2
@@ -136,12 +138,15 @@ def write_json(path: Path | str, content: object) -> None:
 
 
 def read_json(path: Path | str, made_by: str) -> dict:
-    """Read a JSON file that the command `made_by` wrote."""
+    """Read a JSON object that the command `made_by` wrote."""
     require_file(path, made_by)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); run {made_by} again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not as {made_by} writes it; run that again")
+    return content
 
 
 def write_csv(path: Path | str, header: list[str], rows: Iterable[Iterable[object]]) -> None:

@@ -18,10 +18,12 @@ import h5py
 import numpy as np
 import torch
 
-from utils.audio_utils import log_mel_spectrogram, read_audio
+from utils.audio_utils import read_log_mel
+from utils.hdf5_utils import data_set
 from utils.index_utils import Clip
 from utils.io_utils import UserError, file_digest, read_json, whole_file, write_json
 
+LOG_MELS = "preprocessing/4_audio_logmel.py"
 SOUND = "audio_sha256"  # attribute of a clip's data set: the content of the file that it was made from
 
 
@@ -54,8 +56,8 @@ class LogMelStore:
             with h5py.File(self.path, "r") as store:
                 if json.loads(store.attrs["recipe"]) != self.recipe:
                     return {}
-                return {fid: str(store[fid].attrs[SOUND]) for fid in store}
-        except (OSError, KeyError, ValueError, TypeError, RuntimeError):
+                return {fid: store[fid].attrs[SOUND].decode() for fid in store}
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError):
             return {}  # absent, damaged or of another making
 
     def part(self, fid: str, clip: Clip) -> Path:
@@ -71,7 +73,7 @@ class LogMelStore:
             raise UserError(f"{audio}: has changed since preprocessing/2_clotho_dataset.py read it; run that again")
         if is_stored or self._has_part(fid, clip):
             return False
-        log_mel = log_mel_of_file(audio, self.recipe)
+        log_mel = read_log_mel(audio, **self.recipe)
         part = self.part(fid, clip)
         temporary = part.with_suffix(f".{os.getpid()}.tmp")
         try:
@@ -93,11 +95,11 @@ class LogMelStore:
         """Write the HDF5 file from what is stored in the old one and from the parts, which go; the number of frames."""
         frames = 0
         with _opened(self.path, stored) as old, whole_file(self.path) as temporary, h5py.File(temporary, "w") as store:
-            store.attrs["recipe"] = json.dumps(self.recipe)
+            store.attrs["recipe"] = np.bytes_(json.dumps(self.recipe))  # of fixed length: see utils/hdf5_utils.py
             for fid, clip in clips.items():
                 kept = stored.get(fid) == clip.sha256
-                log_mel = old[fid][()] if kept else np.load(self.part(fid, clip), allow_pickle=False)
-                store.create_dataset(fid, data=log_mel).attrs[SOUND] = clip.sha256
+                log_mel = data_set(old, fid, LOG_MELS)[()] if kept else np.load(self.part(fid, clip), allow_pickle=False)
+                store.create_dataset(fid, data=log_mel).attrs[SOUND] = np.bytes_(clip.sha256)
                 frames += len(log_mel)
         self.clear()
         return frames
@@ -114,18 +116,6 @@ def _opened(path: Path, needed: object) -> Iterator[h5py.File | None]:
         return
     with h5py.File(path, "r") as store:
         yield store
-
-
-def log_mel_of_file(path: Path, recipe: dict[str, object]) -> np.ndarray:
-    """A file's log-mel (T, n_mels) float32; raises UserError where it cannot be computed or is not finite."""
-    samples, sample_rate = read_audio(path)
-    try:
-        log_mel = log_mel_spectrogram(samples, sample_rate, **recipe)
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; change the audio_logmel settings or remove the clip") from None
-    if not np.isfinite(log_mel).all():
-        raise UserError(f"{path}: its log-mel is not finite: the samples are too large; scale them to -1 ... 1")
-    return log_mel
 
 
 def start_worker() -> None:

@@ -14,7 +14,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from models.audio_encoders import upsample
-from utils.io_utils import UserError, require_file, whole_file
+from utils.hdf5_utils import data_set, fixed_length, readable
+from utils.io_utils import UserError, whole_file
 
 STEP = "postprocessing/1_xmodal_scores.py"  # stores scores
 
@@ -182,13 +183,16 @@ class StoredScores(NamedTuple):
     epoch: int
 
 
+NAMES = ("fids", "tids", "caption_fids")  # of rows, of columns, and of the columns' clips
+
+
 def save_scores(path: Path, stored: StoredScores) -> None:
     """Write scores as HDF5: data sets scores, fids, tids, caption_fids, and the attribute epoch."""
     with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
         store.attrs["epoch"] = stored.epoch
         store["scores"] = stored.scores.astype(np.float32)
-        for name in ("fids", "tids", "caption_fids"):
-            store.create_dataset(name, data=getattr(stored, name), dtype=h5py.string_dtype())
+        for name in NAMES:
+            store[name] = fixed_length(getattr(stored, name))
 
 
 def load_scores(path: Path, epoch: int) -> StoredScores:
@@ -196,14 +200,10 @@ def load_scores(path: Path, epoch: int) -> StoredScores:
 
     Raises UserError where the file is missing, damaged, of another epoch, or holds NaN.
     """
-    require_file(path, STEP)
-    try:
-        with h5py.File(path, "r") as store:
-            names = (store[name].asstr()[()].tolist() for name in ("fids", "tids", "caption_fids"))
-            stored = StoredScores(store["scores"][()], *names, int(store.attrs["epoch"]))
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path}: not the scores of {STEP} ({error}); run it again") from None
-    if stored.scores.shape != (len(stored.fids), len(stored.tids)) or len(stored.tids) != len(stored.caption_fids):
+    with readable(path, STEP) as store:
+        names = (data_set(store, name, STEP, texts=True).asstr()[()].tolist() for name in NAMES)
+        stored = StoredScores(data_set(store, "scores", STEP)[()], *names, int(store.attrs["epoch"]))
+    if not _belong_together(stored):
         raise UserError(f"{path}: scores and names do not belong together; run {STEP} again")
     _require_epoch(path, stored.epoch, epoch)
     if np.isnan(stored.scores).any():
@@ -229,7 +229,7 @@ def save_word_scores(path: Path, stored: WordScores) -> None:
         store.attrs["epoch"] = stored.epoch
         store["scores"] = stored.scores
         for name in ("words", "fids"):
-            store.create_dataset(name, data=getattr(stored, name), dtype=h5py.string_dtype())
+            store[name] = fixed_length(getattr(stored, name))
 
 
 def load_word_scores(path: Path, epoch: int) -> WordScores:
@@ -237,23 +237,28 @@ def load_word_scores(path: Path, epoch: int) -> WordScores:
 
     Raises UserError where the file is missing, damaged or of another epoch.
     """
-    require_file(path, STEP)
-    try:
-        store = h5py.File(path, "r")  # open for as long as its data set is in use
-        words, fids = (store[name].asstr()[()].tolist() for name in ("words", "fids"))
-        stored = WordScores(store["scores"], words, fids, int(store.attrs["epoch"]))
-        fits = stored.scores.shape == (len(words), len(fids)) and stored.scores.dtype == np.float32
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: not the word scores of {STEP} ({error}); run it again") from None
-    if not fits:
-        raise UserError(f"{path}: scores and names do not belong together; run {STEP} again")
-    _require_epoch(path, stored.epoch, epoch)
-    return stored
+    with readable(path, STEP) as store:
+        words, fids = (data_set(store, name, STEP, texts=True).asstr()[()].tolist() for name in ("words", "fids"))
+        scores, epoch_of_scores = data_set(store, "scores", STEP), int(store.attrs["epoch"])
+        if scores.shape != (len(words), len(fids)) or scores.dtype != np.float32:
+            raise UserError(f"{path}: scores and names do not belong together; run {STEP} again")
+    _require_epoch(path, epoch_of_scores, epoch)
+    return WordScores(h5py.File(path, "r")["scores"], words, fids, epoch)  # open for as long as its data set is in use
 
 
 def _require_epoch(path: Path, stored: int, best: int) -> None:
     if stored != best:
         raise UserError(f"{path}: scores of epoch {stored}, but the best epoch is now {best}; run {STEP} again")
+
+
+def _belong_together(stored: StoredScores) -> bool:
+    """Whether every row and column has its name, once, and every clip has a caption."""
+    clips, captions = set(stored.fids), set(stored.tids)
+    return (
+        stored.scores.shape == (len(clips), len(captions)) == (len(stored.fids), len(stored.tids))
+        and len(stored.caption_fids) == len(stored.tids)
+        and set(stored.caption_fids) == clips
+    )
 
 
 def _mean_weights(lens: Tensor | None, items: int, size: int, like: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,30 +35,44 @@ def read_captions(path: Path | str) -> list[RawCaption]:
     Absent cells come out as empty captions, absent caption columns not at all.
 
     Raises:
-        UserError: no such file, not UTF-8, not CSV, no file_name or caption column, or a row with surplus cells.
+        UserError: no such file, not UTF-8, not CSV, no file_name or caption column, or one of them twice, a row with
+            surplus cells, or a cell with a NUL character or beyond the csv module's limit of 131,072 characters.
     """
     captions = []
     try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream, restval="", strict=True)
-            columns = [column for column in CAPTION_COLUMNS if column in (reader.fieldnames or [])]
-            if "file_name" not in (reader.fieldnames or []) or not columns:
-                raise UserError(
-                    f"{path}: line 1: the columns must be file_name,{','.join(CAPTION_COLUMNS)}, "
-                    f"but are {','.join(reader.fieldnames or ['absent'])}"
-                )
-            for row in reader:
-                if None in row:
-                    line = reader.line_num
-                    raise UserError(f"{path}: line {line}: more cells than columns; put captions with commas in quotes")
-                captions += [RawCaption(reader.line_num, row["file_name"], name, row[name]) for name in columns]
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+        columns = _caption_columns(path, reader.fieldnames or [])
+        for row in reader:
+            line = reader.line_num
+            if None in row:
+                raise UserError(f"{path}: line {line}: more cells than columns; put captions with commas in quotes")
+            if any("\0" in cell for cell in row.values()):
+                raise UserError(f"{path}: line {line}: holds a NUL character; the file is damaged, or not text")
+            captions += [RawCaption(line, row["file_name"], name, row[name]) for name in columns]
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; put the data set's captions there") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
     except csv.Error as error:
-        raise UserError(f"{path}: the row at line {reader.line_num + 1}: not valid CSV ({error})") from None
+        advice = "; is a closing quote missing?" if "field limit" in str(error) else ""
+        raise UserError(f"{path}: the row at line {reader.line_num + 1}: not valid CSV ({error}){advice}") from None
     return captions
+
+
+def _caption_columns(path: Path | str, header: Sequence[str]) -> list[str]:
+    """Those of the caption columns that a header has, in their order."""
+    columns = [column for column in CAPTION_COLUMNS if column in header]
+    if "file_name" not in header or not columns:
+        raise UserError(
+            f"{path}: line 1: the columns must be file_name,{','.join(CAPTION_COLUMNS)}, "
+            f"but are {','.join(header).encode('unicode_escape').decode()[:200] or 'absent'}"
+        )
+    for column in ("file_name", *columns):
+        if header.count(column) > 1:
+            raise UserError(f"{path}: line 1: the column {column} stands twice; remove one")
+    return columns
 
 
 def clean_caption(raw: str) -> str:

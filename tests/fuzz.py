@@ -1,0 +1,426 @@
+"""Damaged files against the real loaders: each ends in a clean error (UserError) or is taken, never in anything else.
+
+`make fuzz` mutates valid files for two minutes. `python -m tests.fuzz --seed S --case N` repeats one case of a run.
+Files that provoke a failure are kept in output/fuzz.
+"""
+
+import argparse
+import io
+import json
+import multiprocessing
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+import traceback
+import zipfile
+from collections import Counter
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import NamedTuple
+
+import gensim.models
+import h5py
+import numpy as np
+import smart_open
+import soundfile
+import torch
+
+from models.core import CRNNWordModel
+from tests.conftest import ROOT
+from utils.audio_utils import probe_clip, read_log_mel
+from utils.conf_utils import load_conf, save_conf
+from utils.data_utils import collate, load_split
+from utils.embed_utils import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, read_vector_file, save_embeddings
+from utils.index_utils import CLEAN_COLUMNS, TEXT_COLUMNS, DatasetPaths, index_split, read_vocabulary
+from utils.io_utils import UserError, write_csv, write_json
+from utils.metric_utils import both_directions
+from utils.model_utils import build_optimizer
+from utils.score_utils import StoredScores, load_scores, save_scores
+from utils.text_utils import CAPTION_COLUMNS, clean_caption, read_captions
+from utils.trial_utils import LAST, TrialRecord, load_model
+
+SECONDS, MUTATIONS, SEED = 120, 10_000, 0
+PATIENCE = 20.0  # s, for one case
+MEMORY = 3 * 2**30  # bytes beyond what the process takes at its start
+KEPT = ROOT / "output" / "fuzz"
+SIZE = 4  # of the word vectors
+WORDS = [PAD, "barks", "dog", "falls", "rain"]
+CONF = load_conf(ROOT / "conf.yaml", [f"CRNNWordModel.audio_enc.out_dim={SIZE}"])
+RECIPE = CONF.audio_logmel.recipe
+
+
+# --- valid files and their loaders -----------------------------------------------------------------------
+
+
+class Kind(NamedTuple):
+    """A kind of file: its place in the folder, how a valid one is made, and what reads it."""
+
+    file: str
+    make: Callable[[Path], object]
+    load: Callable[[Path], object]
+
+
+def sound(subtype: str, channels: int = 1) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        samples = np.random.default_rng(0).normal(scale=0.1, size=(4000, channels))
+        soundfile.write(path, samples, 16000, subtype=subtype)
+
+    return make
+
+
+def load_sound(path: Path) -> None:
+    probe_clip(path)
+    read_log_mel(path, **RECIPE)
+
+
+def load_captions(path: Path) -> None:
+    for caption in read_captions(path):
+        clean_caption(caption.raw_text)
+
+
+def make_captions(path: Path) -> None:
+    write_csv(path, ["file_name", *CAPTION_COLUMNS], [[f"{i}.wav", 'A "dog" barks,', *"abcd"] for i in range(9)])
+
+
+def make_cleaned(path: Path) -> None:
+    rows = [[i + 2, f"{i}.wav", column, "Dog.", "dog barks"] for i in range(3) for column in CAPTION_COLUMNS]
+    write_csv(path, CLEAN_COLUMNS, rows)
+
+
+def make_text(path: Path) -> None:
+    rows = [[f"t{i}", f"f{i // 2}", "x.wav", "A dog", "dog barks", '["dog", "barks"]'] for i in range(4)]
+    write_csv(path, TEXT_COLUMNS, rows)
+
+
+def make_vocabulary(path: Path) -> None:
+    write_json(path, {"vocabulary": WORDS[1:], "splits": {}})
+
+
+def load_vocabulary(path: Path) -> None:
+    read_vocabulary(DatasetPaths(str(path.parent)))
+
+
+def make_conf(path: Path) -> None:
+    path.write_bytes((ROOT / "conf.yaml").read_bytes())
+
+
+def load_and_save_conf(path: Path) -> None:
+    save_conf(load_conf(path), path.with_name("resolved.yaml"))
+
+
+def make_log_mels(path: Path) -> None:
+    with h5py.File(path, "w") as store:
+        store.attrs["recipe"] = np.bytes_(json.dumps(RECIPE))
+        for i in range(2):
+            store[f"f{i}"] = np.full((6 + i, 64), -9, np.float32)
+
+
+def load_data(path: Path) -> None:
+    for cache in ("memory", "disk"):
+        split = load_split(DatasetPaths(str(path.parent)), "dev", WORDS, RECIPE, cache)
+        collate(split, list(range(len(split.captions))))
+
+
+def make_scores(path: Path) -> None:
+    scores = np.random.default_rng(0).random((2, 4), np.float32)
+    save_scores(path, StoredScores(scores, ["f0", "f1"], ["t0", "t1", "t2", "t3"], ["f0", "f0", "f1", "f1"], 3))
+
+
+def load_and_measure(path: Path) -> None:
+    stored = load_scores(path, 3)
+    places = {fid: i for i, fid in enumerate(stored.fids)}
+    both_directions(stored.scores, np.array([places[fid] for fid in stored.caption_fids]))
+
+
+def make_embeds(path: Path) -> None:
+    vectors = np.random.default_rng(0).random((len(WORDS), SIZE), np.float32)
+    save_embeddings(path, WordEmbeddings(WORDS, vectors))
+
+
+def word_vectors(binary: bool) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        keyed = gensim.models.KeyedVectors(SIZE)
+        keyed.add_vectors(WORDS[1:], np.random.default_rng(0).random((len(WORDS) - 1, SIZE), np.float32))
+        plain = path.with_suffix(".plain")
+        keyed.save_word2vec_format(str(plain), binary=binary)
+        with smart_open.open(path, "wb") as stream:
+            stream.write(plain.read_bytes())
+
+    return make
+
+
+def load_vectors(path: Path) -> None:
+    embed_vocabulary(WORDS[1:], read_vector_file(path), {}, 1.0, 3, seed=0)
+
+
+def trained_parts() -> tuple:
+    torch.manual_seed(0)
+    model = CRNNWordModel(64, SIZE, torch.randn(len(WORDS), SIZE))
+    return model, *build_optimizer(CONF, model)
+
+
+def step(model: CRNNWordModel, optimizer: torch.optim.Optimizer) -> None:
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
+    optimizer.step()
+
+
+def make_checkpoint(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    model, optimizer, scheduler = trained_parts()
+    step(model, optimizer)
+    numbers = dict.fromkeys(("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std"), 0.5)
+    results = [{"epoch": epoch, "lr": 1e-3, "seconds": 1.0} | numbers for epoch in (0, 1)]
+    best = {"best": results[0], "conf": CONF.model_dump()}
+    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    torch.save(states | {"words": WORDS, "history": results, "epoch": 1} | best, path)
+
+
+def load_and_resume(path: Path) -> None:
+    load_model(path)
+    model, optimizer, scheduler = trained_parts()
+    record = TrialRecord(path.parent, CONF, WORDS)
+    try:
+        record.restore(model, optimizer, scheduler)
+        step(model, optimizer)
+        scheduler.step(record.best["val_obj"])
+    finally:
+        for handler in list(record.logger.handlers):
+            record.logger.removeHandler(handler)
+            handler.close()
+
+
+KINDS = {
+    "wav 16 bits": Kind("16.wav", sound("PCM_16"), load_sound),
+    "wav 24 bits": Kind("24.wav", sound("PCM_24", channels=2), load_sound),
+    "wav float": Kind("float.wav", sound("FLOAT"), load_sound),
+    "flac": Kind("x.flac", sound("PCM_16"), load_sound),
+    "ogg": Kind("x.ogg", sound("VORBIS"), load_sound),
+    "captions": Kind("captions.csv", make_captions, load_captions),
+    "cleaned captions": Kind(
+        "dev_clean_captions.csv",
+        make_cleaned,
+        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", require_audio=False, shortest=0.1),
+    ),
+    "indexed captions": Kind("dev_text.csv", make_text, load_data),
+    "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),
+    "configuration": Kind("conf.yaml", make_conf, load_and_save_conf),
+    "log-mels": Kind("dev_audio_logmels.hdf5", make_log_mels, load_data),
+    "scores": Kind("scores.hdf5", make_scores, load_and_measure),
+    "word embeds": Kind("word2vec_embeds.npz", make_embeds, lambda path: load_embeddings(path, SIZE)),
+    "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
+    "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
+    "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True), load_vectors),
+    "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume),
+}
+
+
+# --- mutations -------------------------------------------------------------------------------------------
+
+TEXT_WEIGHTS = [1] * 8  # of the kinds of change below
+BINARY_WEIGHTS = [6, 6, 1, 1, 1, 6, 8, 1]  # most of them leave everything else in its place
+PRINTABLE = bytes(range(32, 127))
+TOKENS = [
+    *(b'"', b"\n", b"\r", b"\0", b",", b"\xff", b"\xef\xbb\xbf", b"[" * 2000, b"{", b": ", b"- ", b"\t", b"&a ", b"*a"),
+    *(b"nan", b"-1", b"0", b"1e999", b"9" * 30, b"9" * 5000, b"null", b"!!python/object:os.x ", "\u2028é🐕".encode()),
+]
+
+
+def mutate(rng: random.Random, content: bytes) -> bytes:
+    """One to four changes; of a zip archive sometimes within a member, whose checksum then holds."""
+    if content.startswith(b"PK\x03\x04") and rng.random() < 0.6:
+        return _mutate_member(rng, content)
+    is_text = b"\0" not in content and rng.random() < 0.8  # then it mostly stays text
+    changed = bytearray(content)
+    for _ in range(rng.randint(1, 4)):
+        _change(rng, changed, is_text)
+    return bytes(changed)
+
+
+def _mutate_member(rng: random.Random, content: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(out, "w") as after:
+        names = before.namelist()
+        tables = [name for name in names if name.endswith(("data.pkl", ".npy"))]
+        chosen = rng.choice(tables if rng.random() < 0.9 else names)
+        for name in names:
+            member = bytearray(before.read(name))
+            if name == chosen:
+                for _ in range(rng.randint(1, 3)):
+                    _change(rng, member, is_text=False)
+            after.writestr(name, bytes(member))
+    return out.getvalue()
+
+
+def _change(rng: random.Random, content: bytearray, is_text: bool) -> None:
+    """Change a place, more often one near the beginning or the end: headers and tables of contents stand there."""
+    size = len(content)
+    near = min(size, 1000)
+    at = rng.choice([rng.randint(0, size), rng.randint(0, near), size - rng.randint(0, near)])
+    length = rng.choice([1, 2, 4, 8, 64, 1000])
+    match rng.choices(range(8), weights=TEXT_WEIGHTS if is_text else BINARY_WEIGHTS)[0]:
+        case 0 if at < size:
+            content[at] ^= 1 << rng.randrange(5 if is_text else 8)
+        case 1:
+            content[at : at + length] = rng.choices(PRINTABLE, k=length) if is_text else rng.randbytes(length)
+        case 2:
+            del content[at:]
+        case 3:
+            del content[at : at + length]
+        case 4:
+            content[at:at] = content[at : at + length]
+        case 5:
+            other = rng.randint(0, size)
+            content[at : at + length] = content[other : other + length]
+        case 6:
+            extreme = rng.choice([0, 1, -1, 2**7, 2**15, 2**31 - 1, 2**31, 2**62, -(2**63)])
+            width = rng.choice([1, 2, 4, 8])
+            number = (extreme % 2 ** (8 * width)).to_bytes(width, rng.choice(["little", "big"]))
+            content[at : at + width] = str(extreme).encode() if is_text else number
+        case _:
+            content[at:at] = rng.choice(TOKENS)
+
+
+# --- cases -----------------------------------------------------------------------------------------------
+
+
+class Case(NamedTuple):
+    kind: str
+    content: bytes
+
+
+def case_of(seed: int, number: int, valid: dict[str, bytes]) -> Case:
+    """The mutated file that a seed and a number stand for."""
+    kind = list(KINDS)[number % len(KINDS)]
+    return Case(kind, mutate(random.Random(f"{seed} {number}"), valid[kind]))
+
+
+def make_valid(folder: Path) -> dict[str, bytes]:
+    """One valid file of each kind, in a folder, and its content; every loader takes it."""
+    for kind in KINDS.values():
+        kind.make(folder / kind.file)
+    for kind in KINDS.values():
+        kind.load(folder / kind.file)
+    return {name: (folder / kind.file).read_bytes() for name, kind in KINDS.items()}
+
+
+def judge(case: Case, folder: Path) -> str:
+    """Load a case's file in the valid one's place: 'clean' (a UserError that says where), 'accepted', or what else."""
+    kind = KINDS[case.kind]
+    path = folder / kind.file
+    path.write_bytes(case.content)
+    try:
+        kind.load(path)
+        return "accepted"
+    except UserError as error:
+        lines = str(error).splitlines()
+        named = [path.name in line or str(path.parent) in line or "word2vec_embeddings" in line for line in lines]
+        return "clean" if lines and all(named) else f"an error that does not say where: {error}"
+    except BaseException:
+        return traceback.format_exc()
+
+
+def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
+    """A process that judges the cases whose numbers it receives; a library that takes it down takes down no more."""
+    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
+    silence = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(silence, stream)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "trial").mkdir()
+        for kind, content in valid.items():
+            (folder / KINDS[kind].file).write_bytes(content)
+        while (number := pipe.recv()) is not None:
+            case = case_of(seed, number, valid)
+            pipe.send(judge(case, folder))
+            (folder / KINDS[case.kind].file).write_bytes(valid[case.kind])
+
+
+class Worker:
+    """A process that judges cases, replaced where one brings it down or keeps it too long."""
+
+    def __init__(self, seed: int, valid: dict[str, bytes]):
+        self.seed, self.valid = seed, valid
+        self._start()
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("fork")  # imports once
+        self.pipe, end = context.Pipe()
+        self.process = context.Process(target=work, args=(self.seed, self.valid, end), daemon=True)
+        self.process.start()
+        end.close()
+
+    def outcome(self, number: int) -> str:
+        self.pipe.send(number)
+        try:
+            if self.pipe.poll(PATIENCE):
+                return self.pipe.recv()
+            what = f"no end within {PATIENCE:g} s"
+        except (EOFError, ConnectionError):
+            self.process.join()
+            what = f"the process ended with status {self.process.exitcode}"
+        self.close()
+        self._start()
+        return what
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+
+
+def run(seed: int, mutations: int, seconds: float) -> bool:
+    """Judge cases until there are so many, or the time is over; print what came of them, and whether all ended well."""
+    started, counts, failures = time.monotonic(), Counter(), 0
+    with tempfile.TemporaryDirectory() as folder:
+        valid = make_valid(Path(folder))
+    worker = Worker(seed, valid)
+    number = 0
+    while number < mutations and time.monotonic() - started < seconds:
+        outcome = worker.outcome(number)
+        kind = list(KINDS)[number % len(KINDS)]
+        counts[kind, outcome if outcome in ("clean", "accepted") else "failed"] += 1
+        if outcome not in ("clean", "accepted"):
+            failures += 1
+            report(seed, number, case_of(seed, number, valid), outcome)
+        number += 1
+    worker.close()
+    print(f"seed {seed}, {time.monotonic() - started:.0f} s")
+    for kind in KINDS:
+        print(f"  {kind:22} {counts[kind, 'clean']:5} clean errors  {counts[kind, 'accepted']:5} accepted")
+    clean, accepted = (sum(counts[kind, outcome] for kind in KINDS) for outcome in ("clean", "accepted"))
+    print(f"mutations {number}, clean errors {clean}, accepted {accepted}, tracebacks {failures}")
+    return failures == 0
+
+
+def report(seed: int, number: int, case: Case, outcome: str) -> None:
+    """Say what failed, and keep the file."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    kept = KEPT / f"{seed}-{number}-{Path(KINDS[case.kind].file).name}"
+    kept.write_bytes(case.content)
+    print(f"{case.kind}, {kept}: python -m tests.fuzz --seed {seed} --case {number}\n{outcome}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--mutations", type=int, default=MUTATIONS, help="how many at the most")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long at the most")
+    parser.add_argument("--case", type=int, help="this case alone, in this process")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.case is None:
+        sys.exit(0 if run(args.seed, args.mutations, args.seconds) else 1)
+    with tempfile.TemporaryDirectory() as folder:
+        valid = make_valid(Path(folder))
+        print(judge(case_of(args.seed, args.case, valid), Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""What holds for every input, on inputs that Hypothesis draws; the same ones in every run."""
+
+import csv
+import itertools
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import ROOT
+from utils.conf_utils import Conf, load_conf, save_conf
+from utils.criterion_utils import TripletLoss
+from utils.index_utils import read_table
+from utils.io_utils import UserError, write_csv
+from utils.metric_utils import retrieval_metrics
+from utils.sampling_utils import STRATEGIES
+from utils.score_utils import score_matrix, step_score_matrix
+from utils.text_utils import clean_caption, read_captions
+
+few = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
+fewer = settings(few, max_examples=25)
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)  # what UTF-8 can hold
+
+
+# --- captions --------------------------------------------------------------------------------------------
+
+
+@few
+@given(st.text(st.one_of(st.characters(), st.sampled_from("aZ.,-'\"!?/\\:;#İΣß \t\n\u00a0\u2028"))))
+@example("İstanbul: ΑΣ. straße")
+def test_a_cleaned_caption(raw):
+    text = clean_caption(raw)
+    expected = ""
+    for character in raw.lower():
+        expected += " " if character in "!\"#$%&'()*+,./\\:;<=>?@[]^_`{|}~" else character
+    words = expected.split()
+    assert text == " ".join(words)
+    assert clean_caption(text) == text == text.lower() == text.strip()
+    assert "  " not in text and not any(character.isspace() and character != " " for character in text)
+
+
+@few
+@given(
+    st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=5),
+    st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]),  # csv quotes no \r where lines end in \n
+    st.sampled_from(["utf-8", "utf-8-sig"]),
+)
+def test_captions_read_back_as_they_were_written(rows, dialect, encoding):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "captions.csv"
+        with path.open("w", newline="", encoding=encoding) as stream:
+            writer = csv.writer(stream, lineterminator=dialect[0], quoting=dialect[1])
+            writer.writerow(["file_name", "caption_1", "caption_2"])
+            writer.writerows(rows)
+        captions = read_captions(path)
+    expected = [(name, f"caption_{k}", text) for name, *texts in rows for k, text in enumerate(texts, start=1)]
+    assert [(c.file_name, c.column, c.raw_text) for c in captions] == expected
+
+
+@few
+@given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5))
+def test_tables_read_back_as_they_were_written(rows):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "table.csv"
+        write_csv(path, ["a", "b"], rows)
+        table = read_table(path, ["a", "b"], "step")
+    assert list(table.itertuples(index=False, name=None)) == rows
+
+
+@few
+@given(st.binary(max_size=200))
+def test_any_bytes_are_captions_or_one_clear_error(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "captions.csv"
+        path.write_bytes(b"file_name,caption_1\n" + content)
+        try:
+            assert all(caption.column == "caption_1" for caption in read_captions(path))
+        except UserError as error:
+            assert str(error).startswith(f"{path}: ") and len(str(error).splitlines()) == 1
+
+
+# --- configuration ---------------------------------------------------------------------------------------
+
+TREE = load_conf(ROOT / "conf.yaml").model_dump()
+VALUES = st.recursive(
+    st.one_of(
+        *(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=9), st.dates(), st.binary(max_size=5)),
+        st.sampled_from(["hard-NS", "disk", "1e-3", "../x", "0x_", "file", ".5", 0, 64, 128, 0.5]),
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+def places_in(tree, place=()):
+    """Every key of a tree of dictionaries, as the way to it."""
+    for key, value in tree.items():
+        yield (*place, key)
+        if isinstance(value, dict):
+            yield from places_in(value, (*place, key))
+
+
+PLACES = st.sampled_from(sorted(places_in(TREE)))
+
+
+def changed(tree, place, value):
+    """The tree with a value at a place."""
+    key, *rest = place
+    return tree | {key: changed(tree[key], rest, value) if rest else value}
+
+
+@settings(few, max_examples=150)
+@given(PLACES, VALUES, st.text(max_size=5) | st.none())
+def test_any_configuration_is_taken_or_one_clear_error(place, value, surplus_key):
+    tree = changed(TREE, place, value)
+    if surplus_key is not None:
+        tree = changed(tree, (*place[:-1], surplus_key), value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "conf.yaml"
+        path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+        try:
+            conf = load_conf(path)
+        except UserError as error:
+            assert all(line.startswith(f"{path}: ") and len(line) < 1000 for line in str(error).splitlines())
+            return
+        assert isinstance(conf, Conf)
+        save_conf(conf, path)
+        assert load_conf(path) == conf
+
+
+@few
+@given(st.text(max_size=40))
+@example("param_conf.seed=[1")
+@example("metrics=&a [*a]")
+@example("a" + ".a" * 2000 + "=1")
+def test_any_override_is_taken_or_a_clear_error(override):
+    try:
+        assert isinstance(load_conf(ROOT / "conf.yaml", [override]), Conf)
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+@few
+@given(st.binary(max_size=100))
+@example(b"a: !!int x")
+@example(b"a: !!timestamp x")
+@example(b"a: 0x_")
+@example(b"? [a]\n: b")
+def test_any_bytes_are_a_configuration_or_a_clear_error(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "conf.yaml"
+        path.write_bytes(f"base: {ROOT / 'conf.yaml'}\n".encode() + content)
+        try:
+            assert isinstance(load_conf(path), Conf)
+        except UserError as error:
+            assert all(path.name in line for line in str(error).splitlines())
+
+
+# --- metrics ---------------------------------------------------------------------------------------------
+
+
+@st.composite
+def rankings(draw, most_items):
+    """Scores (Q, I) from few values, so that there are ties, and relevance with an item for every query."""
+    queries, items = draw(st.integers(1, 3)), draw(st.integers(1, most_items))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    scores = rng.integers(0, draw(st.integers(1, 6)), (queries, items)).astype(float)
+    relevance = rng.random((queries, items)) < draw(st.floats(0, 1))
+    relevance[np.arange(queries), rng.integers(0, items, queries)] = True
+    return scores, relevance
+
+
+def metrics_of_order(relevant):
+    """The definitions, for one query: relevant (I,) bool, best first."""
+    places = [i for i, hit in enumerate(relevant, start=1) if hit]
+    precisions = [k / place for k, place in enumerate(places, start=1)]
+    first_ten = [precision for precision, place in zip(precisions, places, strict=True) if place <= 10]
+    values = {"mAP": sum(precisions) / len(places), "mAP10": sum(first_ten) / min(len(places), 10), "rank": places[0]}
+    for k in (1, 5, 10):
+        values[f"R{k}"] = sum(place <= k for place in places) / len(places)
+        values[f"HR{k}"] = float(places[0] <= k)
+    return values
+
+
+@fewer
+@given(rankings(most_items=6))
+def test_metrics_are_the_mean_over_all_orders_of_tied_items(ranking):
+    scores, relevance = ranking
+    by_query = []
+    for row, relevant in zip(scores, relevance, strict=True):
+        orders = [o for o in itertools.permutations(range(len(row))) if all(np.diff(row[list(o)]) <= 0)]
+        by_query.append([metrics_of_order(relevant[list(order)]) for order in orders])
+    metrics = retrieval_metrics(scores, relevance)
+    for name in ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10"):
+        expected = np.mean([np.mean([values[name] for values in orders]) for orders in by_query])
+        assert metrics[name] == pytest.approx(expected, abs=1e-12)
+    ranks = [np.mean([values["rank"] for values in orders]) for orders in by_query]
+    assert metrics["MedR"] == pytest.approx(np.median(ranks), abs=1e-12)
+    shared = [set(row[relevant]) & set(row[~relevant]) for row, relevant in zip(scores, relevance, strict=True)]
+    assert metrics["tied_queries"] == sum(map(bool, shared))
+
+
+@few
+@given(rankings(most_items=30), st.randoms(use_true_random=False))
+def test_metrics_know_neither_the_scale_of_scores_nor_the_order_of_items_and_queries(ranking, random):
+    scores, relevance = ranking
+    metrics = retrieval_metrics(scores, relevance)
+    assert retrieval_metrics(np.exp(scores) * 1e-9 - 5, relevance) == metrics
+    assert retrieval_metrics(scores.astype(np.float32), relevance) == metrics
+    items, queries = list(range(scores.shape[1])), list(range(len(scores)))
+    random.shuffle(items)
+    random.shuffle(queries)
+    order = np.ix_(queries, items)
+    assert retrieval_metrics(scores[order], relevance[order]) == pytest.approx(metrics, abs=1e-12)
+    assert all(-1e-12 < metrics[name] < 1 + 1e-12 for name in metrics if name[0] in "mRH")
+    for name in ("R", "HR"):
+        assert metrics[f"{name}1"] <= metrics[f"{name}5"] + 1e-12 <= metrics[f"{name}10"] + 2e-12
+    assert 1 - 1e-12 < metrics["MedR"] < scores.shape[1] + 1e-12
+
+
+# --- scores and loss -------------------------------------------------------------------------------------
+
+
+@st.composite
+def batches(draw, scales=(1.0,)):
+    """Audio (N, T, E), text (N, W, E), fids and true lengths; some places are zero."""
+    n, t, w, e = (draw(st.integers(low, 5)) for low in (1, 1, 1, 2))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    scale = st.sampled_from(scales)
+    audio = torch.randn(n, t, e, generator=generator) * draw(scale)
+    text = torch.randn(n, w, e, generator=generator) * draw(scale)
+    kept = draw(st.sampled_from([0.0, 0.5, 1.0]))
+    audio, text = (x * (torch.rand(x.shape, generator=generator) <= kept) for x in (audio, text))
+    audio_lens, text_lens = (torch.randint(1, most + 1, (n,), generator=generator) for most in (t, w))
+    return audio, text, torch.randint(0, n, (n,), generator=generator), audio_lens, text_lens
+
+
+SCALES = (1e-30, 1e-18, 1e-6, 1.0, 1e6, 1e15)
+MASKS = st.tuples(st.booleans(), st.booleans())
+
+
+@few
+@given(
+    batches(scales=(1e-30, 1e-18, 1e-6, 1.0, 1e6, 1e15)),
+    st.sampled_from(sorted(STRATEGIES)),
+    MASKS,
+    st.floats(1e-3, 10),
+)
+def test_loss_and_gradients_of_finite_input_are_finite(batch, name, masks, margin):
+    audio, text, *rest = batch
+    audio.requires_grad_()
+    text.requires_grad_()
+    loss = TripletLoss(margin, name, *masks)(audio, text, *rest)
+    loss.backward()
+    assert torch.isfinite(loss) and loss >= 0
+    assert torch.isfinite(audio.grad).all() and torch.isfinite(text.grad).all()
+
+
+@few
+@given(batches(scales=(1e-30, 1e-12, 1e-6, 1.0)), st.sampled_from(sorted(STRATEGIES)), MASKS, st.integers(0, 3))
+def test_loss_of_steps_is_finite(batch, name, masks, surplus):
+    """Steps are a GRU's, within -1 and 1, each standing for four frames."""
+    steps, text, fids, audio_lens, text_lens = batch
+    steps = steps.clamp(-1, 1).requires_grad_()
+    text = torch.nn.functional.normalize(text, dim=-1)
+    frames = 4 * steps.shape[1] + surplus
+    terms = TripletLoss(0.5, name, *masks).of_steps(steps, frames, text, fids, 4 * audio_lens, text_lens)
+    terms.loss.backward()
+    assert torch.isfinite(terms.loss) and torch.isfinite(steps.grad).all() and 0 <= terms.active <= 1
+
+
+@few
+@given(batches(), st.sampled_from(sorted(set(STRATEGIES) - {"random-NS"})), MASKS, st.randoms(use_true_random=False))
+def test_the_order_of_a_batch_does_not_change_the_loss(batch, name, masks, random):
+    audio, text, *rest = (part.double() if part.is_floating_point() else part for part in batch)
+    # A little of its own for each item: with equal scores, which negative comes first would decide.
+    audio = audio + torch.rand(audio.shape, generator=torch.Generator().manual_seed(1)) + 0.1
+    text = text + torch.rand(text.shape, generator=torch.Generator().manual_seed(2)) + 0.1
+    criterion = TripletLoss(0.5, name, *masks)
+    order = list(range(len(audio)))
+    random.shuffle(order)
+    shuffled = criterion(*(part[order] for part in (audio, text, *rest)))
+    assert shuffled.item() == pytest.approx(criterion(audio, text, *rest).item(), abs=1e-9)
+
+
+@few
+@given(batches(), st.integers(1, 4), st.floats(-1e3, 1e3))
+def test_padding_does_not_change_masked_scores(batch, surplus, filling):
+    audio, text, _, audio_lens, text_lens = batch
+    scores = score_matrix(audio, text, audio_lens, text_lens)
+    for audio_padding, text_padding in ((surplus, 0), (0, surplus), (surplus, surplus)):
+        longer = [
+            torch.cat([part, torch.full((len(part), length, part.shape[2]), filling)], dim=1)
+            for part, length in ((audio, audio_padding), (text, text_padding))
+        ]
+        torch.testing.assert_close(score_matrix(*longer, audio_lens, text_lens), scores)
+
+
+@few
+@given(batches())
+def test_masked_scores_are_those_of_each_pair_alone(batch):
+    audio, text, _, audio_lens, text_lens = batch
+    scores = score_matrix(audio, text, audio_lens, text_lens)
+    for i, j in np.ndindex(*scores.shape):
+        products = audio[i, : audio_lens[i]] @ text[j, : text_lens[j]].T
+        torch.testing.assert_close(scores[i, j], products.clamp(min=0).mean())
+    steps = step_score_matrix(audio, 4 * audio.shape[1], text, 4 * audio_lens, text_lens)
+    assert torch.isfinite(steps).all() and (steps >= 0).all()
