@@ -97,8 +97,10 @@ class LogMelStore:
         with _opened(self.path, stored) as old, whole_file(self.path) as temporary, h5py.File(temporary, "w") as store:
             store.attrs["recipe"] = np.bytes_(json.dumps(self.recipe))  # of fixed length: see utils/hdf5_utils.py
             for fid, clip in clips.items():
-                kept = stored.get(fid) == clip.sha256
-                log_mel = data_set(old, fid, LOG_MELS)[()] if kept else np.load(self.part(fid, clip), allow_pickle=False)
+                if stored.get(fid) == clip.sha256:
+                    log_mel = data_set(old, fid, LOG_MELS)[()]
+                else:
+                    log_mel = np.load(self.part(fid, clip), allow_pickle=False)
                 store.create_dataset(fid, data=log_mel).attrs[SOUND] = np.bytes_(clip.sha256)
                 frames += len(log_mel)
         self.clear()

@@ -259,11 +259,17 @@ class TrialRecord:
         return max(self.history, key=lambda results: results["val_map"])
 
     def restore(self, parts: dict[str, Stateful]) -> None:
-        """Bring the parts of a run, by name, to where its last checkpoint left them; a new run stays as it is."""
+        """Bring the parts of a run, by name, to where its last checkpoint left them; a new run stays as it is.
+
+        Raises UserError where the checkpoint is of other words or parts; then the trial directory is as it was.
+        """
+        if self.checkpoint is not None:
+            self._load(parts)
         if rank() == 0:
             save_conf(self.conf, self.trial / CONF)
-        if self.checkpoint is None:
-            return
+            self._write_metrics()  # a kill may have come between them and the checkpoint
+
+    def _load(self, parts: dict[str, Stateful]) -> None:
         if self.checkpoint["words"] != self.words:
             raise UserError(f"{self.trial}: the vocabulary is not the one that the trial began with; start a new trial")
         try:
@@ -273,8 +279,6 @@ class TrialRecord:
         except Exception as error:  # as in load_model
             raise UserError(f"{self.trial / LAST}: does not fit this trial ({_first_line(error)})") from None
         self.checkpoint = None  # a second copy of the model and the optimizer
-        if rank() == 0:
-            self._write_metrics()  # a kill may have come between them and the checkpoint
 
     def begin_run(self, device: torch.device) -> None:
         """Add this run to the trial's provenance: where, by what and on which data it trains.
@@ -330,6 +334,8 @@ class TrialRecord:
             self.logger.warning(warning)
 
     def _write_metrics(self) -> None:
+        if not self.history:
+            return
         with whole_file(self.trial / METRICS) as temporary:
             temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in self.history), encoding="utf-8")
 
