@@ -285,10 +285,10 @@ def test_a_trial_tells_what_it_was_made_from(pipeline, tmp_path):
 
 def test_steps_run_again_with_other_settings_are_noticed(copy_of_data, pipeline):
     data, conf = copy_of_data
-    typo = 'text_cleaning.corrections={"dog": "hound"}'
+    typo = 'text_cleaning.corrections={"water": "liquid"}'
     run("preprocessing/1_text_cleaning.py", "--conf", conf, typo)
     message = run("main.py", "--conf", conf, status=2)
-    assert "text_cleaning.corrections {'dog': 'hound'}, but it is now {}" in message
+    assert "text_cleaning.corrections {'water': 'liquid'}, but it is now {}" in message
     message = run("main.py", "--conf", conf, typo, status=2)
     assert "development_clean_captions.csv: has changed since preprocessing/2_clotho_dataset.py read it" in message
     run("preprocessing/2_clotho_dataset.py", "--conf", conf, typo)
