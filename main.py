@@ -1,6 +1,7 @@
 """Train a model: configuration -> data -> model -> epochs -> checkpoints in a trial directory."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,7 +9,15 @@ import torch
 from utils.conf_utils import DEFAULT_CONF, Conf, command_parser, load_conf, parse_command, refuse_conf_beside
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import Split, batches, load_split
-from utils.distributed_utils import by_first, describe, process_group, require_pair_each, start_alike, training_device
+from utils.distributed_utils import (
+    by_first,
+    describe,
+    process_group,
+    require_one_process,
+    require_pair_each,
+    start_alike,
+    training_device,
+)
 from utils.embed_utils import load_embeddings
 from utils.index_utils import DatasetPaths
 from utils.io_utils import progress, run_command
@@ -24,6 +33,8 @@ from utils.model_utils import (
     train_epoch,
 )
 from utils.provenance_utils import PREPROCESSING, check_steps
+from utils.sweep_utils import create_sweep, resume_sweep, run_sweep
+from utils.tensorboard_utils import require_tensorboard
 from utils.trial_utils import TrialRecord, create_trial, resume_conf
 
 
@@ -31,12 +42,28 @@ from utils.trial_utils import TrialRecord, create_trial, resume_conf
 def main() -> None:
     parser = command_parser(__doc__)
     parser.add_argument("--resume", type=Path, metavar="TRIAL_DIR", help="go on with a trial, by its own configuration")
+    parser.add_argument(
+        "--sweep",
+        action="store_true",
+        help="train, score and compare a trial at every point of sweep_conf; --resume SWEEP_DIR goes on with a sweep",
+    )
     args = parse_command(parser)
     refuse_conf_beside(args, "resume")
     if args.resume:
-        conf = resume_conf(args.resume, args.overrides)
+        conf = (resume_sweep if args.sweep else resume_conf)(args.resume, args.overrides)
     else:
         conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
+    if args.sweep:
+        require_one_process("--sweep")
+        run_sweep(args.resume or create_sweep(conf), run_trial)
+    else:
+        run_trial(conf, lambda: args.resume or create_trial(conf))
+
+
+def run_trial(conf: Conf, open_trial: Callable[[], Path]) -> None:
+    """Train by a configuration, in the directory that `open_trial` gives once configuration and data have been read."""
+    if conf.log_tensorboard:
+        require_tensorboard()
     require_pair_each(conf.param_conf.batch_size)
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, *PREPROCESSING)
@@ -47,7 +74,7 @@ def main() -> None:
     )
     torch.manual_seed(conf.param_conf.seed)
     model = build_model(conf, vectors)
-    record = TrialRecord(args.resume or by_first(lambda: create_trial(conf)), conf, words)
+    record = TrialRecord(by_first(open_trial), conf, words)
     train(conf, model, train_split, val_split, record)
 
 

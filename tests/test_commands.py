@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import h5py
@@ -498,3 +499,124 @@ def test_damaged_checkpoints_and_scores_are_refused(pipeline, tmp_path):
     assert "not a readable HDF5 file" in run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     assert "not a loadable checkpoint" in run("postprocessing/1_xmodal_scores.py", "--trial", trial, status=2)
+
+
+def test_tensorboard_events_are_the_metrics_and_no_epoch_appears_twice(pipeline, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run("main.py", "--conf", pipeline[1], f"trial_base={tmp_path}", "log_tensorboard=true", "param_conf.num_epoch=1")
+    (trial,) = (tmp_path / "demo").iterdir()
+    run("main.py", "--resume", trial, "param_conf.num_epoch=2")
+    assert metrics_of(trial) == metrics_of(only_trial(pipeline[0]))
+    events = event_accumulator.EventAccumulator(str(trial)).Reload()
+    epochs = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
+    names = set().union(*epochs) - {"epoch"}
+    assert set(events.Tags()["scalars"]) == names
+    for name in names:
+        expected = [(epoch["epoch"], pytest.approx(epoch[name], rel=1e-6)) for epoch in epochs if name in epoch]
+        assert [(event.step, event.value) for event in events.Scalars(name)] == expected
+
+
+@pytest.mark.parametrize(
+    ("package", "settings", "advice"),
+    [
+        ("tensorboard", ["log_tensorboard=true"], "pip install tensorboard=="),
+        ("ray", ["--sweep"], "pip install -r requirements-sweep.txt"),
+    ],
+)
+def test_an_absent_package_is_one_line_and_leaves_nothing(pipeline, tmp_path, monkeypatch, package, settings, advice):
+    (tmp_path / f"{package}.py").write_text(f"raise ModuleNotFoundError('no {package} here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    message = run("main.py", "--conf", pipeline[1], f"trial_base={tmp_path / 'output'}", *settings, status=2)
+    assert advice in message and len(message.splitlines()) == 1
+    assert not (tmp_path / "output").exists()
+
+
+# --- sweep -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def started(*command):
+    """A command that runs beside the test, in a process group of its own that is killed at the end."""
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, start_new_session=True, **streams)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def end(process, number):
+    """Send a signal to a command and all that it started, as a terminal does; what it printed."""
+    os.killpg(process.pid, number)
+    return process.communicate()[0]
+
+
+def first_checkpoint(series, process):
+    """Wait until a trial has a checkpoint; that trial."""
+    while not (found := list(series.glob("*/checkpoint_last.pt"))):
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.02)
+    return found[0].parent
+
+
+def kill_writer(trial):
+    """Kill the process that has the trial's log open."""
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if entry.readlink() == trial / "train.log":
+                os.kill(int(entry.parts[2]), signal.SIGKILL)
+
+
+def trials_of(sweep):
+    """{trial: whether the sweep's files say that it is finished}."""
+    points = [json.loads(path.read_text()) for path in (sweep / "points").iterdir()]
+    return {(sweep / point["trial"]).resolve(): point["finished"] for point in points}
+
+
+def assert_same_results(trial, other):
+    assert {path.name for path in trial.iterdir()} == {path.name for path in other.iterdir()} - {"report"}
+    assert metrics_of(trial) == metrics_of(other)
+    for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
+        assert all(torch.equal(weights(trial, name)[key], value) for key, value in weights(other, name).items())
+    for name in ("retrieval_metrics.json", "evaluation_xmodal_scores.hdf5"):
+        assert (trial / name).read_bytes() == (other / name).read_bytes()
+
+
+def test_a_sweep_survives_what_dies_and_its_trials_equal_single_runs(pipeline, tmp_path):
+    """Two trials, one at a time, that are to equal the finished run: by log-mels in memory, and on disk."""
+    pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-sweep.txt")
+    series, threads = tmp_path / "demo", torch.get_num_threads()
+    ray = (f"ray_conf.trial_resources.cpu={threads}", f"ray_conf.init_args.num_cpus={threads}")
+    grid = "sweep_conf={data_conf.cache: [memory, disk]}"
+    with started("main.py", "--sweep", "--conf", pipeline[1], f"trial_base={tmp_path}", grid, *ray) as process:
+        died = first_checkpoint(series, process)
+        kill_writer(died)
+        lines = []
+        while not lines or "(1 of 2)" not in lines[-1]:
+            lines.append(process.stdout.readline())
+            assert lines[-1], lines
+        end(process, signal.SIGKILL)
+    assert sum("; goes on from its checkpoint" in line for line in lines) == 1
+    (sweep,) = series.glob("*_sweep")
+    (finished,) = (trial for trial, is_finished in trials_of(sweep).items() if is_finished)
+    before = {path: path.stat().st_mtime_ns for path in finished.iterdir()}
+
+    with started("main.py", "--sweep", "--resume", sweep) as process:
+        assert "2 trials, 1 of them finished" in process.stdout.readline()
+        assert "started" in process.stdout.readline()
+        printed = end(process, signal.SIGINT)
+    assert process.returncode == 130 and "Traceback" not in printed
+    assert f"to go on: python main.py --sweep --resume {sweep}" in printed
+
+    printed = run("main.py", "--sweep", "--resume", sweep)
+    assert "(2 of 2)" in printed and f"2 trials -> {sweep / 'comparison'}" in printed
+    assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
+    assert (died / "train.log").read_text().count("40 pairs, 5 batches an epoch") >= 2
+    assert len(trials_of(sweep)) == 2 and all(trials_of(sweep).values()) and died in trials_of(sweep)
+    caches = {yaml.safe_load((trial / "conf.yaml").read_text())["data_conf"]["cache"] for trial in trials_of(sweep)}
+    assert caches == {"memory", "disk"}
+    for trial in trials_of(sweep):
+        assert_same_results(trial, only_trial(pipeline[0]))

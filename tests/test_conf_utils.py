@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
-from utils.conf_utils import conf_text, load_conf, save_conf
+from utils.conf_utils import conf_text, grid_confs, grid_points, load_conf, save_conf
 from utils.io_utils import UserError
 from utils.sampling_utils import STRATEGIES
 
@@ -81,6 +81,17 @@ def test_bases_may_stand_on_bases(tmp_path):
         ("param_conf..seed=1", "is written section.key=value"),
         ("trial_base.x=1", "trial_base is a value, not a section"),
         ("param_conf.seed=[1", "not a valid YAML value"),
+        ("sweep_conf={param_conf.sed: [1]}", "sweep_conf: param_conf.sed: unknown key; did you mean seed?"),
+        ("sweep_conf.param_conf.seed=3", "sweep_conf.param_conf.seed: is 3; input should be a valid list"),
+        ("sweep_conf.param_conf.seed=[]", "sweep_conf.param_conf.seed: is []; list should have at least 1 item"),
+        ("sweep_conf.param_conf.seed=[1, 2, 1]", "sweep_conf.param_conf.seed: is [1, 2, 1]; holds 1 twice"),
+        ("sweep_conf.param_conf.seed=[0, -1]", "sweep_conf: param_conf.seed: is -1"),
+        ("sweep_conf={trial_base.x: [1]}", "sweep_conf: trial_base.x: cannot differ within a sweep"),
+        ("sweep_conf={log_tensorboard.x: [1]}", "sweep_conf: log_tensorboard.x: log_tensorboard is a value, not a"),
+        ("sweep_conf={audio_logmel.fmin: [12, 9000]}", "sweep_conf: audio_logmel: fmin (9000 Hz) must be below"),
+        ("ray_conf.trial_resources.gpu=1.5", "ray_conf.trial_resources.gpu: is 1.5; ray shares out parts of one GPU"),
+        ("ray_conf.init_args.address=ray://host:10001", "ray_conf.init_args.address: is 'ray://host:10001'"),
+        ("ray_conf.init_args={address: auto, num_cpus: 2}", "leave num_cpus and num_gpus at null"),
     ],
 )
 def test_wrong_settings_are_named(override, message):
@@ -94,6 +105,38 @@ def test_unknown_strategy_lists_the_eight():
     with pytest.raises(UserError) as error:
         load_conf(CONF, ["criteria.TripletLoss.sampling=semihard"])
     assert all(name in str(error.value) for name in STRATEGIES)
+
+
+def test_the_grid_of_a_sweep_is_every_combination():
+    conf = load_conf(CONF)
+    points = grid_points(conf)
+    assert len(points) == 8 * 3 and len({tuple(point.items()) for point in points}) == 8 * 3
+    settings = [(point.criteria.TripletLoss.sampling, point.param_conf.seed) for point in grid_confs(conf, "here")]
+    assert settings == [(strategy, seed) for strategy in STRATEGIES for seed in range(3)]
+    assert load_conf(CONF, [f"{key}={value}" for key, value in points[4].items()]) == grid_confs(conf, "here")[4]
+    # A key may be written in sections as well; one on the command line takes the place of the file's.
+    conf = load_conf(
+        CONF, ["sweep_conf.param_conf.seed=[5]", "sweep_conf={param_conf: {seed: [7]}, AdamOptimizer.lr: [1e-3]}"]
+    )
+    assert grid_points(conf) == [{"param_conf.seed": 7, "AdamOptimizer.lr": "1e-3"}]
+    assert grid_confs(conf, "here")[0].AdamOptimizer.lr == 1e-3
+    assert len(grid_points(load_conf(CONF, ["sweep_conf.param_conf.seed=[5]"]))) == 8
+
+
+def test_trials_of_before_sweeps_are_still_read(tmp_path):
+    tree = yaml.safe_load(conf_text(load_conf(CONF)))
+    for key in ("sweep_conf", "ray_conf", "log_tensorboard"):
+        tree.pop(key)
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(tree))
+    assert load_conf(tmp_path / "conf.yaml").sweep_conf == {}
+
+
+def test_each_wrong_value_of_a_grid_gets_its_line():
+    with pytest.raises(UserError) as error:
+        load_conf(
+            CONF, ["sweep_conf={param_conf.seed: [-1, 0, -2], criteria.TripletLoss.sampling: [semihard, hard-NS]}"]
+        )
+    assert len(str(error.value).splitlines()) == 3
 
 
 def test_each_wrong_setting_gets_its_line():

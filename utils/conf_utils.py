@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Hashable
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,9 @@ from utils.text_utils import clean_caption
 
 DEFAULT_CONF = "conf.yaml"
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")  # no path, name or word has them
-TABLES = {"num_clips", "corrections", "variants", "metrics"}  # a file replaces its base's whole, not entry by entry
+# A file replaces its base's whole, not entry by entry
+TABLES = {"num_clips", "corrections", "variants", "metrics", "sweep_conf"}
+NOT_SWEPT = {"trial_series", "trial_base", "sweep_conf", "ray_conf"}  # what a sweep's trials have in common
 
 
 def _as_float(value: Any) -> Any:
@@ -43,6 +46,23 @@ def _free_metric_name(name: str) -> str:
     return name
 
 
+def _dotted_keys(grid: Any) -> Any:
+    return flat(grid) if isinstance(grid, dict) else grid
+
+
+def _no_value_twice(values: list) -> list:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"holds {value!r} twice; name each value once")
+    return values
+
+
+def _part_or_whole(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("Ray shares out parts of one GPU, such as 0.25, or whole ones")
+    return gpus
+
+
 def _known_strategy(name: str) -> str:
     if name not in STRATEGIES:
         raise ValueError(f"no such strategy; it is one of {', '.join(STRATEGIES)}")
@@ -56,6 +76,9 @@ Count = Annotated[int, Field(ge=1, lt=2**31)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 FileName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # of one file or folder, not hidden
+
+Values = Annotated[list[Any], Field(min_length=1), AfterValidator(_no_value_twice)]
+Grid = Annotated[dict[str, Values], BeforeValidator(_dotted_keys)]
 
 
 class Section(BaseModel):
@@ -197,11 +220,36 @@ class StopperConf(Section):
     grace_period: Count
 
 
+class RayInitConf(Section):
+    address: Annotated[str, Field(pattern=r"^(auto|[^/]+:[0-9]+)$")] | None = None
+    num_cpus: Count | None = None
+    num_gpus: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _a_cluster_has_its_own(self) -> "RayInitConf":
+        if self.address and (self.num_cpus, self.num_gpus) != (None, None):
+            raise ValueError("a cluster at an address has its own CPUs and GPUs: leave num_cpus and num_gpus at null")
+        return self
+
+
+class TrialResourcesConf(Section):
+    cpu: Count = 1
+    gpu: Annotated[NonNegative, AfterValidator(_part_or_whole)] = 0.0
+
+
+class RayConf(Section):
+    init_args: RayInitConf = RayInitConf()
+    trial_resources: TrialResourcesConf = TrialResourcesConf()
+
+
 class Conf(Section):
-    """The whole of conf.yaml."""
+    """The whole of conf.yaml; what has a default here is not in the trials of earlier versions."""
 
     trial_series: FileName
     trial_base: Name
+    log_tensorboard: bool = False
+    sweep_conf: Grid = {}
+    ray_conf: RayConf = RayConf()
     data_conf: DataConf
     demo_dataset: DemoDatasetConf
     text_cleaning: TextCleaningConf
@@ -293,10 +341,43 @@ def load_conf(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> 
     tree = _read_tree(Path(path), seen=[])
     for override in overrides:
         _apply_override(tree, override)
+    conf = _checked(tree, str(path))
+    grid_confs(conf, str(path))
+    return conf
+
+
+def grid_points(conf: Conf) -> list[dict[str, Any]]:
+    """The points of sweep_conf's grid: {dotted key: value} for every combination, the last key's values fastest."""
+    return [dict(zip(conf.sweep_conf, values, strict=True)) for values in product(*conf.sweep_conf.values())]
+
+
+def grid_confs(conf: Conf, source: str) -> list[Conf]:
+    """The configuration at each of the `grid_points`.
+
+    Raises UserError with one line for each thing that is wrong; `source` says where the grid stands.
+    """
+    confs, problems = [], {}  # a dictionary: a bad value is one line, however many points have it
+    for point in grid_points(conf):
+        tree = conf.model_dump()
+        try:
+            for key, value in point.items():
+                if key.split(".")[0] in NOT_SWEPT:
+                    raise UserError(f"{source}: sweep_conf: {key}: cannot differ within a sweep; take it out")
+                _set(tree, key, value, f"{source}: sweep_conf: {key}")
+            confs.append(_checked(tree, f"{source}: sweep_conf"))
+        except UserError as error:
+            problems |= dict.fromkeys(str(error).splitlines())
+    if problems:
+        raise UserError("\n".join(problems))
+    return confs
+
+
+def _checked(tree: dict, source: str) -> Conf:
+    """The configuration that a tree holds, or UserError with one line for each thing that is wrong."""
     try:
         return Conf.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(f"{path}: {_explain(problem)}" for problem in error.errors())) from None
+        raise UserError("\n".join(f"{source}: {_explain(problem)}" for problem in error.errors())) from None
 
 
 def save_conf(conf: Conf, path: Path | str) -> None:
@@ -308,6 +389,14 @@ def save_conf(conf: Conf, path: Path | str) -> None:
 def conf_text(conf: Conf) -> str:
     """The resolved configuration as YAML."""
     return yaml.safe_dump(conf.model_dump(), sort_keys=False, allow_unicode=True)
+
+
+def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    leaves = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return leaves
 
 
 def _read_tree(path: Path, seen: list[Path]) -> dict:
@@ -347,18 +436,23 @@ def _merged(base: dict, change: dict) -> dict:
 def _apply_override(tree: dict, override: str) -> None:
     """Set one `section.key=value` in the tree; the value is read as YAML."""
     dotted, equals, text = override.partition("=")
-    keys = dotted.strip().split(".")
-    if not equals or not all(keys):
+    if not equals or not all(dotted.strip().split(".")):
         raise UserError(f"{override!r}: a setting on the command line is written section.key=value")
     try:
         value = parse_yaml(text)
     except ValueError as error:
         raise UserError(f"{override!r}: {_shown(text)} is not a valid YAML value ({error})") from None
-    for key in keys[:-1]:
-        tree = tree.setdefault(key, {})
+    _set(tree, dotted.strip(), value, repr(override))
+
+
+def _set(tree: dict, dotted: str, value: Any, source: str) -> None:
+    """Set the value of one dotted key in the tree."""
+    *sections, last = dotted.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
-            raise UserError(f"{override!r}: {key} is a value, not a section")
-    tree[keys[-1]] = value
+            raise UserError(f"{source}: {section} is a value, not a section")
+    tree[last] = value
 
 
 def _explain(problem: dict) -> str:

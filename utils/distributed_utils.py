@@ -97,6 +97,12 @@ def require_pair_each(batch_size: int) -> None:
         )
 
 
+def require_one_process(what: str) -> None:
+    """Raise UserError where several processes were started for something that starts its own."""
+    if world_size() > 1:
+        raise UserError(f"{what}: starts its own processes; run it with python instead of torchrun")
+
+
 def _backend() -> str:
     if not torch.cuda.is_available():
         return "gloo"

@@ -26,7 +26,7 @@ from utils.analysis_utils import (
     rank_shares,
     shown,
 )
-from utils.conf_utils import Conf
+from utils.conf_utils import Conf, flat
 from utils.data_utils import Split, load_split
 from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_clips, read_table
 from utils.io_utils import UserError, read_json, require_file, whole_folder, write_csv
@@ -34,7 +34,7 @@ from utils.metric_utils import both_directions, per_query_both_directions
 from utils.plot_utils import Line, Picture
 from utils.provenance_utils import read_provenance
 from utils.score_utils import alignment_map, load_scores
-from utils.trial_utils import BEST, TRAINING, collapse_warning, flat_settings, load_model, trial_conf
+from utils.trial_utils import BEST, TRAINING, collapse_warning, load_model, trial_conf
 from utils.trial_utils import METRICS as HISTORY
 
 REPORT, COMPARISON = "report.html", "comparison.html"
@@ -89,7 +89,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
             curves=[page.picture(picture) for picture in _trial_curves(history, epoch)],
             histograms={side: list(map(page.picture, _histograms(ranking))) for side, ranking in main.items()},
             galleries={direction: gallery.groups(ranking) for direction, ranking in main.items()},
-            settings=flat_settings(conf.model_dump()),
+            settings=flat(conf.model_dump()),
             provenance=provenance,
         )
     return trial / "report" / REPORT
@@ -143,7 +143,7 @@ def training_provenance(trial: Path) -> dict[str, object]:
         return {}
     content = entry.model_dump(exclude_defaults=True)
     runs = {f"run {number}": run for number, run in enumerate(content.pop("runs", []), start=1)}
-    return flat_settings(content | runs)
+    return flat(content | runs)
 
 
 class MetricRow(NamedTuple):
@@ -347,7 +347,7 @@ def write_comparison(trials: list[Path], out: Path) -> Path:
 
 def read_result(trial: Path) -> TrialResult:
     """What a comparison needs of a trial; UserError where it is not there."""
-    settings = flat_settings(trial_conf(trial, []).model_dump())
+    settings = flat(trial_conf(trial, []).model_dump())
     path, split = trial / "retrieval_metrics.json", settings["data_conf.eval_data"]
     made_by = "postprocessing/2_xmodal_retrieval.py"
     content = read_json(path, made_by)

@@ -20,6 +20,7 @@ from utils.conf_utils import (
     DEFAULT_CONF,
     Conf,
     command_parser,
+    flat,
     load_conf,
     parse_command,
     refuse_conf_beside,
@@ -30,6 +31,7 @@ from utils.index_utils import DatasetPaths
 from utils.io_utils import UserError, require_file, whole_file
 from utils.model_utils import NonFiniteStep
 from utils.provenance_utils import Entry, check_files, digests, read_provenance, record, versions
+from utils.tensorboard_utils import EpochEvents
 
 CONF, METRICS, LOG = "conf.yaml", "metrics.jsonl", "train.log"
 BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
@@ -39,7 +41,7 @@ TRAINING = "main.py"  # its entry in the trial's provenance.json
 COLLAPSED_SPREAD = 1e-3  # standard deviation of the scores; a model that tells clips apart has above 0.01
 COLLAPSED_LOSS = 0.02  # distance from twice the margin, relative
 
-# What a resumed run may change: where things are, how far to go, and steps that lie behind it.
+# What a resumed run may change: where things are, how far to go, steps that lie behind it, and what stands around it.
 RESUME_MAY_CHANGE = {
     "trial_series",
     "trial_base",
@@ -52,6 +54,9 @@ RESUME_MAY_CHANGE = {
     "clotho_dataset",
     "word2vec_embeddings",
     "audio_logmel",
+    "log_tensorboard",
+    "sweep_conf",
+    "ray_conf",
 }
 
 
@@ -68,18 +73,22 @@ class Stateful(Protocol):
 
 def create_trial(conf: Conf) -> Path:
     """Make a new trial directory, named by time, strategy and seed, and store the resolved configuration in it."""
+    return create_directory(conf, f"{conf.objective}_seed{conf.param_conf.seed}")
+
+
+def create_directory(conf: Conf, name: str) -> Path:
+    """Make a new directory in the trial series, named by time and `name`, and store the configuration in it."""
     series = Path(conf.trial_base) / conf.trial_series
-    name = f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{conf.objective}_seed{conf.param_conf.seed}"
-    trial = series / name
+    directory = series / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}"
     series.mkdir(parents=True, exist_ok=True)
     while True:
         try:
-            trial.mkdir()
+            directory.mkdir()
         except FileExistsError:  # another run in the same second
-            trial = trial.with_name(trial.name + "+")
+            directory = directory.with_name(directory.name + "+")
             continue
-        save_conf(conf, trial / CONF)
-        return trial
+        save_conf(conf, directory / CONF)
+        return directory
 
 
 def newest_trial(conf: Conf) -> Path:
@@ -125,9 +134,15 @@ def resume_conf(trial: Path, overrides: list[str]) -> Conf:
     A trial that was killed before its first checkpoint starts from its beginning.
     """
     conf = trial_conf(trial, overrides)
+    require_same_run(trial, conf)
+    return conf
+
+
+def require_same_run(trial: Path, conf: Conf) -> None:
+    """Raise UserError where going on with a trial by this configuration would mix two experiments."""
     begun = (trial / LAST).exists()
-    before = flat_settings(load_checkpoint(trial / LAST)["conf"] if begun else trial_conf(trial, []).model_dump())
-    after = flat_settings(conf.model_dump())
+    before = flat(load_checkpoint(trial / LAST)["conf"] if begun else trial_conf(trial, []).model_dump())
+    after = flat(conf.model_dump())
     for key in sorted(before.keys() | after.keys()):
         free = any(key == prefix or key.startswith(prefix + ".") for prefix in RESUME_MAY_CHANGE)
         if before.get(key) != after.get(key) and not free:
@@ -135,7 +150,6 @@ def resume_conf(trial: Path, overrides: list[str]) -> Conf:
                 f"{trial}: {key} is {after.get(key)!r} but the trial was run with {before.get(key)!r}; "
                 "resume without the change, or start a new trial"
             )
-    return conf
 
 
 def check_data(trial: Path, conf: Conf) -> None:
@@ -143,14 +157,6 @@ def check_data(trial: Path, conf: Conf) -> None:
     if entry := read_provenance(trial).get(TRAINING):
         complaint = f"has changed since {trial} was begun; set data_conf.dataset to its data, or start a new trial"
         check_files(conf.data_conf.dataset, entry.inputs, complaint)
-
-
-def flat_settings(tree: dict, prefix: str = "") -> dict[str, object]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= flat_settings(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 # --- checkpoints -----------------------------------------------------------------------------------------
@@ -235,7 +241,7 @@ def _first_line(error: Exception) -> str:
 
 
 class TrialRecord:
-    """What a trial directory holds of a run, kept as the run goes on: checkpoints, metrics.jsonl and train.log.
+    """What a trial directory holds of a run, kept as the run goes on: checkpoints, metrics.jsonl, train.log, events.
 
     Of several processes the first writes them; the others' records hold the history alone.
 
@@ -250,6 +256,7 @@ class TrialRecord:
         self.checkpoint = load_checkpoint(trial / LAST) if (trial / LAST).exists() else None
         self.history: list[dict[str, float]] = self.checkpoint["history"] if self.checkpoint else []
         self.logger = _logger(trial / LOG)
+        self.events = EpochEvents(trial, self.history) if conf.log_tensorboard and rank() == 0 else None
 
     @property
     def best(self) -> dict[str, float]:
@@ -329,6 +336,8 @@ class TrialRecord:
             with whole_file(self.trial / name) as temporary, temporary.open("wb") as stream:
                 torch.save(checkpoint, stream)
         self._write_metrics()
+        if self.events:
+            self.events.add(results)
         self.say(f"{epoch_line(results)}  {seconds:.1f} s{' *' if improved else ''}")
         if warning := collapse_warning(results, self.conf):
             self.logger.warning(warning)
@@ -344,9 +353,11 @@ class TrialRecord:
         self.logger.info(line)
 
     def close(self) -> None:
-        """Say which epoch was best."""
+        """End the run's record: say which epoch was best."""
         best, params = self.best, self.conf.param_conf
         self.say(f"best epoch by {params.select_by}: {best['epoch']} -> {self.trial / BEST}")
+        if self.events:
+            self.events.close()
 
 
 def epoch_line(results: dict[str, float]) -> str:
