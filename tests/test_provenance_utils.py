@@ -88,7 +88,7 @@ def test_where_word_vectors_lie_plays_no_part(data):
 @pytest.mark.parametrize("content", [[], {"x": []}, {"x": {"inputs": {"a": 1}}}, {"x": {"settings": {"a": 3}}}])
 def test_a_garbled_record_is_one_line(tmp_path, content):
     (tmp_path / PROVENANCE).write_text(json.dumps(content))
-    with pytest.raises(UserError, match="not as the steps write"):
+    with pytest.raises(UserError, match="not as its step writes it"):
         read_provenance(tmp_path)
 
 

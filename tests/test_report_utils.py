@@ -263,7 +263,7 @@ def test_a_clip_id_never_leads_out_of_the_report(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("provenance.json", "[]", "not as the steps write it"),
+        ("provenance.json", "[]", "not as its step writes it"),
         ("metrics.jsonl", "", "not the epochs that main.py wrote"),
         ("metrics.jsonl", "{\n", "not the epochs that main.py wrote"),
     ],

@@ -107,9 +107,9 @@ def read_provenance(root: Path | str) -> dict[str, Entry]:
     if not path.is_file():
         return {}
     try:
-        return TypeAdapter(dict[str, Entry]).validate_python(read_json(path, "the steps"))
+        return TypeAdapter(dict[str, Entry]).validate_python(read_json(path, "its step"))
     except ValidationError:
-        raise UserError(f"{path}: not as the steps write it; remove it and run them again") from None
+        raise UserError(f"{path}: not as its step writes it; remove it, and run the steps again") from None
 
 
 def check_steps(conf: Conf, *steps: str) -> None:
