@@ -1,9 +1,9 @@
-# make demo | test | lint | bench | fuzz | venv   (needs Python 3.11 and make; everything else goes into .venv)
+# make demo | test | lint | bench | fuzz | survival | venv   (needs Python 3.11 and make; everything else goes into .venv)
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := --conf conf_demo.yaml
 
-.PHONY: venv demo test lint bench fuzz
+.PHONY: venv demo test lint bench fuzz survival
 
 venv: .venv/installed
 
@@ -37,6 +37,10 @@ bench: .venv/installed
 
 fuzz: .venv/installed-dev
 	$(BIN)/python -m tests.fuzz
+
+survival: .venv/installed-dev
+	$(BIN)/python -m tests.kill
+	$(BIN)/python -m tests.full_disk
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
