@@ -49,12 +49,13 @@ def main() -> None:
     )
     args = parse_command(parser)
     refuse_conf_beside(args, "resume")
+    if args.sweep:
+        require_one_process("--sweep")
     if args.resume:
         conf = (resume_sweep if args.sweep else resume_conf)(args.resume, args.overrides)
     else:
         conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
     if args.sweep:
-        require_one_process("--sweep")
         run_sweep(args.resume or create_sweep(conf), run_trial)
     else:
         run_trial(conf, lambda: args.resume or create_trial(conf))

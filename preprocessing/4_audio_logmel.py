@@ -14,7 +14,15 @@ from utils.conf_utils import conf_from_command
 from utils.index_utils import Clip, DatasetPaths, read_clips
 from utils.io_utils import UserError, progress, run_command
 from utils.log_mel_utils import LogMelStore, start_worker
-from utils.provenance_utils import CLEANING, INDEXING, LOG_MELS, check_steps, record_step
+from utils.provenance_utils import (
+    CLEANING,
+    INDEXING,
+    LOG_MELS,
+    check_steps,
+    digests,
+    read_provenance,
+    record_step,
+)
 
 
 def main() -> None:
@@ -28,14 +36,21 @@ def main() -> None:
     workers = conf.audio_logmel.workers or os.cpu_count()
     try:
         with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
-            for split, clips in splits.items():
+            for number, (split, clips) in enumerate(splits.items(), start=1):
                 extract_split(pool, paths, split, clips, conf.audio_logmel.recipe)
+                record_step(conf, LOG_MELS, [paths.audio_info], map(paths.log_mels, list(splits)[:number]))
     except BrokenProcessPool:
         raise UserError(
             f"a process was killed, perhaps for want of memory; {LOG_MELS} keeps what is finished: run it again, with "
             "fewer audio_logmel.workers"
         ) from None
-    record_step(conf, LOG_MELS, [paths.audio_info], [])
+
+
+def is_as_written(root: str, path: Path) -> bool:
+    """Whether the log-mels have not been changed since an earlier run recorded them."""
+    made = read_provenance(root).get(LOG_MELS)
+    known = made.outputs.get(path.name) if made else None
+    return known is None or digests(root, [path]).get(path.name) == known
 
 
 def extract_split(
@@ -43,7 +58,7 @@ def extract_split(
 ) -> None:
     """Compute what is missing of a split's log-mels, and write them."""
     store = LogMelStore(paths.log_mels(split), recipe)
-    stored = store.stored()
+    stored = store.stored() if is_as_written(paths.root, store.path) else {}
     if dropped := store.prepare():
         print(f"{split}: {dropped}")
     files = [paths.clip(split, clip.file) for clip in clips.values()]

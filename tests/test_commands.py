@@ -273,7 +273,10 @@ def test_a_trial_tells_what_it_was_made_from(pipeline, tmp_path):
     made = json.loads((trial / "provenance.json").read_text())
     assert list(made) == ["main.py", "postprocessing/1_xmodal_scores.py", "postprocessing/2_xmodal_retrieval.py"]
     training = made["main.py"]
-    for name in ("development_text.csv", "validation_text.csv", "word2vec_embeds.npz", "audio_info.json"):
+    splits = ("development", "validation")
+    names = [f"{split}_{kind}" for split in splits for kind in ("text.csv", "audio_logmels.hdf5")]
+    assert training["inputs"].keys() == {*names, "word2vec_embeds.npz"}
+    for name in training["inputs"]:
         assert training["inputs"][name] == hashlib.sha256((folder / "data" / name).read_bytes()).hexdigest()
     (first,) = training["runs"]
     assert training["seed"] == 0 and first["first_epoch"] == 0
@@ -299,7 +302,24 @@ def test_steps_run_again_with_other_settings_are_noticed(copy_of_data, pipeline)
     dataset = f"data_conf.dataset={data}"
     message = run("main.py", "--resume", only_trial(pipeline[0]), dataset, typo, "param_conf.num_epoch=3", status=2)
     assert "has changed since" in message and "start a new trial" in message and len(message.splitlines()) == 1
+    assert yaml.safe_load((only_trial(pipeline[0]) / "conf.yaml").read_text())["param_conf"]["num_epoch"] == 2
 
+
+def test_log_mels_that_were_changed_are_made_anew(copy_of_data):
+    data, conf = copy_of_data
+    path = data / "evaluation_audio_logmels.hdf5"
+    before = path.read_bytes()
+    with h5py.File(path, "a") as store:
+        store[sorted(store)[0]][0, 0] = 5
+    message = run("main.py", "--conf", conf, status=2)
+    assert f"{path}: is not as preprocessing/4_audio_logmel.py wrote it; run that again" in message
+    run("preprocessing/4_audio_logmel.py", "--conf", conf)
+    assert path.read_bytes() == before
+
+
+def test_another_recipe_of_log_mels_is_not_resumed_with(pipeline):
+    message = run("main.py", "--resume", only_trial(pipeline[0]), "audio_logmel.hop=0.01", status=2)
+    assert "audio_logmel.hop is 0.01 but the trial was run with 0.02" in message
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
@@ -402,6 +422,9 @@ def test_scores_of_an_older_checkpoint_are_refused(pipeline, tmp_path):
     shutil.copytree(only_trial(pipeline[0]), trial)
     checkpoint = torch.load(trial / "checkpoint_best.pt", weights_only=True)
     torch.save(checkpoint | {"epoch": 7}, trial / "checkpoint_best.pt")
+    message = run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
+    assert "checkpoint_best.pt: has changed since postprocessing/1_xmodal_scores.py read it; run that again" in message
+    (trial / "provenance.json").unlink()
     message = run("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
     assert "but the best epoch is now 7; run postprocessing/1_xmodal_scores.py again" in message
 

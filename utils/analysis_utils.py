@@ -3,6 +3,7 @@
 Shapes: Q queries, I items, C clips of a split; B bootstrap draws.
 """
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,8 +20,11 @@ from utils.sampling_utils import STRATEGIES
 METRICS = (*AVERAGED, "MedR")  # of both directions, as tables show them
 DRAWS = 1000  # of the bootstrap
 RANK_BINS = (1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500)  # last rank of each bin of a histogram
-# Where a trial was run from and to, and its seed: trials that differ in nothing else are one group.
-SAME_EXPERIMENT = ("param_conf.seed", "trial_series", "trial_base", "data_conf.cache")
+# A trial's seed, and where and beside what it was run: trials that differ in nothing else are one group.
+SAME_EXPERIMENT = re.compile(
+    r"(param_conf\.seed|trial_series|trial_base|log_tensorboard|data_conf\.(cache|dataset)|audio_logmel\.workers)$"
+    r"|(sweep_conf|ray_conf|demo_dataset)\b"
+)
 
 
 # --- a trial ---------------------------------------------------------------------------------------------
@@ -170,7 +174,8 @@ def group_trials(results: Iterable[TrialResult]) -> list[Group]:
     """
     by_settings: dict[tuple, list[TrialResult]] = {}
     for result in results:
-        experiment = sorted((key, repr(value)) for key, value in result.settings.items() if key not in SAME_EXPERIMENT)
+        telling = {key: repr(value) for key, value in result.settings.items() if not SAME_EXPERIMENT.match(key)}
+        experiment = sorted(telling.items())
         by_settings.setdefault(tuple(experiment), []).append(result)
     members = [sorted(group, key=lambda result: result.seed) for group in by_settings.values()]
     for group in members:
@@ -187,7 +192,7 @@ def _labels(members: list[list[TrialResult]]) -> list[str]:
     labels = []
     for group in members:
         alike = [other[0].settings for other in members if other[0].strategy == group[0].strategy]
-        keys = sorted({key for settings in alike for key in settings if key not in SAME_EXPERIMENT})
+        keys = sorted({key for settings in alike for key in settings if not SAME_EXPERIMENT.match(key)})
         differing = [key for key in keys if len({repr(settings.get(key)) for settings in alike}) > 1]
         names = [key.rpartition(".")[2] for key in differing]
         parts = [

@@ -163,7 +163,7 @@ class ParamConf(Section):
     num_epoch: Annotated[int, Field(ge=0, lt=2**31)]
     batch_size: Annotated[int, Field(ge=2, lt=2**31)]
     seed: Seed
-    criterion: Literal["TripletLoss", "InfoNCE"]
+    criterion: Literal["TripletLoss", "InfoNCE"] = "TripletLoss"
     select_by: Literal["val_obj", "val_map"]
     precision: Literal["float32", "bfloat16"]
     tf32: bool
@@ -192,14 +192,14 @@ class TripletLossConf(Section):
 
 
 class InfoNCEConf(Section):
-    temperature: Positive
-    mask_words: bool
-    mask_frames: bool
+    temperature: Positive = 0.07
+    mask_words: bool = False
+    mask_frames: bool = False
 
 
 class CriteriaConf(Section):
     TripletLoss: TripletLossConf
-    InfoNCE: InfoNCEConf
+    InfoNCE: InfoNCEConf = InfoNCEConf()
 
 
 class AdamConf(Section):
@@ -365,11 +365,19 @@ def grid_confs(conf: Conf, source: str) -> list[Conf]:
                     raise UserError(f"{source}: sweep_conf: {key}: cannot differ within a sweep; take it out")
                 _set(tree, key, value, f"{source}: sweep_conf: {key}")
             confs.append(_checked(tree, f"{source}: sweep_conf"))
+            if unused := [key for key in point if _is_of_another_criterion(key, confs[-1])]:
+                why = f"plays no part beside param_conf.criterion={confs[-1].param_conf.criterion}; take it out"
+                raise UserError(f"{source}: sweep_conf: {unused[0]}: {why}")
         except UserError as error:
             problems |= dict.fromkeys(str(error).splitlines())
     if problems:
         raise UserError("\n".join(problems))
     return confs
+
+
+def _is_of_another_criterion(key: str, conf: Conf) -> bool:
+    section, _, rest = key.partition(".")
+    return section == "criteria" and rest.partition(".")[0] != conf.param_conf.criterion
 
 
 def _checked(tree: dict, source: str) -> Conf:

@@ -176,7 +176,7 @@ class InfoNCE(Criterion):
         anchors = negatives.any(dim=1)  # (N,)
         own = torch.arange(len(cross), device=cross.device)
         others = ~negatives.logical_or(torch.eye(len(cross), dtype=torch.bool, device=cross.device))
-        logits = (cross / self.log_temperature.exp()).masked_fill(others, -torch.inf)
+        logits = (cross / self.log_temperature.exp().to(cross.device)).masked_fill(others, -torch.inf)
         texts, audios = (F.cross_entropy(each, own, reduction="none") for each in (logits, logits.T))  # (N,) each
         count = anchors.sum().clamp(min=1)
         outscored = (logits.argmax(dim=1) != own).float() + (logits.argmax(dim=0) != own).float()

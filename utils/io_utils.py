@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -97,8 +98,15 @@ def _runs(pid: int) -> bool:
 
 
 def file_digest(path: Path | str) -> str:
-    """SHA-256 of a file's content, hexadecimal."""
-    with Path(path).open("rb") as stream:
+    """SHA-256 of a file's content, hexadecimal; a file that has not been written since is read once."""
+    path = Path(path).resolve()
+    state = path.stat()
+    return _digest(path, state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=1000)
+def _digest(path: Path, *state: int) -> str:
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -117,7 +117,7 @@ def train_step(
     )
     optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
-    sum_gradients(model.parameters())
+    sum_gradients(model.parameters())  # the criterion's are whole in every process already
     gradients = [weight.grad for group in optimizer.param_groups for weight in group["params"]]
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     if not torch.isfinite(terms.loss + norm):

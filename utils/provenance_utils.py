@@ -20,6 +20,7 @@ PROVENANCE = "provenance.json"
 ROOT = Path(__file__).resolve().parents[1]  # this repository
 PACKAGES = ("torch", "numpy", "librosa", "soundfile", "gensim", "nltk", "h5py", "pandas", "scipy")
 
+SCORING, MEASURING = "postprocessing/1_xmodal_scores.py", "postprocessing/2_xmodal_retrieval.py"
 PREPROCESSING = CLEANING, INDEXING, EMBEDDING, LOG_MELS = (
     "preprocessing/1_text_cleaning.py",
     "preprocessing/2_clotho_dataset.py",
@@ -112,6 +113,19 @@ def read_provenance(root: Path | str) -> dict[str, Entry]:
         raise UserError(f"{path}: not as its step writes it; remove it, and run the steps again") from None
 
 
+def check_made(root: Path | str, *steps: str) -> None:
+    """Raise UserError where a directory's files are not what these steps, where recorded, read and wrote."""
+    made = read_provenance(root)
+    for step in steps:
+        if step in made:
+            _check_entry(root, step, made[step])
+
+
+def _check_entry(root: Path | str, step: str, entry: Entry) -> None:
+    check_files(root, entry.inputs, f"has changed since {step} read it; run that again")
+    check_files(root, entry.outputs, f"is not as {step} wrote it; run that again")
+
+
 def check_steps(conf: Conf, *steps: str) -> None:
     """Raise UserError unless the data set's files are what these steps made of its captions by today's settings."""
     root = Path(conf.data_conf.dataset)
@@ -120,8 +134,7 @@ def check_steps(conf: Conf, *steps: str) -> None:
         if step not in made:
             raise UserError(f"{root / PROVENANCE}: no record of {step}; run it (again)")
         _check_settings(root, step, made[step].settings, SETTINGS[step](conf))
-        check_files(root, made[step].inputs, f"has changed since {step} read it; run that again")
-        check_files(root, made[step].outputs, f"is not as {step} wrote it; run that again")
+        _check_entry(root, step, made[step])
 
 
 def _check_settings(root: Path, step: str, before: dict, now: dict) -> None:

@@ -32,9 +32,9 @@ from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_clips, read_table
 from utils.io_utils import UserError, read_json, require_file, whole_folder, write_csv
 from utils.metric_utils import both_directions, per_query_both_directions
 from utils.plot_utils import Line, Picture
-from utils.provenance_utils import read_provenance
+from utils.provenance_utils import MEASURING, SCORING, check_made, read_provenance
 from utils.score_utils import alignment_map, load_scores
-from utils.trial_utils import BEST, TRAINING, collapse_warning, load_model, trial_conf
+from utils.trial_utils import BEST, TRAINING, check_data, collapse_warning, load_model, trial_conf
 from utils.trial_utils import METRICS as HISTORY
 
 REPORT, COMPARISON = "report.html", "comparison.html"
@@ -65,6 +65,8 @@ def write_report(trial: Path, conf: Conf) -> Path:
     Raises UserError where something that the report needs is missing, or not of one run.
     """
     model, words, epoch = load_model(trial / BEST)
+    check_data(trial, conf)
+    check_made(trial, SCORING)
     history, provenance = read_history(trial), training_provenance(trial)
     names = list(dict.fromkeys([conf.data_conf.eval_data, *conf.data_conf.splits]))  # the split for the results first
     rankings = {name: load_rankings(trial, name, epoch) for name in names}
@@ -348,6 +350,7 @@ def write_comparison(trials: list[Path], out: Path) -> Path:
 def read_result(trial: Path) -> TrialResult:
     """What a comparison needs of a trial; UserError where it is not there."""
     settings = flat(trial_conf(trial, []).model_dump())
+    check_made(trial, SCORING, MEASURING)
     path, split = trial / "retrieval_metrics.json", settings["data_conf.eval_data"]
     made_by = "postprocessing/2_xmodal_retrieval.py"
     content = read_json(path, made_by)

@@ -11,7 +11,7 @@ from utils.index_utils import DatasetPaths
 from utils.io_utils import write_json
 from utils.metric_utils import both_directions
 from utils.model_utils import SplitScores, prepare_model
-from utils.provenance_utils import PREPROCESSING, check_steps, record_files
+from utils.provenance_utils import MEASURING, PREPROCESSING, SCORING, check_made, check_steps, digests, record_files
 from utils.score_utils import StoredScores, WordScores, load_scores, save_scores, save_word_scores
 from utils.trial_utils import BEST, check_data, load_checkpoint, load_model
 
@@ -37,12 +37,15 @@ def score_trial(trial: Path, conf: Conf) -> None:
         save_word_scores(path, WordScores(scores.word_scores, words, split.fids, epoch))
         print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
     outputs = [trial / f"{name}_{kind}_scores.hdf5" for name in conf.data_conf.splits for kind in ("xmodal", "word")]
-    record_files(trial, "postprocessing/1_xmodal_scores.py", [trial / BEST], outputs)
+    splits = conf.data_conf.splits
+    data = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, *map(paths.log_mels, splits)])
+    record_files(trial, SCORING, [trial / BEST], outputs, data=data)
 
 
 def measure_trial(trial: Path, conf: Conf) -> None:
     """Retrieval metrics of each split by its scores: print them as a table, and write them."""
     epoch = load_checkpoint(trial / BEST)["epoch"]
+    check_made(trial, SCORING)
     metrics, chance = {}, {}
     for split in conf.data_conf.splits:
         stored = load_scores(trial / f"{split}_xmodal_scores.hdf5", epoch)
@@ -53,7 +56,7 @@ def measure_trial(trial: Path, conf: Conf) -> None:
     path = trial / "retrieval_metrics.json"
     write_json(path, metrics)
     inputs = [trial / f"{split}_xmodal_scores.hdf5" for split in metrics]
-    record_files(trial, "postprocessing/2_xmodal_retrieval.py", inputs, [path])
+    record_files(trial, MEASURING, inputs, [path])
     print_table(metrics, chance)
     print(f"-> {path}")
 

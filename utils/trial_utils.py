@@ -5,6 +5,7 @@ import json
 import logging
 import math
 import pickle
+import shutil
 import sys
 import time
 import warnings
@@ -125,7 +126,10 @@ def trial_of(args: argparse.Namespace) -> tuple[Path, Conf]:
     """The trial that parsed arguments mean, and its configuration."""
     refuse_conf_beside(args, "trial")
     trial = args.trial or newest_trial(load_conf(args.conf or DEFAULT_CONF, args.overrides))
-    return trial, trial_conf(trial, args.overrides)
+    conf = trial_conf(trial, args.overrides)
+    if args.trial and args.overrides:
+        require_same_run(trial, conf)
+    return trial, conf
 
 
 def resume_conf(trial: Path, overrides: list[str]) -> Conf:
@@ -256,7 +260,7 @@ class TrialRecord:
         self.checkpoint = load_checkpoint(trial / LAST) if (trial / LAST).exists() else None
         self.history: list[dict[str, float]] = self.checkpoint["history"] if self.checkpoint else []
         self.logger = _logger(trial / LOG)
-        self.events = EpochEvents(trial, self.history) if conf.log_tensorboard and rank() == 0 else None
+        self.events: EpochEvents | None = None
 
     @property
     def best(self) -> dict[str, float]:
@@ -268,13 +272,21 @@ class TrialRecord:
     def restore(self, parts: dict[str, Stateful]) -> None:
         """Bring the parts of a run, by name, to where its last checkpoint left them; a new run stays as it is.
 
-        Raises UserError where the checkpoint is of other words or parts; then the trial directory is as it was.
+        Raises UserError where the data or the checkpoint are of another run; then the trial directory is as it was.
         """
+        check_data(self.trial, self.conf)
         if self.checkpoint is not None:
             self._load(parts)
-        if rank() == 0:
-            save_conf(self.conf, self.trial / CONF)
-            self._write_metrics()  # a kill may have come between them and the checkpoint
+        if rank() > 0:
+            return
+        save_conf(self.conf, self.trial / CONF)
+        if self.history:  # a kill may have come between the last checkpoint and what follows it
+            self._write_metrics()
+            if self.best is self.history[-1]:
+                with whole_file(self.trial / BEST) as temporary:
+                    shutil.copyfile(self.trial / LAST, temporary)
+        if self.conf.log_tensorboard:
+            self.events = EpochEvents(self.trial, self.history)
 
     def _load(self, parts: dict[str, Stateful]) -> None:
         if self.checkpoint["words"] != self.words:
@@ -288,17 +300,12 @@ class TrialRecord:
         self.checkpoint = None  # a second copy of the model and the optimizer
 
     def begin_run(self, device: torch.device) -> None:
-        """Add this run to the trial's provenance: where, by what and on which data it trains.
-
-        Raises UserError where the data are not those that the trial began with.
-        """
-        conf = self.conf
-        check_data(self.trial, conf)
+        """Add this run to the trial's provenance: where, by what and on which data it trains."""
         if rank() > 0:
             return
-        paths = DatasetPaths(conf.data_conf.dataset)
+        conf, paths = self.conf, DatasetPaths(self.conf.data_conf.dataset)
         splits = (conf.data_conf.train_data, conf.data_conf.val_data)
-        inputs = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, paths.audio_info])
+        inputs = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, *map(paths.log_mels, splits)])
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         run = {"first_epoch": len(self.history), "device": name, "processes": world_size()}
         run |= {"threads": torch.get_num_threads()} | versions()
@@ -315,7 +322,7 @@ class TrialRecord:
         )
 
     def add(self, results: dict[str, float], seconds: float, parts: dict[str, Stateful]) -> None:
-        """Keep an epoch's results and the state after it; the last checkpoint is written last and counts.
+        """Keep an epoch's results and the state after it; once the last checkpoint is written, the epoch counts.
 
         The seconds that it took go to the log alone: the rest is the same in every run.
         """
@@ -331,7 +338,7 @@ class TrialRecord:
             "conf": self.conf.model_dump(),
         }
         improved = self.best is results
-        for name in (BEST, LAST) if improved else (LAST,):
+        for name in (LAST, BEST) if improved else (LAST,):
             # a stream: by a path's name the bytes would differ
             with whole_file(self.trial / name) as temporary, temporary.open("wb") as stream:
                 torch.save(checkpoint, stream)
@@ -343,8 +350,6 @@ class TrialRecord:
             self.logger.warning(warning)
 
     def _write_metrics(self) -> None:
-        if not self.history:
-            return
         with whole_file(self.trial / METRICS) as temporary:
             temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in self.history), encoding="utf-8")
 
