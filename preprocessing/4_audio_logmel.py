@@ -12,14 +12,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.conf_utils import conf_from_command
 from utils.index_utils import Clip, DatasetPaths, read_clips
-from utils.io_utils import UserError, progress, run_command
+from utils.io_utils import UserError, file_digest, progress, run_command
 from utils.log_mel_utils import LogMelStore, start_worker
 from utils.provenance_utils import (
     CLEANING,
     INDEXING,
     LOG_MELS,
     check_steps,
-    digests,
     read_provenance,
     record_step,
 )
@@ -33,12 +32,13 @@ def main() -> None:
     for split, clips in splits.items():
         if not clips:
             raise UserError(f"{paths.audio_info}: {split} was indexed without audio; run {INDEXING} with it")
+    remove_changed(paths)
     workers = conf.audio_logmel.workers or os.cpu_count()
     try:
         with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
-            for number, (split, clips) in enumerate(splits.items(), start=1):
+            for split, clips in splits.items():
                 extract_split(pool, paths, split, clips, conf.audio_logmel.recipe)
-                record_step(conf, LOG_MELS, [paths.audio_info], map(paths.log_mels, list(splits)[:number]))
+                record_step(conf, LOG_MELS, [paths.audio_info], map(paths.log_mels, splits))
     except BrokenProcessPool:
         raise UserError(
             f"a process was killed, perhaps for want of memory; {LOG_MELS} keeps what is finished: run it again, with "
@@ -46,11 +46,14 @@ def main() -> None:
         ) from None
 
 
-def is_as_written(root: str, path: Path) -> bool:
-    """Whether the log-mels have not been changed since an earlier run recorded them."""
-    made = read_provenance(root).get(LOG_MELS)
-    known = made.outputs.get(path.name) if made else None
-    return known is None or digests(root, [path]).get(path.name) == known
+def remove_changed(paths: DatasetPaths) -> None:
+    """Remove the log-mels that are not as an earlier run recorded them: damaged, or not of its making."""
+    made = read_provenance(paths.root).get(LOG_MELS)
+    for name, digest in made.outputs.items() if made else ():
+        path = Path(paths.root) / name
+        if Path(name).name == name and path.is_file() and file_digest(path) != digest:
+            print(f"{path}: has been changed since it was made; it is made anew")
+            path.unlink()
 
 
 def extract_split(
@@ -58,7 +61,7 @@ def extract_split(
 ) -> None:
     """Compute what is missing of a split's log-mels, and write them."""
     store = LogMelStore(paths.log_mels(split), recipe)
-    stored = store.stored() if is_as_written(paths.root, store.path) else {}
+    stored = store.stored()
     if dropped := store.prepare():
         print(f"{split}: {dropped}")
     files = [paths.clip(split, clip.file) for clip in clips.values()]

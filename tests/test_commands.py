@@ -433,6 +433,9 @@ def test_unfit_log_mels_on_disk_are_one_line(copy_of_data):
     data, conf = copy_of_data
     with h5py.File(data / "development_audio_logmels.hdf5", "a") as store:
         store[sorted(store)[0]][0, 0] = np.nan
+    made = json.loads((data / "provenance.json").read_text())
+    made["preprocessing/4_audio_logmel.py"]["outputs"] = {}  # as if they had always been so
+    (data / "provenance.json").write_text(json.dumps(made))
     message = run("main.py", "--conf", conf, "data_conf.cache=disk", status=2)
     assert "are not finite" in message.splitlines()[-1] and message.count("error:") == 1
 

@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -30,6 +31,7 @@ class UserError(Exception):
 
 def run_command(main: Callable[[], None]) -> None:
     """Run a script's main(); end with one clear line per problem and exit status 2 instead of a traceback."""
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         main()
     except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:

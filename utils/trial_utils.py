@@ -54,7 +54,8 @@ RESUME_MAY_CHANGE = {
     "text_cleaning",
     "clotho_dataset",
     "word2vec_embeddings",
-    "audio_logmel",
+    "audio_logmel.workers",
+    "audio_logmel.backend",
     "log_tensorboard",
     "sweep_conf",
     "ray_conf",
@@ -385,10 +386,12 @@ def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
         return None
     if not math.isclose(loss, 2 * criterion.margin, rel_tol=COLLAPSED_LOSS) or spread >= COLLAPSED_SPREAD:
         return None
+    advice = "Word vectors that are all alike do this as well: look at what step 3 says."
+    if criterion.sampling == "hard-NS":
+        advice = "The paper finds this with hard negatives by cross-modality score (hard-NS); semi-hard-NS avoids it."
     return (
         f"WARNING: the features have collapsed under {criterion.sampling}: the loss sits at twice the margin "
-        f"({loss:.4f}) and all scores are equal (standard deviation {spread:.1e}), so retrieval is at chance. "
-        "The paper finds this with hard negatives by cross-modality score (hard-NS); semi-hard-NS avoids it."
+        f"({loss:.4f}) and all scores are equal (standard deviation {spread:.1e}), so retrieval is at chance. {advice}"
     )
 
 
