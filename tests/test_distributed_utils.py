@@ -18,7 +18,7 @@ from models.core import CRNNWordModel
 from tests.conftest import ROOT
 from utils import distributed_utils
 from utils.conf_utils import load_conf
-from utils.criterion_utils import TripletLoss, negative_mask
+from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import Split, batches
 from utils.distributed_utils import process_group, require_pair_each, share, sum_over_processes
 from utils.io_utils import UserError
@@ -33,7 +33,7 @@ FORKS.set_forkserver_preload([__name__])
 class Case(NamedTuple):
     """An epoch of training without dropout, and with frozen batch-norm statistics unless `live`."""
 
-    strategy: str
+    strategy: str  # or InfoNCE
     masked: bool = False
     trainable_words: bool = False
     batch_size: int = 7  # of 18 pairs: the last batch has 4
@@ -43,10 +43,12 @@ class Case(NamedTuple):
 CASES = [Case(name, masked) for name in STRATEGIES for masked in (False, True)] + [
     Case("semi-hard-NS", trainable_words=True),
     Case("full-batch-NS", masked=True, trainable_words=True, batch_size=8),  # the last batch has 2
+    Case("InfoNCE", masked=True),
 ]
 SHORT = [
     Case("hard-audio-NS", True, True, 4),
     Case("random-NS", False, True, 4),
+    Case("InfoNCE", False, True, 4),
 ]  # the last has 2, fewer than processes
 
 
@@ -73,8 +75,13 @@ def train(case, device="cpu"):
     prepare_model(load_conf(ROOT / "conf.yaml"), model, device)
     model.train(case.live)
     model.audio_enc.cnn[-1].eval()  # dropout
-    criterion = TripletLoss(0.01, case.strategy, case.masked, case.masked)
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    if case.strategy == "InfoNCE":
+        criterion = InfoNCE(0.1, case.masked, case.masked).double().to(device)
+    else:
+        criterion = TripletLoss(0.01, case.strategy, case.masked, case.masked)
+    named = dict(model.named_parameters()) | dict(criterion.named_parameters())
+    named = {name: weight for name, weight in named.items() if weight.requires_grad}
+    optimizer = torch.optim.SGD(named.values(), lr=0.01)
     draws = seed_epoch(0, 1)
     steps, split = [], make_split()
     split = replace(split, log_mels=[log_mel.double() for log_mel in split.log_mels])
@@ -83,7 +90,7 @@ def train(case, device="cpu"):
     for batch in batches(split, case.batch_size, shuffle=True):
         if negative_mask(batch.clips).any():
             terms = train_step(model, batch, criterion, optimizer, device, generator=draws)
-            gradients = {name: p.grad.cpu().clone() for name, p in model.named_parameters() if p.requires_grad}
+            gradients = {name: weight.grad.cpu().clone() for name, weight in named.items()}
             steps.append((terms.loss.item(), terms.active.item(), gradients))
     return steps
 
