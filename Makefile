@@ -28,7 +28,7 @@ demo: .venv/installed
 	$(BIN)/python postprocessing/3_report.py $(DEMO)
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/installed
 	$(BIN)/python -m benchmarks.bench

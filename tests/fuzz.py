@@ -174,7 +174,7 @@ def make_checkpoint(path: Path) -> None:
     model, optimizer, scheduler = trained_parts()
     step(model, optimizer)
     numbers = dict.fromkeys(("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std"), 0.5)
-    results = [{"epoch": epoch, "lr": 1e-3, "seconds": 1.0} | numbers for epoch in (0, 1)]
+    results = [{"epoch": epoch, "lr": 1e-3} | numbers for epoch in (0, 1)]
     best = {"best": results[0], "conf": CONF.model_dump()}
     states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
     torch.save(states | {"words": WORDS, "history": results, "epoch": 1} | best, path)
@@ -185,7 +185,7 @@ def load_and_resume(path: Path) -> None:
     model, optimizer, scheduler = trained_parts()
     record = TrialRecord(path.parent, CONF, WORDS)
     try:
-        record.restore(model, optimizer, scheduler)
+        record.restore({"model": model, "optimizer": optimizer, "scheduler": scheduler})
         step(model, optimizer)
         scheduler.step(record.best["val_obj"])
     finally:

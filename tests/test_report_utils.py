@@ -390,13 +390,20 @@ def test_one_trial_is_a_comparison_without_deviation_and_bold(tmp_path):
 
 def test_labels_and_cells_are_escaped(tmp_path):
     trials = [
-        write_finished(tmp_path, f"t{i}", "hard-NS", 0, settings=(f"data_conf.dataset='{name}'",))
+        write_finished(tmp_path, f"t{i}", "hard-NS", 0, settings=(f"word2vec_embeddings.file='{name}'",))
         for i, name in enumerate(["a|b<i>", "c*d"])
     ]
     folder = write_comparison(trials, tmp_path / "out").parent
     markdown, page = (folder / "comparison.md").read_text(), (folder / "comparison.html").read_text()
-    assert r"| hard-NS, dataset=a\|b\<i\> | 1 |" in markdown and r"dataset=c\*d" in markdown
-    assert html.escape("dataset=a|b<i>") in page and "<i>" not in page
+    assert r"| hard-NS, file=a\|b\<i\> | 1 |" in markdown and r"file=c\*d" in markdown
+    assert html.escape("file=a|b<i>") in page and "<i>" not in page
+
+
+def test_what_a_trial_was_run_beside_does_not_split_its_group(tmp_path):
+    beside = ("log_tensorboard=true", "ray_conf.trial_resources.cpu=2", "sweep_conf={param_conf.seed: [0, 1]}")
+    trials = [write_finished(tmp_path, "t0", "hard-NS", 0), write_finished(tmp_path, "t1", "hard-NS", 1, settings=beside)]
+    markdown = (write_comparison(trials, tmp_path / "out").parent / "comparison.md").read_text()
+    assert "| hard-NS | 2 |" in markdown
 
 
 def test_settings_of_one_name_are_told_apart(tmp_path):

@@ -225,9 +225,9 @@ def replace(name, content):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (truncate, "not the word scores of postprocessing/1_xmodal_scores.py"),
-        (replace("words", None), "not the word scores"),
-        (replace("fids", [1.0]), "not the word scores"),
+        (truncate, "not a readable HDF5 file"),
+        (replace("words", None), "words is not a data set of this file"),
+        (replace("fids", [1.0]), "fids holds float64, not texts"),
         (replace("scores", np.zeros((3, 6), np.float32)), "do not belong together"),
         (replace("scores", np.zeros((len(WORDS), 6))), "do not belong together"),
     ],

@@ -7,7 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from utils.io_utils import UserError, require_file
+from utils.io_utils import UserError, require_file, require_room
+
+OVERHEAD = 4096  # bytes of a data set beside its content, at the most
 
 
 @contextmanager
@@ -49,3 +51,8 @@ def fixed_length(texts: list[str]) -> np.ndarray:
     """Texts as `data_set` reads them: HDF5 2.0 can wait for ever on damaged ones of variable length."""
     encoded = [text.encode() for text in texts]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded), default=1)))
+
+
+def require_room_for(path: Path, nbytes: int, data_sets: int) -> None:
+    """Raise UserError unless an HDF5 file of so many bytes in so many data sets fits beside `path`."""
+    require_room(path, nbytes + OVERHEAD * (data_sets + 16))

@@ -10,6 +10,7 @@ import re
 import shutil
 import socket
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -76,6 +77,18 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         raise UserError(f"{path}: could not be written ({why}); is the disk full, or not yours to write?") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_room(path: Path | str, size: int) -> None:
+    """Raise UserError unless `size` bytes fit beside `path`: HDF5 may crash where a write of its own fails."""
+    path = Path(path)
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            os.posix_fallocate(probe.fileno(), 0, size)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}): it takes {size / 1e6:.1f} MB") from None
 
 
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())

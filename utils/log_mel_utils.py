@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from utils.audio_utils import read_log_mel
-from utils.hdf5_utils import data_set
+from utils.hdf5_utils import data_set, require_room_for
 from utils.index_utils import Clip
 from utils.io_utils import UserError, file_digest, read_json, whole_file, write_json
 
@@ -93,6 +93,9 @@ class LogMelStore:
 
     def assemble(self, clips: dict[str, Clip], stored: dict[str, str]) -> int:
         """Write the HDF5 file from what is stored in the old one and from the parts, which go; the number of frames."""
+        parts = [self.part(fid, clip) for fid, clip in clips.items() if stored.get(fid) != clip.sha256]
+        nbytes = sum(part.stat().st_size for part in parts) + (self.path.stat().st_size if stored else 0)
+        require_room_for(self.path, nbytes, len(clips))
         frames = 0
         with _opened(self.path, stored) as old, whole_file(self.path) as temporary, h5py.File(temporary, "w") as store:
             store.attrs["recipe"] = np.bytes_(json.dumps(self.recipe))  # of fixed length: see utils/hdf5_utils.py

@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from models.audio_encoders import upsample
-from utils.hdf5_utils import data_set, fixed_length, readable
+from utils.hdf5_utils import data_set, fixed_length, readable, require_room_for
 from utils.io_utils import UserError, whole_file
 
 STEP = "postprocessing/1_xmodal_scores.py"  # stores scores
@@ -188,6 +188,8 @@ NAMES = ("fids", "tids", "caption_fids")  # of rows, of columns, and of the colu
 
 def save_scores(path: Path, stored: StoredScores) -> None:
     """Write scores as HDF5: data sets scores, fids, tids, caption_fids, and the attribute epoch."""
+    texts = sum(fixed_length(getattr(stored, name)).nbytes for name in NAMES)
+    require_room_for(path, 4 * stored.scores.size + texts, data_sets=4)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
         store.attrs["epoch"] = stored.epoch
         store["scores"] = stored.scores.astype(np.float32)
@@ -225,6 +227,8 @@ class WordScores(NamedTuple):
 
 def save_word_scores(path: Path, stored: WordScores) -> None:
     """Write word scores as HDF5: data sets scores (unchunked: a row is one read), words, fids; the attribute epoch."""
+    texts = fixed_length(stored.words).nbytes + fixed_length(stored.fids).nbytes
+    require_room_for(path, stored.scores.nbytes + texts, data_sets=3)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
         store.attrs["epoch"] = stored.epoch
         store["scores"] = stored.scores
