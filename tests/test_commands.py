@@ -185,7 +185,8 @@ def test_report_and_comparison(pipeline, tmp_path):
     assert f"{values['mAP']:.3f}" in page
     other = tmp_path / "other"
     shutil.copytree(trial, other, ignore=shutil.ignore_patterns("report", "*.pt", "*.hdf5"))
-    (other / "conf.yaml").write_text((trial / "conf.yaml").read_text().replace("sampling: semi-hard-NS", "sampling: hard-NS"))
+    conf = (trial / "conf.yaml").read_text()
+    (other / "conf.yaml").write_text(conf.replace("sampling: semi-hard-NS", "sampling: hard-NS"))
     out = tmp_path / "comparison"
     assert f"-> {out / 'comparison.html'}" in run("postprocessing/3_report.py", "--compare", trial, other, "--out", out)
     assert {path.name for path in out.iterdir()} == {"comparison.html", "comparison.md", "comparison.csv", "figures"}

@@ -401,8 +401,9 @@ def test_labels_and_cells_are_escaped(tmp_path):
 
 def test_what_a_trial_was_run_beside_does_not_split_its_group(tmp_path):
     beside = ("log_tensorboard=true", "ray_conf.trial_resources.cpu=2", "sweep_conf={param_conf.seed: [0, 1]}")
-    trials = [write_finished(tmp_path, "t0", "hard-NS", 0), write_finished(tmp_path, "t1", "hard-NS", 1, settings=beside)]
-    markdown = (write_comparison(trials, tmp_path / "out").parent / "comparison.md").read_text()
+    first = write_finished(tmp_path, "t0", "hard-NS", 0)
+    second = write_finished(tmp_path, "t1", "hard-NS", 1, settings=beside)
+    markdown = (write_comparison([first, second], tmp_path / "out").parent / "comparison.md").read_text()
     assert "| hard-NS | 2 |" in markdown
 
 
