@@ -645,11 +645,12 @@ def test_a_sweep_survives_what_dies_and_its_trials_equal_single_runs(pipeline, t
         assert "2 trials, 1 of them finished" in process.stdout.readline()
         assert "started" in process.stdout.readline()
         printed = end(process, signal.SIGINT)
-    assert process.returncode == 130 and "Traceback" not in printed
-    assert f"to go on: python main.py --sweep --resume {sweep}" in printed
+    assert "Traceback" not in printed
+    if process.returncode:  # else the trial was done before the signal came
+        assert process.returncode == 130 and f"to go on: python main.py --sweep --resume {sweep}" in printed
 
-    printed = run("main.py", "--sweep", "--resume", sweep)
-    assert "(2 of 2)" in printed and f"2 trials -> {sweep / 'comparison'}" in printed
+    last = run("main.py", "--sweep", "--resume", sweep)
+    assert "(2 of 2)" in printed + last and f"2 trials -> {sweep / 'comparison'}" in last
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir()} == before
     assert (died / "train.log").read_text().count("40 pairs, 5 batches an epoch") >= 2
     assert len(trials_of(sweep)) == 2 and all(trials_of(sweep).values()) and died in trials_of(sweep)
