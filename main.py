@@ -32,7 +32,8 @@ from utils.model_utils import (
     seed_epoch,
     train_epoch,
 )
-from utils.provenance_utils import PREPROCESSING, check_steps
+from utils.provenance_utils import check_steps
+from utils.step_utils import PREPROCESSING
 from utils.sweep_utils import create_sweep, resume_sweep, run_sweep
 from utils.tensorboard_utils import require_tensorboard
 from utils.trial_utils import TrialRecord, create_trial, resume_conf

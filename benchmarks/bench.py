@@ -43,7 +43,8 @@ from utils.index_utils import DatasetPaths
 from utils.io_utils import keep_freed_memory, read_json
 from utils.metric_utils import both_directions
 from utils.model_utils import SplitScores, build_model, build_optimizer, evaluate, train_epoch, train_step
-from utils.provenance_utils import CLEANING, INDEXING, record_step
+from utils.provenance_utils import record_step
+from utils.step_utils import CLEANING, INDEXING
 
 CPU = torch.device("cpu")
 STRATEGY = "random-NS"  # of training steps and epochs: the one that gains least

@@ -19,8 +19,9 @@ from utils.data_utils import Batch, Split
 from utils.embed_utils import PAD, WordEmbeddings, save_embeddings
 from utils.index_utils import TEXT_COLUMNS, Clip, DatasetPaths, clip_id, clip_info
 from utils.io_utils import file_digest, write_csv, write_json
-from utils.provenance_utils import CLEANING, EMBEDDING, INDEXING, record_step
+from utils.provenance_utils import record_step
 from utils.score_utils import WordScores, save_word_scores
+from utils.step_utils import CLEANING, EMBEDDING, INDEXING
 from utils.trial_utils import BEST, CONF
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from utils.conf_utils import Conf, conf_from_command
 from utils.index_utils import CLEAN_COLUMNS, DatasetPaths
 from utils.io_utils import run_command, write_csv
-from utils.provenance_utils import CLEANING, record_step
+from utils.provenance_utils import record_step
+from utils.step_utils import CLEANING
 from utils.text_utils import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
 
 

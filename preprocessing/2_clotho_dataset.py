@@ -18,7 +18,8 @@ from utils.index_utils import (
     vocabulary_info,
 )
 from utils.io_utils import UserError, run_command, write_csv, write_json
-from utils.provenance_utils import CLEANING, INDEXING, check_steps, record_step
+from utils.provenance_utils import check_steps, record_step
+from utils.step_utils import CLEANING, INDEXING
 
 SHOWN = 20  # problems on the terminal; the file lists them all
 

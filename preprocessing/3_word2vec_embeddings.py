@@ -12,7 +12,8 @@ from utils.conf_utils import Conf, conf_from_command
 from utils.embed_utils import embed_vocabulary, load_vectors, save_embeddings, train_vectors
 from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table, read_vocabulary
 from utils.io_utils import file_digest, run_command
-from utils.provenance_utils import CLEANING, EMBEDDING, INDEXING, check_steps, record_step
+from utils.provenance_utils import check_steps, record_step
+from utils.step_utils import CLEANING, EMBEDDING, INDEXING
 
 
 def main() -> None:

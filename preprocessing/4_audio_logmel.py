@@ -14,14 +14,8 @@ from utils.conf_utils import conf_from_command
 from utils.index_utils import Clip, DatasetPaths, read_clips
 from utils.io_utils import UserError, file_digest, progress, run_command
 from utils.log_mel_utils import LogMelStore, start_worker
-from utils.provenance_utils import (
-    CLEANING,
-    INDEXING,
-    LOG_MELS,
-    check_steps,
-    read_provenance,
-    record_step,
-)
+from utils.provenance_utils import check_steps, read_provenance, record_step
+from utils.step_utils import CLEANING, INDEXING, LOG_MELS
 
 
 def main() -> None:

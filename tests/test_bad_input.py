@@ -1050,12 +1050,17 @@ def names_in(folder: Folder) -> dict[str, object]:
     return {name: getattr(folder, name) for name in names} | {"wavs": wavs}
 
 
+def spoil_and_play(folder, capfd, command, spoil, names):
+    """Spoil a folder, let its provenance take that for the steps' own work, and `play` the case."""
+    spoil(folder)
+    folder.sign()
+    return play(folder, capfd, command, names)
+
+
 @pytest.mark.parametrize(("command", "spoil", "expected"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
 def test_refused(folder, capfd, command, spoil, expected):
     names = names_in(folder)
-    spoil(folder)
-    folder.sign()
-    status, _, complained = play(folder, capfd, command, names)
+    status, _, complained = spoil_and_play(folder, capfd, command, spoil, names)
     lines = complained.splitlines()
     assert status == 2, complained
     assert len(lines) == len(expected) and all(line.startswith("error: ") for line in lines), complained
@@ -1178,10 +1183,7 @@ HANDLED = [
 @pytest.mark.filterwarnings("ignore:Chunk \\(non-data\\) not understood")  # scipy's
 @pytest.mark.parametrize(("command", "spoil", "check"), [case[1:] for case in HANDLED], ids=[c[0] for c in HANDLED])
 def test_handled(folder, capfd, command, spoil, check):
-    names = names_in(folder)
-    spoil(folder)
-    folder.sign()
-    status, printed, complained = play(folder, capfd, command, names)
+    status, printed, complained = spoil_and_play(folder, capfd, command, spoil, names_in(folder))
     assert status == 0 and "Traceback" not in complained, complained
     check(folder, printed)
 

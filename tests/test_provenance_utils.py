@@ -6,16 +6,8 @@ import pytest
 from tests.conftest import ROOT
 from utils.conf_utils import load_conf
 from utils.io_utils import UserError
-from utils.provenance_utils import (
-    CLEANING,
-    EMBEDDING,
-    INDEXING,
-    PROVENANCE,
-    check_steps,
-    read_provenance,
-    record_step,
-    versions,
-)
+from utils.provenance_utils import PROVENANCE, check_steps, read_provenance, record_step, versions
+from utils.step_utils import CLEANING, EMBEDDING, INDEXING
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from utils.distributed_utils import share
 from utils.hdf5_utils import data_set, readable
 from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
 from utils.io_utils import UserError, free_memory
+from utils.step_utils import INDEXING, LOG_MELS
 
-LOG_MELS = "preprocessing/4_audio_logmel.py"
 DISK_WORKERS = 2  # processes that read batches ahead
 FREE_MEMORY_SHARE = 0.5  # of which a split's log-mels may take, at the most
 
@@ -116,7 +116,7 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd
 
     Raises UserError where the file is missing, unreadable or empty, or a word is not in the vocabulary `words`.
     """
-    table = read_table(paths.text(split), TEXT_COLUMNS, "preprocessing/2_clotho_dataset.py")
+    table = read_table(paths.text(split), TEXT_COLUMNS, INDEXING)
     if table.empty:
         raise UserError(f"{paths.text(split)}: holds no captions")
     for column in ("fid", "tid"):

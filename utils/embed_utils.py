@@ -8,6 +8,7 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from utils.io_utils import UserError, require_file, whole_file
+from utils.step_utils import EMBEDDING
 
 PAD = "<pad>"
 BLOCK = 10_000_000  # bytes of word vectors looked through at a time
@@ -154,8 +155,7 @@ def save_embeddings(path: Path, embeddings: WordEmbeddings) -> None:
 
 def load_embeddings(path: Path, out_dim: int) -> WordEmbeddings:
     """Read what `save_embeddings` wrote, for a model with embeddings of `out_dim` dimensions."""
-    step = "preprocessing/3_word2vec_embeddings.py"
-    require_file(path, step)
+    require_file(path, EMBEDDING)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             words, vectors = arrays["words"], arrays["vectors"]
@@ -164,11 +164,12 @@ def load_embeddings(path: Path, out_dim: int) -> WordEmbeddings:
             words = words.tolist()
     except Exception as error:  # numpy and zipfile raise many types for damaged files
         why = (str(error) or type(error).__name__).partition("\n")[0]
-        raise UserError(f"{path}: not the word vectors of {step} ({why}); run it again") from None
+        raise UserError(f"{path}: not the word vectors of {EMBEDDING} ({why}); run it again") from None
     if len(words) != len(vectors) or words[:1] != [PAD] or len(set(words)) != len(words):
-        raise UserError(f"{path}: words and vectors do not belong together; run {step} again")
+        raise UserError(f"{path}: words and vectors do not belong together; run {EMBEDDING} again")
     if not np.isfinite(vectors).all():
-        raise UserError(f"{path}: the vector of {words[_first_not_finite(vectors)]!r} is not finite; run {step} again")
+        word = words[_first_not_finite(vectors)]
+        raise UserError(f"{path}: the vector of {word!r} is not finite; run {EMBEDDING} again")
     if vectors.shape[1] != out_dim:
         raise UserError(
             f"CRNNWordModel.audio_enc.out_dim: is {out_dim}, but the word vectors in {path} have "

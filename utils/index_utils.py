@@ -14,6 +14,7 @@ import pandas as pd
 
 from utils.audio_utils import Clip, probe_clip
 from utils.io_utils import UserError, progress, read_json, require_file
+from utils.step_utils import CLEANING, INDEXING
 from utils.text_utils import CAPTION_COLUMNS, hyphenated_words
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
@@ -97,7 +98,7 @@ def index_split(paths: DatasetPaths, split: str, require_audio: bool, shortest: 
 
     Whatever cannot be paired or read is left out and listed.
     """
-    table = read_table(paths.clean_captions(split), CLEAN_COLUMNS, "preprocessing/1_text_cleaning.py")
+    table = read_table(paths.clean_captions(split), CLEAN_COLUMNS, CLEANING)
     if not table["line"].str.fullmatch("[0-9]{1,9}").all():
         raise UserError(f"{paths.clean_captions(split)}: holds lines without a number; run step 1 again")
     source = paths.raw_captions(split).name
@@ -185,23 +186,21 @@ def clip_info(clips: dict[str, dict[str, Clip]]) -> dict:
 
 def read_clips(paths: DatasetPaths, split: str) -> dict[str, Clip]:
     """A split's clips by fid, as step 2 wrote them to audio_info.json; where they lie, `paths.clip` checks."""
-    step = "preprocessing/2_clotho_dataset.py"
     try:
-        clips = {fid: Clip(**clip) for fid, clip in read_json(paths.audio_info, step)[split]["clips"].items()}
+        clips = {fid: Clip(**clip) for fid, clip in read_json(paths.audio_info, INDEXING)[split]["clips"].items()}
         for fid, clip in clips.items():
             if not FID.fullmatch(fid) or not SHA256.fullmatch(clip.sha256) or not 0 <= clip.seconds < math.inf:
                 raise ValueError
         return clips
     except (KeyError, TypeError, AttributeError, ValueError):
-        raise UserError(f"{paths.audio_info}: not as {step} writes it for {split}; run that again") from None
+        raise UserError(f"{paths.audio_info}: not as {INDEXING} writes it for {split}; run that again") from None
 
 
 def read_vocabulary(paths: DatasetPaths) -> list[str]:
     """The vocabulary that step 2 wrote to vocab_info.json."""
-    step = "preprocessing/2_clotho_dataset.py"
-    words = read_json(paths.vocab_info, step).get("vocabulary")
+    words = read_json(paths.vocab_info, INDEXING).get("vocabulary")
     if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-        raise UserError(f"{paths.vocab_info}: vocabulary is no list of words; run {step} again")
+        raise UserError(f"{paths.vocab_info}: vocabulary is no list of words; run {INDEXING} again")
     return words
 
 

@@ -73,10 +73,15 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        why = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-        raise UserError(f"{path}: could not be written ({why}); is the disk full, or not yours to write?") from None
+        raise unwritable(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError | RuntimeError) -> UserError:
+    """What to raise where a write to `path` failed."""
+    why = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+    return UserError(f"{path}: could not be written ({why}); is the disk full, or not yours to write?")
 
 
 def require_room(path: Path | str, size: int) -> None:
@@ -144,8 +149,7 @@ def whole_folder(path: Path | str, page: str) -> Iterator[Path]:
             path.replace(old)
         temporary.replace(path)
     except OSError as error:
-        why = error.strerror or error
-        raise UserError(f"{path}: could not be written ({why}); is the disk full, or not yours to write?") from None
+        raise unwritable(path, error) from None
     finally:
         if old.exists() and not path.exists():
             old.replace(path)

@@ -9,8 +9,7 @@ import multiprocessing
 import os
 import shutil
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -21,9 +20,9 @@ import torch
 from utils.audio_utils import read_log_mel
 from utils.hdf5_utils import data_set, require_room_for
 from utils.index_utils import Clip
-from utils.io_utils import UserError, file_digest, read_json, whole_file, write_json
+from utils.io_utils import UserError, file_digest, read_json, unwritable, whole_file, write_json
+from utils.step_utils import INDEXING, LOG_MELS
 
-LOG_MELS = "preprocessing/4_audio_logmel.py"
 SOUND = "audio_sha256"  # attribute of a clip's data set: the content of the file that it was made from
 
 
@@ -70,17 +69,17 @@ class LogMelStore:
         Raises UserError where the sound is not the one that step 2 read, or cannot be decoded or transformed.
         """
         if file_digest(audio) != clip.sha256:
-            raise UserError(f"{audio}: has changed since preprocessing/2_clotho_dataset.py read it; run that again")
+            raise UserError(f"{audio}: has changed since {INDEXING} read it; run that again")
         if is_stored or self._has_part(fid, clip):
             return False
         log_mel = read_log_mel(audio, **self.recipe)
         part = self.part(fid, clip)
         temporary = part.with_suffix(f".{os.getpid()}.tmp")
-        try:
+        try:  # not whole_file, which waits for the disk: once, for all clips, is enough
             with temporary.open("wb") as stream:
                 np.save(stream, log_mel)
         except OSError as error:
-            raise UserError(f"{part}: could not be written ({error}); is the disk full?") from None
+            raise unwritable(part, error) from None
         temporary.replace(part)
         return True
 
@@ -97,7 +96,8 @@ class LogMelStore:
         nbytes = sum(part.stat().st_size for part in parts) + (self.path.stat().st_size if stored else 0)
         require_room_for(self.path, nbytes, len(clips))
         frames = 0
-        with _opened(self.path, stored) as old, whole_file(self.path) as temporary, h5py.File(temporary, "w") as store:
+        old_file = h5py.File(self.path, "r") if stored else nullcontext()
+        with old_file as old, whole_file(self.path) as temporary, h5py.File(temporary, "w") as store:
             store.attrs["recipe"] = np.bytes_(json.dumps(self.recipe))  # of fixed length: see utils/hdf5_utils.py
             for fid, clip in clips.items():
                 if stored.get(fid) == clip.sha256:
@@ -112,15 +112,6 @@ class LogMelStore:
     def clear(self) -> None:
         """Remove the parts."""
         shutil.rmtree(self.parts, ignore_errors=True)
-
-
-@contextmanager
-def _opened(path: Path, needed: object) -> Iterator[h5py.File | None]:
-    if not needed:
-        yield None
-        return
-    with h5py.File(path, "r") as store:
-        yield store
 
 
 def start_worker() -> None:

@@ -15,18 +15,12 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from utils.conf_utils import Conf
 from utils.io_utils import UserError, file_digest, read_json, write_json
+from utils.step_utils import CLEANING, EMBEDDING, INDEXING, LOG_MELS
 
 PROVENANCE = "provenance.json"
 ROOT = Path(__file__).resolve().parents[1]  # this repository
 PACKAGES = ("torch", "numpy", "librosa", "soundfile", "gensim", "nltk", "h5py", "pandas", "scipy")
 
-SCORING, MEASURING = "postprocessing/1_xmodal_scores.py", "postprocessing/2_xmodal_retrieval.py"
-PREPROCESSING = CLEANING, INDEXING, EMBEDDING, LOG_MELS = (
-    "preprocessing/1_text_cleaning.py",
-    "preprocessing/2_clotho_dataset.py",
-    "preprocessing/3_word2vec_embeddings.py",
-    "preprocessing/4_audio_logmel.py",
-)
 
 
 class Entry(BaseModel, extra="allow"):

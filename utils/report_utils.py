@@ -32,8 +32,9 @@ from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_clips, read_table
 from utils.io_utils import UserError, read_json, require_file, whole_folder, write_csv
 from utils.metric_utils import both_directions, per_query_both_directions
 from utils.plot_utils import Line, Picture
-from utils.provenance_utils import MEASURING, SCORING, check_made, read_provenance
+from utils.provenance_utils import check_made, read_provenance
 from utils.score_utils import alignment_map, load_scores
+from utils.step_utils import INDEXING, MEASURING, SCORING
 from utils.trial_utils import BEST, TRAINING, check_data, collapse_warning, load_model, trial_conf
 from utils.trial_utils import METRICS as HISTORY
 
@@ -245,7 +246,7 @@ class Gallery:
             raise UserError(
                 f"{paths.text(name)}: not the captions that were scored; run postprocessing/1_xmodal_scores.py again"
             )
-        self.captions = read_table(paths.text(name), TEXT_COLUMNS, "preprocessing/2_clotho_dataset.py")["raw_text"]
+        self.captions = read_table(paths.text(name), TEXT_COLUMNS, INDEXING)["raw_text"]
         self.files = clip_files(paths, name, self.split.fids)
         self.frames: dict[int, Tensor] = {}  # embeddings (T, E) of the clips met so far
 
@@ -352,14 +353,13 @@ def read_result(trial: Path) -> TrialResult:
     settings = flat(trial_conf(trial, []).model_dump())
     check_made(trial, SCORING, MEASURING)
     path, split = trial / "retrieval_metrics.json", settings["data_conf.eval_data"]
-    made_by = "postprocessing/2_xmodal_retrieval.py"
-    content = read_json(path, made_by)
+    content = read_json(path, MEASURING)
     try:
         metrics = {
             side: {key: float(content[split][side][key]) for key in (*METRICS, "queries")} for side in DIRECTIONS
         }
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: not all metrics of the split {split}; run {made_by} again") from None
+        raise UserError(f"{path}: not all metrics of the split {split}; run {MEASURING} again") from None
     return TrialResult(trial, settings, metrics, read_history(trial))
 
 

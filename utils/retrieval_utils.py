@@ -11,8 +11,9 @@ from utils.index_utils import DatasetPaths
 from utils.io_utils import write_json
 from utils.metric_utils import both_directions
 from utils.model_utils import SplitScores, prepare_model
-from utils.provenance_utils import MEASURING, PREPROCESSING, SCORING, check_made, check_steps, digests, record_files
+from utils.provenance_utils import check_made, check_steps, digests, record_files
 from utils.score_utils import StoredScores, WordScores, load_scores, save_scores, save_word_scores
+from utils.step_utils import MEASURING, PREPROCESSING, SCORING
 from utils.trial_utils import BEST, check_data, load_checkpoint, load_model
 
 SHOWN = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10")

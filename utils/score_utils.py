@@ -16,8 +16,7 @@ from torch import Tensor
 from models.audio_encoders import upsample
 from utils.hdf5_utils import data_set, fixed_length, readable, require_room_for
 from utils.io_utils import UserError, whole_file
-
-STEP = "postprocessing/1_xmodal_scores.py"  # stores scores
+from utils.step_utils import SCORING
 
 
 def score_matrix(
@@ -202,11 +201,11 @@ def load_scores(path: Path, epoch: int) -> StoredScores:
 
     Raises UserError where the file is missing, damaged, of another epoch, or holds NaN.
     """
-    with readable(path, STEP) as store:
-        names = (data_set(store, name, STEP, texts=True).asstr()[()].tolist() for name in NAMES)
-        stored = StoredScores(data_set(store, "scores", STEP)[()], *names, int(store.attrs["epoch"]))
+    with readable(path, SCORING) as store:
+        names = (data_set(store, name, SCORING, texts=True).asstr()[()].tolist() for name in NAMES)
+        stored = StoredScores(data_set(store, "scores", SCORING)[()], *names, int(store.attrs["epoch"]))
     if not _belong_together(stored):
-        raise UserError(f"{path}: scores and names do not belong together; run {STEP} again")
+        raise UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
     _require_epoch(path, stored.epoch, epoch)
     if np.isnan(stored.scores).any():
         raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
@@ -241,18 +240,18 @@ def load_word_scores(path: Path, epoch: int) -> WordScores:
 
     Raises UserError where the file is missing, damaged or of another epoch.
     """
-    with readable(path, STEP) as store:
-        words, fids = (data_set(store, name, STEP, texts=True).asstr()[()].tolist() for name in ("words", "fids"))
-        scores, epoch_of_scores = data_set(store, "scores", STEP), int(store.attrs["epoch"])
+    with readable(path, SCORING) as store:
+        words, fids = (data_set(store, name, SCORING, texts=True).asstr()[()].tolist() for name in ("words", "fids"))
+        scores, epoch_of_scores = data_set(store, "scores", SCORING), int(store.attrs["epoch"])
         if scores.shape != (len(words), len(fids)) or scores.dtype != np.float32:
-            raise UserError(f"{path}: scores and names do not belong together; run {STEP} again")
+            raise UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
     _require_epoch(path, epoch_of_scores, epoch)
     return WordScores(h5py.File(path, "r")["scores"], words, fids, epoch)  # open for as long as its data set is in use
 
 
 def _require_epoch(path: Path, stored: int, best: int) -> None:
     if stored != best:
-        raise UserError(f"{path}: scores of epoch {stored}, but the best epoch is now {best}; run {STEP} again")
+        raise UserError(f"{path}: scores of epoch {stored}, but the best epoch is now {best}; run {SCORING} again")
 
 
 def _belong_together(stored: StoredScores) -> bool:

@@ -19,10 +19,9 @@ from utils.data_utils import load_captions
 from utils.index_utils import Clip, DatasetPaths, read_clips, read_table
 from utils.io_utils import UserError, whole_file
 from utils.score_utils import WordScores, caption_word_weights, load_word_scores, step_score_matrix
+from utils.step_utils import INDEXING
 from utils.text_utils import clean_caption, correct_words
 from utils.trial_utils import BEST, load_model, trial_conf
-
-STEP_2 = "preprocessing/2_clotho_dataset.py"
 
 
 class ClipHit(NamedTuple):
@@ -118,7 +117,7 @@ class ClipSearch:
 
     def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
         if fid not in self._clips:
-            what = f"has no clip {fid}, which was scored; run {STEP_2} and what follows it again"
+            what = f"has no clip {fid}, which was scored; run {INDEXING} and what follows it again"
             raise UserError(f"{self.paths.audio_info}: {what}")
         clip = self._clips[fid]
         file = self.paths.clip(self.split, clip.file)
@@ -142,7 +141,7 @@ class ClipSearch:
         """The captions of each clip, by fid."""
         captions: dict[str, list[str]] = {}
         if self.paths.text(self.split).exists():
-            table = read_table(self.paths.text(self.split), ["fid", "raw_text"], STEP_2)
+            table = read_table(self.paths.text(self.split), ["fid", "raw_text"], INDEXING)
             for fid, text in zip(table["fid"], table["raw_text"], strict=True):
                 captions.setdefault(fid, []).append(text)
         return captions
@@ -207,7 +206,7 @@ def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
     for hit in hits:
         file = str(hit.file.absolute())
         if len(file.splitlines()) != 1 or any("\ud800" <= character <= "\udfff" for character in file):
-            raise UserError(f"{file!r}: a play list cannot hold this path; rename the file, and run {STEP_2} again")
+            raise UserError(f"{file!r}: a play list cannot hold this path; rename the file, and run {INDEXING} again")
         lines += [f"#EXTINF:{round(hit.seconds)},{hit.file.name}", file]
     with whole_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
