@@ -1,9 +1,9 @@
-# make demo | test | lint | bench | fuzz | survival | venv   (needs Python 3.11 and make; everything else goes into .venv)
+# make demo | test | lint | bench | fuzz | survival | pictures | venv   (needs Python 3.11 and make; everything else goes into .venv)
 PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := --conf conf_demo.yaml
 
-.PHONY: venv demo test lint bench fuzz survival
+.PHONY: venv demo test lint bench fuzz survival pictures
 
 venv: .venv/installed
 
@@ -41,6 +41,10 @@ fuzz: .venv/installed-dev
 survival: .venv/installed-dev
 	$(BIN)/python -m tests.kill
 	$(BIN)/python -m tests.full_disk
+
+# the pictures of the README, from the newest demo's report; needs Chromium
+pictures: .venv/installed-dev
+	$(BIN)/python docs/pictures.py $(DEMO)
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,1 @@
+"""What `make bench` runs: ours against plain restatements of the published code."""

@@ -23,12 +23,15 @@ from torch.optim import Adam
 from benchmarks import published
 from benchmarks.inputs import (
     CLIP_FRAMES,
+    CPU,
     DIM,
     N_MELS,
     dataset_conf,
     encoded_model,
     extract_log_mels,
     new_model,
+    new_state,
+    record_as_made,
     synthetic_batch,
     synthetic_scores,
     synthetic_split,
@@ -36,17 +39,19 @@ from benchmarks.inputs import (
 )
 from benchmarks.measure import alternating, isolated, median_ratio, peak_memory, seconds
 from models.audio_encoders import upsample
-from utils.criterion_utils import TripletLoss
+from utils.common.io import read_json
+from utils.common.memory import keep_freed_memory
+from utils.common.steps import CLEANING, INDEXING
+from utils.conf.schema import Conf
+from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Split, batches, load_split
-from utils.embed_utils import load_embeddings
-from utils.index_utils import DatasetPaths
-from utils.io_utils import keep_freed_memory, read_json
+from utils.dataset.paths import DatasetPaths
+from utils.dataset.word_vectors import load_embeddings
+from utils.evaluation_utils import evaluate, score_split
 from utils.metric_utils import both_directions
-from utils.model_utils import SplitScores, build_model, build_optimizer, evaluate, train_epoch, train_step
-from utils.provenance_utils import record_step
-from utils.step_utils import CLEANING, INDEXING
+from utils.model_utils import build_state, train_epoch, train_step
+from utils.score_utils import batch_scores
 
-CPU = torch.device("cpu")
 STRATEGY = "random-NS"  # of training steps and epochs: the one that gains least
 PRECISIONS = ("float32", "bfloat16")
 
@@ -128,46 +133,45 @@ def faster(what: str, theirs: list[float], ours: list[float], target: float) -> 
 def log_mels(size: Size) -> Iterator[Row]:
     """The whole data set, in a scratch directory with copies of its clips; neither side's interpreter start counts."""
     source = DatasetPaths(size.root)
-    clips = {split: info["clips"] for split, info in read_json(source.audio_info, "step 2").items()}
+    clips = {split: info["clips"] for split, info in read_json(source.audio_info, INDEXING).items()}
     with TemporaryDirectory() as folder:
         target = DatasetPaths(folder)
         target.audio_info.write_bytes(source.audio_info.read_bytes())
-        for step in (CLEANING, INDEXING):
-            record_step(dataset_conf(folder), step, [], [])
+        record_as_made(dataset_conf(folder), CLEANING, INDEXING)
         for split in clips:
             shutil.copytree(source.audio(split), target.audio(split))
 
         def theirs() -> None:
             for split, by_fid in clips.items():
-                files = {fid: source.audio(split) / clip["file"] for fid, clip in by_fid.items()}
+                files = {fid: source.audio(split) / clip["file_name"] for fid, clip in by_fid.items()}
                 published.extract_log_mels(files, target.log_mels(split))
 
         split, by_fid = next(iter(clips.items()))
-        published.log_mel(source.audio(split) / next(iter(by_fid.values()))["file"])  # warm up: librosa loads lazily
+        first = next(iter(by_fid.values()))["file_name"]
+        published.log_mel(source.audio(split) / first)  # warm up: librosa loads lazily
         times = alternating([theirs, lambda: extract_log_mels(folder)], size.rounds)
     count = sum(map(len, clips.values()))
     yield faster(f"log-mels of {count} clips, wav to HDF5, both within a running process", *times, target=8)
 
 
 def training_step(size: Size) -> Iterator[Row]:
-    batch, criterion = synthetic_batch(size.batch, size.frames, size.words), TripletLoss(0.5, STRATEGY)
-    conf = dataset_conf(size.root)
+    batch = synthetic_batch(size.batch, size.frames, size.words)
+    negatives = negative_mask(batch.clips)
     plain = published.Model(new_model().state_dict())
     plain_optimizer = Adam(plain.audio_enc.parameters())
-
-    def ours(precision: str) -> None:
-        train_step(models[precision], batch, criterion, optimizers[precision], CPU, precision=precision)
-
-    models = {precision: new_model() for precision in PRECISIONS}
-    optimizers = {precision: build_optimizer(conf, model)[0] for precision, model in models.items()}
+    states = [new_state(_training_conf(size, f"param_conf.precision={precision}")) for precision in PRECISIONS]
     contenders = [
         lambda: published.training_step(plain, batch, STRATEGY, plain_optimizer),
-        *(lambda precision=precision: ours(precision) for precision in PRECISIONS),
+        *(lambda state=state: train_step(state, batch, negatives) for state in states),
     ]
     alternating(contenders, 1)  # warm up
     theirs, float32, bfloat16 = alternating(contenders, size.rounds)
     yield faster(f"{_step_name(size)}, float32", theirs, float32, target=1.5)
     yield faster(f"{_step_name(size)}, bfloat16", theirs, bfloat16, target=2.5)
+
+
+def _training_conf(size: Size, *settings: str) -> Conf:
+    return dataset_conf(size.root, f"criteria.TripletLoss.sampling={STRATEGY}", *settings)
 
 
 def _step_name(size: Size) -> str:
@@ -192,7 +196,7 @@ def _audio_loss(pairs: int, frames: int, words: int, strategy: str) -> tuple:
     clips, criterion = torch.arange(pairs), TripletLoss(0.5, strategy)
     return (
         lambda: published.triplet_loss(audio, text, clips, strategy).backward(),
-        lambda: criterion.of_steps(steps, frames, text, clips).loss.backward(),
+        lambda: criterion(batch_scores(steps, frames, text), negative_mask(clips)).loss.backward(),
     )
 
 
@@ -211,18 +215,16 @@ def _loss_memory(size: Size, side: int) -> float:
 
 def epoch(size: Size) -> Iterator[Row]:
     """Training and evaluation; theirs goes over three splits twice, ours over the validation split once."""
-    splits, words, _ = _splits(size)
+    splits, vectors, _ = _splits(size)
     train, val = splits[:2]
-    conf = dataset_conf(size.root)
-    criterion = TripletLoss(0.5, STRATEGY)
-    model = build_model(conf, words)
-    plain = published.Model(model.state_dict())
-    plain_optimizer, (optimizer, _) = Adam(plain.audio_enc.parameters()), build_optimizer(conf, model)
+    state = build_state(_training_conf(size), vectors, CPU)
+    plain = published.Model(state.model.state_dict())
+    plain_optimizer = Adam(plain.audio_enc.parameters())
 
     def ours(precision: str) -> None:
-        loader = batches(train, size.batch, shuffle=True)
-        train_epoch(model, loader, criterion, optimizer, CPU, precision=precision)
-        evaluate(model, val, criterion, {"triplet_loss": criterion}, size.batch, CPU)
+        state.precision = precision
+        train_epoch(state, batches(train, size.batch, shuffle=True))
+        evaluate(state, val, {"triplet_loss": state.criterion}, size.batch)
 
     contenders = [
         lambda: published.epoch(plain, splits, STRATEGY, size.batch, plain_optimizer),
@@ -239,7 +241,7 @@ def _splits(size: Size) -> tuple[list[Split], np.ndarray, str]:
     conf, paths = dataset_conf(size.root), DatasetPaths(size.root)
     words, vectors = load_embeddings(paths.word_embeds, DIM)
     with redirect_stdout(io.StringIO()) as said:
-        splits = [load_split(paths, split, words, conf.audio_logmel.recipe) for split in conf.data_conf.splits]
+        splits = [load_split(paths, split, words, conf.audio_logmel.n_mels) for split in conf.data_conf.splits]
     return splits, vectors, said.getvalue().splitlines()[0]
 
 
@@ -255,8 +257,8 @@ def scoring(size: Size) -> Iterator[Row]:
         scorer.train(False)
     for _ in range(max(1, size.rounds // 3)):
         keep_freed_memory()
-        ours.append(seconds(lambda: SplitScores(model, split, CPU)))
-        ours_scoring.append(seconds(lambda: SplitScores(encoded, split, CPU)))
+        ours.append(seconds(lambda: score_split(model, split)))
+        ours_scoring.append(seconds(lambda: score_split(encoded, split)))
         keep_freed_memory(False)
         encoding, scoring = _published_scoring(plain, sampled_clips, captions)
         theirs_scoring.append(scoring / pairs_sampled * pairs)
@@ -271,7 +273,7 @@ def scoring(size: Size) -> Iterator[Row]:
 def _scoring_memory(size: Size) -> float:
     model, split = new_model().train(False), synthetic_split(size.scored_clips, size.scored_frames)
     keep_freed_memory()
-    SplitScores(model, split, CPU)
+    score_split(model, split)
     return peak_memory()
 
 
@@ -306,15 +308,13 @@ def _metrics(clips: int, rounds: int) -> tuple[list[float], list[float], float]:
 def data_loading(size: Size) -> Iterator[Row]:
     """Collating batches of the opened training split, against the float32 steps that they feed."""
     start = time.perf_counter()
-    splits, words, said = _splits(size)
+    splits, vectors, said = _splits(size)
     opening = time.perf_counter() - start
-    conf, criterion = dataset_conf(size.root), TripletLoss(0.5, STRATEGY)
-    model = build_model(conf, words)
-    optimizer, _ = build_optimizer(conf, model)
+    state = build_state(_training_conf(size), vectors, CPU)
     loader = batches(splits[0], size.batch, shuffle=True)
     loading = seconds(lambda: list(islice(loader, 2 * size.rounds)))
     fed = list(islice(loader, 2 * size.rounds))
-    training = seconds(lambda: [train_step(model, batch, criterion, optimizer, CPU) for batch in fed])
+    training = seconds(lambda: [train_step(state, batch, negative_mask(batch.clips)) for batch in fed])
     what = f"data loading, % of a training step; {said.partition(', ')[2]} in {opening:.2g} s"
     yield Row(what, None, 100 * loading / training, 5, unit="%")
 

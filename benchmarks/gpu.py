@@ -16,11 +16,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 import torch
 
 from benchmarks.bench import step_flops
-from benchmarks.inputs import CLIP_FRAMES, ROOT, new_model, synthetic_split
-from utils.conf_utils import load_conf
-from utils.criterion_utils import TripletLoss
+from benchmarks.inputs import CLIP_FRAMES, ROOT, new_state, synthetic_split
+from utils.conf.reading import load_conf
 from utils.data_utils import Split, batches
-from utils.model_utils import build_optimizer, evaluate, prepare_model, seed_epoch, train_epoch
+from utils.evaluation_utils import evaluate
+from utils.model_utils import seed_epoch, train_epoch
 
 STRATEGIES = ("random-NS", "semi-hard-NS", "hard-audio-NS")
 PRECISIONS = {  # column: the settings behind it
@@ -41,7 +41,7 @@ class Size(NamedTuple):
 
 
 CLOTHO = Size(3839, 1045, CLIP_FRAMES, 8192, (False, True))
-QUICK = Size(8, 4, (40, 60), 256, (False,))
+QUICK = Size(2, 2, (20, 30), 256, (False,))
 
 
 def matrix_peak(device: torch.device, side: int) -> float:
@@ -59,21 +59,19 @@ def matrix_peak(device: torch.device, side: int) -> float:
 
 def measure(strategy: str, precision: str, compiled: bool, splits: list[Split], device: torch.device) -> list[float]:
     """Seconds of a training pass and of an evaluation, each the second of two, and peak memory in GB."""
-    conf = load_conf(ROOT / "conf.yaml", [*PRECISIONS[precision], f"param_conf.compile={str(compiled).lower()}"])
-    model = new_model()
-    prepare_model(conf, model, device)
-    optimizer, _ = build_optimizer(conf, model)
-    criterion = TripletLoss(0.5, strategy)
+    settings = [f"criteria.TripletLoss.sampling={strategy}", f"param_conf.compile={str(compiled).lower()}"]
+    conf = load_conf(ROOT / "conf.yaml", [*PRECISIONS[precision], *settings])
+    state, batch_size = new_state(conf, device), conf.param_conf.batch_size
     train_split, val_split = splits
-    loader = batches(train_split, conf.param_conf.batch_size, shuffle=True)
+    loader = batches(train_split, batch_size, shuffle=True)
     for epoch in (1, 2):  # the first warms up
-        seed_epoch(0, epoch)
+        draws = seed_epoch(0, epoch)
         _wait(device)
         start = time.perf_counter()
-        train_epoch(model, loader, criterion, optimizer, device, conf.param_conf.precision)
+        train_epoch(state, loader, draws)
         _wait(device)
         trained = time.perf_counter()
-        evaluate(model, val_split, criterion, {}, conf.param_conf.batch_size, device)
+        evaluate(state, val_split, {}, batch_size)
         evaluated = time.perf_counter()
     memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else float("nan")
     return [trained - start, evaluated - trained, memory]

@@ -14,26 +14,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.core import CRNNWordModel
-from utils.conf_utils import Conf, load_conf, save_conf
+from utils.common.io import file_digest, write_csv, write_json
+from utils.common.steps import CLEANING, EMBEDDING, INDEXING
+from utils.conf.reading import load_conf, save_conf
+from utils.conf.schema import Conf
 from utils.data_utils import Batch, Split
-from utils.embed_utils import PAD, WordEmbeddings, save_embeddings
-from utils.index_utils import TEXT_COLUMNS, Clip, DatasetPaths, clip_id, clip_info
-from utils.io_utils import file_digest, write_csv, write_json
-from utils.provenance_utils import record_step
-from utils.score_utils import WordScores, save_word_scores
-from utils.step_utils import CLEANING, EMBEDDING, INDEXING
-from utils.trial_utils import BEST, CONF
+from utils.dataset.audio import Clip
+from utils.dataset.index import TEXT_COLUMNS, clip_id, clip_info
+from utils.dataset.paths import DatasetPaths
+from utils.dataset.word_vectors import PAD, WordEmbeddings, save_embeddings
+from utils.model_utils import TrainState, build_state
+from utils.trial.directory import BEST, CONF
+from utils.trial.provenance import record_step, step_outputs
+from utils.trial.score_files import WordScores, save_word_scores, word_scores_path
 
 ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
 N_MELS, DIM = 64, 300
 VOCABULARY = 4400  # words of Clotho's captions
 CAPTION_WORDS = (8, 22)  # words of a caption, from and below: Clotho's
 CLIP_FRAMES = (750, 1501)  # frames of a clip: 15 to 30 s at 50 frames a second, Clotho's
 
 
-def dataset_conf(root: str) -> Conf:
-    """The paper's settings on the data set in a directory."""
-    return load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={root}"])
+def dataset_conf(root: str, *settings: str) -> Conf:
+    """The paper's settings on the data set in a directory, with further ones."""
+    return load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={root}", *settings])
 
 
 def write_dataset(root: str, num_clips: dict[str, int], mean_seconds: float, sample_rate: int = 44100) -> None:
@@ -56,9 +61,16 @@ def write_dataset(root: str, num_clips: dict[str, int], mean_seconds: float, sam
         write_csv(paths.text(split), TEXT_COLUMNS, rows)
     write_json(paths.audio_info, clip_info(clips))
     save_embeddings(paths.word_embeds, WordEmbeddings(words, _word_vectors(len(words)).numpy()))
-    for step in (CLEANING, INDEXING, EMBEDDING):
-        record_step(dataset_conf(root), step, [], [])
+    record_as_made(dataset_conf(root), CLEANING, INDEXING, EMBEDDING)
     extract_log_mels(root)
+
+
+def record_as_made(conf: Conf, *steps: str) -> None:
+    """Record preprocessing steps that were not run; what they would have written beside is made empty."""
+    for step in steps:
+        for path in step_outputs(conf, step):
+            path.touch()
+        record_step(conf, step, [])
 
 
 def extract_log_mels(root: str) -> None:
@@ -86,14 +98,14 @@ def write_trial(root: str, clips: int) -> Path:
     checkpoint = {"model": new_model().state_dict(), "words": words, "conf": {}, "history": [], "epoch": 0}
     torch.save(checkpoint, trial / BEST)
     scores = rng.random((VOCABULARY, clips), dtype=np.float32)
-    save_word_scores(trial / f"{split}_word_scores.hdf5", WordScores(scores, words, fids, epoch=0))
+    save_word_scores(word_scores_path(trial, split), WordScores(scores, words, fids, epoch=0))
     clip_files = {fid: Clip(f"{i}.wav", 20.0, 44100, 1, "0" * 64) for i, fid in enumerate(fids)}
     write_json(paths.audio_info, clip_info({split: clip_files}))
     rows = []
     for i, ids in enumerate(_captions(rng, 5 * clips, VOCABULARY)):
         fid, tokens = fids[i // 5], [words[word] for word in ids]
         text = " ".join(tokens)
-        rows.append([f"{fid}-{i % 5 + 1}", fid, clip_files[fid].file, text, text, json.dumps(tokens)])
+        rows.append([f"{fid}-{i % 5 + 1}", fid, clip_files[fid].file_name, text, text, json.dumps(tokens)])
     write_csv(paths.text(split), TEXT_COLUMNS, rows)
     soundfile.write(Path(root) / "query.wav", _waveform(rng, 20.0, 44100), 44100)
     return trial
@@ -134,6 +146,12 @@ def new_model() -> CRNNWordModel:
     """The paper's model over random word vectors."""
     torch.manual_seed(0)
     return CRNNWordModel(N_MELS, DIM, _word_vectors(VOCABULARY))
+
+
+def new_state(conf: Conf, device: torch.device = CPU) -> TrainState:
+    """A model of the configuration over random word vectors, with what trains it."""
+    torch.manual_seed(0)
+    return build_state(conf, _word_vectors(VOCABULARY).numpy(), device)
 
 
 def encoded_model() -> CRNNWordModel:

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
-from utils.io_utils import keep_freed_memory
+from utils.common.memory import keep_freed_memory
 
 GB = 1e9
 

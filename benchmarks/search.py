@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.inputs import VOCABULARY, write_trial
 from benchmarks.measure import GB, isolated, peak_memory, seconds
-from utils.search_utils import ClipSearch
+from utils.search.clip_search import ClipSearch
 
 CLIPS = (1045, 100_000)
 ROUNDS, QUERY_WORDS = 22, 12

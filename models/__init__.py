@@ -1,0 +1,1 @@
+"""The dual encoder, as the paper draws it; imports nothing of utils."""

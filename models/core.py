@@ -1,5 +1,6 @@
 """The dual encoder."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -37,6 +38,11 @@ class CRNNWordModel(nn.Module):
         model = cls(in_dim, out_dim, state["text_enc.embedding.weight"].clone())
         model.load_state_dict(state)
         return model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.text_enc.embedding.weight.device
 
     def audio_steps(self, audio: Tensor, lens: Tensor | None = None) -> Tensor:
         """(N, T, in_dim) log-mel -> (N, T // 4, E): `audio_branch` before upsampling and normalisation.

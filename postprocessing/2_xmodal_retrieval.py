@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.io_utils import run_command
-from utils.retrieval_utils import measure_trial
-from utils.trial_utils import trial_from_command
+from utils.common.errors import run_command
+from utils.trial.directory import trial_from_command
+from utils.trial.retrieval import measure_trial
 
 
 def main() -> None:

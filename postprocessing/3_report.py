@@ -7,10 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.conf_utils import parse_command
-from utils.io_utils import UserError, run_command
-from utils.report_utils import write_comparison, write_report
-from utils.trial_utils import trial_of, trial_parser
+from utils.common.errors import UserError, run_command
+from utils.conf.command import parse_command
+from utils.report.comparison import write_comparison
+from utils.report.report import write_report
+from utils.trial.directory import trial_of, trial_parser
 
 
 def main() -> None:

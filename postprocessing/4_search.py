@@ -12,10 +12,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.conf_utils import Conf, parse_command
-from utils.io_utils import UserError, run_command
-from utils.search_utils import CaptionHit, ClipHit, ClipSearch, write_play_list
-from utils.trial_utils import trial_of, trial_parser
+from utils.common.errors import UserError, run_command
+from utils.conf.command import parse_command
+from utils.conf.schema import Conf
+from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
+from utils.trial.directory import trial_of, trial_parser
 
 
 def main() -> None:
@@ -56,15 +57,16 @@ def is_setting(text: str) -> bool:
 
 def as_json(hit: ClipHit | CaptionHit) -> dict:
     fields = hit._asdict()
-    return fields | {"file": str(hit.file)} if isinstance(hit, ClipHit) else fields
+    return fields | {"path": str(hit.path)} if isinstance(hit, ClipHit) else fields
 
 
 def table(hits: list[ClipHit] | list[CaptionHit]) -> str:
     """A line for each hit, under a header."""
-    rows = [("rank", "score", *(("fid", "file", "captions") if isinstance(hits[0], ClipHit) else ("tid", "caption")))]
+    columns = ("fid", "file_name", "captions") if isinstance(hits[0], ClipHit) else ("tid", "caption")
+    rows = [("rank", "score", *columns)]
     for hit in hits:
         if isinstance(hit, ClipHit):
-            texts = (hit.fid, hit.file.name, textwrap.shorten(" | ".join(hit.captions), 100, placeholder=" ..."))
+            texts = (hit.fid, hit.path.name, textwrap.shorten(" | ".join(hit.captions), 100, placeholder=" ..."))
         else:
             texts = (hit.tid, hit.text)
         rows.append((str(hit.rank), f"{hit.score:.4f}", *map(printable, texts)))

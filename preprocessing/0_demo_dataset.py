@@ -5,10 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.conf_utils import conf_from_command
-from utils.demo_utils import plan_split, refuse_foreign_data, write_split
-from utils.index_utils import DatasetPaths
-from utils.io_utils import progress, run_command
+from utils.common.errors import run_command
+from utils.common.io import progress
+from utils.conf.command import conf_from_command
+from utils.dataset.demo import plan_split, refuse_foreign_data, write_split
+from utils.dataset.paths import DatasetPaths
 
 
 def main() -> None:

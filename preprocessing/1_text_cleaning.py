@@ -6,12 +6,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.conf_utils import Conf, conf_from_command
-from utils.index_utils import CLEAN_COLUMNS, DatasetPaths
-from utils.io_utils import run_command, write_csv
-from utils.provenance_utils import record_step
-from utils.step_utils import CLEANING
-from utils.text_utils import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
+from utils.common.errors import run_command
+from utils.common.io import write_csv
+from utils.common.steps import CLEANING
+from utils.conf.command import conf_from_command
+from utils.conf.schema import Conf
+from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
+from utils.dataset.index import CLEAN_COLUMNS
+from utils.dataset.paths import DatasetPaths
+from utils.trial.provenance import record_step
 
 
 def main() -> None:
@@ -19,8 +22,7 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     for split in conf.data_conf.splits:
         clean_split(conf, paths, split)
-    splits = conf.data_conf.splits
-    record_step(conf, CLEANING, map(paths.raw_captions, splits), map(paths.clean_captions, splits))
+    record_step(conf, CLEANING, map(paths.raw_captions, conf.data_conf.splits))
 
 
 def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:

@@ -7,19 +7,20 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 from models.audio_encoders import TIME_POOLING
-from utils.conf_utils import conf_from_command
-from utils.index_utils import (
+from utils.common.errors import UserError, run_command
+from utils.common.io import write_csv, write_json
+from utils.common.steps import CLEANING, INDEXING
+from utils.conf.command import conf_from_command
+from utils.dataset.index import (
     TEXT_COLUMNS,
-    DatasetPaths,
     Problem,
     SplitIndex,
     clip_info,
     index_split,
     vocabulary_info,
 )
-from utils.io_utils import UserError, run_command, write_csv, write_json
-from utils.provenance_utils import check_steps, record_step
-from utils.step_utils import CLEANING, INDEXING
+from utils.dataset.paths import DatasetPaths
+from utils.trial.provenance import check_steps, record_step
 
 SHOWN = 20  # problems on the terminal; the file lists them all
 
@@ -33,12 +34,11 @@ def main() -> None:
     index = {split: index_split(paths, split, require_audio, shortest) for split in conf.data_conf.splits}
     report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
     write_index(paths, index)
-    outputs = [*map(paths.text, index), paths.vocab_info, paths.audio_info]
-    record_step(conf, INDEXING, map(paths.clean_captions, index), outputs)
+    record_step(conf, INDEXING, map(paths.clean_captions, index))
 
 
 def report_problems(paths: DatasetPaths, index: dict[str, SplitIndex], refuse: bool) -> None:
-    """List what is wrong in bad_data.csv, and stop there, or say how much is left out."""
+    """List what is wrong in bad_data.csv, and stop there, or report how much is left out."""
     problems = [problem for found in index.values() for problem in found.problems]
     paths.bad_data.unlink(missing_ok=True)
     if problems:

@@ -8,12 +8,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 import numpy as np
 
-from utils.conf_utils import Conf, conf_from_command
-from utils.embed_utils import embed_vocabulary, load_vectors, save_embeddings, train_vectors
-from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table, read_vocabulary
-from utils.io_utils import file_digest, run_command
-from utils.provenance_utils import check_steps, record_step
-from utils.step_utils import CLEANING, EMBEDDING, INDEXING
+from utils.common.errors import run_command
+from utils.common.io import file_digest
+from utils.common.steps import CLEANING, EMBEDDING, INDEXING
+from utils.conf.command import conf_from_command
+from utils.conf.schema import Conf
+from utils.dataset.index import TEXT_COLUMNS, read_table, read_vocabulary
+from utils.dataset.paths import DatasetPaths
+from utils.dataset.word_vectors import embed_vocabulary, load_vectors, save_embeddings, train_vectors
+from utils.trial.provenance import check_steps, record_step
 
 
 def main() -> None:
@@ -29,7 +32,7 @@ def main() -> None:
     save_embeddings(paths.word_embeds, embeddings)
     source = {"word_vectors": file_digest(settings.file)} if settings.source == "file" else {}
     inputs = [paths.vocab_info, *([paths.text(conf.data_conf.train_data)] if settings.source == "train" else [])]
-    record_step(conf, EMBEDDING, inputs, [paths.word_embeds], **source)
+    record_step(conf, EMBEDDING, inputs, **source)
     print(f"{len(vocabulary)} words, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
     print(
         f"  {len(coverage.found)} found, {len(coverage.by_variants)} by variants, "

@@ -1,17 +1,13 @@
-"""Shared by all tests: the golden arrays, a small random batch, and a report."""
+"""Fixtures of all tests: the golden arrays, a small random batch, and a report."""
 
 import json
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-GOLDEN = ROOT / "tests" / "golden"
+from tests.helpers import GOLDEN, write_trial
+from utils.report.report import write_report
 
 
 @pytest.fixture
@@ -40,9 +36,6 @@ def make_batch():
 @pytest.fixture(scope="session")
 def report(tmp_path_factory):
     """A trial whose clips have odd names, its configuration and its report's folder. Not to be changed."""
-    from tests.report_trial import write_trial
-    from utils.report_utils import write_report
-
     trial, conf = write_trial(tmp_path_factory.mktemp("report"))
     made = {"main.py": {"inputs": {"a&b": "1f"}, "runs": [{"torch": "<2>", "clean": True}]}}
     (trial / "provenance.json").write_text(json.dumps(made))

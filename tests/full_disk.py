@@ -10,7 +10,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from tests.stages import STAGES, Stages
+from tests.helpers import STAGES, Stages
 
 
 def limits(stages: Stages, stage: str) -> list[int]:

@@ -6,7 +6,6 @@ Files that provoke a failure are kept in output/fuzz.
 
 import argparse
 import io
-import json
 import multiprocessing
 import os
 import random
@@ -29,19 +28,41 @@ import smart_open
 import soundfile
 import torch
 
-from models.core import CRNNWordModel
-from tests.conftest import ROOT
-from utils.audio_utils import probe_clip, read_log_mel
-from utils.conf_utils import load_conf, save_conf
+from tests.helpers import ROOT
+from utils.common.errors import UserError
+from utils.common.io import write_csv, write_json
+from utils.common.steps import TRAINING
+from utils.conf.reading import load_conf, save_conf
 from utils.data_utils import collate, load_split
-from utils.embed_utils import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, read_vector_file, save_embeddings
-from utils.index_utils import CLEAN_COLUMNS, TEXT_COLUMNS, DatasetPaths, index_split, read_vocabulary
-from utils.io_utils import UserError, write_csv, write_json
+from utils.dataset.audio import Clip, probe_clip
+from utils.dataset.captions import CAPTION_COLUMNS, clean_caption, read_captions
+from utils.dataset.index import (
+    CLEAN_COLUMNS,
+    TEXT_COLUMNS,
+    clip_id,
+    clip_info,
+    index_split,
+    read_clips,
+    read_vocabulary,
+)
+from utils.dataset.log_mel import read_log_mel
+from utils.dataset.paths import DatasetPaths
+from utils.dataset.vector_file import read_vector_file
+from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
 from utils.metric_utils import both_directions
-from utils.model_utils import build_optimizer
-from utils.score_utils import StoredScores, load_scores, save_scores
-from utils.text_utils import CAPTION_COLUMNS, clean_caption, read_captions
-from utils.trial_utils import LAST, TrialRecord, load_model
+from utils.model_utils import TrainState, build_state
+from utils.trial.checkpoint import load_model
+from utils.trial.directory import LAST
+from utils.trial.provenance import PROVENANCE, check_made, record_files
+from utils.trial.record import TrialRecord
+from utils.trial.score_files import (
+    StoredScores,
+    WordScores,
+    load_scores,
+    load_word_scores,
+    save_scores,
+    save_word_scores,
+)
 
 SECONDS, MUTATIONS, SEED = 120, 10_000, 0
 PATIENCE = 20.0  # s, for one case
@@ -49,8 +70,7 @@ MEMORY = 3 * 2**30  # bytes beyond what the process takes at its start
 KEPT = ROOT / "output" / "fuzz"
 SIZE = 4  # of the word vectors
 WORDS = [PAD, "barks", "dog", "falls", "rain"]
-CONF = load_conf(ROOT / "conf.yaml", [f"CRNNWordModel.audio_enc.out_dim={SIZE}"])
-RECIPE = CONF.audio_logmel.recipe
+CONF = load_conf(ROOT / "conf.yaml")
 
 
 # --- valid files and their loaders -----------------------------------------------------------------------
@@ -74,7 +94,7 @@ def sound(subtype: str, channels: int = 1) -> Callable[[Path], None]:
 
 def load_sound(path: Path) -> None:
     probe_clip(path)
-    read_log_mel(path, **RECIPE)
+    read_log_mel(path, CONF.audio_logmel.recipe)
 
 
 def load_captions(path: Path) -> None:
@@ -104,6 +124,26 @@ def load_vocabulary(path: Path) -> None:
     read_vocabulary(DatasetPaths(str(path.parent)))
 
 
+def make_clips(path: Path) -> None:
+    clip = Clip("x.wav", 0.25, 16000, 1, "0" * 64)
+    write_json(path, clip_info({"dev": {clip_id("dev", name): clip for name in "ab"}}))
+
+
+def load_clips(path: Path) -> None:
+    paths = DatasetPaths(str(path.parent))
+    for clip in read_clips(paths, "dev").values():
+        paths.clip("dev", clip.file_name)
+
+
+def make_provenance(path: Path) -> None:
+    write_json(path.with_name("settings.json"), {})
+    record_files(path.parent, TRAINING, [path.with_name("settings.json")], [], {"audio_logmel.hop": 0.02}, runs=[])
+
+
+def load_provenance(path: Path) -> None:
+    check_made(path.parent, TRAINING)
+
+
 def make_conf(path: Path) -> None:
     path.write_bytes((ROOT / "conf.yaml").read_bytes())
 
@@ -114,14 +154,13 @@ def load_and_save_conf(path: Path) -> None:
 
 def make_log_mels(path: Path) -> None:
     with h5py.File(path, "w") as store:
-        store.attrs["recipe"] = np.bytes_(json.dumps(RECIPE))
         for i in range(2):
             store[f"f{i}"] = np.full((6 + i, 64), -9, np.float32)
 
 
 def load_data(path: Path) -> None:
     for cache in ("memory", "disk"):
-        split = load_split(DatasetPaths(str(path.parent)), "dev", WORDS, RECIPE, cache)
+        split = load_split(DatasetPaths(str(path.parent)), "dev", WORDS, CONF.audio_logmel.n_mels, cache)
         collate(split, list(range(len(split.captions))))
 
 
@@ -132,8 +171,18 @@ def make_scores(path: Path) -> None:
 
 def load_and_measure(path: Path) -> None:
     stored = load_scores(path, 3)
-    places = {fid: i for i, fid in enumerate(stored.fids)}
-    both_directions(stored.scores, np.array([places[fid] for fid in stored.caption_fids]))
+    both_directions(stored.scores, stored.caption_clips)
+
+
+def make_word_scores(path: Path) -> None:
+    scores = np.random.default_rng(0).random((len(WORDS), 2), np.float32)
+    save_word_scores(path, WordScores(scores, WORDS, ["a", "b"], 3))
+
+
+def load_and_index(path: Path) -> None:
+    stored = load_word_scores(path, 3)
+    stored.scores[[0, len(stored.words) - 1]]
+    stored.scores.file.close()
 
 
 def make_embeds(path: Path) -> None:
@@ -157,37 +206,36 @@ def load_vectors(path: Path) -> None:
     embed_vocabulary(WORDS[1:], read_vector_file(path), {}, 1.0, 3, seed=0)
 
 
-def trained_parts() -> tuple:
+def new_state() -> TrainState:
     torch.manual_seed(0)
-    model = CRNNWordModel(64, SIZE, torch.randn(len(WORDS), SIZE))
-    return model, *build_optimizer(CONF, model)
+    return build_state(CONF, np.random.default_rng(0).random((len(WORDS), SIZE), np.float32), torch.device("cpu"))
 
 
-def step(model: CRNNWordModel, optimizer: torch.optim.Optimizer) -> None:
-    for parameter in model.parameters():
+def step(state: TrainState) -> None:
+    for parameter in state.model.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-    optimizer.step()
+    state.optimizer.step()
 
 
 def make_checkpoint(path: Path) -> None:
     path.parent.mkdir(exist_ok=True)
-    model, optimizer, scheduler = trained_parts()
-    step(model, optimizer)
+    state = new_state()
+    step(state)
     numbers = dict.fromkeys(("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std"), 0.5)
     results = [{"epoch": epoch, "lr": 1e-3} | numbers for epoch in (0, 1)]
     best = {"best": results[0], "conf": CONF.model_dump()}
-    states = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    states = {name: part.state_dict() for name, part in state.parts.items()}
     torch.save(states | {"words": WORDS, "history": results, "epoch": 1} | best, path)
 
 
 def load_and_resume(path: Path) -> None:
     load_model(path)
-    model, optimizer, scheduler = trained_parts()
+    state = new_state()
     record = TrialRecord(path.parent, CONF, WORDS)
     try:
-        record.restore({"model": model, "optimizer": optimizer, "scheduler": scheduler})
-        step(model, optimizer)
-        scheduler.step(record.best["val_obj"])
+        record.restore(state.parts)
+        step(state)
+        state.scheduler.step(record.best["val_obj"])
     finally:
         for handler in list(record.logger.handlers):
             record.logger.removeHandler(handler)
@@ -208,10 +256,13 @@ KINDS = {
     ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),
+    "clips": Kind("audio_info.json", make_clips, load_clips),
+    "provenance": Kind(PROVENANCE, make_provenance, load_provenance),
     "configuration": Kind("conf.yaml", make_conf, load_and_save_conf),
     "log-mels": Kind("dev_audio_logmels.hdf5", make_log_mels, load_data),
     "scores": Kind("scores.hdf5", make_scores, load_and_measure),
-    "word embeds": Kind("word2vec_embeds.npz", make_embeds, lambda path: load_embeddings(path, SIZE)),
+    "word scores": Kind("word_scores.hdf5", make_word_scores, load_and_index),
+    "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
     "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True), load_vectors),
@@ -231,7 +282,13 @@ TOKENS = [
 
 
 def mutate(rng: random.Random, content: bytes) -> bytes:
-    """One to four changes; of a zip archive sometimes within a member, whose checksum then holds."""
+    """Other content by one to four changes; of a zip archive sometimes within a member, whose checksum then holds."""
+    while (changed := _mutate_once(rng, content)) == content:
+        pass
+    return changed
+
+
+def _mutate_once(rng: random.Random, content: bytes) -> bytes:
     if content.startswith(b"PK\x03\x04") and rng.random() < 0.6:
         return _mutate_member(rng, content)
     is_text = b"\0" not in content and rng.random() < 0.8  # then it mostly stays text
@@ -252,7 +309,7 @@ def _mutate_member(rng: random.Random, content: bytes) -> bytes:
             if name == chosen:
                 for _ in range(rng.randint(1, 3)):
                     _change(rng, member, is_text=False)
-            after.writestr(name, bytes(member))
+            after.writestr(zipfile.ZipInfo(name), bytes(member))  # a name alone would add the time
     return out.getvalue()
 
 

@@ -14,8 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.conftest import ROOT
-from tests.stages import STAGES, Stages
+from tests.helpers import ROOT, STAGES, Stages
 
 WRITING_FROM = 0.5  # of a command's time: before, it imports
 

@@ -3,7 +3,7 @@ import subprocess
 import sys
 
 from tests import fuzz
-from tests.conftest import ROOT
+from tests.helpers import ROOT
 
 
 def test_damaged_files_end_in_clean_errors():

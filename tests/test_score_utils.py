@@ -1,9 +1,13 @@
+"""Scores against the plain double mean, and those from steps against those from frames."""
+
 import numpy as np
 import pytest
 import torch
 
 from models.audio_encoders import upsample
+from tests.helpers import embedding_scores
 from utils.score_utils import (
+    batch_scores,
     caption_word_weights,
     pair_scores,
     score_matrix,
@@ -135,3 +139,16 @@ def test_zero_steps_have_finite_scores_and_gradients():
     scores = step_score_matrix(steps, 12, torch.randn(2, 2, 4))
     scores.sum().backward()
     assert not scores.any() and torch.isfinite(steps.grad).all()
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_of_a_batch_are_those_of_its_embeddings(masked):
+    steps = torch.randn(3, 5, 6, requires_grad=True)
+    text = torch.nn.functional.normalize(torch.randn(3, 4, 6), dim=-1).requires_grad_()
+    lens = (torch.tensor([20, 3, 9]), torch.tensor([1, 4, 2])) if masked else (None, None)
+    ours = batch_scores(steps, 20, text, *lens)
+    theirs = embedding_scores(make_frames(steps, 20), text, *lens)
+    torch.testing.assert_close(ours.audio_text, theirs.audio_text)
+    torch.testing.assert_close(ours.text_text(), theirs.text_text())
+    torch.testing.assert_close(ours.audio_audio(), theirs.audio_audio())
+    assert ours.audio_text.requires_grad and not ours.text_text().requires_grad and not ours.audio_audio().requires_grad

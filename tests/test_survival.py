@@ -5,7 +5,7 @@ import random
 import pytest
 
 from tests import full_disk, kill
-from tests.stages import Stages
+from tests.helpers import Stages
 
 EXTRACT, TRAIN = "preprocessing/4_audio_logmel.py", "main.py"
 

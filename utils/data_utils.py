@@ -17,11 +17,13 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from models.audio_encoders import TIME_POOLING
-from utils.distributed_utils import share
-from utils.hdf5_utils import data_set, readable
-from utils.index_utils import TEXT_COLUMNS, DatasetPaths, read_table
-from utils.io_utils import UserError, free_memory
-from utils.step_utils import INDEXING, LOG_MELS
+from utils.common.errors import UserError
+from utils.common.hdf5 import data_set, readable
+from utils.common.memory import free_memory
+from utils.common.processes import shard
+from utils.common.steps import EMBEDDING, INDEXING, LOG_MELS, TRAINING
+from utils.dataset.index import TEXT_COLUMNS, read_table
+from utils.dataset.paths import DatasetPaths
 
 DISK_WORKERS = 2  # processes that read batches ahead
 FREE_MEMORY_SHARE = 0.5  # of which a split's log-mels may take, at the most
@@ -66,9 +68,9 @@ class Split:
 
 
 class Batch(NamedTuple):
-    """N caption-clip pairs, zero-padded to the longest; of several processes each has its own share of the audio."""
+    """N caption-clip pairs, zero-padded to the longest; each rank has its own shard of the audio."""
 
-    audio: Tensor  # (N, T, n_mels) float32; of several processes (n, T, n_mels), n its share of N
+    audio: Tensor  # (N, T, n_mels) float32; of several ranks (n, T, n_mels), n its shard of N
     text: Tensor  # (N, W) int64 word ids
     clips: Tensor  # (N,) int64: which clip; equal where two captions describe one clip
     audio_lens: Tensor  # (N,) int64 true frames
@@ -82,7 +84,7 @@ def load_split(
     paths: DatasetPaths,
     split: str,
     words: list[str],
-    recipe: dict[str, object],
+    n_mels: int,
     cache: str = "memory",
     needs_negatives: bool = False,
 ) -> Split:
@@ -90,7 +92,7 @@ def load_split(
 
     Args:
         words: the vocabulary; a word's id is its place.
-        recipe: the settings that the log-mels must have been made with.
+        n_mels: the bands that the log-mels must have.
         cache: "memory" keeps the log-mels there if they fit, "disk" leaves them in their file.
         needs_negatives: whether one clip is too few.
 
@@ -104,7 +106,7 @@ def load_split(
     places = {fid: i for i, fid in enumerate(fids)}
     return Split(
         fids=fids,
-        log_mels=_open_log_mels(paths, split, fids, recipe, cache),
+        log_mels=_open_log_mels(paths, split, fids, n_mels, cache),
         tids=table["tid"].tolist(),
         captions=captions,
         caption_clips=np.array([places[fid] for fid in table["fid"]]),
@@ -121,9 +123,9 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd
         raise UserError(f"{paths.text(split)}: holds no captions")
     for column in ("fid", "tid"):
         if not table[column].str.fullmatch(r"[\w-]+").all():
-            raise UserError(f"{paths.text(split)}: holds a {column} that is none; run step 2 again")
+            raise UserError(f"{paths.text(split)}: holds a {column} that is none; run {INDEXING} again")
     if table["tid"].duplicated().any():
-        raise UserError(f"{paths.text(split)}: a caption stands twice; run step 2 again")
+        raise UserError(f"{paths.text(split)}: a caption stands twice; run {INDEXING} again")
     word_ids = {word: i for i, word in enumerate(words)}
     return table, [_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]]
 
@@ -141,11 +143,11 @@ def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
 
 
 def collate(split: Split, captions: list[int]) -> Batch:
-    """The batch of some captions, by index, with their clips; of several processes each reads its share of these."""
+    """The batch of some captions, by index, with their clips; each rank reads its shard of these."""
     clips = split.caption_clips[captions]
     audio_lens = torch.tensor([split.frames[clip] for clip in clips])
-    audio = pad_sequence([split.log_mels[clip] for clip in clips[share(len(clips))]], batch_first=True)
-    if missing := int(audio_lens.max()) - audio.shape[1]:  # to the longest clip of all shares
+    audio = pad_sequence([split.log_mels[clip] for clip in clips[shard(len(clips))]], batch_first=True)
+    if missing := int(audio_lens.max()) - audio.shape[1]:  # to the longest clip of all shards
         audio = F.pad(audio, (0, 0, 0, missing))
     text = [split.captions[caption] for caption in captions]
     return Batch(
@@ -164,23 +166,23 @@ def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, 
             raise ValueError
         return torch.tensor([word_ids[word] for word in words])
     except (ValueError, TypeError, RecursionError):
-        raise UserError(f"{paths.text(split)}: tokens {tokens!r} are not a list of words; run step 2 again") from None
+        why = f"tokens {tokens!r} are not a list of words"
+        raise UserError(f"{paths.text(split)}: {why}; run {INDEXING} again") from None
     except KeyError as error:
         raise UserError(
             f"{paths.text(split)}: the word {error.args[0]!r} has no vector: captions and word vectors are not of one "
-            "run; run preprocessing/3_word2vec_embeddings.py (and main.py) again"
+            f"run; run {EMBEDDING} (and {TRAINING}) again"
         ) from None
 
 
 def _open_log_mels(
-    paths: DatasetPaths, split: str, fids: list[str], recipe: dict[str, object], cache: str
+    paths: DatasetPaths, split: str, fids: list[str], n_mels: int, cache: str
 ) -> Sequence[Tensor]:
-    """The clips' log-mels, their settings and every shape checked."""
+    """The clips' log-mels, every shape checked."""
     path = paths.log_mels(split)
     with readable(path, LOG_MELS) as store:
-        _check_recipe(store, path, recipe)
-        frames = [_checked_frames(store, path, fid, recipe["n_mels"]) for fid in fids]
-        size = 4 * recipe["n_mels"] * sum(frames)  # bytes
+        frames = [_checked_frames(store, path, fid, n_mels) for fid in fids]
+        size = 4 * n_mels * sum(frames)  # bytes
         fits = size < FREE_MEMORY_SHARE * free_memory()
         if cache == "memory" and fits:
             print(f"{split}: {len(fids)} clips, log-mels in memory ({size / 1e6:.0f} MB)")
@@ -190,22 +192,6 @@ def _open_log_mels(
     return DiskLogMels(path, fids, frames)
 
 
-def _check_recipe(store: h5py.File, path: Path, recipe: dict[str, object]) -> None:
-    """The back end may differ: they all give the same numbers."""
-    try:
-        made_with = json.loads(store.attrs.get("recipe", "{}"))
-        if not isinstance(made_with, dict):
-            raise ValueError
-    except (ValueError, TypeError):
-        raise UserError(f"{path}: its attribute recipe is not as {LOG_MELS} writes it; run that again") from None
-    for key, value in recipe.items():
-        if key != "backend" and made_with.get(key) != value:
-            raise UserError(
-                f"{path}: made with audio_logmel.{key} {made_with.get(key)}, but it is now {value}; set it back, or "
-                f"run {LOG_MELS} again"
-            )
-
-
 def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
     """How many frames a clip has, by its log-mels' shape."""
     if fid not in store:
@@ -213,8 +199,8 @@ def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
     shape = data_set(store, fid, LOG_MELS).shape
     if len(shape) != 2 or shape[1] != n_mels:
         raise UserError(
-            f"{path}: clip {fid} has the shape {shape}, but CRNNWordModel.audio_enc.in_dim asks for "
-            f"(frames, {n_mels}); make them equal, or run {LOG_MELS} again"
+            f"{path}: clip {fid} has the shape {shape}, but audio_logmel.n_mels asks for (frames, {n_mels}); run "
+            f"{LOG_MELS} again"
         )
     if shape[0] < TIME_POOLING:
         raise UserError(f"{path}: clip {fid} has {shape[0]} frames; the model needs at least {TIME_POOLING}")

@@ -96,6 +96,29 @@ def per_query_both_directions(scores: np.ndarray, caption_clips: np.ndarray) -> 
     }
 
 
+def chance_map(relevant: np.ndarray, items: int) -> float:
+    """The expected mAP of a random ranking, which is that of scores that are all equal.
+
+    Of I items in random order, the one at rank p is relevant with probability R / I, and then 1 + (p - 1) c of the
+    first p are, c = (R - 1) / (I - 1). The mean over p of that precision is c + (1 - c) H_I / I, H harmonic numbers.
+
+    Args:
+        relevant: (Q,) R, the relevant items of each query.
+        items: I.
+    """
+    c = (np.asarray(relevant) - 1) / max(items - 1, 1)  # (Q,)
+    return float(np.mean(c + (1 - c) * np.sum(1 / np.arange(1, items + 1)) / items))
+
+
+def chance_both_directions(caption_clips: np.ndarray, clips: int) -> dict[str, float]:
+    """`chance_map` of text-to-audio and audio-to-text retrieval; arguments as in `both_directions`, C clips."""
+    captions = np.bincount(caption_clips, minlength=clips)  # (C,) of each clip
+    return {
+        "text_to_audio": chance_map(np.ones(len(caption_clips)), clips),
+        "audio_to_text": chance_map(captions, len(caption_clips)),
+    }
+
+
 def _check(scores: np.ndarray, relevance: np.ndarray) -> None:
     if scores.ndim != 2 or scores.shape != relevance.shape:
         raise ValueError(f"scores {scores.shape} and relevance {relevance.shape} must be of one (queries, items) shape")

@@ -9,19 +9,11 @@ Source: Xie, Räsänen, Virtanen, "On Negative Sampling for Contrastive Audio-Te
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-
-class BatchScores(NamedTuple):
-    """Scores within a batch; the within-modality ones are computed only for a strategy that asks."""
-
-    audio_text: Tensor  # (N, N): S(a_i, t_j)
-    text_text: Callable[[], Tensor]  # () -> (N, N): S(t_i, t_j)
-    audio_audio: Callable[[], Tensor]  # () -> (N, N): S(a_i, a_j)
-
+from utils.score_utils import BatchScores
 
 Picks = tuple[Tensor, Tensor]  # audio negatives, text negatives: (N, N) bool each
 Strategy = Callable[[BatchScores, Tensor, torch.Generator | None], Picks]

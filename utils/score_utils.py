@@ -1,12 +1,15 @@
-"""The score of a clip and a caption: S = mean over frames t and words w of max(0, a_t . e_w).
+"""The score of a clip and a caption: S = mean over frames f and words w of max(0, a_f . e_w).
 
-Shapes: N, M items; T frames; W words; E embedding dimension; V vocabulary; C clips.
+`score_matrix` is the definition. The functions of steps give the same numbers from dot products at a quarter of the
+frames; lengths decide whether a mean runs over the padding as well, as published, or over each item's own.
+
+Shapes: N, M items; T frames; W words; L steps; E embedding dimension; V vocabulary; C clips.
+Source: Xie, Räsänen, Virtanen, "On Negative Sampling for Contrastive Audio-Text Retrieval", ICASSP 2023.
 """
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import NamedTuple
 
-import h5py
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -14,9 +17,6 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from models.audio_encoders import upsample
-from utils.hdf5_utils import data_set, fixed_length, readable, require_room_for
-from utils.io_utils import UserError, whole_file
-from utils.step_utils import SCORING
 
 
 def score_matrix(
@@ -46,7 +46,7 @@ def score_matrix(
 
 
 def alignment_map(audio_embeds: Tensor, text_embeds: Tensor) -> Tensor:
-    """What a score is the mean of: frames (T, E) and words (W, E) -> (T, W), max(0, a_t . e_w)."""
+    """What a score is the mean of: frames (T, E) and words (W, E) -> (T, W), max(0, a_f . e_w)."""
     return (audio_embeds @ text_embeds.T).clamp(min=0)
 
 
@@ -151,6 +151,29 @@ def self_step_score_matrix(steps: Tensor, frames: int, lens: Tensor | None = Non
     return torch.triu(scores) + torch.triu(scores, diagonal=1).T
 
 
+class BatchScores(NamedTuple):
+    """Scores within a batch of N pairs; those within a modality are computed only for a strategy that asks."""
+
+    audio_text: Tensor  # (N, N): S(a_i, t_j)
+    text_text: Callable[[], Tensor]  # () -> (N, N): S(t_i, t_j), without gradient
+    audio_audio: Callable[[], Tensor]  # () -> (N, N): S(a_i, a_j), without gradient
+
+
+def batch_scores(
+    steps: Tensor,
+    frames: int,
+    text_embeds: Tensor,
+    audio_lens: Tensor | None = None,
+    text_lens: Tensor | None = None,
+) -> BatchScores:
+    """The scores of a batch, from the steps (N, L, E) of its clips; arguments as in `step_score_matrix`."""
+    return BatchScores(
+        audio_text=step_score_matrix(steps, frames, text_embeds, audio_lens, text_lens),
+        text_text=lambda: self_score_matrix(text_embeds, text_lens),
+        audio_audio=lambda: self_step_score_matrix(steps.detach(), frames, audio_lens),
+    )
+
+
 def caption_word_weights(captions: list[np.ndarray], vocabulary: int | None = None) -> tuple[np.ndarray, csr_array]:
     """The captions' distinct words, and their share in each caption: S is one sparse product with the words' scores.
 
@@ -170,98 +193,6 @@ def caption_word_weights(captions: list[np.ndarray], vocabulary: int | None = No
     shares = np.repeat(1.0 / np.maximum(lens, 1), lens).astype(np.float32)
     rows = np.repeat(np.arange(len(captions)), lens)
     return words.astype(np.int64), csr_array((shares, (rows, columns)), shape=(len(captions), len(words)))
-
-
-class StoredScores(NamedTuple):
-    """A split's scores with the names of their rows and columns, and the epoch of the checkpoint that gave them."""
-
-    scores: np.ndarray  # (C, M) float32
-    fids: list[str]  # C clips
-    tids: list[str]  # M captions
-    caption_fids: list[str]  # M: the clip that each caption describes
-    epoch: int
-
-
-NAMES = ("fids", "tids", "caption_fids")  # of rows, of columns, and of the columns' clips
-
-
-def save_scores(path: Path, stored: StoredScores) -> None:
-    """Write scores as HDF5: data sets scores, fids, tids, caption_fids, and the attribute epoch."""
-    texts = sum(fixed_length(getattr(stored, name)).nbytes for name in NAMES)
-    require_room_for(path, 4 * stored.scores.size + texts, data_sets=4)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
-        store.attrs["epoch"] = stored.epoch
-        store["scores"] = stored.scores.astype(np.float32)
-        for name in NAMES:
-            store[name] = fixed_length(getattr(stored, name))
-
-
-def load_scores(path: Path, epoch: int) -> StoredScores:
-    """Read what `save_scores` wrote, for a checkpoint of this epoch.
-
-    Raises UserError where the file is missing, damaged, of another epoch, or holds NaN.
-    """
-    with readable(path, SCORING) as store:
-        names = (data_set(store, name, SCORING, texts=True).asstr()[()].tolist() for name in NAMES)
-        stored = StoredScores(data_set(store, "scores", SCORING)[()], *names, int(store.attrs["epoch"]))
-    if not _belong_together(stored):
-        raise UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
-    _require_epoch(path, stored.epoch, epoch)
-    if np.isnan(stored.scores).any():
-        raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
-    return stored
-
-
-class WordScores(NamedTuple):
-    """A split's scores of single words, their names, and the epoch of the checkpoint that gave them.
-
-    Word by word, so that the scores of any text with all clips are a mean of few rows: those of its words.
-    """
-
-    scores: np.ndarray | h5py.Dataset  # (V, C) float32; once loaded a data set, read from its file where indexed
-    words: list[str]  # V, the whole vocabulary
-    fids: list[str]  # C clips
-    epoch: int
-
-
-def save_word_scores(path: Path, stored: WordScores) -> None:
-    """Write word scores as HDF5: data sets scores (unchunked: a row is one read), words, fids; the attribute epoch."""
-    texts = fixed_length(stored.words).nbytes + fixed_length(stored.fids).nbytes
-    require_room_for(path, stored.scores.nbytes + texts, data_sets=3)
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
-        store.attrs["epoch"] = stored.epoch
-        store["scores"] = stored.scores
-        for name in ("words", "fids"):
-            store[name] = fixed_length(getattr(stored, name))
-
-
-def load_word_scores(path: Path, epoch: int) -> WordScores:
-    """Open what `save_word_scores` wrote, for a checkpoint of this epoch; the scores stay in the file.
-
-    Raises UserError where the file is missing, damaged or of another epoch.
-    """
-    with readable(path, SCORING) as store:
-        words, fids = (data_set(store, name, SCORING, texts=True).asstr()[()].tolist() for name in ("words", "fids"))
-        scores, epoch_of_scores = data_set(store, "scores", SCORING), int(store.attrs["epoch"])
-        if scores.shape != (len(words), len(fids)) or scores.dtype != np.float32:
-            raise UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
-    _require_epoch(path, epoch_of_scores, epoch)
-    return WordScores(h5py.File(path, "r")["scores"], words, fids, epoch)  # open for as long as its data set is in use
-
-
-def _require_epoch(path: Path, stored: int, best: int) -> None:
-    if stored != best:
-        raise UserError(f"{path}: scores of epoch {stored}, but the best epoch is now {best}; run {SCORING} again")
-
-
-def _belong_together(stored: StoredScores) -> bool:
-    """Whether every row and column has its name, once, and every clip has a caption."""
-    clips, captions = set(stored.fids), set(stored.tids)
-    return (
-        stored.scores.shape == (len(clips), len(captions)) == (len(stored.fids), len(stored.tids))
-        and len(stored.caption_fids) == len(stored.tids)
-        and set(stored.caption_fids) == clips
-    )
 
 
 def _mean_weights(lens: Tensor | None, items: int, size: int, like: Tensor) -> Tensor:

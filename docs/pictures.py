@@ -1,0 +1,67 @@
+"""The pictures of the README, from a trial's report: docs/report.png and docs/alignment.png (`make pictures`).
+
+Needs Chromium on the machine, and the development requirements."""
+
+import io
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
+
+from PIL import Image  # matplotlib's own dependency
+from playwright.sync_api import Page, sync_playwright
+
+from utils.common.errors import UserError, run_command
+from utils.report.report import REPORT
+from utils.trial.directory import trial_from_command
+
+FOLDER = Path(__file__).parent
+COLOURS = 96  # of a picture: a third of the bytes
+WIDTH = 1300  # CSS pixels
+
+
+def main() -> None:
+    trial, _ = trial_from_command(__doc__)
+    report = trial / "report" / REPORT
+    if not report.is_file():
+        raise UserError(f"{report}: no such file; run postprocessing/3_report.py first")
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        raise UserError("no Chromium on this machine; install it, to take pictures")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
+        page.goto(report.resolve().as_uri())
+        take_report(page)
+        page.close()
+        page = browser.new_page(viewport={"width": WIDTH, "height": 1000}, device_scale_factor=2)
+        page.goto(report.resolve().as_uri())
+        take_alignment(page)
+        browser.close()
+
+
+def take_report(page: Page) -> None:
+    """The head of the report, from its title to the end of the training curves."""
+    end = page.locator("#ranks").bounding_box()["y"]
+    page.set_viewport_size({"width": WIDTH, "height": round(end)})
+    page.wait_for_timeout(500)  # ms; pictures load as they come into view
+    save(page.screenshot(), "report.png")
+
+
+def take_alignment(page: Page) -> None:
+    """The first right result of the first query: its log-mel above the similarities of its words."""
+    picture = page.locator(".card.right img").first
+    picture.scroll_into_view_if_needed()
+    page.wait_for_timeout(500)
+    save(picture.screenshot(), "alignment.png")
+
+
+def save(png: bytes, name: str) -> None:
+    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS)
+    picture.save(FOLDER / name, optimize=True)
+    print(f"-> {FOLDER / name} ({(FOLDER / name).stat().st_size / 1000:.0f} kB)")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,108 @@
+"""Files are whole or absent, whatever ends a write; JSON, CSV and progress."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import ROOT
+from utils.common.errors import UserError
+from utils.common.io import file_digest, progress, read_json, whole_file, whole_folder, write_csv, write_json
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    for error, told in ((KeyError("x"), KeyError), (RuntimeError("disk"), UserError), (OSError(28, "full"), UserError)):
+        with pytest.raises(told), whole_file(path) as temporary:
+            temporary.write_text("half")
+            raise error
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_write_removes_what_a_killed_one_left(tmp_path):
+    script = f"""
+import os
+from utils.common.io import whole_file
+with whole_file({str(tmp_path / "out.txt")!r}) as temporary:
+    temporary.write_text("half")
+    os.kill(os.getpid(), 9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], cwd=ROOT)
+    (left,) = tmp_path.iterdir()
+    assert killed.returncode == -9 and left.read_text() == "half"
+    alive = left.with_name(left.name.replace(left.name.split(".")[-2], str(os.getppid())))
+    alive.write_text("another process is at it")
+    with whole_file(tmp_path / "out.txt") as temporary:
+        temporary.write_text("new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, "out.txt"])
+
+
+def test_a_finished_write_takes_the_place(tmp_path):
+    path = tmp_path / "deep" / "out.txt"
+    with whole_file(path) as temporary:
+        temporary.write_text("new")
+        assert not path.exists()
+    assert path.read_text() == "new"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "deep" / "pages"
+    for text in ("old", "new"):
+        with whole_folder(path, "page.html") as temporary:
+            (temporary / "page.html").write_text(text)
+            (temporary / f"{text}.txt").touch()
+    assert sorted(file.name for file in path.iterdir()) == ["new.txt", "page.html"]
+    with pytest.raises(RuntimeError), whole_folder(path, "page.html") as temporary:
+        (temporary / "page.html").write_text("half")
+        raise RuntimeError
+    assert (path / "page.html").read_text() == "new" and list(path.parent.iterdir()) == [path]
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for path in (tmp_path, tmp_path / "mine.txt"):
+        with pytest.raises(UserError, match=r"exists and holds no page.html"), whole_folder(path, "page.html"):
+            raise AssertionError("not to be entered")
+    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_json_round_trip_and_refusal_of_nan(tmp_path):
+    path = tmp_path / "x.json"
+    write_json(path, {"ä": [1.5, None]})
+    assert read_json(path, "main.py") == {"ä": [1.5, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(path, {"x": float("nan")})
+    assert read_json(path, "main.py") == {"ä": [1.5, None]}
+
+
+@pytest.mark.parametrize("content", [None, "{", "[" * 100_000, "[]", b"\xff"])
+def test_missing_and_damaged_json_name_the_command(tmp_path, content):
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"^[^\n]*x\.json: .*main\.py (makes it|again|writes it; run that again)$"):
+        read_json(path, "main.py")
+
+
+def test_csv_quotes_what_needs_it(tmp_path):
+    write_csv(tmp_path / "x.csv", ["a", "b"], [["1,2", 'say "x"'], ["é", ""]])
+    assert (tmp_path / "x.csv").read_bytes().decode() == 'a,b\n"1,2","say ""x"""\né,\n'
+
+
+def test_a_digest_is_of_what_the_file_holds_now(tmp_path):
+    path = tmp_path / "x"
+    for second, content in enumerate((b"one", b"two")):  # of one length
+        path.write_bytes(content)
+        os.utime(path, (second, second))  # two writes may come within one tick of the clock
+        assert file_digest(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
+    assert list(progress([1, 2, 3], "work", total=3, seconds=0)) == [1, 2, 3]
+    assert capsys.readouterr().err.splitlines() == ["work: 1/3", "work: 2/3", "work: 3/3"]

@@ -1,0 +1,100 @@
+"""Configuration files: laid over their bases, overridden, and refused where they cannot be read."""
+
+import pytest
+import yaml
+
+from tests.helpers import ROOT
+from utils.common.errors import UserError
+from utils.conf.reading import conf_text, load_conf, save_conf
+
+ONE_LINE = r"^[^\n]*\Z"
+CONF = ROOT / "conf.yaml"
+
+
+def test_overrides_and_yaml_numbers():
+    conf = load_conf(CONF, ["AdamOptimizer.lr=1e-4", "criteria.TripletLoss.sampling=hard-NS", "param_conf.tf32=true"])
+    assert conf.AdamOptimizer.lr == 1e-4
+    assert conf.criteria.TripletLoss.sampling == "hard-NS"
+    assert conf.param_conf.tf32 is True
+
+
+@pytest.mark.parametrize("name", ["conf_demo.yaml", "conf_best.yaml"])
+def test_the_other_files_hold_just_what_differs(name):
+    difference = yaml.safe_load((ROOT / name).read_text())
+    assert difference.pop("base") == "conf.yaml"
+    default, conf = load_conf(CONF).model_dump(), load_conf(ROOT / name).model_dump()
+    assert difference.keys() == {key for key in conf if conf[key] != default[key]}
+
+
+def test_resolved_configuration_reads_back(tmp_path):
+    conf = load_conf(ROOT / "conf_demo.yaml", ["param_conf.seed=7", "trial_series=雨"])
+    save_conf(conf, tmp_path / "conf.yaml")
+    assert load_conf(tmp_path / "conf.yaml") == conf
+    assert "base" not in yaml.safe_load(conf_text(conf))
+
+
+def test_bases_may_stand_on_bases(tmp_path):
+    (tmp_path / "mid.yaml").write_text(f"base: {CONF}\nparam_conf: {{num_epoch: 3}}\n")
+    (tmp_path / "top.yaml").write_text("base: mid.yaml\nparam_conf: {seed: 5}\n")
+    conf = load_conf(tmp_path / "top.yaml")
+    assert (conf.param_conf.num_epoch, conf.param_conf.seed, conf.param_conf.batch_size) == (3, 5, 32)
+
+
+def test_a_table_replaces_its_bases_whole(tmp_path):
+    (tmp_path / "conf.yaml").write_text(
+        f"base: {CONF}\nsweep_conf: {{}}\nword2vec_embeddings: {{variants: {{a: [A]}}}}\n"
+    )
+    conf = load_conf(tmp_path / "conf.yaml")
+    assert conf.sweep_conf == {} and conf.word2vec_embeddings.variants == {"a": ["A"]}
+    assert conf.word2vec_embeddings.unk_max_dot == 0.25
+
+
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("param_conf", "'param_conf': … section.key=value"),
+        ("param_conf..seed=1", "'param_conf..seed=1': … section.key=value"),
+        ("trial_base.x=1", "'trial_base.x=1': … trial_base is a value"),
+        ("param_conf.seed=[1", "'param_conf.seed=[1': … '[1' is not a valid YAML value"),
+    ],
+)
+def test_unfit_overrides_are_refused(override, what):
+    with pytest.raises(UserError, match=ONE_LINE) as error:
+        load_conf(CONF, [override])
+    assert all(part in str(error.value) for part in what.split(" … "))
+
+
+def test_each_wrong_setting_gets_its_line():
+    with pytest.raises(UserError) as error:
+        load_conf(CONF, ["param_conf.seed=-1", "AdamOptimizer.lr=0"])
+    assert len(str(error.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b"- a\n- b\n", "conf.yaml: … no `key: value` settings"),
+        (b"", "conf.yaml: … no `key: value` settings"),
+        (b"a: [1\n", "conf.yaml: … not valid YAML: line 2"),
+        ("trial_series: é".encode("latin-1"), "conf.yaml: … not UTF-8"),
+        (b"base: 3\n", "conf.yaml: base: 3"),
+        (b"base: absent.yaml\n", "absent.yaml: no such configuration file"),
+        (b"base: .\n", ": cannot be read (Is a directory)"),
+        (b"base: conf.yaml\n", "conf.yaml: … leads back to this file"),
+    ],
+)
+def test_unfit_files_are_refused(tmp_path, content, what):
+    (tmp_path / "conf.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=ONE_LINE) as error:
+        load_conf(tmp_path / "conf.yaml")
+    assert str(error.value).startswith(str(tmp_path))
+    assert all(part in str(error.value) for part in what.split(" … "))
+
+
+def test_every_missing_section_gets_its_line(tmp_path):
+    (tmp_path / "conf.yaml").write_text("trial_series: x\n")
+    with pytest.raises(UserError) as error:
+        load_conf(tmp_path / "conf.yaml")
+    lines = str(error.value).splitlines()
+    missing = yaml.safe_load(CONF.read_text()).keys() - {"trial_series"}
+    assert sorted(lines) == sorted(f"{tmp_path / 'conf.yaml'}: {key}: missing" for key in missing)

@@ -1,0 +1,194 @@
+"""What each setting may be, and what it decides."""
+
+import pytest
+
+from tests.helpers import ROOT
+from utils.common.errors import UserError
+from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
+from utils.conf.reading import load_conf
+from utils.conf.schema import Conf, Section, idle_because, role_of, telling
+from utils.conf.values import flat
+from utils.sampling_utils import STRATEGIES
+from utils.trial.provenance import step_settings
+
+CONF = ROOT / "conf.yaml"
+
+
+def test_the_papers_settings_are_the_default():
+    conf = load_conf(CONF)
+    assert conf.param_conf.num_epoch == 120 and conf.param_conf.batch_size == 32
+    assert conf.param_conf.criterion == "TripletLoss" and conf.param_conf.precision == "float32"
+    assert conf.criteria.TripletLoss.model_dump() == {"margin": 0.5, "sampling": "random-NS"}
+    assert conf.score.model_dump() == {"mask_words": False, "mask_frames": False}
+    assert conf.AdamOptimizer.model_dump() == {"lr": 1e-3, "weight_decay": 0}
+    assert conf.ReduceLROnPlateau.model_dump() == {"factor": 0.1, "patience": 5, "threshold": 0.005, "min_lr": 1e-6}
+    assert conf.TrialPlateauStopper.model_dump() == {"std": 0.001, "num_results": 10, "grace_period": 60}
+    assert len(conf.word2vec_embeddings.variants) == 11
+
+
+# --- what a setting may be -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "what"),
+    [
+        ("param_conf.batchsize=3", "param_conf.batchsize", "did you mean batch_size?"),
+        ("optimiser={lr: 1}", "optimiser", "did you mean AdamOptimizer?"),
+        ("nonsense=3", "nonsense", "the keys here are trial_series"),
+        ("metrics.m={margin: 1, sampling: hard-NS, foo: 3}", "metrics.m.foo", "the keys here are margin, sampling"),
+        ("criteria.TripletLoss.mask_words=true", "criteria.TripletLoss.mask_words", "margin, sampling"),  # once there
+        ("param_conf.batch_size='32'", "param_conf.batch_size", "valid integer"),
+        ("param_conf.batch_size=1", "param_conf.batch_size", "greater than or equal to 2"),
+        ("param_conf.num_epoch=1.5", "param_conf.num_epoch", "is 1.5"),
+        ("param_conf.select_by=loss", "param_conf.select_by", "'val_obj' or 'val_map'"),
+        ("param_conf.criterion=Triplet", "param_conf.criterion", "'TripletLoss' or 'InfoNCE'"),
+        ("criteria.TripletLoss.margin=0", "criteria.TripletLoss.margin", "greater than 0"),
+        ("criteria.TripletLoss.margin=.nan", "criteria.TripletLoss.margin", "finite number"),
+        ("criteria.TripletLoss.margin=true", "criteria.TripletLoss.margin", "is True"),
+        ("criteria.TripletLoss.sampling=[a]", "criteria.TripletLoss.sampling", "is ['a']"),
+        ("AdamOptimizer.lr=.inf", "AdamOptimizer.lr", "finite number"),
+        ("score.mask_words=1", "score.mask_words", "valid boolean"),
+        ("criteria=null", "criteria", "is None"),
+        ("data_conf=3", "data_conf", "is 3"),
+        ("metrics={obj: {margin: 0.5, sampling: hard-NS}}", "metrics.obj.[key]", "choose another name"),
+        ("text_cleaning.corrections={Birsd: birds}", "text_cleaning.corrections", "'Birsd': 'birds'"),
+        ("text_cleaning.corrections={two words: one}", "text_cleaning.corrections", "one before the colon"),
+        ("text_cleaning.corrections={on: over}", "text_cleaning.corrections.1.[key]", "valid string"),
+        ("audio_logmel.backend=sox", "audio_logmel.backend", "'torch', 'librosa' or 'torchaudio'"),
+        ("audio_logmel.n_mels=65", "audio_logmel.n_mels", "multiple of 64"),
+        ("audio_logmel.fmin=9000", "audio_logmel", "fmin (9000 Hz) must be below fmax (8000 Hz)"),
+        ("word2vec_embeddings.source=glove", "word2vec_embeddings.source", "'word2vec-google-news-300'"),
+        ("word2vec_embeddings.source=file", "word2vec_embeddings", "set word2vec_embeddings.file"),
+        ("word2vec_embeddings.train.vector_size=9", "word2vec_embeddings.train.vector_size", "multiple of 2"),
+        ("trial_series=../x", "trial_series", "is '../x'"),
+        ("data_conf.train_data=/etc", "data_conf.train_data", "is '/etc'"),
+        ("sweep_conf.param_conf.seed=3", "sweep_conf.param_conf.seed", "valid list"),
+        ("sweep_conf.param_conf.seed=[]", "sweep_conf.param_conf.seed", "at least 1 item"),
+        ("sweep_conf.param_conf.seed=[1, 2, 1]", "sweep_conf.param_conf.seed", "holds 1 twice"),
+        ("ray_conf.trial_resources.gpu=1.5", "ray_conf.trial_resources.gpu", "or whole ones"),
+        ("ray_conf.init_args.address=ray://host:10001", "ray_conf.init_args.address", "is 'ray://host:10001'"),
+        ("ray_conf.init_args={address: auto, num_cpus: 2, num_gpus: null}", "ray_conf.init_args", "leave num_cpus and"),
+    ],
+)
+def test_wrong_settings_are_named(override, key, what):
+    with pytest.raises(UserError) as error:
+        load_conf(CONF, [override])
+    message = str(error.value)
+    assert message.startswith(f"{CONF}: {key}: ") and what in message and "\n" not in message
+
+
+def test_an_unknown_strategy_lists_the_eight():
+    with pytest.raises(UserError) as error:
+        load_conf(CONF, ["criteria.TripletLoss.sampling=semihard"])
+    assert all(name in str(error.value) for name in STRATEGIES)
+
+
+def test_the_encoders_sizes_are_derived_and_checked_where_given():
+    sizes = load_conf(CONF, ["audio_logmel.n_mels=128"]).CRNNWordModel.audio_enc
+    assert (sizes.in_dim, sizes.out_dim) == (None, None)
+    given = ["CRNNWordModel.audio_enc.in_dim=128", "CRNNWordModel.audio_enc.out_dim=20"]
+    assert load_conf(CONF, ["audio_logmel.n_mels=128", *given]).audio_logmel.n_mels == 128
+    with pytest.raises(UserError, match=r"n_mels is 64 but CRNNWordModel\.audio_enc\.in_dim is 128; leave .* null"):
+        load_conf(CONF, given)
+    with pytest.raises(UserError, match=r"CRNNWordModel\.audio_enc\.out_dim: is 21.*multiple of 2"):
+        load_conf(CONF, ["CRNNWordModel.audio_enc.out_dim=21"])
+
+
+# --- what a setting decides ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "may_change_on_resume", "tells_experiments_apart", "decides_numbers"),
+    [
+        ("audio_logmel.backend", True, False, False),
+        ("audio_logmel.workers", True, False, False),
+        ("data_conf.cache", True, False, False),
+        ("data_conf.dataset", True, False, False),
+        ("trial_base", True, False, False),
+        ("log_tensorboard", True, False, False),
+        ("demo_dataset.seed", True, False, False),
+        ("clotho_dataset.on_bad_data", True, False, False),
+        ("ray_conf.trial_resources.cpu", True, False, False),
+        ("sweep_conf", True, False, False),
+        ("param_conf.num_epoch", True, True, True),
+        ("data_conf.eval_data", True, True, True),
+        ("param_conf.seed", False, False, True),
+        ("word2vec_embeddings.seed", False, True, True),
+        ("audio_logmel.hop", False, True, True),
+        ("text_cleaning.corrections", False, True, True),
+        ("text_cleaning.corrections.birsd", False, True, True),
+        ("data_conf.train_data", False, True, True),
+        ("score.mask_words", False, True, True),
+        ("criteria.TripletLoss.sampling", False, True, True),
+        ("metrics.random.margin", False, True, True),
+        ("ReduceLROnPlateau.patience", False, True, True),
+        ("no.such.key", False, True, True),  # of a trial of other days: as careful as can be
+    ],
+)
+def test_what_a_setting_decides(key, may_change_on_resume, tells_experiments_apart, decides_numbers):
+    role = role_of(key)
+    assert role.may_change_on_resume == may_change_on_resume
+    assert role.tells_experiments_apart == tells_experiments_apart
+    assert role.decides_numbers == decides_numbers
+
+
+def test_telling_settings_are_those_that_decide_numbers():
+    conf = load_conf(CONF)
+    everything, told = flat(conf.model_dump()), telling(conf)
+    assert told.items() <= everything.items()
+    assert {"param_conf.seed", "audio_logmel.hop", "criteria.TripletLoss.margin"} <= told.keys()
+    assert not {"audio_logmel.backend", "data_conf.cache", "trial_base", "demo_dataset.sample_rate"} & told.keys()
+
+
+@pytest.mark.parametrize(
+    ("override", "steps"),
+    [
+        ("text_cleaning.named_entities=keep", [CLEANING]),
+        ("audio_logmel.hop=0.01", [LOG_MELS]),
+        ("audio_logmel.backend=librosa", []),
+        ("audio_logmel.workers=1", []),
+        ("clotho_dataset.on_bad_data=skip", []),
+        ("word2vec_embeddings.unk_max_dot=0.5", [EMBEDDING]),
+        ("word2vec_embeddings.train.window=9", []),  # of source train
+        ("param_conf.batch_size=16", []),
+    ],
+)
+def test_which_settings_count_for_provenance(override, steps):
+    before, after = load_conf(CONF), load_conf(CONF, [override])
+    told = (CLEANING, INDEXING, EMBEDDING, LOG_MELS)
+    assert [step for step in told if step_settings(before, step) != step_settings(after, step)] == steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "key", "beside"),
+    [
+        ([], "criteria.InfoNCE.temperature", "param_conf.criterion=TripletLoss"),
+        ([], "criteria.TripletLoss.margin", None),
+        (["param_conf.criterion=InfoNCE"], "criteria.TripletLoss.sampling", "param_conf.criterion=InfoNCE"),
+        (["param_conf.criterion=InfoNCE"], "criteria.InfoNCE.temperature", None),
+        ([], "word2vec_embeddings.train.epochs", "word2vec_embeddings.source=word2vec-google-news-300"),
+        ([], "word2vec_embeddings.file", "word2vec_embeddings.source=word2vec-google-news-300"),
+        (["word2vec_embeddings.source=train"], "word2vec_embeddings.train.epochs", None),
+        (["word2vec_embeddings.source=train"], "word2vec_embeddings.file", "word2vec_embeddings.source=train"),
+        (["word2vec_embeddings.source=file", "word2vec_embeddings.file=x"], "word2vec_embeddings.file", None),
+        ([], "metrics.random.margin", None),
+    ],
+)
+def test_what_plays_no_part_is_told_with_what_it_stands_beside(settings, key, beside):
+    conf = load_conf(CONF, settings)
+    assert idle_because(conf, key) == beside
+    if key in flat(conf.model_dump()):
+        assert (key in telling(conf)) == (beside is None)
+
+
+def test_every_setting_is_in_conf_yaml():
+    """The schema has no defaults: what is not written down cannot be in force."""
+
+    def defaults(section, place):
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield from defaults(field.annotation, f"{place}{name}.")
+            elif not field.is_required():
+                yield f"{place}{name}"
+
+    assert list(defaults(Conf, "")) == []

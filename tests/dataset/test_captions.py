@@ -1,0 +1,117 @@
+"""Captions as Clotho has them: read from any decent CSV file, refused from any other, and cleaned."""
+
+import json
+import re
+
+import nltk
+import pytest
+
+from utils.common.errors import UserError
+from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
+
+HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
+GOOD = b"good.wav,a,b,c,d,e\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "clean"),
+    [
+        ("A dog barks, twice.", "a dog barks twice"),
+        ("The dog's  bark\tis\nloud!", "the dog s bark is loud"),
+        ("walkie-talkie/radio (static) #1", "walkie-talkie radio static 1"),
+        ("""!"#$%&'()*+,./\\:;<=>?@[]^_`{|}~""", ""),
+        ("", ""),
+        ("ÉCLAIR — “quoted”", "éclair — “quoted”"),
+        ("a 🐕 barks!", "a 🐕 barks"),
+        ("\u00a0a\u2003dog\u3000", "a dog"),
+        ("?!, ...", ""),
+    ],
+)
+def test_clean_caption(raw, clean):
+    assert clean_caption(raw) == clean
+
+
+def test_corrections_replace_whole_words():
+    assert correct_words("birsd sing in birsdong", {"birsd": "birds"}) == "birds sing in birsdong"
+
+
+def test_hyphenated_words():
+    assert hyphenated_words("a walkie-talkie — on") == ["walkie-talkie", "—"]
+
+
+def test_read_captions_with_byte_order_mark_quotes_and_crlf(tmp_path):
+    path = tmp_path / "c.csv"
+    path.write_bytes(("\ufeff" + HEADER + ' Ambience &amp; #1 .wav,"a, b","say ""x""",c,d,e\r\n').encode())
+    captions = read_captions(path)
+    assert [c.raw_text for c in captions] == ["a, b", 'say "x"', "c", "d", "e"]
+    assert captions[0].file_name == " Ambience &amp; #1 .wav"
+    assert captions[0].line == 2 and captions[4].column == "caption_5"
+
+
+def test_absent_cells_are_empty_captions(tmp_path):
+    (tmp_path / "c.csv").write_text(HEADER + "x.wav,a,b\n")
+    assert [c.raw_text for c in read_captions(tmp_path / "c.csv")] == ["a", "b", "", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "line 1: the columns must be file_name"),
+        (b"name,caption_1\nx.wav,a\n", "line 1: the columns must be file_name"),
+        (b"file_name,text\nx.wav,a\n", "line 1: the columns must be file_name"),
+        (HEADER.replace(",", ";").encode() + GOOD, "line 1: the columns must be file_name"),
+        (HEADER.replace("caption_2", "caption_1").encode() + GOOD, "line 1: the column caption_1 stands twice"),
+        (HEADER.encode() + GOOD + b"x.wav,a,b,c,d,e,f\n", "line 3: more cells than columns"),
+        (HEADER.encode() + GOOD + "x.wav,é,b,c,d,e\n".encode("latin-1"), "line 3: not UTF-8"),
+        (HEADER.encode("utf-16"), "line 1: not UTF-8"),
+        (HEADER.encode() + GOOD + b"x.wav,a\0b,b,c,d,e\n", "line 3: holds a NUL"),
+        (HEADER.encode() + GOOD + b'x.wav,"a,b,c,d,e\n', "the row at line 3: not valid CSV"),
+        (HEADER.encode() + GOOD + b'x.wav,"a" dog,b,c,d,e\n', "the row at line 3: not valid CSV"),
+        (HEADER.encode() + GOOD + b"x.wav," + b"a" * 150_000, "the row at line 3: not valid CSV (field larger"),
+    ],
+)
+def test_unfit_caption_files_are_refused(tmp_path, content, message):
+    (tmp_path / "c.csv").write_bytes(content)
+    with pytest.raises(UserError, match=rf"c\.csv: {re.escape(message)}"):
+        read_captions(tmp_path / "c.csv")
+
+
+def test_missing_caption_file(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.csv: no such file"):
+        read_captions(tmp_path / "absent.csv")
+
+
+@pytest.fixture
+def nltk_data(tmp_path, monkeypatch):
+    """NLTK data of our own in NLTK's real formats: a tagger that knows `paris`, and a chunker that marks it."""
+    tagger = tmp_path / "taggers" / "averaged_perceptron_tagger_eng"
+    chunker = tmp_path / "chunkers" / "maxent_ne_chunker_tab" / "english_ace_binary"
+    words = tmp_path / "corpora" / "words"
+    for folder in (tagger, chunker, words):
+        folder.mkdir(parents=True)
+    files = {"weights": {"bias": {"NN": 1.0}}, "tagdict": {"paris": "NNP"}, "classes": ["NN", "NNP"]}
+    for name, content in files.items():
+        (tagger / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(content))
+    (chunker / "mapping.tab").write_text("word\tparis\tB-NE\t0\nbias\trepr-True\tO\t1\n")
+    (chunker / "weights.txt").write_text("5.0\n1.0\n")
+    (chunker / "labels.txt").write_text("O\nB-NE\n")
+    (chunker / "alwayson.tab").write_text("")
+    for name in ("en", "en-basic"):
+        (words / name).write_text("dog\nbark\n")
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    return tmp_path
+
+
+def test_named_entities_become_ne(nltk_data):
+    texts = ["a dog barks in paris", "", "paris", "rain"]
+    assert replace_named_entities(texts) == ["a dog barks in NE", "", "NE", "rain"]
+
+
+def test_missing_nltk_data_says_what_to_download(tmp_path, monkeypatch):
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    monkeypatch.setattr(nltk, "download", lambda *_, **__: False)
+    with pytest.raises(UserError) as error:
+        replace_named_entities(["a dog"])
+    message = str(error.value)
+    assert "averaged_perceptron_tagger_eng maxent_ne_chunker_tab words" in message
+    assert "nltk_data" in message and "named_entities=keep" in message and "\n" not in message

@@ -1,0 +1,201 @@
+"""Captions find their clips by name, and whatever does not is listed and left out."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+from utils.common.errors import UserError
+from utils.common.io import write_csv, write_json
+from utils.dataset.captions import CAPTION_COLUMNS
+from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, match_names, read_clips, vocabulary_info
+from utils.dataset.paths import DatasetPaths
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """dataset({csv name: captions}, [files]) -> the paths of a split `dev` with these rows and tenth-second clips."""
+
+    def make(captions, files, split="dev"):
+        paths = DatasetPaths(str(tmp_path))
+        rows = [
+            (line, name, column, text, text)
+            for line, (name, texts) in enumerate(captions, start=2)
+            for column, text in zip(CAPTION_COLUMNS, texts, strict=False)
+        ]
+        write_csv(paths.clean_captions(split), CLEAN_COLUMNS, rows)
+        paths.audio(split).mkdir(exist_ok=True)
+        for file in files:
+            soundfile.write(paths.audio(split) / file, np.zeros(800), 8000, format="WAV")
+        return paths
+
+    return make
+
+
+FIVE = ["a dog", "a cat", "rain", "wind", "a bird"]
+
+
+def index(paths, require_audio=True):
+    return index_split(paths, "dev", require_audio, shortest=0.06)
+
+
+def problems(found):
+    return [str(problem) for problem in found.problems]
+
+
+def test_names_match_exactly_first_then_stripped():
+    files = ["a.wav", "b.wav", "c .wav", "Ambience Birds.wav", "Ambience birds.wav", "it&#39;s 100% #1, ok.wav"]
+    names = ["a.wav", " b.wav", "c.wav", " Ambience Birds.wav", "Ambience birds.wav", "it&#39;s 100% #1, ok.wav"]
+    assert match_names(names, files) == dict(zip(names, ["a.wav", "b.wav", "c .wav", *files[3:]], strict=True))
+
+
+def test_a_stripped_name_never_takes_a_file_that_another_name_fits_exactly():
+    assert match_names([" a.wav", "a.wav"], ["a.wav"]) == {"a.wav": "a.wav"}
+    assert match_names(["a .wav", " a.wav"], ["a.wav", "a .wav"]) == {"a .wav": "a .wav", " a.wav": "a.wav"}
+
+
+def test_ambiguous_names_match_nothing():
+    assert match_names(["a.wav"], [" a.wav", "a .wav"]) == {}
+    assert match_names([" a.wav", "a .wav"], ["a.wav"]) == {}
+    assert match_names(["sub/a.wav"], ["a.wav"]) == {}
+
+
+def test_a_file_without_captions_at_all_is_said(dataset):
+    found = index(dataset([], ["x.wav"]))
+    assert problems(found)[0] == "clotho_captions_dev.csv line 1: no captions" and found.captions.empty
+
+
+def test_a_carriage_return_inside_a_caption_is_no_new_row(dataset):
+    paths = dataset([("x.wav", ["a\rdog", *FIVE[1:]])], ["x.wav"])
+    found = index(paths)
+    assert len(found.captions) == 5 and not found.problems
+
+
+def test_index_of_clothos_traps(dataset):
+    names = [" Ambience Birds.wav", "Ambience birds.wav", "cow .wav", "it&#39;s &amp; 100% #1, ok.wav"]
+    files = ["Ambience Birds.wav", "Ambience birds.wav", "cow.wav", "it&#39;s &amp; 100% #1, ok.wav"]
+    found = index(dataset([(name, FIVE) for name in names], files))
+    assert not found.problems
+    assert list(found.captions["file_name"].unique()) == names
+    assert [clip.file_name for clip in found.clips.values()] == files
+    assert found.captions["fid"].nunique() == 4 and found.captions["tid"].nunique() == 20
+    assert found.clips[clip_id("dev", " Ambience Birds.wav")].seconds == 0.1
+    assert json.loads(found.captions["tokens"][0]) == ["a", "dog"]
+
+
+def test_fids_depend_on_split_and_name_alone():
+    assert clip_id("development", "x.wav") == "d8f364a07e6911ba"  # printf development/x.wav | sha256sum
+    assert clip_id("evaluation", "x.wav") != clip_id("development", "x.wav")
+
+
+def test_other_audio_formats_are_clips(dataset):
+    paths = dataset([("x.flac", FIVE), ("y.ogg", FIVE)], [])
+    for name in ("x.flac", "y.ogg"):
+        soundfile.write(paths.audio("dev") / name, np.zeros(8000), 8000)
+    assert not index(paths).problems
+
+
+def test_whatever_is_wrong_is_listed_and_left_out(dataset):
+    captions = [
+        ("good.wav", FIVE),
+        ("absent.wav", FIVE),
+        ("good.wav", FIVE),
+        ("gap.wav", ["a dog", "", "rain", "wind", "a bird"]),
+        ("broken.wav", FIVE),
+        ("empty.wav", FIVE),
+        ("nan.wav", FIVE),
+        ("short.wav", FIVE),
+    ]
+    paths = dataset(captions, ["good.wav", "gap.wav", "unused.wav"])
+    (paths.audio("dev") / "broken.wav").write_text("this is text")
+    soundfile.write(paths.audio("dev") / "empty.wav", np.zeros(0), 8000)
+    soundfile.write(paths.audio("dev") / "nan.wav", np.full(800, np.nan), 8000, subtype="FLOAT")
+    soundfile.write(paths.audio("dev") / "short.wav", np.zeros(400), 8000)
+    found = index(paths)
+    expected = [
+        ("clotho_captions_dev.csv line 4 ('good.wav'): ", "as on line 2"),
+        ("dev ('broken.wav'): ", "unreadable"),
+        ("dev ('empty.wav'): ", "no samples"),
+        ("dev ('nan.wav'): ", "NaN"),
+        ("dev ('short.wav'): ", "0.05 s are too short"),
+        ("dev ('unused.wav'): ", "no captions"),
+        ("clotho_captions_dev.csv line 3 ('absent.wav'): ", "no such audio file"),
+        ("clotho_captions_dev.csv line 5 ('gap.wav'): ", "caption_2 holds no words"),
+    ]
+    for problem, (place, what) in zip(problems(found), expected, strict=True):
+        assert problem.startswith(place) and what in problem
+    assert found.captions["file_name"].value_counts().to_dict() == {"good.wav": 5, "gap.wav": 4}
+    assert [clip.file_name for clip in found.clips.values()] == ["good.wav", "gap.wav"]
+
+
+def test_a_missing_column_is_listed(dataset):
+    (problem,) = problems(index(dataset([("x.wav", FIVE[:4])], ["x.wav"])))
+    assert problem == "clotho_captions_dev.csv line 1: column caption_5 is missing"
+
+
+def test_captions_without_audio_where_that_is_allowed(dataset):
+    found = index(dataset([("x.wav", FIVE)], []), require_audio=False)
+    assert len(found.captions) == 5 and not found.clips and not found.problems
+
+
+@pytest.mark.parametrize("name", ["../outside.wav", "{root}/outside.wav", "deeper/../../outside.wav", "dev/x.wav"])
+def test_a_file_name_that_leaves_the_folder_is_no_clip(dataset, tmp_path, name):
+    paths = dataset([(name.format(root=tmp_path), FIVE)], ["x.wav"])
+    soundfile.write(paths.audio("dev").parent / "outside.wav", np.zeros(800), 8000)
+    found = index(paths)
+    assert "is no file name" in problems(found)[1] and found.captions.empty
+
+
+def test_a_link_out_of_the_data_set_is_no_clip(dataset, tmp_path_factory):
+    paths = dataset([("x.wav", FIVE), ("inside.wav", FIVE)], ["y.wav"])
+    outside = tmp_path_factory.mktemp("outside") / "x.wav"
+    soundfile.write(outside, np.zeros(8000), 8000)
+    (paths.audio("dev") / "x.wav").symlink_to(outside)
+    (paths.audio("dev") / "inside.wav").symlink_to("y.wav")
+    found = index(paths)
+    assert "dev ('x.wav'): leads out of the data set directory" in problems(found)[0]
+    assert found.captions["file_name"].unique().tolist() == ["inside.wav"]
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        {"file_name": "../../x.wav"},
+        {"file_name": "/x.wav"},
+        {"file_name": ".."},
+        {"file_name": 5},
+        {"sha256": "0"},
+        {"seconds": -1},
+        {"seconds": None},
+        {"more": 1},
+    ],
+)
+def test_a_strangers_clips_are_checked(dataset, spoilt):
+    paths = dataset([("x.wav", FIVE)], ["x.wav"])
+    clips = index(paths).clips
+    info = clip_info({"dev": clips})
+    write_json(paths.audio_info, info)
+    assert read_clips(paths, "dev") == clips
+    (fid,) = clips
+    info["dev"]["clips"][fid] |= spoilt
+    write_json(paths.audio_info, info)
+    with pytest.raises(UserError, match=r"leads out|not as preprocessing|not the name of"):
+        paths.clip("dev", read_clips(paths, "dev")[fid].file_name)
+    write_json(paths.audio_info, {"dev": {"clips": {"../" + fid: clips[fid]._asdict()}}})
+    with pytest.raises(UserError, match="not as preprocessing"):
+        read_clips(paths, "dev")
+
+
+def test_words_that_look_like_gaps_stay_words(dataset):
+    found = index(dataset([("NA.wav", ["null", "NA", "nan", "None", "1"])], ["NA.wav"]))
+    assert found.captions["text"].tolist() == ["null", "NA", "nan", "None", "1"]
+
+
+def test_vocabulary_is_sorted_and_counted(dataset):
+    found = index(dataset([("x.wav", ["a dog", "a cat-like dog", "b", "b", "b"])], ["x.wav"]))
+    info = vocabulary_info({"dev": found.captions})
+    assert info["vocabulary"] == ["a", "b", "cat-like", "dog"]
+    assert info["counts"]["dev"] == {"a": 2, "b": 3, "cat-like": 1, "dog": 2}
+    assert info["hyphenated"] == {"cat-like": 1}
+    assert info["splits"]["dev"] == {"clips": 1, "captions": 5, "words": 8, "distinct_words": 4}

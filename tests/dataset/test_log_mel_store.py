@@ -1,0 +1,139 @@
+"""Log-mels are computed once: kept through a kill, and made anew where the sound or the settings are others."""
+
+import multiprocessing
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+
+from utils.common.errors import UserError
+from utils.dataset.audio import probe_clip
+from utils.dataset.log_mel import log_mel_spectrogram
+from utils.dataset.log_mel_store import LogMelStore, start_worker
+from utils.dataset.recipe import LogMelRecipe
+
+RECIPE = LogMelRecipe(fmax=4000)
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """Three clips by fid, and where they lie."""
+    rng = np.random.default_rng(0)
+    for name in "abc":
+        soundfile.write(tmp_path / f"{name}.wav", rng.uniform(-1, 1, 4000), 8000)
+    return {name: probe_clip(tmp_path / f"{name}.wav") for name in "abc"}, tmp_path
+
+
+def finish(store, clips, folder):
+    """The names of the clips that were computed."""
+    stored = store.stored()
+    store.prepare()
+    return [
+        fid
+        for fid, clip in clips.items()
+        if store.finish(fid, clip, folder / clip.file_name, is_stored=stored.get(fid) == clip.sha256)
+    ]
+
+
+def test_log_mels_are_those_of_the_clips(sounds):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    assert finish(store, clips, folder) == ["a", "b", "c"]
+    assert store.assemble(clips, {}) == 3 * 26
+    store.clear()
+    assert not store.parts.exists()
+    with h5py.File(folder / "x.hdf5") as stored:
+        for fid, clip in clips.items():
+            expected = log_mel_spectrogram(*soundfile.read(folder / clip.file_name), RECIPE)
+            assert np.array_equal(stored[fid][()], expected) and stored[fid].dtype == np.float32
+
+
+def test_what_is_finished_is_kept_and_what_is_cut_short_is_not(sounds):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    finish(store, clips, folder)
+    part = store.part("b", clips["b"])
+    part.write_bytes(part.read_bytes()[:-1])
+    store.part("c", clips["c"]).unlink()
+    assert finish(store, clips, folder) == ["b", "c"]
+    store.assemble(clips, {})
+    store.clear()
+    whole = (folder / "x.hdf5").read_bytes()
+    assert finish(store, clips, folder) == []  # now from the file
+    store.assemble(clips, store.stored())
+    assert (folder / "x.hdf5").read_bytes() == whole
+
+
+def test_a_new_sound_is_computed_anew_and_an_unannounced_one_refused(sounds):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    finish(store, clips, folder)
+    store.assemble(clips, {})
+    store.clear()
+    soundfile.write(folder / "b.wav", np.zeros(8000), 8000)
+    with pytest.raises(UserError, match=r"b\.wav: has changed since preprocessing/2_clotho_dataset\.py read it"):
+        finish(store, clips, folder)
+    clips["b"] = probe_clip(folder / "b.wav")
+    assert finish(store, clips, folder) == ["b"]
+    assert store.assemble(clips, store.stored()) == 2 * 26 + 51
+
+
+def test_what_was_begun_with_other_settings_is_dropped_and_that_is_said(sounds):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    finish(store, clips, folder)
+    assert store.prepare() is None
+    other = LogMelStore(folder / "x.hdf5", replace(RECIPE, hop=0.01))
+    assert "other settings" in other.prepare()
+    assert finish(other, clips, folder) == ["a", "b", "c"]
+    assert other.assemble(clips, {}) == 3 * 51
+    assert other.stored() == {fid: clip.sha256 for fid, clip in clips.items()}
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_damaged_file_holds_nothing_finished(tmp_path, content):
+    path = tmp_path / "x.hdf5"
+    if content is None:
+        with h5py.File(path, "w") as store:
+            store.create_group("a")
+    else:
+        path.write_bytes(content)
+    assert LogMelStore(path, RECIPE).stored() == {}
+
+
+def _work(pids: list[Path]) -> None:
+    start_worker()
+    pids[0].write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+def _parent(pids: list[Path]) -> None:
+    for pid in pids:
+        multiprocessing.get_context("fork").Process(target=_work, args=([pid],)).start()
+    time.sleep(60)
+
+
+def test_workers_end_with_a_killed_parent(tmp_path):
+    pids = [tmp_path / "1", tmp_path / "2"]
+    parent = multiprocessing.get_context("fork").Process(target=_parent, args=(pids,))
+    parent.start()
+    deadline = time.monotonic() + 20
+    while not all(pid.is_file() and pid.read_text() for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    while any(_is_alive(int(pid.read_text())) for pid in pids):
+        assert time.monotonic() < deadline, "the workers outlived their parent"
+        time.sleep(0.05)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,141 @@
+"""Every word of the vocabulary gets a vector, and what is stored is refused where it is damaged."""
+
+import warnings
+
+import numpy as np
+import pytest
+from gensim.models import KeyedVectors
+
+from utils.common.errors import UserError
+from utils.dataset.word_vectors import (
+    PAD,
+    embed_vocabulary,
+    load_embeddings,
+    load_vectors,
+    save_embeddings,
+    train_vectors,
+    unknown_vector,
+)
+
+SIZE = 6
+
+
+@pytest.fixture
+def vectors():
+    words = ["axe", "Axe", "walkie", "talkie", "dog", "été"]
+    keyed = KeyedVectors(SIZE)
+    keyed.add_vectors(words, np.random.default_rng(0).normal(size=(len(words), SIZE)).astype(np.float32))
+    return keyed
+
+
+def embed(vocabulary, vectors, variants=None, max_dot=0.25, draws=1000):
+    return embed_vocabulary(vocabulary, vectors, variants or {}, max_dot, draws, seed=0)
+
+
+def test_failed_download_says_what_to_do(monkeypatch):
+    import gensim.downloader
+
+    def fail(name):
+        raise OSError("no internet")
+
+    monkeypatch.setattr(gensim.downloader, "load", fail)
+    with pytest.raises(UserError, match=r"word2vec-google-news-300\.gz.*word2vec_embeddings\.source=file"):
+        load_vectors("word2vec-google-news-300", None)
+
+
+def test_every_word_gets_its_own_the_variants_or_the_unknown_vector(vectors):
+    variants = {"axe": ["Axe"], "walkie-talkie": ["walkie", "talkie"], "ribbiting": ["ribbit"]}
+    vocabulary = ["zzz", "dog", "walkie-talkie", "axe", "ribbiting"]
+    embeddings, coverage = embed(vocabulary, vectors, variants, max_dot=1)
+    rows = dict(zip(embeddings.words, embeddings.vectors, strict=True))
+    assert embeddings.words == [PAD, "axe", "dog", "ribbiting", "walkie-talkie", "zzz"]
+    assert embeddings.vectors.dtype == np.float32 and not rows[PAD].any()
+    np.testing.assert_allclose(rows["axe"], vectors["axe"])  # its own vector comes before its variants
+    np.testing.assert_allclose(rows["walkie-talkie"], (vectors["walkie"] + vectors["talkie"]) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(rows["zzz"], rows["ribbiting"])
+    assert coverage == (["axe", "dog"], ["walkie-talkie"], ["zzz", "ribbiting"])
+
+
+def test_unknown_vector_resembles_no_word_and_follows_the_seed():
+    known = np.random.default_rng(1).normal(size=(500, 300))
+    vector = unknown_vector(known, 0.25, 10_000, seed=3)
+    normalised = known / np.linalg.norm(known, axis=1, keepdims=True)
+    assert np.linalg.norm(vector) == pytest.approx(1)
+    assert np.abs(normalised @ vector).max() <= 0.25
+    np.testing.assert_array_equal(vector, unknown_vector(known, 0.25, 10_000, seed=3))
+    assert not np.array_equal(vector, unknown_vector(known, 0.25, 10_000, seed=4))
+
+
+def test_unknown_vector_is_bounded_where_no_draw_can_do():
+    known = np.ones((5, 20)) + np.random.default_rng(0).normal(scale=0.01, size=(5, 20))
+    with pytest.warns(UserWarning, match="kept the best"):
+        assert np.isfinite(unknown_vector(known, 0.25, 50, seed=0)).all()
+
+
+def test_no_unknown_vector_is_drawn_where_no_word_needs_it(vectors):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # no draw can do
+        assert embed(["dog"], vectors, max_dot=1e-9, draws=1)[1].unknown == []
+
+
+def test_not_one_known_word_is_an_error(vectors):
+    with pytest.raises(UserError, match="none of the vocabulary's words"):
+        embed(["zzz"], vectors)
+
+
+def test_training_follows_the_seed():
+    captions = [["a", "dog", "barks"], ["rain", "falls"]] * 20
+    first, again = (train_vectors(captions, 8, 2, 2, seed=0) for _ in range(2))
+    for word in ("a", "dog", "rain"):
+        np.testing.assert_array_equal(first[word], again[word])
+    assert not np.array_equal(first["dog"], train_vectors(captions, 8, 2, 2, seed=1)["dog"])
+
+
+def test_embeddings_round_trip(tmp_path, vectors):
+    embeddings, _ = embed(["été", "dog"], vectors)
+    save_embeddings(tmp_path / "e.npz", embeddings)
+    for out_dim in (None, SIZE):
+        words, read = load_embeddings(tmp_path / "e.npz", out_dim)
+        assert words == [PAD, "dog", "été"]
+        np.testing.assert_array_equal(read, embeddings.vectors)
+
+
+def test_vectors_of_another_or_an_odd_number_of_dimensions_are_refused(tmp_path, vectors):
+    embeddings, _ = embed(["dog"], vectors)
+    save_embeddings(tmp_path / "e.npz", embeddings)
+    with pytest.raises(UserError, match=rf"CRNNWordModel\.audio_enc\.out_dim: is 300, but .* {SIZE} dimensions.*null"):
+        load_embeddings(tmp_path / "e.npz", out_dim=300)
+    save_embeddings(tmp_path / "e.npz", embeddings._replace(vectors=embeddings.vectors[:, :5]))
+    with pytest.raises(UserError, match=r"e\.npz: vectors of 5 dimensions.*even"):
+        load_embeddings(tmp_path / "e.npz")
+
+
+WORDS, VECTORS = np.array([PAD, "a", "b"]), np.zeros((3, SIZE), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "what"),
+    [
+        ({"words": WORDS[:2], "vectors": VECTORS}, "do not belong together"),
+        ({"words": np.array([PAD, "a", "a"]), "vectors": VECTORS}, "do not belong together"),
+        ({"words": WORDS[::-1], "vectors": VECTORS}, "do not belong together"),
+        ({"words": WORDS, "vectors": VECTORS + np.nan}, f"{PAD!r} is not finite"),
+        ({"words": np.array([{}], dtype=object), "vectors": VECTORS}, "not the word vectors"),
+        ({"words": np.arange(3), "vectors": VECTORS}, "not the word vectors"),
+        ({"words": WORDS, "vectors": VECTORS.astype(int)}, "not the word vectors"),
+        ({"word": WORDS, "vectors": VECTORS}, "not the word vectors"),
+    ],
+)
+def test_unfit_embeddings_are_refused(tmp_path, arrays, what):
+    np.savez(tmp_path / "e.npz", **arrays)
+    with pytest.raises(UserError, match=rf"e\.npz: .*{what}.*; run .*again"):
+        load_embeddings(tmp_path / "e.npz")
+
+
+@pytest.mark.parametrize("kept", [0, 100])
+def test_damaged_embeddings_are_refused(tmp_path, kept):
+    path = tmp_path / "e.npz"
+    np.savez(path, words=WORDS, vectors=VECTORS)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(UserError, match=r"e\.npz: not the word vectors"):
+        load_embeddings(path)

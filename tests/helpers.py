@@ -1,0 +1,408 @@
+"""What the tests share: where things are, small commands' runs, and trials made in a moment."""
+
+import filecmp
+import json
+import logging
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+import warnings
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+import yaml
+
+from models.core import CRNNWordModel
+from utils.common.io import write_json
+from utils.conf.reading import load_conf, save_conf
+from utils.criterion_utils import TripletLoss
+from utils.data_utils import Split, load_split
+from utils.dataset.index import clip_id
+from utils.dataset.log_mel import log_mel_spectrogram
+from utils.dataset.paths import DatasetPaths
+from utils.evaluation_utils import score_split
+from utils.metric_utils import both_directions
+from utils.model_utils import TrainState, build_optimizer
+from utils.score_utils import BatchScores, score_matrix
+from utils.trial.directory import LOG
+from utils.trial.record import TrialRecord
+from utils.trial.score_files import StoredScores, save_scores
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+# --- running the commands ---------------------------------------------------------------------------------
+
+PREPROCESSING = ["0_demo_dataset", "1_text_cleaning", "2_clotho_dataset", "3_word2vec_embeddings", "4_audio_logmel"]
+POSTPROCESSING = ["1_xmodal_scores", "2_xmodal_retrieval", "3_report"]
+STAGES = [
+    *(f"preprocessing/{name}.py" for name in PREPROCESSING),
+    "main.py",
+    *(f"postprocessing/{name}.py" for name in POSTPROCESSING),
+]
+
+
+def run(*command, status=0):
+    """Run a command from the repository's root; its standard output, or its standard error where it is to fail."""
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr if status else done.stdout
+
+
+def call(script, *arguments, status=0):
+    """`run` of a script within this process, whose imports are done: seconds less. Warnings count as errors do."""
+    before, ended = (sys.argv, list(sys.path), warnings.formatwarning), 0
+    sys.argv = [script, *map(str, arguments)]
+    out, err = StringIO(), StringIO()
+    with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(record=True) as warned:
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except SystemExit as end:
+            ended = end.code
+        finally:
+            sys.argv, sys.path[:], warnings.formatwarning = before
+            close_logs()
+    complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
+    assert (ended or 0) == status, complaints
+    return complaints if status else out.getvalue()
+
+
+def close_logs():
+    """Let go of the trials' logs, as the end of a process does: a trial that goes on would have two."""
+    for name, logger in logging.Logger.manager.loggerDict.items():
+        if name.endswith(LOG) and isinstance(logger, logging.Logger):
+            for handler in list(logger.handlers):
+                logger.removeHandler(handler)
+                handler.close()
+
+
+def tiny_conf(folder):
+    """A configuration of 8 + 4 + 4 clips and 2 epochs below a folder."""
+    conf = {
+        "base": str(ROOT / "conf_demo.yaml"),
+        "trial_base": str(folder / "output"),
+        "data_conf": {"dataset": str(folder / "data")},
+        "demo_dataset": {"num_clips": {"development": 8, "validation": 4, "evaluation": 4}},
+        "word2vec_embeddings": {"train": {"epochs": 5}},
+        "param_conf": {"num_epoch": 2, "batch_size": 8},
+        "metrics": {"random": {"margin": 0.5, "sampling": "random-NS"}},
+    }
+    path = folder / "conf.yaml"
+    path.write_text(yaml.safe_dump(conf))
+    return path
+
+
+def run_pipeline(conf, run=run):
+    """All commands in order, by `run` or `call`; what each printed."""
+    return {stage: run(stage, "--conf", conf) for stage in STAGES}
+
+
+def only_trial(folder):
+    (trial,) = (folder / "output" / "demo").iterdir()
+    return trial
+
+
+# --- small random data ------------------------------------------------------------------------------------
+
+CPU = torch.device("cpu")
+VOCABULARY = 12
+
+
+def random_split(longest=40):
+    """6 clips of 9 to `longest` frames with 3 captions of 2 to 6 words each: shuffled, clips repeat."""
+    rng = np.random.default_rng(0)
+    generator = torch.Generator().manual_seed(0)
+    return Split(
+        fids=[f"clip{i}" for i in range(6)],
+        log_mels=[torch.randn(int(rng.integers(9, longest)), 64, generator=generator) - 5 for _ in range(6)],
+        tids=[f"caption{i}" for i in range(18)],
+        captions=[torch.from_numpy(rng.integers(1, VOCABULARY, rng.integers(2, 7))) for _ in range(18)],
+        caption_clips=np.repeat(np.arange(6), 3),
+    )
+
+
+def random_model(trainable_words=False):
+    """A model of 64 bands and 20 dimensions, the same at every call."""
+    torch.manual_seed(0)
+    words = torch.randn(VOCABULARY, 20)
+    words[0] = 0
+    return CRNNWordModel(64, 20, words, trainable_words)
+
+
+def embedding_scores(audio, text, audio_lens=None, text_lens=None):
+    """A batch's scores by their definition, from its embeddings (N, T, E) and (N, W, E)."""
+    return BatchScores(
+        score_matrix(audio, text, audio_lens, text_lens),
+        lambda: score_matrix(text, text, text_lens, text_lens).detach(),
+        lambda: score_matrix(audio, audio, audio_lens, audio_lens).detach(),
+    )
+
+
+def state_of(model, criterion, device=CPU, **settings):
+    """What trains a model by a criterion, with conf.yaml's optimiser."""
+    optimizer, scheduler = build_optimizer(load_conf(ROOT / "conf.yaml"), model, criterion)
+    return TrainState(model, criterion, optimizer, scheduler, device, **settings)
+
+
+def results_of(epoch, val_obj=1.0, val_map=0.1):
+    """An epoch's results, as a trial's record keeps them."""
+    maps = {"val_map_text_to_audio": val_map, "val_map_audio_to_text": val_map, "val_map": val_map}
+    return {"epoch": epoch, "lr": 1e-3, "val_obj": val_obj, "score_std": 0.1} | maps
+
+
+def record_of(trial, conf, epochs):
+    """A trial's record with these epochs' results, and what it keeps; the model's first weight counts the epochs."""
+    state = state_of(CRNNWordModel(64, 4, torch.zeros(3, 4)), TripletLoss(0.5, "random-NS"))
+    record = TrialRecord(trial, conf, ["<pad>", "a", "b"])
+    for results in epochs:
+        with torch.no_grad():
+            state.model.audio_enc.cnn[0].weight.fill_(results["epoch"])
+        record.add(results, 1.0, state.parts)
+    return record, state.parts
+
+
+# --- trials to report on: no training, but every file as the commands write it ----------------------------
+
+ODD_NAMES = [
+    "Ruisseau &#39;d&#39;été # 1.wav",
+    " 100 % wind  &amp; rain?.wav",
+    "<script>alert(1)<script>.wav",
+    "\"><img src=x onerror='alert(2)'>.WAV",
+    "雨 – дождь.flac",
+]
+WORDS = ["<pad>", "a", "dog", "barks", "rain", "über", "<b>loud</b>", "supercalifragilistic"]
+RATE = 16000  # Hz
+
+
+def write_trial(folder, names=ODD_NAMES, captions_each=3):
+    """A trial of an untrained model below a folder, with its data set; its directory and configuration.
+
+    The evaluation split has the named clips, the development split, which is the validation split as well, two.
+    """
+    splits = ("data_conf.val_data=development", f"data_conf.dataset={folder / 'data'}", f"trial_base={folder}")
+    conf = load_conf(ROOT / "conf_demo.yaml", splits)
+    paths, rng = DatasetPaths(conf.data_conf.dataset), np.random.default_rng(0)
+    info = {
+        split: write_split(paths, split, files, captions_each, conf.audio_logmel.recipe, rng)
+        for split, files in (("evaluation", names), ("development", ["one.wav", "two.wav"]))
+    }
+    write_json(paths.audio_info, info)
+    trial = folder / "trial"
+    trial.mkdir()
+    save_conf(conf, trial / "conf.yaml")
+    torch.manual_seed(0)
+    vectors = torch.randn(len(WORDS), 300)
+    vectors[0] = 0
+    model = CRNNWordModel(64, 300, vectors).eval()
+    checkpoint = {"model": model.state_dict(), "words": WORDS, "conf": conf.model_dump(), "history": [], "epoch": 1}
+    torch.save(checkpoint, trial / "checkpoint_best.pt")
+    metrics = {}
+    for name in conf.data_conf.splits:
+        split = load_split(paths, name, WORDS, conf.audio_logmel.n_mels)
+        scores = score_split(model, split).cross
+        caption_fids = [split.fids[clip] for clip in split.caption_clips]
+        save_scores(trial / f"{name}_xmodal_scores.hdf5", StoredScores(scores, split.fids, split.tids, caption_fids, 1))
+        metrics[name] = both_directions(scores, split.caption_clips)
+    write_json(trial / "retrieval_metrics.json", metrics)
+    write_history(trial)
+    return trial, conf
+
+
+def write_split(paths, split, files, captions_each, recipe, rng):
+    """Clips of half a second and their captions, cleaned and indexed; the split's part of audio_info.json."""
+    folder = paths.audio(split)
+    folder.mkdir(parents=True)
+    rows, clips = [], {}
+    with h5py.File(paths.log_mels(split), "w") as store:
+        for i, name in enumerate(files):
+            fid = clip_id(split, name)
+            samples = 0.3 * np.sin(2 * np.pi * (300 + 200 * i) * np.arange(RATE // 2) / RATE)
+            kind = "FLAC" if name.endswith("flac") else "WAV"
+            soundfile.write(folder / name, samples, RATE, format=kind)
+            store[fid] = log_mel_spectrogram(samples, RATE, recipe)
+            clips[fid] = {"file_name": name, "seconds": 0.5, "sample_rate": RATE, "channels": 1, "sha256": "0" * 64}
+            for number in range(captions_each):
+                tokens = rng.choice(WORDS[1:], size=rng.integers(2, 7)).tolist()
+                raw = f'{" ".join(tokens)} & "{name}" {number}'
+                rows.append((f"{fid}-{number}", fid, name, raw, " ".join(tokens), json.dumps(tokens)))
+    columns = ["tid", "fid", "file_name", "raw_text", "text", "tokens"]
+    pd.DataFrame(rows, columns=columns).to_csv(paths.text(split), index=False, lineterminator="\n")
+    return {"num_clips": len(clips), "seconds": 0.5 * len(clips), "clips": clips}
+
+
+def write_history(trial, epochs=3, offset=0.0):
+    """metrics.jsonl of a run; epoch 0 has no training loss."""
+    lines = []
+    for epoch in range(epochs):
+        results = {
+            "epoch": epoch,
+            "lr": 0.001,
+            "train_loss": 1 - 0.1 * epoch + offset,
+            "active": 1.0,
+            "val_obj": 1 - 0.2 * epoch + offset,
+            "val_map_text_to_audio": 0.2 * epoch,
+            "val_map_audio_to_text": 0.1 * epoch,
+            "val_map": 0.15 * epoch,
+            "score_std": 0.01 * epoch,
+        }
+        if epoch == 0:
+            del results["train_loss"], results["active"]
+        lines.append(json.dumps(results) + "\n")
+    (trial / "metrics.jsonl").write_text("".join(lines))
+
+
+def write_finished(folder, name, sampling, seed, metrics=None, settings=(), queries=(10, 2)):
+    """A trial directory with all that a comparison reads; `metrics` by direction, mAP and the rest alike."""
+    trial = folder / name
+    trial.mkdir(parents=True)
+    overrides = (f"criteria.TripletLoss.sampling={sampling}", f"param_conf.seed={seed}", *settings)
+    save_conf(load_conf(ROOT / "conf_demo.yaml", overrides), trial / "conf.yaml")
+    names = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
+    values = metrics or {"text_to_audio": 0.5, "audio_to_text": 0.25}
+    measured = {
+        side: dict.fromkeys(names, value) | {"queries": number, "tied_queries": 0}
+        for (side, value), number in zip(values.items(), queries, strict=True)
+    }
+    write_json(trial / "retrieval_metrics.json", {"evaluation": measured})
+    write_history(trial, offset=0.01 * seed)
+    return trial
+
+
+class Tags(HTMLParser):
+    """Every tag of a page with its attributes, and its text."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_data(self, data):
+        self.text += data
+
+    def of(self, tag):
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+# --- disturbing the commands ------------------------------------------------------------------------------
+
+EVER_NEW = {"train.log", "provenance.json"}  # of a trial: they tell of the runs themselves
+
+
+@dataclass
+class Stages:
+    """The commands on a small data set below `folder`/work, with what lay there before and after each.
+
+    Args:
+        folder: an empty directory.
+        names: the commands to disturb; the ones before them are run all the same, within this process.
+        overrides: settings for all of them.
+    """
+
+    folder: Path
+    names: list[str] = field(default_factory=lambda: STAGES)
+    overrides: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        self.work = self.folder / "work"
+        self.work.mkdir(parents=True)
+        tiny_conf(self.work)
+        self.seconds: dict[str, float] = {}
+        for stage in STAGES[: 1 + max(map(STAGES.index, self.names))]:
+            self._keep(stage, "before")
+            if stage in self.names:
+                start = time.perf_counter()
+                done = self.run(stage)
+                self.seconds[stage] = time.perf_counter() - start
+                assert done.returncode == 0, done.stderr
+            else:
+                call(*self.command(stage)[1:])
+            self._keep(stage, "after")
+
+    def command(self, stage: str) -> list[str]:
+        """The command line of a stage; training goes on with the trial that an earlier try began."""
+        trials = [path.parent for path in self.work.glob("output/*/*/conf.yaml")]
+        which = ["--resume", str(trials[0])] if stage == "main.py" and trials else ["--conf", f"{self.work}/conf.yaml"]
+        return [sys.executable, stage, *which, *self.overrides]
+
+    def run(self, stage: str, **options) -> subprocess.CompletedProcess:
+        return subprocess.run(self.command(stage), cwd=ROOT, capture_output=True, text=True, check=False, **options)
+
+    def rewind(self, stage: str) -> None:
+        """Put everything back to where it was before a stage."""
+        shutil.rmtree(self.work)
+        shutil.copytree(self._kept(stage, "before"), self.work)
+
+    def differences(self, stage: str) -> list[str]:
+        """The files that are not as the undisturbed stage left them, missing or left over."""
+        kept, now = _files(self._kept(stage, "after")), _files(self.work)
+        changed = [
+            name
+            for name in kept.keys() & now.keys()
+            if not (name.split("/")[-1] in EVER_NEW and name.startswith("TRIAL"))
+            and not _same(kept[name], now[name])
+        ]
+        return sorted([*changed, *(kept.keys() ^ now.keys())])
+
+    def written(self, stage: str) -> list[Path]:
+        """The files that the undisturbed stage wrote or changed."""
+        before, after = _files(self._kept(stage, "before")), _files(self._kept(stage, "after"))
+        return [path for name, path in after.items() if name not in before or not _same(before[name], path)]
+
+    def lost(self, stage: str) -> list[str]:
+        """The files from before a stage that are gone or neither as before nor as after it, and half-written ones."""
+        before, after = _files(self._kept(stage, "before")), _files(self._kept(stage, "after"))
+        now = _files(self.work)
+        whole = {
+            name
+            for name in before.keys() & now.keys()
+            if _same(before[name], now[name]) or _same(after[name], now[name])
+        }
+        return sorted(before.keys() - whole) + sorted(name for name in now if name.endswith(".tmp"))
+
+    def _kept(self, stage: str, when: str) -> Path:
+        return self.folder / f"{when}_{STAGES.index(stage)}"
+
+    def _keep(self, stage: str, when: str) -> None:
+        shutil.copytree(self.work, self._kept(stage, when))
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Byte for byte; a checkpoint value by value, to the bit: how it is pickled depends on which strings are shared."""
+    if one.suffix == ".pt":
+        return _equal(*(torch.load(path, weights_only=True) for path in (one, other)))
+    return filecmp.cmp(one, other, shallow=False)
+
+
+def _equal(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return one == other
+
+
+def _files(root: Path) -> dict[str, Path]:
+    """The files below a directory by their names, wherever the (one) trial is called after the time of its start."""
+    files = {}
+    for path in root.rglob("*"):
+        if path.is_file():
+            parts = path.relative_to(root).parts
+            name = "/".join(["TRIAL", *parts[3:]] if parts[0] == "output" else parts)
+            files[name] = path
+    return files

@@ -1,0 +1,78 @@
+"""The dual encoder against the golden values, and encoding of many clips at once against one by one."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.core import CRNNWordModel
+
+
+@pytest.fixture
+def state(golden):
+    arrays = golden("model")
+    return {key.removeprefix("state/"): torch.from_numpy(arrays[key]) for key in arrays if key.startswith("state/")}
+
+
+def small_model(trainable_words=False):
+    words = torch.randn(11, 300)
+    words[0] = 0
+    return CRNNWordModel(64, 300, words, trainable_words)
+
+
+def test_golden_model(golden, state):
+    arrays = golden("model")
+    model = CRNNWordModel.from_state_dict(state).eval()
+    with torch.no_grad():
+        audio, text = model(torch.from_numpy(arrays["audio"]), torch.from_numpy(arrays["text"]))
+    np.testing.assert_allclose(audio, arrays["audio_embeds"], atol=1e-5)
+    np.testing.assert_allclose(text, arrays["text_embeds"], atol=1e-5)
+
+
+def test_state_dict_has_the_published_keys(state):
+    assert list(small_model().state_dict()) == list(state)
+
+
+def test_parameter_count_is_the_published_one():
+    assert sum(p.numel() for p in small_model().parameters() if p.requires_grad) == 732_354
+
+
+@pytest.mark.parametrize("frames", [4, 5, 50])
+def test_frames_and_bands_in_embeddings_out(frames):
+    model = CRNNWordModel(128, 20, torch.randn(5, 20)).eval()
+    audio = model.audio_branch(torch.randn(1, frames, 128))
+    assert audio.shape == (1, frames, 20)
+    torch.testing.assert_close(audio.norm(dim=-1), torch.ones(1, frames))
+
+
+def test_clips_encoded_together_are_those_encoded_alone():
+    model = small_model().double()
+    with torch.no_grad():
+        for parameter in model.parameters():  # norms with a bias: what is padded must not leak through it
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    model.audio_steps(torch.randn(4, 60, 64, dtype=torch.float64) - 5)
+    model.eval()
+    clips = [torch.randn(frames, 64, dtype=torch.float64) - 5 for frames in (4, 37, 5, 64, 63, 62, 61)]
+    lens = torch.tensor([len(clip) for clip in clips])
+    together = model.audio_steps(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lens)
+    for steps, clip in zip(together, clips, strict=True):
+        alone = model.audio_steps(clip.unsqueeze(0))[0]
+        torch.testing.assert_close(steps[: len(clip) // 4], alone, rtol=0, atol=1e-9)
+
+
+def test_padding_word_stays_zero():
+    model = small_model(trainable_words=True)
+    words = model.text_branch(torch.tensor([[3, 0]]))
+    assert words[0, 1].abs().max() == 0
+    words.sum().backward()
+    gradient = model.text_enc.embedding.weight.grad
+    assert gradient[0].abs().max() == 0 and torch.isfinite(gradient).all() and gradient[3].abs().max() > 0
+
+
+def test_word_vectors_are_frozen_unless_asked():
+    assert not small_model().text_enc.embedding.weight.requires_grad
+    assert small_model(trainable_words=True).text_enc.embedding.weight.requires_grad
+
+
+def test_word_vectors_of_another_dimension_are_refused():
+    with pytest.raises(ValueError, match="200 dimensions"):
+        CRNNWordModel(64, 300, torch.randn(5, 200))

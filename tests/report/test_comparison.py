@@ -1,0 +1,121 @@
+import html
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.helpers import Tags, write_finished
+from utils.common.errors import UserError
+from utils.report.comparison import comparison_csv, comparison_markdown, read_result, write_comparison
+from utils.report.groups import group_trials
+from utils.report.numbers import METRICS
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """Seven trials: three seeds of two strategies, and one with masked words."""
+    metrics = {"semi-hard-NS": (0.5, 0.6, 0.7), "random-NS": (0.2, 0.2, 0.5)}
+    trials = [
+        write_finished(tmp_path, f"{name}{seed}", name, seed, {"text_to_audio": value, "audio_to_text": 0.3})
+        for name, values in metrics.items()
+        for seed, value in enumerate(values)
+    ]
+    masked = ("score.mask_words=true",)
+    return [*trials, write_finished(tmp_path, "masked", "random-NS", 0, settings=masked)]
+
+
+def test_comparison_is_that_of_pandas(finished, tmp_path):
+    page = write_comparison(finished, tmp_path / "out")
+    assert page == tmp_path / "out" / "comparison.html"
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index(["trials", "direction"])
+    values = pd.DataFrame({"semi": [0.5, 0.6, 0.7], "random": [0.2, 0.2, 0.5]})
+    for label, column in (("semi-hard-NS", "semi"), ("random-NS, mask_words=false", "random")):
+        row = table.loc[label, "text_to_audio"]
+        assert row["seeds"] == 3
+        for metric in METRICS:
+            assert row[f"{metric}_mean"] == pytest.approx(values[column].mean())
+            assert row[f"{metric}_std"] == pytest.approx(values[column].std())
+    one = table.loc["random-NS, mask_words=true", "audio_to_text"]
+    assert one["seeds"] == 1 and one["mAP_mean"] == 0.25 and np.isnan(one["mAP_std"])
+    assert table.index.get_level_values("trials").unique().tolist() == [
+        "random-NS, mask_words=false",
+        "random-NS, mask_words=true",
+        "semi-hard-NS",
+    ]
+
+
+def test_comparison_page_and_markdown(finished, tmp_path):
+    folder = write_comparison(finished, tmp_path / "out").parent
+    lines = (folder / "comparison.md").read_text().splitlines()
+    assert lines[0] == "**Text-to-audio**" and lines[2].startswith("| | seeds | mAP | mAP10 |")
+    assert lines[4].startswith(r"| random-NS, mask\_words=false | 3 | 0.300 ± 0.173 | 0.300 ± 0.173 |")
+    assert lines[5].startswith(r"| random-NS, mask\_words=true | 1 | 0.500 | ")
+    assert lines[6].startswith("| semi-hard-NS | 3 | **0.600 ± 0.100** | ") and lines[6].endswith(" | 0.6 ± 0.1 |")
+    assert lines[4].endswith(" | **0.3 ± 0.2** |")  # the lowest median rank is the best
+    assert {line.count("|") for line in lines[2:7]} == {len(METRICS) + 3}
+    page = Tags(folder / "comparison.html")
+    assert all(header["scope"] in {"row", "col"} for header in page.of("th"))
+    assert len(page.of("img")) == 6 and all((folder / image["src"]).is_file() for image in page.of("img"))
+    assert "0.600 ± 0.100" in page.text and all(str(trial) in page.text for trial in finished)
+    (bold,) = re.findall(r"random-NS, mask_words=true</th>.*?</tr>", (folder / "comparison.html").read_text(), re.S)[:1]
+    assert bold.count("<strong>") == 0
+
+
+def test_one_trial_is_a_comparison_without_deviation_and_bold(tmp_path):
+    trial = write_finished(tmp_path, "one", "hard-NS", 4)
+    folder = write_comparison([trial, trial / ".." / "one"], tmp_path / "out").parent
+    markdown = (folder / "comparison.md").read_text()
+    assert "| hard-NS | 1 | 0.500 | " in markdown and "±" not in markdown and "0.500**" not in markdown
+
+
+def test_labels_and_cells_are_escaped(tmp_path):
+    source = "word2vec_embeddings.source=file"
+    trials = [
+        write_finished(tmp_path, f"t{i}", "hard-NS", 0, settings=(source, f"word2vec_embeddings.file='{name}'"))
+        for i, name in enumerate(["a|b<i>", "c*d"])
+    ]
+    folder = write_comparison(trials, tmp_path / "out").parent
+    markdown, page = (folder / "comparison.md").read_text(), (folder / "comparison.html").read_text()
+    assert r"| hard-NS, file=a\|b\<i\> | 1 |" in markdown and r"file=c\*d" in markdown
+    assert html.escape("file=a|b<i>") in page and "<i>" not in page
+
+
+def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
+    other = write_finished(tmp_path, "other", "hard-NS", 0, queries=(20, 4))
+    unmeasured = write_finished(tmp_path, "unmeasured", "hard-NS", 1)
+    (unmeasured / "retrieval_metrics.json").unlink()
+    partly = write_finished(tmp_path, "partly", "hard-NS", 2)
+    (partly / "retrieval_metrics.json").write_text('{"evaluation": {"text_to_audio": {"mAP": 1}}}')
+    again = write_finished(tmp_path, "again", "semi-hard-NS", 2)
+    for trial, message in (
+        (other, r"other: measured on evaluation \(4 clips, 20 captions\), but .*semi-hard-NS0 on .*one data set"),
+        (unmeasured, "retrieval_metrics.json: no such file; postprocessing/2_xmodal_retrieval.py makes it"),
+        (partly, "not all metrics of the split evaluation; run postprocessing/2_xmodal_retrieval.py again"),
+        (again, "the same settings and the same seed as .*semi-hard-NS2; leave one out"),
+        (tmp_path, "not a trial directory"),
+    ):
+        with pytest.raises(UserError, match=message) as refusal:
+            write_comparison([*finished, trial], tmp_path / "out")
+        assert len(str(refusal.value).splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_is_no_comparison_is_left_alone(finished, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match=r"mine: exists and holds no comparison.html; it is not replaced"):
+        write_comparison(finished, mine)
+    assert (mine / "thesis.tex").read_text() == "years of work"
+    write_comparison(finished[:1], tmp_path / "out")
+    write_comparison(finished, tmp_path / "out")
+    assert "semi-hard-NS" in (tmp_path / "out" / "comparison.md").read_text()
+
+
+def test_markdown_and_csv_have_a_row_for_each_group(finished):
+    groups = group_trials(map(read_result, finished))
+    best = {(side, metric): set() for side in ("text_to_audio", "audio_to_text") for metric in METRICS}
+    assert comparison_markdown(groups, best).count("| 3 |") == 4
+    header, rows = comparison_csv(groups)
+    assert len(rows) == 6 and all(len(row) == len(header) for row in rows)

@@ -1,0 +1,54 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from utils.common.errors import UserError
+from utils.dataset.paths import DatasetPaths
+from utils.report.gallery import Gallery, clip_files
+from utils.report.page import Page
+from utils.report.rankings import load_rankings
+from utils.score_utils import alignment_map
+from utils.trial.checkpoint import load_model
+from utils.trial.score_files import load_scores
+
+FID = "0123456789abcdef"
+
+
+def write_info(folder, fid, name):
+    clip = {"file_name": name, "seconds": 1.0, "sample_rate": 8000, "channels": 1, "sha256": "0" * 64}
+    (folder / "audio_info.json").write_text(json.dumps({"evaluation": {"clips": {fid: clip}}}))
+    return DatasetPaths(str(folder))
+
+
+@pytest.mark.parametrize("name", ["../secret.wav", "/etc/secret.wav", "..", "", "a/b.wav", "passwd", None, 3])
+def test_a_file_name_never_leads_out_of_the_splits_folder(tmp_path, name):
+    paths = write_info(tmp_path, FID, name)
+    with pytest.raises(UserError, match=r"is not the name of an audio file|leads out of the data set"):
+        clip_files(paths, "evaluation", [FID])
+
+
+def test_a_clip_id_never_leads_out_of_the_report(tmp_path):
+    with pytest.raises(UserError, match="not as preprocessing"):
+        clip_files(write_info(tmp_path, "../x", "a.wav"), "evaluation", ["../x"])
+    with pytest.raises(UserError, match="lists no clip 00"):
+        clip_files(write_info(tmp_path, FID, "a.wav"), "evaluation", ["00"])
+
+
+def test_the_mean_of_an_alignment_map_is_the_score(report):
+    trial, conf, _ = report
+    model, words, epoch = load_model(trial / "checkpoint_best.pt")
+    stored = load_scores(trial / "evaluation_xmodal_scores.hdf5", epoch)
+    ranking = load_rankings(trial, "evaluation", epoch)["text_to_audio"]
+    gallery = Gallery(model, words, conf, ranking, Page(trial))
+    for clip, caption in ((0, 0), (3, 7)):
+        similarities = gallery._alignment(clip, caption)
+        assert similarities.shape == (26, len(gallery.split.captions[caption]))
+        assert similarities.mean() == pytest.approx(stored.scores[clip, caption], abs=1e-6)
+
+
+def test_an_alignment_map_by_loops():
+    audio, text = torch.randn(4, 3), torch.randn(2, 3)
+    expected = [[max(0.0, float(a @ e)) for e in text] for a in audio]
+    assert alignment_map(audio, text).numpy() == pytest.approx(np.array(expected), abs=1e-6)

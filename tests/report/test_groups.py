@@ -1,0 +1,40 @@
+from pathlib import Path
+
+from tests.helpers import ROOT
+from utils.conf.reading import load_conf
+from utils.report.groups import TrialResult, best_groups, group_trials
+from utils.report.numbers import METRICS
+
+
+def result(sampling, seed=0, settings=(), value=0.5):
+    """A trial that has every metric at this value."""
+    overrides = (f"criteria.TripletLoss.sampling={sampling}", f"param_conf.seed={seed}", *settings)
+    conf = load_conf(ROOT / "conf_demo.yaml", overrides)
+    return TrialResult(Path(f"{sampling}{seed}"), conf, {"text_to_audio": dict.fromkeys(METRICS, value)}, [])
+
+
+def test_best_is_what_the_table_shows_as_best():
+    def groups(*means):
+        strategies = ["random-NS", "hard-NS", "semi-hard-NS"]
+        return group_trials(result(name, value=mean) for name, mean in zip(strategies, means, strict=False))
+
+    assert best_groups(groups(0.5001, 0.4999, 0.3), "text_to_audio", "mAP") == {"random-NS", "hard-NS"}
+    assert best_groups(groups(0.5, 0.4, 0.3), "text_to_audio", "MedR") == {"semi-hard-NS"}
+    assert best_groups(groups(0.5), "text_to_audio", "mAP") == set()
+
+
+def test_what_decides_no_number_does_not_split_a_group():
+    around = ("log_tensorboard=true", "ray_conf.trial_resources.cpu=2", "sweep_conf={param_conf.seed: [0, 1]}")
+    idle = ("criteria.InfoNCE.temperature=1", "word2vec_embeddings.file=x", "data_conf.dataset=x")
+    (group,) = group_trials([result("hard-NS", seed=1, settings=(*around, *idle)), result("hard-NS")])
+    assert group.label == "hard-NS" and [member.seed for member in group.results] == [0, 1]
+
+
+def test_settings_of_one_name_are_told_apart():
+    def settings(of_loss, of_metric):
+        metric = f"metrics={{other: {{margin: {of_metric}, sampling: random-NS}}}}"
+        return (f"criteria.TripletLoss.margin={of_loss}", metric)
+
+    values = ((0.4, 0.4), (0.4, 0.5), (0.5, 0.4))
+    labels = [group.label for group in group_trials(result("hard-NS", settings=settings(*pair)) for pair in values)]
+    assert labels == [f"hard-NS, criteria.TripletLoss.margin={a}, metrics.other.margin={b}" for a, b in values]

@@ -1,0 +1,105 @@
+import json
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import ODD_NAMES, Tags, write_trial
+from utils.common.errors import UserError
+from utils.conf.reading import load_conf
+from utils.report.report import write_report
+
+
+def test_a_report_holds_what_it_shows_and_nothing_else(report):
+    _, conf, folder = report
+    page = Tags(folder / "report.html")
+    shown = {item["src"] for tag in ("img", "audio") for item in page.of(tag)}
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert files == shown | {"report.html"}
+    originals = {path.read_bytes() for path in Path(conf.data_conf.dataset, "evaluation").iterdir()}
+    copies = [folder / source for source in shown if source.startswith("clips/")]
+    assert len(copies) == len(ODD_NAMES) and {copy.read_bytes() for copy in copies} == originals
+    assert all(re.fullmatch(r"clips/[0-9a-f]{16}\.(wav|flac)", str(copy.relative_to(folder))) for copy in copies)
+
+
+def test_odd_names_and_captions_are_text(report):
+    page = Tags(report[2] / "report.html")
+    assert not page.of("script") and not page.of("b ") and {"x"}.isdisjoint(item.get("src") for item in page.of("img"))
+    for name in ODD_NAMES:
+        assert name in page.text
+        assert name in {item["aria-label"] for item in page.of("audio")}
+    assert "<b>loud</b>" in page.text and "<2>" in page.text and "inputs.a&b" in page.text
+
+
+def test_a_report_can_be_read_without_seeing_it(report):
+    page = Tags(report[2] / "report.html")
+    assert page.of("html") == [{"lang": "en"}]
+    for image in page.of("img"):
+        assert len(image["alt"]) > 40 and not {"nan", "inf"} & set(re.findall(r"\w+", image["alt"])), image["alt"]
+    assert all(header["scope"] in {"row", "col", "rowgroup"} for header in page.of("th"))
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    assert {link["href"] for link in page.of("a")} <= {f"#{item.get('id')}" for _, item in page.tags}
+
+
+def test_the_metrics_are_those_of_the_metrics_file(report):
+    trial, _, folder = report
+    text = Tags(folder / "report.html").text
+    metrics = json.loads((trial / "retrieval_metrics.json").read_text())
+    for directions in metrics.values():
+        for values in directions.values():
+            assert f"{values['mAP']:.3f}" in text and f"{values['R5']:.3f}" in text
+    assert text.index("evaluation") < text.index("development")  # the split for the results comes first
+
+
+def test_only_a_finished_report_replaces_an_old_one(report, tmp_path):
+    trial, conf, folder = report
+    shutil.copytree(trial, tmp_path / "trial")
+    data = tmp_path / "data"
+    shutil.copytree(conf.data_conf.dataset, data)
+    moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
+    next(path for path in (data / "evaluation").iterdir()).unlink()
+    with pytest.raises(UserError, match=r"no such audio file; the report plays copies"):
+        write_report(tmp_path / "trial", moved)
+    assert (tmp_path / "trial" / "report" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
+    assert not [path for path in (tmp_path / "trial").iterdir() if path.name.startswith(".")]
+
+
+def test_scores_of_other_captions_are_refused(report, tmp_path):
+    trial, conf, _ = report
+    data = tmp_path / "data"
+    shutil.copytree(conf.data_conf.dataset, data)
+    lines = (data / "evaluation_text.csv").read_text().splitlines(keepends=True)
+    (data / "evaluation_text.csv").write_text("".join(lines[:-1]))
+    shutil.copytree(trial, tmp_path / "trial")
+    moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
+    with pytest.raises(UserError, match="not the captions that were scored; run postprocessing"):
+        write_report(tmp_path / "trial", moved)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("provenance.json", "[]", "not as its step writes it"),
+        ("metrics.jsonl", "", "not the epochs that main.py wrote"),
+        ("metrics.jsonl", "{\n", "not the epochs that main.py wrote"),
+    ],
+)
+def test_damaged_files_of_a_trial_are_named(report, tmp_path, name, content, message):
+    trial, conf, _ = report
+    shutil.copytree(trial, tmp_path / "trial", ignore=shutil.ignore_patterns("report"))
+    (tmp_path / "trial" / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        write_report(tmp_path / "trial", conf)
+    assert not (tmp_path / "trial" / "report").exists()
+
+
+def test_a_collapse_is_said_and_a_report_of_one_clip_is_written(tmp_path):
+    trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
+    history = [{"epoch": 0, "score_std": 0.0}, {"epoch": 1, "train_loss": 1.0, "score_std": 0.0, "lr": 0.001}]
+    (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in history))
+    text = Tags(write_report(trial, conf)).text
+    assert "the features have collapsed under semi-hard-NS" in text

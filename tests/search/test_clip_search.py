@@ -1,0 +1,379 @@
+"""Search on a small split of real sounds, against plain loops over the definition of the score."""
+
+import importlib
+import json
+import math
+import sys
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from models.core import CRNNWordModel
+from tests.helpers import ROOT
+from utils.common.errors import UserError
+from utils.common.io import write_csv, write_json
+from utils.conf.reading import load_conf, save_conf
+from utils.data_utils import Split
+from utils.dataset.audio import Clip
+from utils.dataset.index import TEXT_COLUMNS, clip_info
+from utils.dataset.log_mel import log_mel_spectrogram
+from utils.dataset.paths import DatasetPaths
+from utils.evaluation_utils import score_split
+from utils.search.clip_search import ClipSearch, best, write_play_list
+from utils.trial.directory import BEST, CONF
+from utils.trial.score_files import WordScores, save_word_scores
+
+WORDS = ["<pad>", "a", "barks", "birds", "dog", "falls", "in", "rain", "the", "unused"]
+# The last two clips sound the same; a name may hold anything that a file system takes.
+FILES = [" a #1 & 100%.wav", "räin.wav", "<script>.wav", "bird's.wav", "same.wav", "same too.wav"]
+RAW_TEXTS = [
+    "A dog barks, in the rain.",
+    "The rain falls; the rain falls!",
+    "a dog barks",
+    "Birdz",
+    "rain",
+    "in the rain",
+]
+TEXTS = ["a dog barks in the rain", "the rain falls the rain falls", "a dog barks", "birds", "rain", "in the rain"]
+CLIPS = [0, 0, 1, 3, 4, 5]  # of each caption; clip 2 has none
+SAMPLE_RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A trial of a model with random weights and its data set: settings, sounds, model and stored scores."""
+    folder = tmp_path_factory.mktemp("search")
+    paths, rng = DatasetPaths(str(folder / "data")), np.random.default_rng(0)
+    paths.audio("evaluation").mkdir(parents=True)
+    sounds = [rng.normal(0, 0.1, rng.integers(3000, 9000)).astype(np.float32) for _ in FILES[:-1]]
+    sounds.append(sounds[-1])
+    for name, sound in zip(FILES, sounds, strict=True):
+        soundfile.write(paths.audio("evaluation") / name, sound, SAMPLE_RATE, subtype="FLOAT")
+    overrides = [f"data_conf.dataset={paths.root}", "text_cleaning.corrections={birdz: birds}"]
+    conf = load_conf(ROOT / "conf.yaml", overrides)
+    torch.manual_seed(0)
+    vectors = torch.randn(len(WORDS), 20)
+    vectors[0] = 0
+    model = CRNNWordModel(64, 20, vectors).eval()
+    recipe = conf.audio_logmel.recipe
+    split = Split(
+        fids=[f"{i:016x}" for i in range(len(FILES))],
+        log_mels=[torch.from_numpy(log_mel_spectrogram(sound, SAMPLE_RATE, recipe)) for sound in sounds],
+        tids=[f"tid{i}" for i in range(len(TEXTS))],
+        captions=[torch.tensor([WORDS.index(word) for word in text.split()]) for text in TEXTS],
+        caption_clips=np.array(CLIPS),
+    )
+    rows = []
+    for tid, clip, raw_text, text in zip(split.tids, CLIPS, RAW_TEXTS, TEXTS, strict=True):
+        rows.append([tid, split.fids[clip], FILES[clip], raw_text, text, json.dumps(text.split())])
+    write_csv(paths.text("evaluation"), TEXT_COLUMNS, rows)
+    lengths = [len(sound) / SAMPLE_RATE for sound in sounds]
+    clips = [Clip(name, seconds, SAMPLE_RATE, 1, "0" * 64) for name, seconds in zip(FILES, lengths, strict=True)]
+    write_json(paths.audio_info, clip_info({"evaluation": dict(zip(split.fids, clips, strict=True))}))
+    scores = score_split(model, split, all_words=True)
+    return {"conf": conf, "paths": paths, "model": model, "split": split, "scores": scores}
+
+
+@pytest.fixture
+def trial(data, tmp_path):
+    """The trial directory, to be spoiled."""
+    folder = tmp_path / "trial"
+    folder.mkdir()
+    save_conf(data["conf"], folder / CONF)
+    state = data["model"].state_dict()
+    torch.save({"model": state, "words": WORDS, "conf": {}, "history": [], "epoch": 3}, folder / BEST)
+    stored = WordScores(data["scores"].by_word, WORDS, data["split"].fids, epoch=3)
+    save_word_scores(folder / "evaluation_word_scores.hdf5", stored)
+    return folder
+
+
+@torch.no_grad()
+def plain_score(data, clip, text):
+    """S of a clip and a text, by its definition."""
+    frames = data["model"].audio_branch(data["split"].log_mels[clip][None])[0]
+    words = data["model"].text_branch(torch.tensor([[WORDS.index(word) for word in text.split()]]))[0]
+    return sum(max(0.0, float(a @ w)) for a in frames for w in words) / (len(frames) * len(words))
+
+
+def by_rank(scores):
+    """Indices, highest score first, ties by index."""
+    return sorted(range(len(scores)), key=lambda i: (-scores[i], i))
+
+
+@pytest.mark.parametrize("text", ["dog", "a dog barks in the rain", "rain rain rain falls", "unused birds"])
+def test_a_text_finds_clips_by_the_plain_score(data, trial, text):
+    expected = [plain_score(data, clip, text) for clip in range(len(FILES))]
+    hits = ClipSearch.open(trial, "evaluation").by_text(text, top=4)
+    assert [hit.rank for hit in hits] == [1, 2, 3, 4]
+    assert [int(hit.fid, 16) for hit in hits] == by_rank(np.round(expected, 6))[:4]
+    for hit in hits:
+        clip = int(hit.fid, 16)
+        assert hit.score == pytest.approx(expected[clip], abs=1e-6)
+        assert hit.path == data["paths"].audio("evaluation") / FILES[clip] and hit.path.is_file()
+        assert hit.seconds == pytest.approx(soundfile.info(hit.path).duration, abs=1e-6)
+        assert hit.captions == [text for text, owner in zip(RAW_TEXTS, CLIPS, strict=True) if owner == clip]
+
+
+def test_a_splits_own_caption_gets_the_stored_scores(data, trial):
+    search = ClipSearch.open(trial)
+    for caption, raw_text in enumerate(RAW_TEXTS):
+        for hit in search.by_text(raw_text, top=len(FILES)):
+            assert hit.score == pytest.approx(data["scores"].cross[int(hit.fid, 16), caption], abs=1e-6)
+        assert search.unknown_words(raw_text) == []
+
+
+def test_scores_of_all_words_leave_the_captions_scores_as_they_are(data):
+    own_words = score_split(data["model"], data["split"])
+    assert own_words.by_word.shape == (8, 6) and data["scores"].by_word.shape == (len(WORDS), 6)
+    np.testing.assert_allclose(data["scores"].cross, own_words.cross, atol=1e-7)
+
+
+def test_a_sound_finds_captions_by_the_plain_score(data, trial):
+    search = ClipSearch.open(trial)
+    for clip in (0, 3):
+        expected = [plain_score(data, clip, text) for text in TEXTS]
+        hits = search.by_audio(data["paths"].audio("evaluation") / FILES[clip], top=5)
+        assert [int(hit.tid[3:]) for hit in hits] == by_rank(expected)[:5]
+        for hit in hits:
+            caption = int(hit.tid[3:])
+            assert hit.score == pytest.approx(expected[caption], abs=1e-6)
+            assert hit.score == pytest.approx(data["scores"].cross[clip, caption], abs=1e-6)
+            assert hit.text == RAW_TEXTS[caption]
+
+
+def test_unknown_words_are_left_out_of_the_mean(trial):
+    search = ClipSearch.open(trial)
+    assert search.by_text("The xylophone, rain xylophone zither") == search.by_text("the rain")
+    assert search.unknown_words("The xylophone, rain xylophone zither") == ["xylophone", "zither"]
+    with pytest.raises(UserError, match=r"no word of the query is known \(xylophone, zither\); .*vocab_info\.json"):
+        search.by_text("xylophone zither")
+    for query in ("", "  ", "?!", "<>"):
+        with pytest.raises(UserError, match="holds no words"):
+            search.by_text(query)
+    assert search.unknown_words("<pad>") == ["pad"]  # the padding is no word
+
+
+def test_clips_that_sound_the_same_come_in_the_splits_order(trial):
+    for query in ("rain", "a dog barks in the rain", "the the falls"):
+        hits = {hit.fid: hit for hit in ClipSearch.open(trial).by_text(query, top=100)}
+        assert len(hits) == len(FILES) and hits[f"{4:016x}"].score == hits[f"{5:016x}"].score
+        assert hits[f"{5:016x}"].rank == hits[f"{4:016x}"].rank + 1
+
+
+@pytest.mark.parametrize("levels", [1, 3, 1000])
+def test_best_is_the_stable_order_of_all(levels):
+    rng = np.random.default_rng(levels)
+    for size in (1, 2, 7, 200):
+        scores = rng.integers(0, levels, size).astype(np.float32)
+        for top in (1, 2, size, size + 5):
+            assert best(scores, top).tolist() == by_rank(scores)[:top]
+
+
+def test_a_split_of_a_single_clip(data, trial):
+    stored = WordScores(data["scores"].by_word[:, 2:3], WORDS, [f"{2:016x}"], epoch=3)
+    save_word_scores(trial / "evaluation_word_scores.hdf5", stored)
+    (hit,) = ClipSearch.open(trial).by_text("rain", top=5)
+    assert hit.fid == f"{2:016x}" and hit.captions == []
+    assert hit.score == pytest.approx(plain_score(data, 2, "rain"), abs=1e-6)
+
+
+def test_top_and_split_are_checked(trial):
+    for top in (0, -1):
+        with pytest.raises(UserError, match="must be at least 1"):
+            ClipSearch.open(trial).by_text("rain", top)
+    with pytest.raises(UserError, match=r"'\.\./x': not a split of .*development, validation, evaluation"):
+        ClipSearch.open(trial, "../x")
+    with pytest.raises(UserError, match=r"1_xmodal_scores\.py makes it"):
+        ClipSearch.open(trial, "validation").by_text("rain")
+
+
+# --- what is stored --------------------------------------------------------------------------------------
+
+
+def test_only_the_querys_words_are_read(trial):
+    path = trial / "evaluation_word_scores.hdf5"
+    with h5py.File(path, "a") as store:
+        assert store["scores"].chunks is None and store["scores"].dtype == np.float32
+        store["scores"][WORDS.index("dog"), 1] = np.nan
+    search = ClipSearch.open(trial)
+    assert all(math.isfinite(hit.score) for hit in search.by_text("a rain", top=6))
+    with pytest.raises(UserError, match="scores are NaN"):
+        search.by_text("a dog")
+
+
+def test_stale_scores_are_refused(data, trial):
+    stored = WordScores(data["scores"].by_word, WORDS, data["split"].fids, epoch=2)
+    save_word_scores(trial / "evaluation_word_scores.hdf5", stored)
+    with pytest.raises(UserError, match=r"evaluation_word_scores.* epoch 2, but the best .* 3; run .*1_xmodal_scores"):
+        ClipSearch.open(trial).by_text("rain")
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def replace(name, content):
+    def change(path):
+        with h5py.File(path, "a") as store:
+            del store[name]
+            if content is not None:
+                store[name] = content
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (truncate, "not a readable HDF5 file"),
+        (replace("words", None), "words is not a data set of this file"),
+        (replace("fids", [1.0]), "fids holds float64, not texts"),
+        (replace("scores", np.zeros((3, 6), np.float32)), "do not belong together"),
+        (replace("scores", np.zeros((len(WORDS), 6))), "do not belong together"),
+    ],
+)
+def test_damaged_scores_are_refused(trial, spoil, message):
+    spoil(trial / "evaluation_word_scores.hdf5")
+    with pytest.raises(UserError, match=message):
+        ClipSearch.open(trial).by_text("rain")
+
+
+@pytest.mark.parametrize("change", [{"file_name": name} for name in ("../x.wav", "/x.wav", "..", "", "a/b.wav", 3)])
+def test_files_outside_of_the_splits_folder_are_refused(data, trial, monkeypatch, change):
+    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips[f"{1:016x}"].update(change))
+
+
+@pytest.mark.parametrize("seconds", [float("nan"), -1, "long", None])
+def test_clips_without_a_length_are_refused(data, trial, monkeypatch, seconds):
+    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips[f"{1:016x}"].update(seconds=seconds))
+
+
+def test_clips_that_the_data_set_lost_are_refused(data, trial, monkeypatch):
+    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips.pop(f"{1:016x}"))
+
+
+def refuse_changed_clips(data, trial, monkeypatch, change):
+    info = json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
+    change(info["evaluation"]["clips"])
+    monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)
+    refused = r"which was scored; run|leads out|not the name of|audio_info\.json: not as preprocessing"
+    with pytest.raises(UserError, match=refused):
+        ClipSearch.open(trial).by_text("rain", top=6)
+
+
+# --- sounds that cannot be used --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate", "message"),
+    [
+        (np.zeros(600), SAMPLE_RATE, "too short.*0.06 s"),
+        (np.zeros(9000), 8000, r"fmax 8000 Hz is above half the sample rate of 8000 Hz.*audio_logmel"),
+        (np.zeros(0), SAMPLE_RATE, "no samples"),
+        (np.full(9000, np.nan), SAMPLE_RATE, "NaN"),
+    ],
+)
+def test_unfit_sounds_are_refused(trial, tmp_path, samples, rate, message):
+    path = tmp_path / "unfit.wav"
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    with pytest.raises(UserError, match=rf"^{path}: .*{message}"):
+        ClipSearch.open(trial).by_audio(path)
+
+
+def test_files_that_are_no_sounds_are_refused(trial, tmp_path):
+    (tmp_path / "text.wav").write_text("no sound")
+    for name, message in (("text.wav", "unreadable audio"), ("absent.wav", "no such file"), (".", "no such file")):
+        with pytest.raises(UserError, match=message):
+            ClipSearch.open(trial).by_audio(tmp_path / name)
+
+
+def test_the_shortest_sound_that_is_accepted_gets_scores(trial, tmp_path):
+    soundfile.write(tmp_path / "short.wav", 0.1 * np.ones(960), SAMPLE_RATE)  # 0.06 s: 4 frames
+    assert len(ClipSearch.open(trial).by_audio(tmp_path / "short.wav", top=100)) == len(TEXTS)
+
+
+# --- play lists ------------------------------------------------------------------------------------------
+
+
+def test_play_list(data, trial, tmp_path, monkeypatch):
+    folder = data["paths"].audio("evaluation")
+    monkeypatch.chdir(folder.parent)
+    found = ClipSearch.open(trial).by_text("rain", top=6)
+    hits = [hit._replace(path=hit.path.relative_to(folder.parent)) for hit in found]
+    path = tmp_path / "lists" / "found.m3u8"
+    write_play_list(path, hits)
+    first, *lines = path.read_bytes().decode("utf-8").splitlines()
+    assert first == "#EXTM3U"
+    assert len(lines) == 12
+    for hit, note, file in zip(hits, lines[::2], lines[1::2], strict=True):
+        assert note == f"#EXTINF:{round(hit.seconds)},{hit.path.name}"
+        assert file == str(folder / hit.path.name)
+        assert soundfile.info(file).duration == pytest.approx(hit.seconds, abs=1e-6)
+    assert [entry.name for entry in path.parent.iterdir()] == ["found.m3u8"]
+
+
+@pytest.mark.parametrize("name", ["a\nb.wav", "a\rb.wav", "a\u2028b.wav", "a\udc80.wav"])
+def test_a_path_that_breaks_the_play_list_leaves_the_old_one(trial, tmp_path, name):
+    path = tmp_path / "list.m3u8"
+    path.write_text("old")
+    hits = ClipSearch.open(trial).by_text("rain", top=2)
+    with pytest.raises(UserError, match="a play list cannot hold this path"):
+        write_play_list(path, [hits[0], hits[1]._replace(path=hits[1].path.with_name(name))])
+    assert path.read_text() == "old"
+
+
+# --- the command, in this process ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(trial, monkeypatch, capsys):
+    """command(argument, ...) -> what 4_search.py prints on standard output and on standard error."""
+    script = importlib.import_module("postprocessing.4_search")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["4_search.py", "--trial", str(trial), *map(str, arguments)])
+        script.main()
+        return capsys.readouterr()
+
+    return run
+
+
+def test_settings_are_told_from_the_query_by_their_section(data, trial, command):
+    settings = ("data_conf.eval_data=evaluation", f"data_conf.dataset={data['paths'].root}")
+    expected = command("the rain = x")
+    assert expected.err == "unknown words, left out: x\n"
+    assert command(settings[0], "the rain = x", settings[1]) == command("the rain = x", *settings) == expected
+    with pytest.raises(UserError, match=r"data_conf\.eval_date: unknown key"):
+        command("rain", "data_conf.eval_date=evaluation")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("a", "dog"),
+        ("rain", "--audio", "x.wav"),
+        ("--top", "3"),
+        ("data_conf.cache=disk",),
+        ("no.section=1", "rain"),
+    ],
+)
+def test_one_query_or_one_sound(command, arguments):
+    with pytest.raises(UserError, match=r"either one QUERY, in quotes, or --audio FILE is needed, but there are"):
+        command(*arguments)
+
+
+def test_a_play_list_of_captions_is_refused(command, tmp_path):
+    with pytest.raises(UserError, match="--play-list"):
+        command("--audio", "x.wav", "--play-list", tmp_path / "x.m3u8")
+
+
+def test_terminals_get_no_control_characters(data, command, monkeypatch):
+    info = json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
+    info["evaluation"]["clips"][f"{1:016x}"]["file_name"] = "\x1b[2J\r\nräin.wav"
+    monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)
+    printed = command("rain", "--top", 6).out
+    assert "  ?[2J??räin.wav  " in printed and len(printed.splitlines()) == 7

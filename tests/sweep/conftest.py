@@ -1,0 +1,18 @@
+"""A sweep that has not begun."""
+
+import pytest
+
+from tests.helpers import ROOT
+from utils.conf.reading import load_conf
+from utils.sweep.points import POINTS
+from utils.trial.directory import create_directory
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """The directory of a sweep over two seeds that has not begun; its data set is not there."""
+    settings = (f"trial_base={tmp_path}", f"data_conf.dataset={tmp_path / 'data'}")
+    conf = load_conf(ROOT / "conf.yaml", [*settings, "sweep_conf={param_conf.seed: [0, 1]}"])
+    sweep = create_directory(conf, "sweep")
+    (sweep / POINTS).mkdir()
+    return sweep

@@ -1,0 +1,30 @@
+import pytest
+
+from tests.helpers import record_of, results_of
+from utils.common.errors import UserError
+from utils.sweep.points import read_points
+from utils.sweep.run import run_point, run_sweep
+
+
+def test_what_the_user_has_to_mend_is_not_tried_again(sweep):
+    assert str(read_points(sweep)[1].conf.data_conf.dataset) in run_point(sweep, None, 1)
+    assert not read_points(sweep)[1].finished and read_points(sweep)[1].trial is None
+
+
+def test_failures_are_named_after_the_others_are_compared(sweep, monkeypatch):
+    point = read_points(sweep)[0]
+    record_of(point.open_trial(), point.conf, [results_of(0)])
+    point.finish()
+    compared, ran = [], []
+
+    def run_on_ray(sweep, points, waiting, run_point):
+        ran.extend(waiting)
+        return {1: "no\n data"}
+
+    monkeypatch.setattr("utils.sweep.run.run_on_ray", run_on_ray)
+    monkeypatch.setattr("utils.report.comparison.write_comparison", lambda *arguments: compared.append(arguments))
+    with pytest.raises(UserError) as error:
+        run_sweep(sweep, None)
+    lines = str(error.value).splitlines()
+    assert lines[0] == "param_conf.seed=1: no data" and f"python main.py --sweep --resume {sweep}" in lines[1]
+    assert ran == [1] and compared == [([point.trial], sweep / "comparison")]

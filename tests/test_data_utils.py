@@ -1,0 +1,119 @@
+"""Splits as they are read from a small data set, and their batches."""
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import random_split
+from utils.common.errors import UserError
+from utils.common.io import write_csv
+from utils.data_utils import DiskLogMels, batches, load_split
+from utils.dataset.index import TEXT_COLUMNS
+from utils.dataset.paths import DatasetPaths
+from utils.model_utils import seed_epoch
+
+WORDS = ["<pad>", "a", "b"]
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """A data set directory with one split `dev` of two clips."""
+    paths = DatasetPaths(str(tmp_path))
+    rows = [[f"t{i}", f"f{i // 2}", "x.wav", "A", "a b", '["a", "b"]'] for i in range(4)]
+    write_csv(paths.text("dev"), TEXT_COLUMNS, rows)
+    with h5py.File(paths.log_mels("dev"), "w") as store:
+        store["f0"], store["f1"] = np.zeros((5, 64)), np.ones((7, 64), np.float32)
+    return paths
+
+
+def test_load_split(dataset):
+    split = load_split(dataset, "dev", WORDS, 64)
+    assert split.fids == ["f0", "f1"] and split.caption_clips.tolist() == [0, 0, 1, 1]
+    assert [caption.tolist() for caption in split.captions] == [[1, 2]] * 4
+    assert [log_mel.dtype for log_mel in split.log_mels] == [torch.float32] * 2  # the first is stored as float64
+
+
+def test_log_mels_on_disk_are_those_in_memory(dataset, capsys, monkeypatch):
+    memory = load_split(dataset, "dev", WORDS, 64)
+    assert "in memory" in capsys.readouterr().out
+    disk = load_split(dataset, "dev", WORDS, 64, cache="disk")
+    assert "read from disk" in capsys.readouterr().out
+    assert isinstance(disk.log_mels, DiskLogMels) and disk.frames == memory.frames == [5, 7]
+    for ours, theirs in zip(disk.log_mels, memory.log_mels, strict=True):
+        assert torch.equal(ours, theirs)
+    monkeypatch.setattr("utils.data_utils.free_memory", lambda: 1000.0)
+    assert isinstance(load_split(dataset, "dev", WORDS, 64).log_mels, DiskLogMels)
+    assert "do not fit into memory" in capsys.readouterr().out
+
+
+def test_batches_are_zero_padded_and_visit_every_caption_once():
+    torch.manual_seed(0)
+    split, seen = random_split(), []
+    for batch in batches(split, batch_size=4, shuffle=True):
+        assert batch.audio.shape[1] == batch.audio_lens.max() and batch.text.shape[1] == batch.text_lens.max()
+        for i, clip in enumerate(batch.clips):
+            torch.testing.assert_close(batch.audio[i, : batch.audio_lens[i]], split.log_mels[clip])
+            assert not batch.audio[i, batch.audio_lens[i] :].any() and not batch.text[i, batch.text_lens[i] :].any()
+            seen.append((clip.item(), batch.text[i, : batch.text_lens[i]].tolist()))
+    clips = split.caption_clips.tolist()
+    assert sorted(seen) == sorted((clips[i], caption.tolist()) for i, caption in enumerate(split.captions))
+
+
+def test_batches_from_disk_are_those_from_memory(dataset):
+    epochs = []
+    for cache in ("memory", "disk"):
+        loader = batches(load_split(dataset, "dev", WORDS, 64, cache), 3, shuffle=True)
+        epochs.append([])
+        for epoch in (1, 2):
+            seed_epoch(0, epoch)
+            epochs[-1] += [part for batch in loader for part in batch] + [torch.rand(1)]
+    assert len(epochs[0]) == len(epochs[1]) == 2 * (2 * 5 + 1)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*epochs, strict=True))
+
+
+def test_a_split_of_one_clip_cannot_be_trained_on(dataset):
+    write_csv(dataset.text("dev"), TEXT_COLUMNS, [["t0", "f0", "x.wav", "A", "a b", '["a", "b"]']])
+    assert load_split(dataset, "dev", WORDS, 64).fids == ["f0"]
+    with pytest.raises(UserError, match=r"dev_text\.csv: .*negatives need two"):
+        load_split(dataset, "dev", WORDS, 64, needs_negatives=True)
+
+
+def test_unfit_captions_are_refused(dataset):
+    with pytest.raises(UserError, match=r"dev_text\.csv: the word 'b' has no vector.* run .*3_word2vec_embeddings\.py"):
+        load_split(dataset, "dev", WORDS[:2], 64)
+    with pytest.raises(UserError, match=r"test_text\.csv: no such file; preprocessing/2_clotho_dataset\.py makes it"):
+        load_split(dataset, "test", WORDS, 64)
+
+
+def test_log_mels_of_other_bands_are_refused(dataset):
+    with pytest.raises(UserError, match=r"f0.*\(5, 64\).*audio_logmel\.n_mels.*128.* run .*4_audio_logmel\.py"):
+        load_split(dataset, "dev", WORDS, 128)
+
+
+@pytest.mark.parametrize(
+    ("log_mel", "message"),
+    [
+        (np.full((7, 64), np.nan), "clip f1 are not finite"),
+        (np.full((7, 64), 1e300), "clip f1 are not finite"),  # in float32
+        (np.zeros((3, 64)), "f1 has 3 frames; the model needs at least 4"),
+        (None, "no log-mels of clip f1"),
+    ],
+    ids=["NaN", "overflow", "short", "missing"],
+)
+def test_unfit_log_mels_are_refused(dataset, log_mel, message):
+    with h5py.File(dataset.log_mels("dev"), "a") as store:
+        del store["f1"]
+        if log_mel is not None:
+            store["f1"] = log_mel
+    with pytest.raises(UserError, match=rf"dev_audio_logmels\.hdf5: .*{message}"):
+        load_split(dataset, "dev", WORDS, 64)
+
+
+def test_damaged_and_missing_log_mels_are_refused(dataset):
+    dataset.log_mels("dev").write_bytes(b"\x89HDF")
+    with pytest.raises(UserError, match=r"not a readable HDF5 file.* run preprocessing/4_audio_logmel\.py"):
+        load_split(dataset, "dev", WORDS, 64)
+    dataset.log_mels("dev").unlink()
+    with pytest.raises(UserError, match=r"preprocessing/4_audio_logmel\.py makes it"):
+        load_split(dataset, "dev", WORDS, 64)

@@ -1,0 +1,161 @@
+"""Training of a small model on random data."""
+
+import copy
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import CPU, ROOT, embedding_scores, random_model, random_split, state_of
+from utils.common.errors import UserError
+from utils.conf.reading import load_conf
+from utils.criterion_utils import TripletLoss, negative_mask
+from utils.data_utils import Split, batches, collate
+from utils.evaluation_utils import evaluate
+from utils.model_utils import (
+    NonFiniteStep,
+    PlateauStopper,
+    build_state,
+    prepare_model,
+    seed_epoch,
+    train_epoch,
+    train_step,
+)
+from utils.sampling_utils import STRATEGIES
+
+FULL = TripletLoss(0.5, "full-batch-NS")
+
+
+@pytest.fixture
+def split():
+    return random_split()
+
+
+@pytest.fixture
+def model():
+    return random_model()
+
+
+def conf_with(*overrides):
+    return load_conf(ROOT / "conf.yaml", list(overrides))
+
+
+def step(state, split, captions):
+    """The loss of one training step on some captions."""
+    batch = collate(split, captions)
+    return train_step(state, batch, negative_mask(batch.clips)).loss.item()
+
+
+def test_a_state_trains_what_the_configuration_says():
+    settings = ("param_conf.criterion=InfoNCE", "CRNNWordModel.text_enc.trainable=true", "score.mask_words=true")
+    state = build_state(conf_with(*settings, "AdamOptimizer.lr=0.5"), np.eye(4, dtype=np.float32), CPU)
+    (group,) = state.optimizer.param_groups
+    trained = {id(weight) for weight in group["params"]}
+    assert {id(state.criterion.log_temperature), id(state.model.text_enc.embedding.weight)} < trained
+    assert group["lr"] == 0.5 and state.mask_words and not state.mask_frames
+
+
+def test_training_repeats_itself_bit_for_bit(split):
+    def run():
+        model, losses = random_model(), []
+        state = state_of(model, TripletLoss(0.1, "random-NS"))
+        for epoch in (1, 2):
+            draws = seed_epoch(0, epoch)
+            losses.append(train_epoch(state, batches(split, 6, shuffle=True), draws)["train_loss"])
+        return losses, model.state_dict()
+
+    (losses, weights), (again, weights_again) = run(), run()
+    assert losses == again and losses[0] != losses[1]
+    assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
+
+
+def test_training_lowers_the_loss(split, model):
+    state = state_of(model, FULL)
+    state.optimizer.param_groups[0]["lr"] = 0.003
+    losses = []
+    for epoch in range(1, 9):
+        seed_epoch(0, epoch)
+        losses.append(train_epoch(state, batches(split, 9, shuffle=True))["train_loss"])
+    assert np.mean(losses[-2:]) < losses[0] - 0.03
+
+
+def test_batches_without_negatives_are_skipped(split, model):
+    one_clip = Split(split.fids[:1], split.log_mels[:1], split.tids[:3], split.captions[:3], split.caption_clips[:3])
+    before = copy.deepcopy(model.state_dict())
+    results = train_epoch(state_of(model, FULL), batches(one_clip, 2))
+    assert results == {"train_loss": 0.0, "active": 0.0}
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_step_that_is_not_finite_names_its_clips_and_updates_nothing(split, model):
+    split.log_mels[2][0, 0] = torch.inf
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+    with pytest.raises(NonFiniteStep) as stop:
+        step(state_of(model, FULL), split, [0, 6, 12])
+    assert stop.value.clips == [0, 2, 4]
+    assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+
+
+@pytest.mark.parametrize("masks", [{}, {"mask_words": True}, {"mask_frames": True}])
+def test_a_step_averages_over_what_the_state_says(split, model, masks):
+    model.audio_enc.cnn[-1].eval()  # dropout
+    captions = list(range(0, 18, 2))
+    audio, text = copy.deepcopy(model)(*collate(split, captions)[:2])
+    batch = collate(split, captions)
+    lens = (batch.audio_lens if "mask_frames" in masks else None, batch.text_lens if "mask_words" in masks else None)
+    negatives = negative_mask(batch.clips)
+    expected = FULL(embedding_scores(audio, text, *lens), negatives)
+    terms = train_step(state_of(model, FULL, **masks), batch, negatives)
+    assert terms.loss.item() == pytest.approx(expected.loss.item(), abs=1e-6)
+
+
+def test_bfloat16_is_near_float32(split, model):
+    model.eval()  # no dropout
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        state = state_of(copy.deepcopy(model), FULL, precision=precision)
+        losses.append(step(state, split, list(range(0, 18, 2))))
+        gradients = [p.grad for p in state.model.parameters() if p.requires_grad]
+        assert all(g.dtype == torch.float32 and torch.isfinite(g).all() for g in gradients)
+    assert losses[0] != losses[1] == pytest.approx(losses[0], abs=2e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own
+@pytest.mark.skipif(not any(map(shutil.which, ("c++", "g++", "clang++"))), reason="no C++ compiler")
+def test_a_compiled_model_takes_the_same_step(split, model):
+    plain = copy.deepcopy(model)
+    prepare_model(conf_with("param_conf.compile=true"), model, CPU)
+    losses = []
+    for each in (plain, model):
+        state = state_of(each.eval(), FULL)
+        losses += [step(state, split, captions) for captions in ([0, 4, 8], [2, 10, 17])]  # two lengths
+    assert losses[:2] == pytest.approx(losses[2:], abs=1e-5)
+    assert list(plain.state_dict()) == list(model.state_dict())
+
+
+def test_compiling_without_a_compiler_is_said(model, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(UserError, match=r"param_conf\.compile: true needs a C\+\+ compiler"):
+        prepare_model(conf_with("param_conf.compile=true"), model, CPU)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_gpu_takes_the_same_step(split, model, name):
+    losses = []
+    for device, each in ((CPU, copy.deepcopy(model)), (torch.device("cuda"), model)):
+        prepare_model(conf_with(), each, device)
+        state = state_of(each.eval(), TripletLoss(0.5, "full-batch-NS" if name == "random-NS" else name), device)
+        losses += [step(state, split, [0, 4, 8, 12]), evaluate(state, split, {}, 6)["val_obj"]]
+    assert losses[:2] == pytest.approx(losses[2:], abs=1e-3)
+
+
+def test_stopper_looks_at_the_last_results_once_the_grace_period_is_over():
+    stopper = PlateauStopper(std=0.001, num_results=10, grace_period=60)
+    assert not stopper.should_stop([0.5] * 59)
+    assert stopper.should_stop([0.5] * 60)
+    assert stopper.should_stop([9.0] * 50 + [0.5] * 10)
+    assert not stopper.should_stop([0.5] * 59 + [0.6])
+    # strictly below: a standard deviation of exactly 0.25
+    assert not PlateauStopper(0.25, 2, 2).should_stop([0.5, 1.0])

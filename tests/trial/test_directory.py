@@ -1,0 +1,67 @@
+import os
+
+import pytest
+
+from tests.helpers import ROOT, record_of, results_of
+from utils.common.errors import UserError
+from utils.conf.reading import load_conf
+from utils.trial.directory import create_trial, newest_trial, resume_conf, trial_conf
+
+
+@pytest.fixture
+def conf(tmp_path):
+    return load_conf(ROOT / "conf.yaml", [f"trial_base={tmp_path}"])
+
+
+@pytest.fixture
+def trial(conf):
+    """A trial with a checkpoint."""
+    return record_of(create_trial(conf), conf, [results_of(0)])[0].trial
+
+
+def test_trials_never_share_a_directory_and_the_newest_is_found(conf):
+    with pytest.raises(UserError, match=r"run main\.py first"):
+        newest_trial(conf)
+    trials = [record_of(create_trial(conf), conf, [results_of(0)])[0].trial for _ in range(3)]
+    create_trial(conf)  # has no checkpoint yet
+    assert len(set(trials)) == 3
+    os.utime(trials[1] / "conf.yaml", ns=(2**62, 2**62))
+    assert newest_trial(conf) == trials[1]
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("AdamOptimizer.lr=0.1", "AdamOptimizer.lr is 0.1 but the trial was run with 0.001"),
+        ("param_conf.seed=5", "param_conf.seed is 5"),
+        ("criteria.TripletLoss.margin=0.4", "criteria.TripletLoss.margin"),
+        ("audio_logmel.hop=0.01", "audio_logmel.hop"),
+        ("text_cleaning.corrections={watr: water}", r"text_cleaning.corrections.watr"),
+        ("data_conf.train_data=validation", "data_conf.train_data"),
+    ],
+)
+def test_a_trial_goes_on_by_the_settings_that_decide_its_numbers(conf, trial, override, key):
+    for begun in (trial, create_trial(conf)):  # this one was killed before its first checkpoint
+        with pytest.raises(UserError, match=key) as refusal:
+            resume_conf(begun, [override])
+        assert str(begun) in str(refusal.value) and "start a new trial" in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "param_conf.num_epoch=3",
+        "data_conf.cache=disk",
+        "data_conf.dataset=elsewhere",
+        "log_tensorboard=true",
+        "criteria.InfoNCE.temperature=1",  # plays no part beside the triplet loss
+        "word2vec_embeddings.train.epochs=1",
+    ],
+)
+def test_what_decides_no_number_may_change(trial, override):
+    assert resume_conf(trial, [override]) != trial_conf(trial, [])
+
+
+def test_a_directory_without_a_trial_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not a trial directory"):
+        trial_conf(tmp_path, [])

@@ -1,0 +1,138 @@
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers import ROOT
+from utils.common.errors import UserError
+from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
+from utils.conf.reading import load_conf
+from utils.trial.provenance import PROVENANCE, check_steps, holds, read_provenance, record_step, versions
+
+CLEAN, TEXT = "x_clean_captions.csv", "x_text.csv"
+
+
+@pytest.fixture
+def data(tmp_path):
+    """conf(*overrides) of a data set whose first two steps ran on a.csv, and its directory."""
+
+    def conf(*overrides):
+        splits = [f"data_conf.{name}=x" for name in ("train_data", "val_data", "eval_data")]
+        return load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={tmp_path}", *splits, *overrides])
+
+    for path in ("a.csv", CLEAN, TEXT, "vocab_info.json", "audio_info.json"):
+        (tmp_path / path).write_text(path)
+    record_step(conf(), CLEANING, [tmp_path / "a.csv"])
+    record_step(conf(), INDEXING, [tmp_path / CLEAN])
+    return conf, tmp_path
+
+
+def test_what_nothing_has_touched_passes(data):
+    conf, folder = data
+    check_steps(conf(), CLEANING, INDEXING)
+    check_steps(conf("param_conf.seed=3", "audio_logmel.workers=2"), CLEANING, INDEXING)
+    (folder / "a.csv").unlink()  # preprocessed data may travel without what they were made from
+    check_steps(conf(), CLEANING, INDEXING)
+
+
+def test_a_step_that_did_not_run_is_named(data):
+    with pytest.raises(UserError, match=r"no record of preprocessing/3_word2vec_embeddings\.py; run it"):
+        check_steps(data[0](), CLEANING, EMBEDDING)
+
+
+@pytest.mark.parametrize(
+    ("file", "changed"),
+    [
+        ("a.csv", "has changed since preprocessing/1_text_cleaning.py"),
+        (CLEAN, "is not as preprocessing/1_text_cleaning.py"),
+        (TEXT, "is not as preprocessing/2_clotho_dataset.py"),
+    ],
+)
+def test_a_changed_file_is_named_with_the_step_to_run(data, file, changed):
+    conf, folder = data
+    (folder / file).write_text("other")
+    with pytest.raises(UserError, match=f"{folder}/{file}: {changed}.*run that again"):
+        check_steps(conf(), CLEANING, INDEXING)
+
+
+def test_a_split_that_a_step_did_not_make_is_named(data):
+    """Its file may be one of other settings, whose record is gone."""
+    conf, folder = data
+    (folder / "y_text.csv").write_text("other")
+    with pytest.raises(UserError, match=rf"{folder}/y_text\.csv: not recorded .* {INDEXING}.*; run that again"):
+        check_steps(conf("data_conf.eval_data=y"), INDEXING)
+
+
+def test_a_step_run_again_makes_the_later_one_stale(data):
+    conf, folder = data
+    (folder / CLEAN).write_text("cleaned otherwise")
+    record_step(conf(), CLEANING, [folder / "a.csv"])
+    check_steps(conf(), CLEANING)
+    with pytest.raises(UserError, match="has changed since preprocessing"):
+        check_steps(conf(), CLEANING, INDEXING)
+
+
+def test_other_settings_are_named(data):
+    conf, _ = data
+    with pytest.raises(UserError, match="named_entities replace, but it is now keep"):
+        check_steps(conf("text_cleaning.named_entities=keep"), CLEANING)
+
+
+def test_settings_that_play_no_part_may_change(data):
+    conf, folder = data
+    (folder / "word2vec_embeds.npz").touch()
+    source, epochs = "word2vec_embeddings.source=", "word2vec_embeddings.train.epochs=3"
+    record_step(conf(source + "file", "word2vec_embeddings.file=here.txt"), EMBEDDING, [])
+    check_steps(conf(source + "file", "word2vec_embeddings.file=here.txt", epochs), EMBEDDING)
+    with pytest.raises(UserError, match=r"embeddings\.file here\.txt, but it is now there\.txt"):
+        check_steps(conf(source + "file", "word2vec_embeddings.file=there.txt"), EMBEDDING)
+    with pytest.raises(UserError, match=r"word2vec_embeddings\.source"):
+        check_steps(conf(source + "train"), EMBEDDING)
+
+
+def test_an_output_holds_while_file_and_settings_are_as_recorded(data):
+    conf, folder = data
+    path = folder / "x_audio_logmels.hdf5"
+    path.write_text("log-mels")
+    assert not holds(conf(), LOG_MELS, path)
+    record_step(conf(), LOG_MELS, [])
+    assert holds(conf(), LOG_MELS, path) and holds(conf("audio_logmel.backend=librosa"), LOG_MELS, path)
+    assert not holds(conf("audio_logmel.hop=0.01"), LOG_MELS, path)
+    assert not holds(conf(), LOG_MELS, folder / TEXT) and not holds(conf(), LOG_MELS, folder / "absent")
+    path.write_text("other")
+    assert not holds(conf(), LOG_MELS, path)
+
+
+@pytest.mark.parametrize("content", [[], {"x": []}, {"x": {"inputs": {"a": 1}}}, {"x": {"settings": 3}}])
+def test_a_garbled_record_is_one_line(tmp_path, content):
+    (tmp_path / PROVENANCE).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="not as its step writes it"):
+        read_provenance(tmp_path)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
+    def git(*arguments):
+        who = ("-c", "user.name=x", "-c", "user.email=x")
+        command = ["git", "-C", tmp_path, *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    monkeypatch.setattr("utils.trial.provenance.ROOT", tmp_path)
+    found = versions()
+    assert found["commit"] is None and found["clean"] is None
+    assert found["torch"] == torch.__version__ and found["numpy"] == np.__version__
+    git("init")
+    git("commit", "--allow-empty", "--message", "x")
+    found = versions()
+    assert found["commit"] == git("rev-parse", "HEAD") and found["clean"] is True
+    (tmp_path / "new").touch()
+    assert versions()["clean"] is False
+
+
+def test_the_order_of_entries_is_the_order_of_steps(data):
+    conf, folder = data
+    record_step(conf(), CLEANING, [])
+    assert list(json.loads((folder / PROVENANCE).read_text())) == [CLEANING, INDEXING]

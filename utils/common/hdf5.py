@@ -1,0 +1,59 @@
+"""HDF5 files that may be damaged, or come from a stranger: read, or refused in one line that names what is wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from utils.common.errors import UserError
+from utils.common.io import require_file, require_room
+
+OVERHEAD = 4096  # bytes of a data set beside its content, at the most
+
+
+@contextmanager
+def readable(path: Path | str, made_by: str) -> Iterator[h5py.File]:
+    """Open an HDF5 file that the command `made_by` wrote.
+
+    Raises UserError where it is missing, and for whatever h5py raises, then or while the file is read.
+    """
+    require_file(path, made_by)
+    try:
+        with h5py.File(path, "r") as store:
+            yield store
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
+        why = " ".join((str(error) or type(error).__name__).split())
+        raise UserError(f"{path}: not a readable HDF5 file ({why}); run {made_by} again") from None
+
+
+def data_set(store: h5py.File, name: str, made_by: str, texts: bool = False) -> h5py.Dataset:
+    """A data set of floating-point numbers, or of texts of fixed length, that is stored in this file, in full.
+
+    Links, virtual data sets and external storage could lead to any other file of the machine, and a data set without
+    storage can be larger than its memory.
+
+    Raises UserError where it is anything else.
+    """
+    link = None if "/" in name else store.get(name, getlink=True)
+    data = store[name] if isinstance(link, h5py.HardLink) else None
+    if not isinstance(data, h5py.Dataset):
+        raise UserError(f"{store.filename}: {name} is not a data set of this file; run {made_by} again")
+    if data.is_virtual or data.external or data.shape is None or data.id.get_storage_size() < data.nbytes:
+        raise UserError(f"{store.filename}: {name} is not stored in this file in full; run {made_by} again")
+    if data.dtype.kind != ("S" if texts else "f"):
+        wanted = "texts of fixed length" if texts else "floating-point numbers"
+        raise UserError(f"{store.filename}: {name} holds {data.dtype}, not {wanted}; run {made_by} again")
+    return data
+
+
+def fixed_length(texts: list[str]) -> np.ndarray:
+    """Texts as `data_set` reads them: HDF5 2.0 can wait for ever on damaged ones of variable length."""
+    encoded = [text.encode() for text in texts]
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded), default=1)))
+
+
+def require_room_for(path: Path, nbytes: int, data_sets: int) -> None:
+    """Raise UserError unless an HDF5 file of so many bytes in so many data sets fits beside `path`."""
+    require_room(path, nbytes + OVERHEAD * (data_sets + 16))

@@ -1,0 +1,167 @@
+"""Files that are whole or absent, JSON, CSV and digests; progress that suits the output."""
+
+import csv
+import glob
+import hashlib
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+from tqdm import tqdm
+
+from utils.common.errors import UserError
+
+
+@contextmanager
+def whole_file(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path` at once, else it is removed.
+
+    The body does nothing but write: h5py and torch tell of a full disk by a RuntimeError.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(path)
+    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        raise unwritable(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError | RuntimeError) -> UserError:
+    """What to raise where a write to `path` failed."""
+    why = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+    return UserError(f"{path}: could not be written ({why}); is the disk full, or not yours to write?")
+
+
+def require_room(path: Path | str, size: int) -> None:
+    """Raise UserError unless `size` bytes fit beside `path`: HDF5 may crash where a write of its own fails."""
+    path = Path(path)
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as probe:
+            os.posix_fallocate(probe.fileno(), 0, size)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}): it takes {size / 1e6:.1f} MB") from None
+
+
+_HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what killed processes of this machine left of their own attempts at a file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.{_HOST}.*.*"):
+        pid = left.name.split(".")[-2]
+        if pid.isdigit() and not _runs(int(pid)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)  # asks, and does not kill
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file's content, hexadecimal; a file that has not been written since is read once."""
+    path = Path(path).resolve()
+    state = path.stat()
+    return _digest(path, state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
+
+
+@lru_cache(maxsize=1000)
+def _digest(path: Path, *state: int) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def whole_folder(path: Path | str, page: str) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
+
+    Raises UserError where `path` exists and does not hold `page`: then it is something else, and is left alone.
+    """
+    path = Path(path).resolve()
+    if path.exists() and not (path / page).is_file():
+        raise UserError(f"{path}: exists and holds no {page}; it is not replaced: move it, or write to another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left_over(path)
+    temporary, old = (path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
+    try:
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            path.replace(old)
+        temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        if old.exists() and not path.exists():
+            old.replace(path)
+        for rest in (temporary, old):
+            shutil.rmtree(rest, ignore_errors=True)
+
+
+def write_json(path: Path | str, content: object) -> None:
+    """Write `content` as indented JSON; NaN and infinities are refused (they are not JSON)."""
+    with whole_file(path) as temporary:
+        text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str, made_by: str) -> dict:
+    """Read a JSON object that the command `made_by` wrote."""
+    require_file(path, made_by)
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); run {made_by} again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not as {made_by} writes it; run that again")
+    return content
+
+
+def write_csv(path: Path | str, header: list[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a header and rows as UTF-8 CSV."""
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def require_file(path: Path | str, made_by: str) -> None:
+    """Raise UserError unless `path` is a file; `made_by` is the command that makes it."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; {made_by} makes it")
+
+
+def progress(items: Iterable, title: str, total: int, seconds: float = 10.0) -> Iterator:
+    """Iterate with a tqdm bar on a terminal, else with a plain line every `seconds`."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=title, total=total, leave=False)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)

@@ -1,0 +1,34 @@
+"""The command line that all scripts share: --conf FILE and section.key=value."""
+
+import argparse
+
+from utils.common.errors import UserError
+from utils.conf.reading import DEFAULT_CONF, load_conf
+from utils.conf.schema import Conf
+
+
+def command_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that every command takes: --conf FILE and section.key=value ..."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--conf", metavar="FILE", help=f"configuration file (default: {DEFAULT_CONF})")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, read as YAML"
+    )
+    return parser
+
+
+def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Parse the command line; settings may stand before, between and after the other arguments."""
+    return parser.parse_intermixed_args()
+
+
+def refuse_conf_beside(args: argparse.Namespace, option: str) -> None:
+    """Raise UserError where --conf stands beside an option that names a trial, and so a configuration."""
+    if args.conf and getattr(args, option):
+        raise UserError(f"--{option} {getattr(args, option)}: goes by the trial's own configuration; leave out --conf")
+
+
+def conf_from_command(description: str) -> Conf:
+    """Parse a preprocessing script's command line into its configuration."""
+    args = parse_command(command_parser(description))
+    return load_conf(args.conf or DEFAULT_CONF, args.overrides)

@@ -1,0 +1,53 @@
+"""The grid of a sweep: a configuration at each of its points, checked before anything starts."""
+
+from itertools import product
+from typing import Any
+
+import yaml
+
+from utils.common.errors import UserError
+from utils.conf.reading import checked, set_key
+from utils.conf.schema import Conf, idle_because, role_of
+
+
+def grid_points(conf: Conf) -> list[dict[str, Any]]:
+    """The points of sweep_conf's grid: {dotted key: value} for every combination, the last key's values fastest."""
+    return [dict(zip(conf.sweep_conf, values, strict=True)) for values in product(*conf.sweep_conf.values())]
+
+
+def grid_confs(conf: Conf) -> list[Conf]:
+    """The configuration at each of the `grid_points`.
+
+    Raises UserError with one line for each thing that is wrong.
+    """
+    confs, problems = [], {}  # a dictionary: a bad value is one line, however many points have it
+    for point in grid_points(conf):
+        try:
+            confs.append(_conf_at(conf, point))
+        except UserError as error:
+            problems |= dict.fromkeys(str(error).splitlines())
+    if problems:
+        raise UserError("\n".join(problems))
+    return confs
+
+
+def _conf_at(conf: Conf, point: dict[str, Any]) -> Conf:
+    tree = conf.model_dump()
+    for key, value in point.items():
+        if not role_of(key).decides_numbers:
+            raise UserError(f"sweep_conf: {key}: decides no number; {_without(conf, key)}")
+        set_key(tree, key, value, f"sweep_conf: {key}")
+    there = checked(tree, "sweep_conf")
+    for key in point:
+        if why := idle_because(there, key):
+            raise UserError(f"sweep_conf: {key}: plays no part beside {why}; {_without(conf, key)}")
+    return there
+
+
+def _without(conf: Conf, key: str) -> str:
+    """What to write in the place of a grid with a key that should not be there."""
+    rest = {other: values for other, values in conf.sweep_conf.items() if other != key}
+    if not rest:
+        return "name another key"
+    grid = yaml.safe_dump(rest, default_flow_style=True, width=10_000).strip()
+    return f'write "sweep_conf={grid}"'

@@ -1,0 +1,26 @@
+"""What a setting decides: declared once, at its field in the schema, for all that goes by it."""
+
+from enum import Enum
+
+
+class Role(Enum):
+    """What a setting decides. A section's role holds for all below it that has none of its own."""
+
+    NUMBERS = "what comes out"
+    SEED = "which of its draws an experiment takes"
+    REACH = "how far a run goes, and what it is measured on"
+    AROUND = "where things are, and what stands around a run: it decides no number"
+
+    @property
+    def may_change_on_resume(self) -> bool:
+        return self in (Role.REACH, Role.AROUND)
+
+    @property
+    def tells_experiments_apart(self) -> bool:
+        """Whether trials that differ in it are two rows of a comparison."""
+        return self in (Role.NUMBERS, Role.REACH)
+
+    @property
+    def decides_numbers(self) -> bool:
+        """Whether it may differ within a sweep, and counts for the provenance of what a step writes."""
+        return self is not Role.AROUND

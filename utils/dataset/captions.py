@@ -1,0 +1,123 @@
+"""Captions: read in Clotho's form, clean, correct, and replace named entities."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.common.errors import UserError
+
+# Hyphens stay: "walkie-talkie" is one word.
+PUNCTUATION = re.compile(r"""[!"#$%&'()*+,./\\:;<=>?@\[\]^_`{|}~]""")
+CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]
+NAMED_ENTITY = "NE"
+NLTK_DATA = {  # package: where NLTK looks for it
+    "averaged_perceptron_tagger_eng": "taggers/averaged_perceptron_tagger_eng",
+    "maxent_ne_chunker_tab": "chunkers/maxent_ne_chunker_tab",
+    "words": "corpora/words",
+}
+
+
+class RawCaption(NamedTuple):
+    """A caption as the data set has it; `line` is where its row ends in the CSV file."""
+
+    line: int
+    file_name: str
+    column: str
+    raw_text: str
+
+
+def read_captions(path: Path | str) -> list[RawCaption]:
+    """Read clotho_captions_{split}.csv: columns file_name, caption_1, ..., caption_5; UTF-8, with or without BOM.
+
+    Absent cells come out as empty captions, absent caption columns not at all.
+
+    Raises:
+        UserError: no such file, not UTF-8, not CSV, no file_name or caption column, or one of them twice, a row with
+            surplus cells, or a cell with a NUL character or beyond the csv module's limit of 131,072 characters.
+    """
+    captions = []
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
+        columns = _caption_columns(path, reader.fieldnames or [])
+        for row in reader:
+            line = reader.line_num
+            if None in row:
+                raise UserError(f"{path}: line {line}: more cells than columns; put captions with commas in quotes")
+            if any("\0" in cell for cell in row.values()):
+                raise UserError(f"{path}: line {line}: holds a NUL character; the file is damaged, or not text")
+            captions += [RawCaption(line, row["file_name"], name, row[name]) for name in columns]
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; put the data set's captions there") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
+    except csv.Error as error:
+        advice = "; is a closing quote missing?" if "field limit" in str(error) else ""
+        raise UserError(f"{path}: the row at line {reader.line_num + 1}: not valid CSV ({error}){advice}") from None
+    return captions
+
+
+def _caption_columns(path: Path | str, header: Sequence[str]) -> list[str]:
+    """Those of the caption columns that a header has, in their order."""
+    columns = [column for column in CAPTION_COLUMNS if column in header]
+    if "file_name" not in header or not columns:
+        raise UserError(
+            f"{path}: line 1: the columns must be file_name,{','.join(CAPTION_COLUMNS)}, "
+            f"but are {','.join(header).encode('unicode_escape').decode()[:200] or 'absent'}"
+        )
+    for column in ("file_name", *columns):
+        if header.count(column) > 1:
+            raise UserError(f"{path}: line 1: the column {column} stands twice; remove one")
+    return columns
+
+
+def clean_caption(raw: str) -> str:
+    """Lower case, punctuation replaced by spaces, words separated by one space."""
+    return " ".join(PUNCTUATION.sub(" ", raw.lower()).split())
+
+
+def correct_words(text: str, corrections: dict[str, str]) -> str:
+    """Replace each word of a cleaned caption that the table lists."""
+    return " ".join(corrections.get(word, word) for word in text.split())
+
+
+def hyphenated_words(text: str) -> list[str]:
+    """The words with a hyphen or a dash in them, for the user to look at."""
+    return [word for word in text.split() if "-" in word or "–" in word or "—" in word]
+
+
+def replace_named_entities(texts: list[str]) -> list[str]:
+    """Replace every word that NLTK marks as (part of) a named entity by `NE`, in cleaned captions.
+
+    Raises UserError where NLTK's data is missing and cannot be downloaded.
+    """
+    import nltk
+
+    _require_nltk_data()
+    tagged = nltk.pos_tag_sents([text.split() for text in texts])
+    trees = nltk.ne_chunk_sents(tagged, binary=True)
+    # (word, part of speech, IOB tag); outside of entities the tag is O
+    triples = (nltk.tree2conlltags(tree) for tree in trees)
+    return [" ".join(NAMED_ENTITY if tag != "O" else word for word, _, tag in sentence) for sentence in triples]
+
+
+def _require_nltk_data() -> None:
+    """Find NLTK's data, or else download it."""
+    import nltk
+
+    for package, place in NLTK_DATA.items():
+        try:
+            nltk.data.find(place)
+        except LookupError:
+            if not nltk.download(package, quiet=True, print_error_to=io.StringIO()):
+                packages = " ".join(NLTK_DATA)
+                raise UserError(
+                    f"text_cleaning.named_entities: replace needs NLTK's data {package!r}, which could not be "
+                    f"downloaded; where there is internet run `python -m nltk.downloader {packages}` and copy the "
+                    f"resulting nltk_data folder to {Path.home() / 'nltk_data'} (or set NLTK_DATA to it), "
+                    "or set text_cleaning.named_entities=keep"
+                ) from None

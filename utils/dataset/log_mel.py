@@ -1,0 +1,146 @@
+"""Log-mel energies of a clip, by a recipe."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from librosa.filters import mel  # here, not where it is called: a second's import, once for all worker processes
+
+from utils.common.errors import UserError
+from utils.dataset.audio import mono_blocks, open_audio
+from utils.dataset.recipe import PUBLISHED, LogMelRecipe, MelTransform
+
+TRANSFORMED = 2**24  # values of the spectra made at a time: 8192 frames of a 2048-point FFT
+LOG_OFFSET = float(np.spacing(1))  # 2.220446e-16: silence becomes -36.04, not -inf
+
+
+def read_log_mel(path: Path | str, recipe: LogMelRecipe) -> np.ndarray:
+    """`log_mel_spectrogram` of a .wav, .flac or .ogg file at its own sample rate, decoded block by block.
+
+    Beside the result (T, n_mels) float32, memory does not grow with the clip's length.
+
+    Raises UserError where the file is damaged, the recipe does not fit it, or its energies overflow.
+    """
+    with open_audio(path) as stream:
+        try:
+            log_mel = _log_mel(mono_blocks(path, stream), stream.samplerate, recipe)
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; change the audio_logmel settings, or leave this file out") from None
+    if not np.isfinite(log_mel).all():
+        raise UserError(f"{path}: samples so large that their energy is not finite; scale the clip or remove it")
+    return log_mel
+
+
+def log_mel_spectrogram(y: np.ndarray, sample_rate: int, recipe: LogMelRecipe = PUBLISHED) -> np.ndarray:
+    """Natural logarithm of the mel power spectrogram: Hann window, centred frames, Slaney mel filters.
+
+    Args:
+        y: (samples,) float waveform.
+        sample_rate: Hz.
+        recipe: window, hop and bands.
+
+    Returns:
+        (T, n_mels) float32 with T = 1 + samples // hop.
+
+    Raises:
+        ValueError: the recipe does not fit the sample rate.
+
+    Source: the published preprocessing (librosa's melspectrogram), method kept to float32.
+    """
+    return _log_mel([np.asarray(y, dtype=np.float32)], sample_rate, recipe)
+
+
+def _log_mel(blocks: Iterable[np.ndarray], sample_rate: int, recipe: LogMelRecipe) -> np.ndarray:
+    """`log_mel_spectrogram` of a waveform in blocks (samples,) float32."""
+    transform, mel_power = recipe.at(sample_rate), BACKENDS[recipe.backend]
+    powers = (mel_power(piece, transform) for piece in _pieces(blocks, transform))  # (n_mels, frames) each
+    return np.concatenate([np.log(power + LOG_OFFSET, dtype=np.float32).T for power in powers])
+
+
+def _pieces(blocks: Iterable[np.ndarray], transform: MelTransform) -> Iterator[np.ndarray]:
+    """The waveform, zero-padded so that frames of n_fft samples are centred, in pieces that hold whole frames each.
+
+    A clip of ordinary length is one piece; its neighbours overlap by what two frames share.
+    """
+    n_fft, hop_length = transform.n_fft, transform.hop_length
+    at_once = max(1, TRANSFORMED // n_fft)  # frames
+    blocks, padding = iter(blocks), np.zeros(n_fft // 2, np.float32)
+    held, block = padding, next(blocks)
+    for following in chain(blocks, [None]):
+        held = np.concatenate([held, block, padding] if following is None else [held, block])
+        # The last frame waits for the next block, so that a hop longer than the window skips none of its samples.
+        frames = max(0, (len(held) - n_fft) // hop_length + (following is None))
+        for first in range(0, frames, at_once):
+            last = min(first + at_once, frames) - 1
+            yield held[first * hop_length : last * hop_length + n_fft]
+        held, block = held[frames * hop_length :], following
+
+
+# --- back ends: a piece (samples,), already padded -> the mel power (n_mels, frames) of its frames --------
+
+
+def _librosa_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
+    import librosa
+
+    settings = transform._asdict()
+    return librosa.feature.melspectrogram(y=y, sr=settings.pop("sample_rate"), center=False, **settings)
+
+
+def _torch_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
+    import torch
+
+    spectrum = torch.stft(
+        torch.from_numpy(y),
+        transform.n_fft,
+        transform.hop_length,
+        transform.win_length,
+        window=torch.hann_window(transform.win_length),
+        center=False,
+        return_complex=True,
+    )  # (n_fft/2 + 1, T)
+    filters = torch.from_numpy(_mel_filters(transform))  # (n_mels, bins up to fmax)
+    squares = torch.view_as_real(spectrum.T[:, : filters.shape[1]]).square().flatten(1)  # (T, 2 bins): re^2, im^2
+    return (squares @ filters.T.repeat_interleave(2, dim=0)).T.numpy()
+
+
+def _torchaudio_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
+    import torch
+
+    try:
+        from torchaudio.transforms import MelSpectrogram
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"audio_logmel.backend: torchaudio cannot be imported here ({error}); use torch or librosa instead"
+        ) from None
+    mel_power = MelSpectrogram(
+        transform.sample_rate,
+        transform.n_fft,
+        transform.win_length,
+        transform.hop_length,
+        f_min=transform.fmin,
+        f_max=transform.fmax,
+        n_mels=transform.n_mels,
+        center=False,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+    return mel_power(torch.from_numpy(y)).numpy()
+
+
+BACKENDS: dict[str, Callable[[np.ndarray, MelTransform], np.ndarray]] = {
+    "torch": _torch_mel_power,
+    "librosa": _librosa_mel_power,
+    "torchaudio": _torchaudio_mel_power,
+}
+
+
+@lru_cache(maxsize=8)
+def _mel_filters(transform: MelTransform) -> np.ndarray:
+    """librosa's Slaney filters (n_mels, bins), without the bins above fmax, where all are zero."""
+    fmin, fmax = transform.fmin, transform.fmax
+    filters = mel(sr=transform.sample_rate, n_fft=transform.n_fft, n_mels=transform.n_mels, fmin=fmin, fmax=fmax)
+    if not filters.any():
+        raise ValueError(f"no FFT bin lies between fmin {fmin:g} Hz and fmax {fmax:g} Hz; widen the band or the window")
+    return np.ascontiguousarray(filters[:, : int(np.flatnonzero(filters.any(axis=0))[-1]) + 1])

@@ -1,0 +1,55 @@
+"""Where the files of a data set are."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.common.errors import UserError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
+
+
+@dataclass(frozen=True)
+class DatasetPaths:
+    """Every file of a data set directory, by name, in one place."""
+
+    root: str
+
+    def audio(self, split: str) -> Path:
+        return Path(self.root) / split
+
+    def clip(self, split: str, file_name: str) -> Path:
+        """A clip by its file name; raises UserError where that is no audio file's, or leads out of the data set."""
+        if not isinstance(file_name, str) or "\0" in file_name or Path(file_name).suffix.lower() not in AUDIO_SUFFIXES:
+            raise UserError(f"{self.audio(split)}: {file_name!r} is not the name of an audio file")
+        path = self.audio(split) / file_name
+        if Path(file_name).name != file_name or not path.resolve().is_relative_to(Path(self.root).resolve()):
+            raise UserError(f"{path}: leads out of the data set directory; put the clip itself into {path.parent}")
+        return path
+
+    def raw_captions(self, split: str) -> Path:
+        return Path(self.root) / f"clotho_captions_{split}.csv"
+
+    def clean_captions(self, split: str) -> Path:
+        return Path(self.root) / f"{split}_clean_captions.csv"
+
+    def text(self, split: str) -> Path:
+        return Path(self.root) / f"{split}_text.csv"
+
+    def log_mels(self, split: str) -> Path:
+        return Path(self.root) / f"{split}_audio_logmels.hdf5"
+
+    @property
+    def audio_info(self) -> Path:
+        return Path(self.root) / "audio_info.json"
+
+    @property
+    def vocab_info(self) -> Path:
+        return Path(self.root) / "vocab_info.json"
+
+    @property
+    def word_embeds(self) -> Path:
+        return Path(self.root) / "word2vec_embeds.npz"
+
+    @property
+    def bad_data(self) -> Path:
+        return Path(self.root) / "bad_data.csv"

@@ -1,0 +1,49 @@
+"""How a log-mel is made: one frozen recipe that preprocessing, search and provenance share."""
+
+from dataclasses import dataclass
+from math import ceil, log2
+from typing import NamedTuple
+
+LONGEST_WINDOW = 2**20  # samples
+
+
+class MelTransform(NamedTuple):
+    """A recipe at a sample rate."""
+
+    sample_rate: int  # Hz
+    n_fft: int  # samples
+    win_length: int
+    hop_length: int
+    n_mels: int
+    fmin: float  # Hz
+    fmax: float
+
+
+@dataclass(frozen=True)
+class LogMelRecipe:
+    """The settings of a log-mel; the defaults are the published ones. All back ends give the same numbers."""
+
+    backend: str = "torch"  # a name in utils.dataset.log_mel.BACKENDS
+    window: float = 0.04  # s; the FFT is the next power of two
+    hop: float = 0.02  # s
+    n_mels: int = 64  # bands
+    fmin: float = 12.0  # Hz
+    fmax: float = 8000.0
+
+    def at(self, sample_rate: int) -> MelTransform:
+        """The recipe in samples; raises ValueError where it does not fit the sample rate (Hz)."""
+        if self.fmax > sample_rate / 2:
+            raise ValueError(f"fmax {self.fmax:g} Hz is above half the sample rate of {sample_rate} Hz")
+        win_length, hop_length = round(sample_rate * self.window), round(sample_rate * self.hop)
+        if win_length < 2 or hop_length < 1:
+            raise ValueError(
+                f"a window of {self.window:g} s or a hop of {self.hop:g} s is too short at {sample_rate} Hz"
+            )
+        if win_length > LONGEST_WINDOW:
+            longest = f"{LONGEST_WINDOW} samples at most"
+            raise ValueError(f"a window of {self.window:g} s is too long at {sample_rate} Hz ({longest})")
+        n_fft = 2 ** ceil(log2(win_length))
+        return MelTransform(sample_rate, n_fft, win_length, hop_length, self.n_mels, self.fmin, self.fmax)
+
+
+PUBLISHED = LogMelRecipe()

@@ -1,0 +1,153 @@
+"""Word vectors: where they come from, and one for every word of the vocabulary."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.common.errors import UserError
+from utils.common.io import require_file, whole_file
+from utils.common.steps import EMBEDDING
+from utils.dataset.vector_file import first_not_finite, read_vector_file
+
+PAD = "<pad>"
+
+
+class WordEmbeddings(NamedTuple):
+    """A vector for each word; id 0 is the padding with the zero vector, the rest is sorted."""
+
+    words: list[str]  # V
+    vectors: np.ndarray  # (V, E) float32
+
+
+class Coverage(NamedTuple):
+    """How the vocabulary's words got their vectors."""
+
+    found: list[str]
+    by_variants: list[str]
+    unknown: list[str]  # these share one vector
+
+
+def load_vectors(source: str, file: str | None) -> Mapping[str, np.ndarray]:
+    """Pretrained vectors by word, from gensim's downloader (source: its name) or from a local file (source: file)."""
+    if source == "file":
+        return read_vector_file(Path(file))
+    import gensim.downloader
+
+    try:
+        return gensim.downloader.load(source)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"word2vec_embeddings.source: {source} could not be downloaded ({error}); download {source}.gz elsewhere "
+            f"(python -m gensim.downloader --download {source}), and set word2vec_embeddings.source=file and "
+            "word2vec_embeddings.file to its path"
+        ) from None
+
+
+def train_vectors(
+    captions: list[list[str]], vector_size: int, window: int, epochs: int, seed: int
+) -> Mapping[str, np.ndarray]:
+    """Train gensim's Word2Vec on tokenised captions; one thread, so that the seed decides the result."""
+    from gensim.models import Word2Vec
+
+    model = Word2Vec(
+        captions, vector_size=vector_size, window=window, epochs=epochs, min_count=1, sg=1, seed=seed, workers=1
+    )
+    return model.wv
+
+
+def embed_vocabulary(
+    vocabulary: list[str],
+    vectors: Mapping[str, np.ndarray],
+    variants: dict[str, list[str]],
+    unk_max_dot: float,
+    unk_max_draws: int,
+    seed: int,
+) -> tuple[WordEmbeddings, Coverage]:
+    """A vector for each word: its own, else the mean of its variants' vectors, else the shared unknown-word vector.
+
+    Raises UserError where not one word is found.
+    """
+    own = {word: vectors[word] for word in vocabulary if word in vectors}
+    by_variants = {
+        word: np.mean([vectors[variant] for variant in variants[word]], axis=0)
+        for word in vocabulary
+        if word not in own and word in variants and all(variant in vectors for variant in variants[word])
+    }
+    known = own | by_variants
+    unknown = [word for word in vocabulary if word not in known]
+    if not known:
+        raise UserError("word2vec_embeddings: none of the vocabulary's words is among the word vectors")
+    if unknown:
+        vector = unknown_vector(np.array(list(known.values())), unk_max_dot, unk_max_draws, seed)
+        known |= dict.fromkeys(unknown, vector)
+    words = sorted(vocabulary)
+    rows = np.array([known[word] for word in words], dtype=np.float32)
+    if not np.isfinite(rows).all():
+        raise UserError(f"word2vec_embeddings: the vector of {words[first_not_finite(rows)]!r} is not finite")
+    embeddings = WordEmbeddings([PAD, *words], np.vstack([np.zeros_like(rows[:1]), rows]))
+    return embeddings, Coverage(sorted(own), sorted(by_variants), unknown)
+
+
+def unknown_vector(known: np.ndarray, max_dot: float, max_draws: int, seed: int) -> np.ndarray:
+    """A unit vector that resembles no known word: drawn from the normal distribution of the normalised known vectors
+    (V, E), each dimension apart, until its |dot| with every one of them is at most `max_dot`.
+
+    After `max_draws` the draw with the smallest such |dot| is kept, with a warning.
+    """
+    normalised = known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-12)
+    mean, std = normalised.mean(axis=0), normalised.std(axis=0)
+    rng = np.random.default_rng(seed)
+    best, best_dot = mean, np.inf
+    for _ in range(max_draws):
+        draw = rng.normal(mean, std)
+        draw /= np.linalg.norm(draw)
+        dot = np.abs(normalised @ draw).max()
+        if dot < best_dot:
+            best, best_dot = draw, dot
+        if best_dot <= max_dot:
+            return best
+    warnings.warn(
+        f"no unknown-word vector with |dot| <= {max_dot} in {max_draws} draws; kept the best, {best_dot:.3f}",
+        stacklevel=2,
+    )
+    return best
+
+
+def save_embeddings(path: Path, embeddings: WordEmbeddings) -> None:
+    """Write words (V,) and vectors (V, E) as an npz file."""
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, words=np.array(embeddings.words), vectors=embeddings.vectors)
+
+
+def load_embeddings(path: Path, out_dim: int | None = None) -> WordEmbeddings:
+    """Read what `save_embeddings` wrote; `out_dim` is how many dimensions the configuration asks for, if it does.
+
+    Raises UserError where the file is missing, damaged, or has vectors of another, or an odd, number of dimensions.
+    """
+    require_file(path, EMBEDDING)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            words, vectors = arrays["words"], arrays["vectors"]
+            if (words.ndim, words.dtype.kind, vectors.ndim, vectors.dtype.kind) != (1, "U", 2, "f"):
+                raise ValueError("arrays of other types or shapes")
+            words = words.tolist()
+    except Exception as error:  # numpy and zipfile raise many types for damaged files
+        why = (str(error) or type(error).__name__).partition("\n")[0]
+        raise UserError(f"{path}: not the word vectors of {EMBEDDING} ({why}); run it again") from None
+    if len(words) != len(vectors) or words[:1] != [PAD] or len(set(words)) != len(words):
+        raise UserError(f"{path}: words and vectors do not belong together; run {EMBEDDING} again")
+    if not np.isfinite(vectors).all():
+        word = words[first_not_finite(vectors)]
+        raise UserError(f"{path}: the vector of {word!r} is not finite; run {EMBEDDING} again")
+    size = vectors.shape[1]
+    if out_dim not in (None, size):
+        raise UserError(
+            f"CRNNWordModel.audio_enc.out_dim: is {out_dim}, but the word vectors in {path} have {size} dimensions; "
+            "leave it at null, or make them equal"
+        )
+    if size % 2 or not size:
+        raise UserError(f"{path}: vectors of {size} dimensions; the audio encoder's two directions need an even number")
+    return WordEmbeddings(words, vectors.astype(np.float32))

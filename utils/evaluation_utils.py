@@ -1,0 +1,161 @@
+"""Evaluation: encode a split's clips once, score them with its captions, and sum up in an objective and in metrics.
+
+Shapes: C clips, M captions, V vocabulary, N pairs of a batch.
+"""
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations_with_replacement
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from models.audio_encoders import TIME_POOLING
+from models.core import CRNNWordModel
+from utils.common.errors import UserError
+from utils.criterion_utils import negative_mask
+from utils.data_utils import Split
+from utils.metric_utils import both_directions
+from utils.model_utils import TrainState
+from utils.score_utils import (
+    BatchScores,
+    caption_word_weights,
+    pair_scores,
+    self_score_matrix,
+    step_score_matrix,
+    step_weights,
+)
+
+LENGTH_STEP = 64  # frames; clips are padded to multiples, since convolutions keep memory for every size that they meet
+
+
+@dataclass(frozen=True)
+class SplitScores:
+    """Scores of a split under a model, every clip and caption at its own length."""
+
+    split: Split
+    by_word: np.ndarray  # (V, C) float32: of each word with every clip
+    cross: np.ndarray  # (C, M) float32: of every clip with every caption
+    steps: dict[int, Tensor]  # C of (1, L, E): what the clips were encoded to, where that was asked for
+
+
+def score_split(
+    model: CRNNWordModel, split: Split, keep_steps: bool = False, all_words: bool = False
+) -> SplitScores:
+    """Score every clip of a split with every caption, from one encoding of each clip.
+
+    Args:
+        model: in evaluation mode.
+        split: C clips, M captions.
+        keep_steps: keep what clips were encoded to, for the strategies that compare clips with clips.
+        all_words: score every word that the model knows, by id, for texts to come; else those of the captions.
+    """
+    vocabulary = model.text_enc.embedding.num_embeddings if all_words else None
+    words, weights = caption_word_weights([ids.numpy() for ids in split.captions], vocabulary)  # (V,), (M, V)
+    by_word, steps = score_words(model, split, words, keep_steps)
+    return SplitScores(split, by_word, np.ascontiguousarray((weights @ by_word).T), steps)
+
+
+@torch.no_grad()
+def score_words(
+    model: CRNNWordModel, split: Split, words: np.ndarray, keep_steps: bool = False
+) -> tuple[np.ndarray, dict[int, Tensor]]:
+    """The score of each word (V,), by id, with every clip: (V, C) float32; and the clips' steps, if they are kept."""
+    embeds = model.text_branch(torch.from_numpy(words).to(model.device).unsqueeze(1))  # (V, 1, E)
+    scores = torch.empty(len(words), len(split.frames), device=model.device)
+    kept = {}
+    for clip, steps in encode_clips(model, split):
+        scores[:, clip] = step_score_matrix(steps, split.frames[clip], embeds)[0]
+        if keep_steps:
+            kept[clip] = steps.clone()  # not the batch that it is a part of
+    return scores.cpu().numpy(), kept
+
+
+@torch.no_grad()
+def encode_clips(model: CRNNWordModel, split: Split) -> Iterator[tuple[int, Tensor]]:
+    """Each clip's index and steps (1, L, E), each clip encoded once, at its own length; shortest clips first."""
+    order = np.argsort(split.frames, kind="stable")
+    at_once = 64 if model.device.type == "cuda" else 4
+    for start in range(0, len(order), at_once):
+        clips = order[start : start + at_once].tolist()
+        log_mels = [split.log_mels[clip] for clip in clips]
+        lens = torch.tensor([len(log_mel) for log_mel in log_mels])
+        audio = pad_sequence(log_mels, batch_first=True)
+        audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
+        steps = model.audio_steps(audio.to(model.device), lens)
+        for i, clip in enumerate(clips):
+            yield clip, steps[i : i + 1, : lens[i] // TIME_POOLING]
+
+
+@torch.no_grad()
+def clip_scores(scores: SplitScores, clips: np.ndarray) -> Tensor:
+    """Scores of clips (N,) with clips, every pair at its own lengths: (N, N)."""
+    steps, frames = [scores.steps[clip] for clip in clips], scores.split.frames
+    weights = [step_weights(part, frames[clip]) for part, clip in zip(steps, clips, strict=True)]
+    within = torch.empty(len(clips), len(clips))
+    for i, j in combinations_with_replacement(range(len(clips)), 2):
+        within[i, j] = within[j, i] = pair_scores(steps[i][0], weights[i][0], steps[j], weights[j])[0]
+    return within
+
+
+@torch.no_grad()
+def scores_of_batch(
+    model: CRNNWordModel, scores: SplitScores, captions: np.ndarray, mask_words: bool
+) -> BatchScores:
+    """Scores among some captions (N,) and their clips, as a batch of the loss.
+
+    Frames are averaged over each clip's own length; words over the longest caption of the batch, as published, unless
+    mask_words. S_padded = n_words / W_max * S_masked, exactly.
+    """
+    split = scores.split
+    clips = split.caption_clips[captions]
+    cross = torch.from_numpy(scores.cross[np.ix_(clips, captions)])
+    text = pad_sequence([split.captions[caption] for caption in captions], batch_first=True)
+    lens = torch.tensor([len(split.captions[caption]) for caption in captions])
+
+    def text_text() -> Tensor:
+        return self_score_matrix(model.text_branch(text.to(model.device)), lens if mask_words else None).cpu()
+
+    cross = cross if mask_words else cross * (lens / lens.max())
+    return BatchScores(cross, text_text, lambda: clip_scores(scores, clips))
+
+
+def objective(
+    model: CRNNWordModel, scores: SplitScores, criterion: nn.Module, batch_size: int, mask_words: bool
+) -> float:
+    """The mean loss over batches of the split's pairs, in one fixed shuffled order and with fixed draws."""
+    order = np.random.default_rng(0).permutation(len(scores.split.captions))
+    generator = torch.Generator().manual_seed(0)
+    losses = []
+    for start in range(0, len(order), batch_size):
+        captions = order[start : start + batch_size]
+        negatives = negative_mask(torch.from_numpy(scores.split.caption_clips[captions]))
+        if negatives.any():
+            batch = scores_of_batch(model, scores, captions, mask_words)
+            losses.append(criterion(batch, negatives, generator).loss.item())
+    return statistics.fmean(losses) if losses else 0.0
+
+
+def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], batch_size: int) -> dict[str, float]:
+    """The validation objective, further losses by name, mAP in both directions and the spread of the scores."""
+    state.model.eval()
+    scores = score_split(state.model, split, keep_steps=True)
+    if not np.isfinite(scores.cross).all():
+        raise UserError("the validation scores are not finite: training has diverged; lower AdamOptimizer.lr")
+    losses = {
+        name: objective(state.model, scores, criterion, batch_size, state.mask_words)
+        for name, criterion in ({"obj": state.criterion} | metrics).items()
+    }
+    retrieval = both_directions(scores.cross, split.caption_clips)
+    text_to_audio, audio_to_text = retrieval["text_to_audio"]["mAP"], retrieval["audio_to_text"]["mAP"]
+    return {
+        **{f"val_{name}": loss for name, loss in losses.items()},
+        "val_map_text_to_audio": text_to_audio,
+        "val_map_audio_to_text": audio_to_text,
+        "val_map": (text_to_audio + audio_to_text) / 2,
+        "score_std": float(scores.cross.std(dtype=np.float64)),
+    }

@@ -1,0 +1,1 @@
+"""What a trial shows: numbers, figures and pages, and the comparison of several trials."""

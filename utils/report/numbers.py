@@ -1,0 +1,120 @@
+"""The numbers behind a report: intervals, ranks, margins, and which queries to show.
+
+Shapes: Q queries, I items, C clips of a split; B bootstrap draws.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.metric_utils import AVERAGED, averages
+
+METRICS = (*AVERAGED, "MedR")  # of both directions, as tables show them
+DRAWS = 1000  # of the bootstrap
+RANK_BINS = (1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500)  # last rank of each bin of a histogram
+
+
+class Estimate(NamedTuple):
+    """A metric of a split, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def estimates(values: dict[str, np.ndarray], query_clips: np.ndarray, clips: int, seed: int = 0) -> dict[str, Estimate]:
+    """Each of METRICS with its percentile bootstrap interval over clips.
+
+    A draw takes C clips of the split with replacement. Its queries are, for text-to-audio, all captions of the drawn
+    clips, and for audio-to-text the drawn clips themselves, each as often as it was drawn. What is resampled is the
+    queries' values: every query has ranked all items of the split, once, and ranks them no other way in a draw.
+
+    Args:
+        values: (Q,) each, of `metric_utils.per_query_metrics`.
+        query_clips: (Q,) the clip, in [0, C), that each query is, or describes.
+        clips: C.
+    """
+    rng = np.random.default_rng(seed)
+    draws = rng.multinomial(clips, np.full(clips, 1 / clips), size=DRAWS)  # (B, C): how often each clip was drawn
+    queries = draws @ np.bincount(query_clips, minlength=clips)  # (B,)
+    point = averages(values)
+
+    def interval(name: str) -> Estimate:
+        if name == "MedR":
+            resampled = [np.median(np.repeat(values["first_rank"], draw[query_clips])) for draw in draws]
+        else:
+            resampled = draws @ np.bincount(query_clips, weights=values[name], minlength=clips) / queries
+        return Estimate(point[name], *np.percentile(resampled, [2.5, 97.5]).tolist())
+
+    return {name: interval(name) for name in METRICS}
+
+
+def rank_shares(ranks: np.ndarray, relevant: np.ndarray, items: int) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """A histogram of the first relevant item's rank, and what a random ranking gives.
+
+    Args:
+        ranks: (Q,) rank of each query's first relevant item.
+        relevant: (Q,) how many relevant items it has.
+        items: I.
+
+    Returns:
+        Labels of the bins ("1", ..., "6-10", ...), and the share of queries in each, observed and by chance.
+    """
+    last = [rank for rank in RANK_BINS if rank < items] + [items]
+    first = [1, *(rank + 1 for rank in last[:-1])]
+    labels = [str(low) if low == high else f"{low}–{high}" for low, high in zip(first, last, strict=True)]
+    places = np.searchsorted(last, ranks - 0.5)  # a tie's expected rank lies between two: the lower one's bin
+    observed = np.bincount(places, minlength=len(last)) / len(ranks)
+    numbers, counts = np.unique(relevant, return_counts=True)
+    within = np.average([_first_within(last, number, items) for number in numbers], axis=0, weights=counts)
+    return labels, observed, np.diff(within, prepend=0)
+
+
+def _first_within(ranks: list[int], relevant: int, items: int) -> np.ndarray:
+    """Probability that the first of the relevant items is at one of the first k ranks, in random order, for each k."""
+    drawn = np.arange(relevant)
+    return 1 - np.prod(np.maximum(items - np.array(ranks)[:, None] - drawn, 0) / (items - drawn), axis=1)
+
+
+def positives_and_negatives(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each query's best relevant and best irrelevant (hardest negative) score, (Q,) both.
+
+    Args:
+        scores: (Q, I), at least 0: the hardest negative of a query that has none scores 0.
+        relevance: (Q, I) bool.
+    """
+    return np.where(relevance, scores, 0).max(axis=1), np.where(relevance, 0, scores).max(axis=1)
+
+
+def choose_queries(
+    first_rank: np.ndarray, margin: np.ndarray, query_clips: np.ndarray, each: int
+) -> dict[str, list[int]]:
+    """The best, the typical (median) and the worst queries, each list of another clip's and none twice.
+
+    Args:
+        first_rank: (Q,) of the first relevant item: the lower the better.
+        margin: (Q,) of the positive over the hardest negative: decides where ranks are equal.
+        query_clips: (Q,) the clip that each query is, or describes.
+        each: queries a list, fewer where clips run out.
+    """
+    order = np.lexsort((-margin, first_rank))
+    from_the_middle = order[np.argsort(np.abs(np.arange(len(order)) - (len(order) - 1) / 2), kind="stable")]
+    taken: set[int] = set()
+    chosen = {}
+    for name, candidates in (("worst", order[::-1]), ("best", order), ("typical", from_the_middle)):
+        chosen[name] = []
+        for query in candidates.tolist():
+            if len(chosen[name]) < each and query_clips[query] not in taken:
+                chosen[name].append(query)
+                taken.add(int(query_clips[query]))
+    return {name: chosen[name] for name in ("best", "typical", "worst")}
+
+
+def plain(value: object) -> str:
+    """A setting as conf.yaml writes it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric, or its standard deviation, to the digits that tables show."""
+    return f"{value:.1f}" if metric == "MedR" else f"{value:.3f}"

@@ -1,0 +1,70 @@
+"""A page and the files beside it: what a report and a comparison have in common."""
+
+import shutil
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from utils.common.errors import UserError
+from utils.report import figures
+from utils.report.figures import Line, Picture
+from utils.report.numbers import plain, shown
+
+TEMPLATES = Path(__file__).with_name("templates")
+DIRECTIONS = {"text_to_audio": "Text-to-audio", "audio_to_text": "Audio-to-text"}
+
+# The panels of training curves: title, key in metrics.jsonl, whether the axis is logarithmic.
+PANELS = (
+    ("Training loss", "train_loss", False),
+    ("Validation objective", "val_obj", False),
+    ("Learning rate", "lr", True),
+    ("Validation mAP, text-to-audio", "val_map_text_to_audio", False),
+    ("Validation mAP, audio-to-text", "val_map_audio_to_text", False),
+    ("Spread of validation scores", "score_std", True),
+)
+
+
+class Page:
+    """A page and the files beside it, in a folder that nobody has seen yet."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.pictures = 0
+
+    def picture(self, picture: Picture) -> dict:
+        """Write a figure; the attributes of its <img>."""
+        self.pictures += 1
+        source = f"figures/{self.pictures:03d}.svg"
+        self._path(source).write_text(picture.svg, encoding="utf-8")
+        return {"src": source, "alt": picture.alt, "width": picture.width, "height": picture.height}
+
+    def clip(self, path: Path, fid: str) -> str:
+        """Copy a clip under a name that needs no quoting; where it is, from the page."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such audio file; the report plays copies of the clips: put it back")
+        source = f"clips/{fid}{path.suffix.lower()}"
+        if not self._path(source).exists():
+            shutil.copyfile(path, self.folder / source)
+        return source
+
+    def render(self, template: str, name: str, **content: object) -> None:
+        """Fill a template; whatever is put into it is escaped."""
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+            lstrip_blocks=True,
+        )  # fmt: skip
+        environment.filters |= {"plain": plain}
+        environment.globals |= {"shown": shown, "colours": figures.colour_variables(":root")}
+        (self.folder / name).write_text(environment.get_template(template).render(content), encoding="utf-8")
+
+    def _path(self, source: str) -> Path:
+        path = self.folder / source
+        path.parent.mkdir(exist_ok=True)
+        return path
+
+
+def line_of(history: list[dict[str, float]], name: str, key: str, style: int = 0, faint: bool = False) -> Line:
+    """What a panel draws of a trial's history: the values of a key by epoch."""
+    points = [(results["epoch"], results[key]) for results in history if key in results]
+    epochs, values = zip(*points, strict=True) if points else ((), ())
+    return Line(name, epochs, values, style, faint)

@@ -1,0 +1,111 @@
+"""A trial's report: TRIAL/report/report.html."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from utils.common.io import whole_folder
+from utils.common.steps import SCORING, TRAINING
+from utils.conf.schema import Conf
+from utils.conf.values import flat
+from utils.metric_utils import chance_map
+from utils.report import figures
+from utils.report.figures import Picture
+from utils.report.gallery import Gallery
+from utils.report.numbers import METRICS, Estimate, estimates, positives_and_negatives, rank_shares
+from utils.report.page import DIRECTIONS, PANELS, Page, line_of
+from utils.report.rankings import Ranking, load_rankings
+from utils.trial.checkpoint import load_model
+from utils.trial.directory import BEST
+from utils.trial.history import collapse_warning, read_history
+from utils.trial.provenance import check_data, check_made, read_provenance
+
+REPORT = "report.html"
+
+
+def write_report(trial: Path, conf: Conf) -> Path:
+    """Write TRIAL/report/ from the trial's scores, checkpoint and history; its page's path.
+
+    The folder holds all that the page needs: report.html, figures/ and clips/, copies of the clips that it plays.
+
+    Raises UserError where something that the report needs is missing, or not of one run.
+    """
+    model, words, epoch = load_model(trial / BEST)
+    check_data(trial, conf)
+    check_made(trial, SCORING)
+    history, provenance = read_history(trial), training_provenance(trial)
+    names = list(dict.fromkeys([conf.data_conf.eval_data, *conf.data_conf.splits]))  # the split for the results first
+    rankings = {name: load_rankings(trial, name, epoch) for name in names}
+    main = rankings[names[0]]
+    with whole_folder(trial / "report", REPORT) as folder:
+        page = Page(folder)
+        gallery = Gallery(model, words, conf, main["text_to_audio"], page)
+        page.render(
+            "report.html",
+            REPORT,
+            trial=trial.resolve().name,
+            strategy=conf.objective,
+            seed=conf.param_conf.seed,
+            epoch=epoch,
+            epochs=history[-1]["epoch"],
+            warning=collapse_warning(history[-1], conf),
+            split=names[0],
+            splits=names,
+            directions=DIRECTIONS,
+            metrics=METRICS,
+            rows=[_metric_row(name, ranking) for name in names for ranking in rankings[name].values()],
+            curves=[page.picture(picture) for picture in _trial_curves(history, epoch)],
+            histograms={side: list(map(page.picture, _histograms(ranking))) for side, ranking in main.items()},
+            galleries={direction: gallery.groups(ranking) for direction, ranking in main.items()},
+            settings=flat(conf.model_dump()),
+            provenance=provenance,
+        )
+    return trial / "report" / REPORT
+
+
+def training_provenance(trial: Path) -> dict[str, object]:
+    """The trial's record of its training, flat: the seed, the data's digests, each run's machine and versions."""
+    entry = read_provenance(trial).get(TRAINING)
+    if entry is None:
+        return {}
+    content = entry.model_dump(exclude_defaults=True)
+    runs = {f"run {number}": run for number, run in enumerate(content.pop("runs", []), start=1)}
+    return flat(content | runs)
+
+
+class MetricRow(NamedTuple):
+    """A line of the metrics table."""
+
+    split: str
+    direction: str
+    estimates: dict[str, Estimate]
+    chance: float  # mAP of random scores
+    queries: int
+    tied: int
+
+
+def _metric_row(split: str, ranking: Ranking) -> MetricRow:
+    clips = len(ranking.fids)
+    relevant = ranking.relevance.sum(axis=1)
+    return MetricRow(
+        split,
+        ranking.direction,
+        estimates(ranking.values, ranking.query_clips, clips),
+        chance_map(relevant, len(ranking.item_clips)),
+        len(ranking.query_clips),
+        int(ranking.values["tied"].sum()),
+    )
+
+
+def _trial_curves(history: list[dict[str, float]], best_epoch: int) -> list[Picture]:
+    return [figures.curves(title, [line_of(history, title, key)], log, best_epoch) for title, key, log in PANELS]
+
+
+def _histograms(ranking: Ranking) -> list[Picture]:
+    relevance = ranking.relevance
+    shares = rank_shares(ranking.values["first_rank"], relevance.sum(axis=1), len(ranking.item_clips))
+    positive, negative = positives_and_negatives(ranking.scores, relevance)
+    return [
+        figures.rank_histogram("Ranks", *shares),
+        figures.score_histogram("Scores", positive, negative),
+        figures.margin_histogram("Margins", positive, negative),
+    ]

@@ -1,0 +1,1 @@
+"""Search in a scored split: clips by a text, captions by a sound."""

@@ -1,0 +1,213 @@
+"""Search a split under a trial's model: clips by a text, captions by a sound.
+
+Shapes: C clips, M captions, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+
+from models.audio_encoders import TIME_POOLING
+from utils.common.errors import UserError
+from utils.common.io import whole_file
+from utils.common.steps import INDEXING
+from utils.conf.schema import Conf
+from utils.data_utils import load_captions
+from utils.dataset.audio import Clip
+from utils.dataset.captions import clean_caption, correct_words
+from utils.dataset.index import read_clips, read_table
+from utils.dataset.log_mel import read_log_mel
+from utils.dataset.paths import DatasetPaths
+from utils.score_utils import caption_word_weights, step_score_matrix
+from utils.trial.checkpoint import load_model
+from utils.trial.directory import BEST, trial_conf
+from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
+
+
+class ClipHit(NamedTuple):
+    """A clip that was found."""
+
+    rank: int  # from 1
+    score: float
+    fid: str
+    path: Path  # in the split's folder
+    seconds: float
+    captions: list[str]  # as the data set has them; none where the split has none
+
+
+class CaptionHit(NamedTuple):
+    """A caption that was found."""
+
+    rank: int  # from 1
+    score: float
+    tid: str
+    text: str  # as the data set has it
+
+
+class ClipSearch:
+    """A split of a trial's data set, to be searched. What a kind of query needs is read at the first of the kind.
+
+    Args:
+        trial: the trial directory; texts are scored by its {split}_word_scores.hdf5, sounds by its best checkpoint.
+        conf: the trial's configuration.
+        split: one of the configuration's splits; None is its eval_data.
+
+    Raises:
+        UserError: no such split, or a damaged checkpoint.
+    """
+
+    def __init__(self, trial: Path, conf: Conf, split: str | None = None):
+        self.trial, self.conf = trial, conf
+        self.split = conf.data_conf.eval_data if split is None else split
+        if self.split not in conf.data_conf.splits:
+            raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(conf.data_conf.splits)}")
+        self.paths = DatasetPaths(conf.data_conf.dataset)
+        self.model, self.words, self.epoch = load_model(trial / BEST)
+
+    @classmethod
+    def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
+        """The search in a split of a trial, by the trial's own configuration."""
+        return cls(Path(trial), trial_conf(Path(trial), []), split)
+
+    def _ranked(self, scores: np.ndarray, top: int) -> Iterator[tuple[int, int]]:
+        """Rank and index of the best."""
+        if top < 1:
+            raise UserError(f"top: is {top}, but must be at least 1")
+        if not np.isfinite(scores).all():
+            raise UserError(f"{self.trial}: scores are NaN: the model is broken; look at the trial's train.log")
+        return enumerate(best(scores, top), start=1)
+
+    # --- clips by a text ---------------------------------------------------------------------------------
+
+    def by_text(self, query: str, top: int = 5) -> list[ClipHit]:
+        """The `top` clips (all, if there are fewer) with the highest scores with a text, ties in the split's order.
+
+        The query is read as a caption: cleaned, corrected, repeated words repeated, but without named entities.
+        The score is that of the words that have a vector; `unknown_words` has the others.
+
+        Raises UserError where the query has no such word, and where what is stored is missing, stale or damaged.
+        """
+        scores, fids = self._clip_scores(self._known_words(query)), self._word_scores.fids
+        return [self._clip_hit(rank, scores[i], fids[i]) for rank, i in self._ranked(scores, top)]
+
+    def unknown_words(self, query: str) -> list[str]:
+        """The words of a query that have no vector, each once."""
+        return [word for word in dict.fromkeys(self._tokens(query)) if word not in self._rows]
+
+    def _tokens(self, query: str) -> list[str]:
+        return correct_words(clean_caption(query), self.conf.text_cleaning.corrections).split()
+
+    def _known_words(self, query: str) -> list[str]:
+        tokens = self._tokens(query)
+        if not tokens:
+            raise UserError(f"the query {query!r} holds no words; describe a sound in words")
+        known = [word for word in tokens if word in self._rows]
+        if not known:
+            unknown = ", ".join(self.unknown_words(query))
+            raise UserError(f"no word of the query is known ({unknown}); {self.paths.vocab_info} lists those that are")
+        return known
+
+    def _clip_scores(self, known: list[str]) -> np.ndarray:
+        """(C,) float32: the mean over words of each clip's score with the word."""
+        rows, counts = np.unique([self._rows[word] for word in known], return_counts=True)
+        scores = np.zeros(len(self._word_scores.fids), np.float32)
+        for row, count in zip(rows, counts, strict=True):  # not a product: it may round equal columns differently
+            scores += self._word_scores.scores[row] * np.float32(count / len(known))
+        return scores
+
+    def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
+        if fid not in self._clips:
+            what = f"has no clip {fid}, which was scored; run {INDEXING} and what follows it again"
+            raise UserError(f"{self.paths.audio_info}: {what}")
+        clip = self._clips[fid]
+        path = self.paths.clip(self.split, clip.file_name)
+        return ClipHit(rank, float(score), fid, path, clip.seconds, self._captions_of.get(fid, []))
+
+    @cached_property
+    def _word_scores(self) -> WordScores:
+        return load_word_scores(word_scores_path(self.trial, self.split), self.epoch)
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        """Each word's row of the word scores."""
+        return {word: row for row, word in enumerate(self._word_scores.words)}
+
+    @cached_property
+    def _clips(self) -> dict[str, Clip]:
+        return read_clips(self.paths, self.split)
+
+    @cached_property
+    def _captions_of(self) -> dict[str, list[str]]:
+        """The captions of each clip, by fid."""
+        captions: dict[str, list[str]] = {}
+        if self.paths.text(self.split).exists():
+            table = read_table(self.paths.text(self.split), ["fid", "raw_text"], INDEXING)
+            for fid, text in zip(table["fid"], table["raw_text"], strict=True):
+                captions.setdefault(fid, []).append(text)
+        return captions
+
+    # --- captions by a sound -----------------------------------------------------------------------------
+
+    def by_audio(self, path: Path | str, top: int = 5) -> list[CaptionHit]:
+        """The `top` captions (all, if there are fewer) with the highest scores with a sound, ties in the split's order.
+
+        Raises UserError where the file cannot be read, or is too short or of too low a sample rate for the model.
+        """
+        tids, texts, words, weights = self._captions
+        scores = weights @ self._sound_scores(Path(path), words)  # (M,)
+        return [CaptionHit(rank, float(scores[i]), tids[i], texts[i]) for rank, i in self._ranked(scores, top)]
+
+    @torch.no_grad()
+    def _sound_scores(self, path: Path, words: np.ndarray) -> np.ndarray:
+        """A sound's score with each word: ids (V,) -> (V,) float32."""
+        log_mel = torch.from_numpy(self._log_mel(path))
+        embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(1))  # (V, 1, E)
+        return step_score_matrix(self.model.audio_steps(log_mel.unsqueeze(0)), len(log_mel), embeds)[0].numpy()
+
+    def _log_mel(self, path: Path) -> np.ndarray:
+        """(T, n_mels), by the trial's recipe."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; name a .wav, .flac or .ogg file")
+        log_mel = read_log_mel(path, self.conf.audio_logmel.recipe)
+        if len(log_mel) < TIME_POOLING:
+            shortest = (TIME_POOLING - 1) * self.conf.audio_logmel.hop
+            raise UserError(f"{path}: too short: {len(log_mel)} frames; the model needs {shortest:g} s")
+        return log_mel
+
+    @cached_property
+    def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:
+        """The split's tids (M) and texts (M), and their `caption_word_weights`."""
+        table, ids = load_captions(self.paths, self.split, self.words)
+        weights = caption_word_weights([caption.numpy() for caption in ids])
+        return table["tid"].tolist(), table["raw_text"].tolist(), *weights
+
+
+def best(scores: np.ndarray, top: int) -> np.ndarray:
+    """The indices of the `top` highest scores (N,), or of all N if there are fewer: highest first, ties by index."""
+    if top < len(scores):
+        least = np.partition(scores, -top)[-top]
+        above, tied = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
+        chosen = np.concatenate([above, tied[: top - len(above)]])
+    else:
+        chosen = np.arange(len(scores))
+    return chosen[np.argsort(-scores[chosen], kind="stable")]
+
+
+def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
+    """Write clips as an extended M3U play list, UTF-8, with absolute paths.
+
+    Raises UserError where a path cannot stand in one: it has a line break, or is not Unicode.
+    """
+    lines = ["#EXTM3U"]
+    for hit in hits:
+        place = str(hit.path.absolute())
+        if len(place.splitlines()) != 1 or any("\ud800" <= character <= "\udfff" for character in place):
+            raise UserError(f"{place!r}: a play list cannot hold this path; rename the file, and run {INDEXING} again")
+        lines += [f"#EXTINF:{round(hit.seconds)},{hit.path.name}", place]
+    with whole_file(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

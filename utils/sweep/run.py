@@ -1,0 +1,64 @@
+"""A sweep: an ordinary trial at every point of sweep_conf's grid, side by side on Ray Tune."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from utils.common.errors import UserError
+from utils.common.steps import SWEEPING
+from utils.conf.schema import Conf
+from utils.sweep.points import hold, read_points
+from utils.sweep.ray_tune import run_on_ray
+from utils.trial.retrieval import measure_trial, score_trial
+from utils.trial.training_data import TrainingData, load_training_data
+
+COMPARISON = "comparison"
+
+Train = Callable[[Conf, TrainingData, Path], None]  # main.train
+
+
+def run_sweep(sweep: Path, train: Train) -> None:
+    """Train, score and measure a trial at every point that is not finished, then compare all trials.
+
+    Args:
+        sweep: the directory of `create_sweep` or `resume_sweep`.
+        train: trains by a configuration, on its data, in a trial directory.
+
+    Raises UserError with a line for each point that failed, after the others are done and compared.
+    """
+    points = read_points(sweep)
+    waiting = [i for i, point in enumerate(points) if not point.finished]
+    print(f"{sweep}: {len(points)} trials, {len(points) - len(waiting)} of them finished", flush=True)
+    again = f"python {SWEEPING} --resume {sweep}"
+    try:
+        failures = run_on_ray(sweep, points, waiting, partial(run_point, sweep, train)) if waiting else {}
+    except KeyboardInterrupt:
+        print(f"stopped; to go on: {again}")
+        raise
+    trials = [point.trial for point in read_points(sweep) if point.finished]
+    if trials:
+        from utils.report.comparison import write_comparison  # matplotlib: training does without
+
+        write_comparison(trials, sweep / COMPARISON)
+        print(f"{len(trials)} trials -> {sweep / COMPARISON}")
+    if failures:
+        lines = [f"{points[i]}: {' '.join(message.split())}" for i, message in sorted(failures.items())]
+        raise UserError("\n".join([*lines, f"{len(failures)} trials failed; to try again: {again}"]))
+
+
+def run_point(sweep: Path, train: Train, index: int) -> str | None:
+    """What a worker does: train, score and measure one point's trial. Returns what the user has to mend."""
+    hold(sweep)
+    point = read_points(sweep)[index]
+    torch.set_num_threads(point.conf.ray_conf.trial_resources.cpu)
+    try:
+        data = load_training_data(point.conf)
+        train(point.conf, data, point.open_trial())
+        score_trial(point.trial, point.conf)
+        measure_trial(point.trial, point.conf)
+    except UserError as error:  # trying again would not help
+        return str(error)
+    point.finish()
+    return None

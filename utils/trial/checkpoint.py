@@ -1,0 +1,91 @@
+"""Checkpoints: read without running anything in them, and refused where they are damaged or of another model."""
+
+import math
+import pickle
+import warnings
+from pathlib import Path
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from models.core import CRNNWordModel
+from utils.common.errors import UserError
+from utils.common.io import require_file
+from utils.common.steps import TRAINING
+
+
+def load_checkpoint(path: Path) -> dict:
+    """Read a checkpoint onto the CPU; only tensors and plain values are loaded, nothing in the file can run code."""
+    require_file(path, TRAINING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # torch's own message advises to load it by other means
+        raise UserError(
+            f"{path}: not a loadable checkpoint: damaged, or with more than tensors and values, which could run code"
+        ) from None
+    except Exception as error:  # torch raises many types for damaged files
+        raise UserError(f"{path}: not a loadable checkpoint ({first_line(error)})") from None
+    try:
+        _check_form(checkpoint)
+    except Exception as error:  # whatever the values' types give rise to
+        raise UserError(f"{path}: not a checkpoint that {TRAINING} wrote ({first_line(error)})") from None
+    if not all(torch.isfinite(weights).all() for weights in checkpoint["model"].values()):
+        raise UserError(f"{path}: holds weights that are not finite: training has diverged; start a new trial")
+    return checkpoint
+
+
+def _check_form(checkpoint: dict) -> None:
+    """Raise an exception where a checkpoint's values are not of the types and sizes that they must have."""
+    if missing := {"model", "words", "conf", "history", "epoch"} - checkpoint.keys():
+        raise ValueError(f"without {', '.join(sorted(missing))}")
+    if not isinstance(checkpoint["words"], list) or not all(isinstance(word, str) for word in checkpoint["words"]):
+        raise ValueError("words is no list of words")
+    if type(checkpoint["epoch"]) is not int:
+        raise ValueError(f"epoch is {checkpoint['epoch']!r:.80}")
+    if not isinstance(checkpoint["conf"], dict) or not isinstance(checkpoint["history"], list):
+        raise ValueError("conf or history is of another type")
+    for results in checkpoint["history"]:
+        if not {"epoch", "lr", "val_obj", "val_map"} <= results.keys() or not all(map(math.isfinite, results.values())):
+            raise ValueError(f"history: {results!r:.80}")
+    for name, weights in checkpoint["model"].items():
+        if weights.layout is not torch.strided or weights.is_quantized:
+            raise ValueError(f"{name} is stored in a form of its own")
+
+
+def load_model(path: Path) -> tuple[CRNNWordModel, list[str], int]:
+    """A checkpoint's model, in evaluation mode, its vocabulary (V words, id 0 the padding) and its epoch."""
+    checkpoint = load_checkpoint(path)
+    words = checkpoint["words"]
+    try:
+        model = CRNNWordModel.from_state_dict(checkpoint["model"])
+    except Exception as error:  # the sizes are the file's: torch raises many types for those that cannot be
+        raise UserError(f"{path}: not a checkpoint of CRNNWordModel ({first_line(error)})") from None
+    if len(words) != len(model.text_enc.embedding.weight):
+        raise UserError(f"{path}: holds {len(words)} words but {len(model.text_enc.embedding.weight)} word vectors")
+    return model.eval(), words, checkpoint["epoch"]
+
+
+def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:
+    """Raise an exception where the optimizer's or the schedule's state is none: torch itself notices too late."""
+    sizes = [weight.shape for group in optimizer.param_groups for weight in group["params"]]
+    for place, state in checkpoint["optimizer"]["state"].items():
+        moments = torch.stack([state["exp_avg"], state["exp_avg_sq"]])  # (2, *size)
+        if moments.shape[1:] != sizes[place] or not moments.isfinite().all() or not 0 < state["step"].item() < 2**40:
+            raise ValueError(f"the optimizer's state of weight {place}")
+    groups, own_groups = checkpoint["optimizer"]["param_groups"], optimizer.state_dict()["param_groups"]
+    for group, own in zip(groups, own_groups, strict=True):
+        if any(group[key] != value for key, value in own.items() if key not in ("lr", "fused")):
+            raise ValueError("the optimizer's settings")
+        if not 0 <= group["lr"] < math.inf:
+            raise ValueError(f"the learning rate {group['lr']!r:.80}")
+    before, after = checkpoint["scheduler"], scheduler.state_dict()
+    if {key: type(value) for key, value in before.items()} != {key: type(value) for key, value in after.items()}:
+        raise ValueError("the state of the learning-rate schedule")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error of torch, or its type."""
+    return (str(error) or type(error).__name__).splitlines()[0]

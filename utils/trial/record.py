@@ -1,0 +1,173 @@
+"""The record of a run, kept as the run goes on."""
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+import torch
+
+from utils.common.errors import UserError
+from utils.common.io import whole_file
+from utils.common.processes import rank, world_size
+from utils.common.steps import TRAINING
+from utils.conf.reading import save_conf
+from utils.conf.schema import Conf
+from utils.dataset.paths import DatasetPaths
+from utils.model_utils import NonFiniteStep
+from utils.trial.checkpoint import check_states, first_line, load_checkpoint
+from utils.trial.directory import BEST, CONF, LAST, LOG, METRICS
+from utils.trial.history import collapse_warning, epoch_line
+from utils.trial.provenance import Entry, check_data, digests, read_provenance, record, versions
+from utils.trial.tensorboard import EpochEvents
+
+
+class Stateful(Protocol):
+    """What a checkpoint keeps the state of: a module, an optimiser, a schedule."""
+
+    def state_dict(self) -> dict: ...
+
+    def load_state_dict(self, state: dict) -> object: ...
+
+
+class TrialRecord:
+    """What a trial directory holds of a run, kept as the run goes on: checkpoints, metrics.jsonl, train.log, events.
+
+    Rank zero writes them; the other ranks' records hold the history alone.
+
+    Args:
+        trial: the directory; where it holds a checkpoint, the record goes on from there.
+        conf: the resolved configuration.
+        words: the vocabulary, id 0 the padding.
+    """
+
+    def __init__(self, trial: Path, conf: Conf, words: list[str]):
+        self.trial, self.conf, self.words = trial, conf, words
+        self.checkpoint = load_checkpoint(trial / LAST) if (trial / LAST).exists() else None
+        self.history: list[dict[str, float]] = self.checkpoint["history"] if self.checkpoint else []
+        self.logger = _logger(trial / LOG)
+        self.events: EpochEvents | None = None
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The results of the best epoch, the earliest on a tie."""
+        if self.conf.param_conf.select_by == "val_obj":
+            return min(self.history, key=lambda results: results["val_obj"])
+        return max(self.history, key=lambda results: results["val_map"])
+
+    def restore(self, parts: dict[str, Stateful]) -> None:
+        """Bring the parts of a run, by name, to where its last checkpoint left them; a new run stays as it is.
+
+        Raises UserError where the data or the checkpoint are of another run; then the trial directory is as it was.
+        """
+        check_data(self.trial, self.conf)
+        if self.checkpoint is not None:
+            self._load(parts)
+        if rank() > 0:
+            return
+        save_conf(self.conf, self.trial / CONF)
+        if self.history:  # a kill may have come between the last checkpoint and what follows it
+            self._write_metrics()
+            if self.best is self.history[-1]:
+                with whole_file(self.trial / BEST) as temporary:
+                    shutil.copyfile(self.trial / LAST, temporary)
+        if self.conf.log_tensorboard:
+            self.events = EpochEvents(self.trial, self.history)
+
+    def _load(self, parts: dict[str, Stateful]) -> None:
+        if self.checkpoint["words"] != self.words:
+            raise UserError(f"{self.trial}: the vocabulary is not the one that the trial began with; start a new trial")
+        try:
+            check_states(self.checkpoint, parts["optimizer"], parts["scheduler"])
+            for name, part in parts.items():
+                part.load_state_dict(self.checkpoint[name])
+        except Exception as error:  # as in load_model
+            raise UserError(f"{self.trial / LAST}: does not fit this trial ({first_line(error)})") from None
+        self.checkpoint = None  # a second copy of the model and the optimizer
+
+    def begin_run(self, device: torch.device) -> None:
+        """Add this run to the trial's provenance: where, by what and on which data it trains."""
+        if rank() > 0:
+            return
+        conf, paths = self.conf, DatasetPaths(self.conf.data_conf.dataset)
+        splits = (conf.data_conf.train_data, conf.data_conf.val_data)
+        inputs = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, *map(paths.log_mels, splits)])
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+        run = {"first_epoch": len(self.history), "device": name, "processes": world_size()}
+        run |= {"threads": torch.get_num_threads()} | versions()
+        entry = read_provenance(self.trial).get(TRAINING, Entry(inputs=inputs, seed=conf.param_conf.seed, runs=[]))
+        entry.runs.append(run)
+        record(self.trial, TRAINING, entry)
+
+    def stop_at(self, epoch: int, step: NonFiniteStep, fids: list[str]) -> NoReturn:
+        """Raise UserError for a step that was not finite, on these clips."""
+        good = f"{LAST} holds epoch {epoch - 1}" if self.history else "there is no checkpoint yet"
+        raise UserError(
+            f"{self.trial}: diverged in epoch {epoch}: {step}; the batch's clips are {' '.join(fids)}; {good}; start "
+            "a new trial with a lower AdamOptimizer.lr, or look at these clips"
+        )
+
+    def add(self, results: dict[str, float], seconds: float, parts: dict[str, Stateful]) -> None:
+        """Keep an epoch's results and the state after it; once the last checkpoint is written, the epoch counts.
+
+        The seconds that it took go to the log alone: the rest is the same in every run.
+        """
+        self.history.append(results)
+        if rank() > 0:
+            return
+        checkpoint = {
+            **{name: part.state_dict() for name, part in parts.items()},
+            "words": self.words,
+            "history": self.history,  # all that the stopper and the choice of the best look at
+            "epoch": results["epoch"],  # with the seed, the state of every generator: see seed_epoch
+            "best": self.best,
+            "conf": self.conf.model_dump(),
+        }
+        improved = self.best is results
+        for name in (LAST, BEST) if improved else (LAST,):
+            # a stream: by a path's name the bytes would differ
+            with whole_file(self.trial / name) as temporary, temporary.open("wb") as stream:
+                torch.save(checkpoint, stream)
+        self._write_metrics()
+        if self.events:
+            self.events.add(results)
+        self.log(f"{epoch_line(results)}  {seconds:.1f} s{' *' if improved else ''}")
+        if warning := collapse_warning(results, self.conf):
+            self.logger.warning(warning)
+
+    def _write_metrics(self) -> None:
+        with whole_file(self.trial / METRICS) as temporary:
+            temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in self.history), encoding="utf-8")
+
+    def log(self, line: str) -> None:
+        """Print a line, and keep it in train.log."""
+        self.logger.info(line)
+
+    def close(self) -> None:
+        """End the run's record with the best epoch."""
+        best, params = self.best, self.conf.param_conf
+        self.log(f"best epoch by {params.select_by}: {best['epoch']} -> {self.trial / BEST}")
+        if self.events:
+            self.events.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that stops the run where it cannot be written, as every other output does."""
+
+    def handleError(self, record: logging.LogRecord) -> NoReturn:
+        raise UserError(f"{self.baseFilename}: could not be written; is the disk full?") from None
+
+
+def _logger(path: Path) -> logging.Logger:
+    """A logger to the terminal and to a file; rank zero has the file."""
+    logger = logging.getLogger(str(path))
+    logger.setLevel(logging.INFO)
+    handlers = [logging.StreamHandler(sys.stdout)]
+    if rank() == 0:
+        handlers.append(_LogFile(path, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        logger.addHandler(handler)
+    return logger

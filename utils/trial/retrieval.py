@@ -1,0 +1,78 @@
+"""What postprocessing does with a trial: score a split's clips and captions, and measure retrieval by the scores."""
+
+from pathlib import Path
+
+from utils.common.io import write_json
+from utils.common.processes import pick_device
+from utils.common.steps import MEASURING, PREPROCESSING, SCORING
+from utils.conf.schema import Conf
+from utils.data_utils import load_split
+from utils.dataset.paths import DatasetPaths
+from utils.evaluation_utils import score_split
+from utils.metric_utils import both_directions, chance_both_directions
+from utils.model_utils import prepare_model
+from utils.trial.checkpoint import load_checkpoint, load_model
+from utils.trial.directory import BEST, RETRIEVAL_METRICS
+from utils.trial.provenance import check_data, check_made, check_steps, digests, record_files
+from utils.trial.score_files import (
+    StoredScores,
+    WordScores,
+    load_scores,
+    save_scores,
+    save_word_scores,
+    scores_path,
+    word_scores_path,
+)
+
+SHOWN = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10")
+
+
+def score_trial(trial: Path, conf: Conf) -> None:
+    """Score every clip with every caption of each split by the trial's best model, and report what was written."""
+    paths, splits = DatasetPaths(conf.data_conf.dataset), conf.data_conf.splits
+    check_steps(conf, *PREPROCESSING)
+    check_data(trial, conf)
+    model, words, epoch = load_model(trial / BEST)
+    prepare_model(conf, model, pick_device())
+    for name in splits:
+        split = load_split(paths, name, words, conf.audio_logmel.n_mels, conf.data_conf.cache)
+        scores = score_split(model, split, all_words=True)
+        caption_fids = [split.fids[clip] for clip in split.caption_clips]
+        path = scores_path(trial, name)
+        save_scores(path, StoredScores(scores.cross, split.fids, split.tids, caption_fids, epoch))
+        print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
+        path = word_scores_path(trial, name)
+        save_word_scores(path, WordScores(scores.by_word, words, split.fids, epoch))
+        print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
+    outputs = [path(trial, name) for name in splits for path in (scores_path, word_scores_path)]
+    data = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, *map(paths.log_mels, splits)])
+    record_files(trial, SCORING, [trial / BEST], outputs, data=data)
+
+
+def measure_trial(trial: Path, conf: Conf) -> None:
+    """Retrieval metrics of each split by its scores: print them as a table, and write them."""
+    epoch = load_checkpoint(trial / BEST)["epoch"]
+    check_made(trial, SCORING)
+    metrics, chance = {}, {}
+    for split in conf.data_conf.splits:
+        stored = load_scores(scores_path(trial, split), epoch)
+        metrics[split] = both_directions(stored.scores, stored.caption_clips)
+        chance[split] = chance_both_directions(stored.caption_clips, len(stored.fids))
+    path = trial / RETRIEVAL_METRICS
+    write_json(path, metrics)
+    record_files(trial, MEASURING, [scores_path(trial, split) for split in metrics], [path])
+    print_table(metrics, chance)
+    print(f"-> {path}")
+
+
+def print_table(metrics: dict, chance: dict) -> None:
+    """A line for each split and direction; the mAP of random scores stands beside the mAP."""
+    header = "".join(f"{name:>7}" for name in SHOWN)
+    print(f"{'split':12}  {'direction':13}{'chance':>7}{header}   MedR  queries (tied)")
+    for split, directions in metrics.items():
+        for direction, values in directions.items():
+            numbers = "".join(f"{values[name]:7.3f}" for name in SHOWN)
+            print(
+                f"{split:12}  {direction.replace('_', '-'):13}{chance[split][direction]:7.3f}{numbers}"
+                f"{values['MedR']:7.1f}  {values['queries']} ({values['tied_queries']})"
+            )

@@ -1,0 +1,45 @@
+"""TensorBoard event files beside metrics.jsonl, when log_tensorboard asks for them."""
+
+from pathlib import Path
+
+from utils.common.errors import UserError
+
+
+def require_tensorboard() -> None:
+    """Raise UserError unless TensorBoard is installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"log_tensorboard is true, but TensorBoard cannot be imported ({error}): "
+            "pip install tensorboard==2.20.0, or set it to false"
+        ) from None
+
+
+class EpochEvents:
+    """A trial's event file: what metrics.jsonl holds, by epoch.
+
+    Args:
+        trial: the trial directory; event files of an earlier run are replaced, so that no epoch stands there twice.
+        history: the results of the epochs so far.
+    """
+
+    def __init__(self, trial: Path, history: list[dict[str, float]]):
+        from torch.utils.tensorboard import SummaryWriter  # an optional requirement
+
+        for old in trial.glob("events.out.tfevents.*"):
+            old.unlink()
+        self.writer = SummaryWriter(str(trial))
+        for results in history:
+            self.add(results)
+
+    def add(self, results: dict[str, float]) -> None:
+        """Write an epoch's results at once, for whoever looks on."""
+        for name, value in results.items():
+            if name != "epoch":
+                self.writer.add_scalar(name, value, global_step=results["epoch"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        self.writer.close()

@@ -1,0 +1,33 @@
+"""What a run trains on, read and refused before anything of the trial exists."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from utils.common.steps import PREPROCESSING
+from utils.conf.schema import Conf
+from utils.data_utils import Split, load_split
+from utils.dataset.paths import DatasetPaths
+from utils.dataset.word_vectors import load_embeddings
+from utils.trial.provenance import check_steps
+
+
+class TrainingData(NamedTuple):
+    """A vocabulary with its vectors, the split to learn from, and the one that steers."""
+
+    words: list[str]  # V, id 0 the padding
+    vectors: np.ndarray  # (V, E) float32
+    train: Split
+    val: Split
+
+
+def load_training_data(conf: Conf) -> TrainingData:
+    """Read the data set; raises UserError where it is not what the preprocessing steps make by this configuration."""
+    paths, data = DatasetPaths(conf.data_conf.dataset), conf.data_conf
+    check_steps(conf, *PREPROCESSING)
+    words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
+    train, val = (
+        load_split(paths, split, words, conf.audio_logmel.n_mels, data.cache, needs_negatives=True)
+        for split in (data.train_data, data.val_data)
+    )
+    return TrainingData(words, vectors, train, val)
