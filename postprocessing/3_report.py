@@ -8,7 +8,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 from utils.common.errors import UserError, run_command
-from utils.conf.command import parse_command
+from utils.conf.command import named_directory, parse_command
 from utils.report.comparison import write_comparison
 from utils.report.report import write_report
 from utils.trial.directory import trial_of, trial_parser
@@ -16,10 +16,9 @@ from utils.trial.directory import trial_of, trial_parser
 
 def main() -> None:
     parser = trial_parser(__doc__)
-    parser.add_argument("--compare", type=Path, nargs="+", metavar="TRIAL_DIR", help="compare these trials instead")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the comparison (default: comparison/ beside the first trial)"
-    )
+    what, where = "compare these trials instead", "folder of the comparison (default: comparison/ beside the first)"
+    parser.add_argument("--compare", type=named_directory, nargs="+", metavar="TRIAL_DIR", help=what)
+    parser.add_argument("--out", type=named_directory, metavar="DIR", help=where)
     args = parse_command(parser)
     if args.compare is None:
         if args.out:

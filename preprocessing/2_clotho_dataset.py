@@ -20,7 +20,7 @@ from utils.dataset.index import (
     vocabulary_info,
 )
 from utils.dataset.paths import DatasetPaths
-from utils.trial.provenance import check_steps, record_step
+from utils.trial.preprocessing import check_steps, record_step
 
 SHOWN = 20  # problems on the terminal; the file lists them all
 

@@ -51,9 +51,10 @@ from utils.dataset.vector_file import read_vector_file
 from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
 from utils.metric_utils import both_directions
 from utils.model_utils import TrainState, build_state
-from utils.trial.checkpoint import load_model
-from utils.trial.directory import LAST
-from utils.trial.provenance import PROVENANCE, check_made, record_files
+from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_model, sealed
+from utils.trial.identity import FORMAT, begin, check_made, diverged, identity
+from utils.trial.names import LAST
+from utils.trial.provenance import PROVENANCE, record_files
 from utils.trial.record import TrialRecord
 from utils.trial.score_files import (
     StoredScores,
@@ -82,6 +83,7 @@ class Kind(NamedTuple):
     file: str
     make: Callable[[Path], object]
     load: Callable[[Path], object]
+    sealed: bool = False  # by a digest: no other content is taken, and be it by a bit
 
 
 def sound(subtype: str, channels: int = 1) -> Callable[[Path], None]:
@@ -137,11 +139,13 @@ def load_clips(path: Path) -> None:
 
 def make_provenance(path: Path) -> None:
     write_json(path.with_name("settings.json"), {})
-    record_files(path.parent, TRAINING, [path.with_name("settings.json")], [], {"audio_logmel.hop": 0.02}, runs=[])
+    settings, run = {"audio_logmel.hop": 0.02}, {"commit": "1f", "threads": 2}
+    record_files(path.parent, TRAINING, [path.with_name("settings.json")], [], settings, format=FORMAT, runs=[run])
 
 
 def load_provenance(path: Path) -> None:
     check_made(path.parent, TRAINING)
+    diverged(path.parent)
 
 
 def make_conf(path: Path) -> None:
@@ -225,7 +229,16 @@ def make_checkpoint(path: Path) -> None:
     results = [{"epoch": epoch, "lr": 1e-3} | numbers for epoch in (0, 1)]
     best = {"best": results[0], "conf": CONF.model_dump()}
     states = {name: part.state_dict() for name, part in state.parts.items()}
-    torch.save(states | {"words": WORDS, "history": results, "epoch": 1} | best, path)
+    begin(path.parent, CONF)
+    content = states | {"words": WORDS, "history": results, "epoch": 1, "trial": identity(path.parent)} | best
+    path.write_bytes(checkpoint_bytes(content))
+
+
+def load_strangers(path: Path) -> None:
+    """A checkpoint whose seal is right, whatever it seals."""
+    archive, comment, _ = path.read_bytes().rpartition(SEAL)
+    path.write_bytes(sealed(archive if comment else path.read_bytes()))  # the length of the comment comes before it
+    load_and_resume(path)
 
 
 def load_and_resume(path: Path) -> None:
@@ -266,7 +279,8 @@ KINDS = {
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
     "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True), load_vectors),
-    "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume),
+    "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume, sealed=True),
+    "checkpoint, a stranger's": Kind(f"trial/{LAST}", make_checkpoint, load_strangers),
 }
 
 
@@ -286,6 +300,12 @@ def mutate(rng: random.Random, content: bytes) -> bytes:
     while (changed := _mutate_once(rng, content)) == content:
         pass
     return changed
+
+
+def flip(rng: random.Random, content: bytes) -> bytes:
+    """The content but for one bit."""
+    at = rng.randrange(len(content))
+    return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
 
 
 def _mutate_once(rng: random.Random, content: bytes) -> bytes:
@@ -353,7 +373,9 @@ class Case(NamedTuple):
 def case_of(seed: int, number: int, valid: dict[str, bytes]) -> Case:
     """The mutated file that a seed and a number stand for."""
     kind = list(KINDS)[number % len(KINDS)]
-    return Case(kind, mutate(random.Random(f"{seed} {number}"), valid[kind]))
+    rng = random.Random(f"{seed} {number}")
+    flips = KINDS[kind].sealed and rng.random() < 0.7
+    return Case(kind, (flip if flips else mutate)(rng, valid[kind]))
 
 
 def make_valid(folder: Path) -> dict[str, bytes]:
@@ -372,7 +394,7 @@ def judge(case: Case, folder: Path) -> str:
     path.write_bytes(case.content)
     try:
         kind.load(path)
-        return "accepted"
+        return "accepted, although its digest is of another" if kind.sealed else "accepted"
     except UserError as error:
         lines = str(error).splitlines()
         named = [path.name in line or str(path.parent) in line or "word2vec_embeddings" in line for line in lines]

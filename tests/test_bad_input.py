@@ -26,6 +26,8 @@ import torch
 import yaml
 
 from tests.helpers import POSTPROCESSING, PREPROCESSING, ROOT
+from utils.common.digests import KEPT
+from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4 = (f"preprocessing/{name}.py" for name in PREPROCESSING)
 TRAIN, (SCORE, MEASURE, _) = "main.py", (f"postprocessing/{name}.py" for name in POSTPROCESSING)
@@ -79,7 +81,7 @@ class Folder:
             "trial_base": str(self.root / "output"),
             "data_conf": {"dataset": str(self.data)},
             "demo_dataset": {"num_clips": {"development": 3, "validation": 2, "evaluation": 2}},
-            "word2vec_embeddings": {"file": str(self.word_vectors), "train": {"epochs": 1, "vector_size": SIZE}},
+            "word2vec_embeddings": {"train": {"epochs": 1, "vector_size": SIZE}},
             "audio_logmel": {"workers": 1},
             "param_conf": {"num_epoch": 1, "batch_size": 4},
         }
@@ -87,20 +89,25 @@ class Folder:
         self.conf.write_text("base: good.yaml\n")
 
     def files(self) -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+        files = (path for path in self.root.rglob("*") if path.is_file() and path.name != KEPT)
+        return {path: path.read_bytes() for path in files}
 
     def sign(self) -> None:
         """Bring the digests of provenance.json in line with the files, as a stranger's would be."""
         for path in self.root.rglob("provenance.json"):
             steps = json.loads(path.read_text())
             for step in steps.values():
-                for named in (step.get("inputs", {}), step.get("outputs", {})):
+                for named in (step.get(part, {}) for part in ("inputs", "outputs", "data")):
                     for name in named:
                         for file in (path.parent / name, self.data / name):
                             if file.is_file():
                                 named[name] = hashlib.sha256(file.read_bytes()).hexdigest()
                                 break
             path.write_text(json.dumps(steps))
+        for path in self.root.rglob("checkpoint_*.pt"):
+            content = path.read_bytes()
+            if b"sha256 " not in content[-71:]:
+                path.write_bytes(sealed(content if content[-22:-18] == b"PK\5\6" else content + b"\0\0"))
 
 
 def run(capfd: pytest.CaptureFixture, command: list[str]) -> tuple[int, str, str]:
@@ -313,7 +320,7 @@ ALIASES = "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in ran
 ADVICE = "{data}/bad_data.csv … clotho_dataset.on_bad_data=skip"
 TRIAL = ["--trial", "{trial}"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
-FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file"]
+FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
 INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, SCORE))  # to be run again
 
 # What is spoiled, how, and what the error line says behind the file's name: parts of it, in order, with … between.

@@ -1,6 +1,7 @@
 """The command line that all scripts share: --conf FILE and section.key=value."""
 
 import argparse
+from pathlib import Path
 
 from utils.common.errors import UserError
 from utils.conf.reading import DEFAULT_CONF, load_conf
@@ -20,6 +21,13 @@ def command_parser(description: str) -> argparse.ArgumentParser:
 def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; settings may stand before, between and after the other arguments."""
     return parser.parse_intermixed_args()
+
+
+def named_directory(text: str) -> Path:
+    """An argument that names a directory; UserError where it is empty, which Path would take for the current one."""
+    if not text.strip():
+        raise UserError("a directory on the command line is empty text; was a variable not set?")
+    return Path(text)
 
 
 def refuse_conf_beside(args: argparse.Namespace, option: str) -> None:

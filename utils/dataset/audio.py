@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.io import file_digest
 
 BLOCK = 4_000_000  # samples decoded at a time, over all channels
 # What libsndfile notes of a .wav or .ogg file that ends early, and then reads on as if it were whole.

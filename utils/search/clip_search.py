@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from models.audio_encoders import TIME_POOLING
 from utils.common.errors import UserError
 from utils.common.io import whole_file
-from utils.common.steps import INDEXING
+from utils.common.steps import INDEXING, SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.data_utils import load_captions
 from utils.dataset.audio import Clip
@@ -24,8 +24,8 @@ from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import DatasetPaths
 from utils.score_utils import caption_word_weights, step_score_matrix
-from utils.trial.checkpoint import load_model
-from utils.trial.directory import BEST, trial_conf
+from utils.trial.directory import trial_conf
+from utils.trial.identity import check_trial, load_best
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
 
 
@@ -67,7 +67,8 @@ class ClipSearch:
         if self.split not in conf.data_conf.splits:
             raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(conf.data_conf.splits)}")
         self.paths = DatasetPaths(conf.data_conf.dataset)
-        self.model, self.words, self.epoch = load_model(trial / BEST)
+        check_trial(trial, conf, TRAINING)
+        self.model, self.words, self.epoch = load_best(trial)
 
     @classmethod
     def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
@@ -130,7 +131,9 @@ class ClipSearch:
 
     @cached_property
     def _word_scores(self) -> WordScores:
-        return load_word_scores(word_scores_path(self.trial, self.split), self.epoch)
+        path = word_scores_path(self.trial, self.split)
+        check_trial(self.trial, self.conf, SCORING, reads=[path])
+        return load_word_scores(path, self.epoch)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
