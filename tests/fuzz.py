@@ -413,6 +413,7 @@ def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "trial").mkdir()
+        begin(folder / "trial", CONF)
         for kind, content in valid.items():
             (folder / KINDS[kind].file).write_bytes(content)
         while (number := pipe.recv()) is not None:
