@@ -14,8 +14,8 @@ import soxr
 
 from utils.common.errors import UserError
 from utils.common.io import file_digest
-from utils.dataset.paths import CONVERT, OTHER_SOUNDS
 
+UNCOUNTED = 2**63 - 1  # libsndfile's frames of a .flac that was written into a pipe
 BLOCK = 4_000_000  # samples decoded at a time, over all channels
 LOUDEST = 1e12  # full scale is 1; far beyond, energies overflow
 # What libsndfile notes of a file that ends early, and then reads on as if it were whole. A .wav written into a pipe has
@@ -28,7 +28,7 @@ CUT_SHORT = re.compile(
     re.MULTILINE,
 )
 # An .mp3 without a count of its frames: libsndfile guesses its length, and reads a variable bit rate up to there alone.
-UNCOUNTED = re.compile(r"^  bitrate mode +: constant", re.MULTILINE)
+GUESSED = re.compile(r"^  bitrate mode +: constant", re.MULTILINE)
 
 
 class Clip(NamedTuple):
@@ -59,14 +59,13 @@ def open_audio(path: Path | str) -> Iterator[soundfile.SoundFile]:
         with _hushed(path), soundfile.SoundFile(path) as stream:
             if CUT_SHORT.search(stream.extra_info):
                 raise UserError(f"{path}: cut short: the file ends before its samples do; get the clip anew")
-            if stream.format == "MP3" and UNCOUNTED.search(stream.extra_info):
+            if stream.frames == UNCOUNTED or (stream.format == "MP3" and GUESSED.search(stream.extra_info)):
                 what = "it has no count of its frames, which would tell whether it is whole"
-                raise UserError(f"{path}: {what}; convert it to .wav or .flac")
+                raise UserError(f"{path}: {what}; convert it to a .wav or .flac file (not into a pipe)")
             yield stream
     except soundfile.LibsndfileError as error:
-        if Path(path).suffix.lower() in OTHER_SOUNDS:
-            raise UserError(f"{path}: {CONVERT}") from None
-        raise UserError(f"{path}: unreadable audio ({error.error_string.rstrip('.')})") from None
+        why, advice = error.error_string.rstrip("."), "if it plays elsewhere, convert it to .wav or .flac"
+        raise UserError(f"{path}: unreadable audio ({why}); {advice}") from None
 
 
 @contextmanager
