@@ -17,6 +17,7 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -72,6 +73,7 @@ KEPT = ROOT / "output" / "fuzz"
 SIZE = 4  # of the word vectors
 WORDS = [PAD, "barks", "dog", "falls", "rain"]
 CONF = load_conf(ROOT / "conf.yaml")
+RECIPE = CONF.audio_logmel.recipe
 
 
 # --- valid files and their loaders -----------------------------------------------------------------------
@@ -86,17 +88,18 @@ class Kind(NamedTuple):
     sealed: bool = False  # by a digest: no other content is taken, and be it by a bit
 
 
-def sound(subtype: str, channels: int = 1) -> Callable[[Path], None]:
+def sound(subtype: str, channels: int = 1, form: str | None = None) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         samples = np.random.default_rng(0).normal(scale=0.1, size=(4000, channels))
-        soundfile.write(path, samples, 16000, subtype=subtype)
+        soundfile.write(path, samples, 16000, subtype=subtype, format=form)
 
     return make
 
 
 def load_sound(path: Path) -> None:
     probe_clip(path)
-    read_log_mel(path, CONF.audio_logmel.recipe)
+    read_log_mel(path, RECIPE)
+    read_log_mel(path, replace(RECIPE, sample_rate=22050))
 
 
 def load_captions(path: Path) -> None:
@@ -261,11 +264,14 @@ KINDS = {
     "wav float": Kind("float.wav", sound("FLOAT"), load_sound),
     "flac": Kind("x.flac", sound("PCM_16"), load_sound),
     "ogg": Kind("x.ogg", sound("VORBIS"), load_sound),
+    "opus": Kind("x.opus", sound("OPUS", form="OGG"), load_sound),
+    "mp3": Kind("x.mp3", sound("MPEG_LAYER_III"), load_sound),
+    "aiff": Kind("x.aiff", sound("PCM_16"), load_sound),
     "captions": Kind("captions.csv", make_captions, load_captions),
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
-        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", require_audio=False, shortest=0.1),
+        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, shortest=0.1, recipe=RECIPE),
     ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),

@@ -22,11 +22,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import soxr
 import torch
 import yaml
 
 from tests.helpers import POSTPROCESSING, PREPROCESSING, ROOT
 from utils.common.digests import KEPT
+from utils.dataset.log_mel import log_mel_spectrogram
+from utils.dataset.recipe import LogMelRecipe
 from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4 = (f"preprocessing/{name}.py" for name in PREPROCESSING)
@@ -184,6 +187,22 @@ def audio(samples: np.ndarray, sample_rate: int = 16000, subtype: str = "PCM_16"
 
 def noise(seconds: float = 2.0, sample_rate: int = 16000) -> np.ndarray:
     return np.random.default_rng(0).normal(scale=0.1, size=round(seconds * sample_rate))
+
+
+def many_bad_clips(folder: Folder) -> None:
+    for wav in sorted(folder.wav.parent.iterdir())[:2]:
+        soundfile.write(wav, noise(2, 8000), 8000)
+    (folder.wav.parent / "unnamed.m4a").write_bytes(b"\0")
+    shutil.copy(folder.wav, os.fsencode(folder.wav.parent) + b"/caf\xe9.wav")
+
+
+def mixed_data(folder: Folder) -> None:
+    """A clip at 22.05 kHz, a sound in two splits, and one file name with its accent apart from the letter."""
+    first, second, third = sorted(folder.wav.parent.iterdir())
+    soundfile.write(first, noise(2, 22050), 22050)
+    shutil.copy(second, min((folder.data / "validation").iterdir()))
+    third.rename(third.with_name("cafe\u0301.wav"))
+    folder.captions.write_text(folder.captions.read_text().replace(third.name, "caf\u00e9.wav"))
 
 
 def cut(file: str) -> Spoil:
@@ -352,6 +371,8 @@ AUDIO = [  # of a clip, when captions are paired with clips
     ("text named .wav", lambda folder: folder.wav.write_text("no sound\n" * 99), "unreadable audio"),
     ("truncated", cut("wav"), "cut short"),
     ("NaN", audio(np.r_[noise(), np.nan], subtype="FLOAT"), "NaN"),
+    ("too loud", audio(noise() * 1e30, subtype="FLOAT"), "e+29; full scale is 1: scale it"),
+    ("8 kHz", audio(noise(2, 8000), 8000), "fmax 8000 Hz … 8000 Hz; audio_logmel.sample_rate"),
     ("0.01 s", audio(noise(0.01)), "0.01 s are too short"),
 ]
 LOG_MELS = [  # of log-mels, in training
@@ -448,8 +469,24 @@ OTHERS = [
         ["{conf}: param_conf.seed: is -1", "{conf}: AdamOptimizer.lr: is 0"],
     ),
     ("conf: override", [STEP_1, "--conf", "{conf}", "x"], conf(""), ["'x': … section.key=value"]),
-    ("audio: 4 kHz", [STEP_2, STEP_4], audio(noise(2, 4000), 4000), ["{wav}: fmax 8000 Hz … audio_logmel"]),
-    ("audio: too loud", [STEP_2, STEP_4], audio(noise() * 1e30, subtype="FLOAT"), ["{wav}: … energy … remove it"]),
+    (
+        "audio: settings that came after the index",
+        [STEP_4, "--conf", "{conf}", "audio_logmel.fmax=9000"],
+        conf(""),
+        ["/development/ … .wav: fmax 9000 Hz … audio_logmel settings … 2_clotho_dataset.py … on_bad_data=skip"],
+    ),
+    (
+        "audio: two clips at 8 kHz, one that is not read, and one with a name that is not UTF-8",
+        [STEP_2],
+        many_bad_clips,
+        [
+            r"development ('caf\\xe9.wav'): … not UTF-8",
+            "development ('unnamed.m4a'): … convert it to .wav",
+            "development ('{wavs[0]}'): fmax 8000 Hz",
+            "development ('{wavs[1]}'): fmax 8000 Hz",
+            "all 4 … " + ADVICE,
+        ],
+    ),
     (
         "word vectors: none of the words",
         [STEP_3, *FROM_FILE],
@@ -562,6 +599,36 @@ def bad_caption_is_left_out(folder: Folder, printed: str) -> None:
     assert "absent.wav" not in (folder.data / "development_text.csv").read_text()
 
 
+def bad_clips_are_left_out(folder: Folder, printed: str) -> None:
+    assert "development: 1 clips" in printed
+    listed = (folder.data / "bad_data.csv").read_text()
+    assert listed.count("fmax 8000 Hz") == 2 and r"caf\xe9.wav" in listed and "unnamed.m4a" in listed
+
+
+def mixed_data_is_remarked_on(folder: Folder, printed: str) -> None:
+    lines = printed.splitlines()
+    assert "clips at 16000 Hz: 2 of development, 2 of validation" in lines
+    assert "clips at 22050 Hz: 1 of development" in lines
+    assert any("audio_logmel.sample_rate=16000" in line for line in lines)
+    assert any(line.startswith("the same sounds in development and in validation: 1, e.g. ") for line in lines)
+    assert any("data_conf.val_data and .eval_data are one split, validation" in line for line in lines)
+    assert not (folder.data / "bad_data.csv").exists()
+
+
+def all_are_resampled(folder: Folder, printed: str) -> None:
+    clips = json.loads((folder.data / "audio_info.json").read_text())["development"]["clips"]
+    assert {clip["sample_rate"] for clip in clips.values()} == {16000, 22050}
+    with h5py.File(folder.log_mels) as opened:
+        assert {fid: len(log_mel) for fid, log_mel in opened.items()} == {
+            fid: 1 + round(clip["seconds"] * 8000) // 160 for fid, clip in clips.items()
+        }
+        for fid, clip in clips.items():
+            samples, rate = soundfile.read(folder.data / "development" / clip["file_name"])
+            resampled = soxr.resample(samples.astype("f4"), rate, 8000, quality="HQ")
+            expected = log_mel_spectrogram(resampled, 8000, LogMelRecipe(fmax=4000))
+            np.testing.assert_allclose(opened[fid][()], expected, atol=1e-4)
+
+
 def all_are_of_the_new_hop(folder: Folder, printed: str) -> None:
     info = json.loads((folder.data / "audio_info.json").read_text())
     for split in ("development", "validation", "evaluation"):
@@ -607,6 +674,24 @@ HANDLED = [
         [STEP_1, STEP_2, "--conf", "{conf}", "clotho_dataset.on_bad_data=skip"],
         captions(*ROWS, "absent.wav,a,b,c,d,e"),
         bad_caption_is_left_out,
+    ),
+    (
+        "audio: clips that no log-mel can be made of are skipped where told to",
+        [STEP_2, STEP_4, "--conf", "{conf}", "clotho_dataset.on_bad_data=skip"],
+        many_bad_clips,
+        bad_clips_are_left_out,
+    ),
+    (
+        "audio: sample rates that differ, a sound in two splits, an accent, one split for two roles",
+        [STEP_1, STEP_2, "--conf", "{conf}", "data_conf.eval_data=validation"],
+        mixed_data,
+        mixed_data_is_remarked_on,
+    ),
+    (
+        "audio: resampled",
+        [STEP_1, STEP_2, STEP_4, "--conf", "{conf}", "audio_logmel.sample_rate=8000", "audio_logmel.fmax=4000"],
+        mixed_data,
+        all_are_resampled,
     ),
     ("log-mels: other settings", [STEP_4], conf("audio_logmel: {hop: 0.01}"), all_are_of_the_new_hop),
     ("log-mels: another back end", [STEP_4], conf("audio_logmel: {backend: librosa}"), all_are_kept),

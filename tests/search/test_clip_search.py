@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 
 from models.core import CRNNWordModel
@@ -290,7 +291,7 @@ def refuse_changed_clips(data, trial, monkeypatch, change):
     ("samples", "rate", "message"),
     [
         (np.zeros(600), SAMPLE_RATE, "too short.*0.06 s"),
-        (np.zeros(9000), 8000, r"fmax 8000 Hz is above half the sample rate of 8000 Hz.*audio_logmel"),
+        (np.zeros(9000), 10, "a sample rate of 10 Hz is too low to be resampled"),
         (np.zeros(0), SAMPLE_RATE, "no samples"),
         (np.full(9000, np.nan), SAMPLE_RATE, "NaN"),
     ],
@@ -302,9 +303,54 @@ def test_unfit_sounds_are_refused(trial, tmp_path, samples, rate, message):
         ClipSearch.open(trial).by_audio(path)
 
 
+@pytest.mark.filterwarnings("ignore:.*holds nothing above")
+@pytest.mark.parametrize("clip", [0, 3])
+def test_a_sound_finds_the_same_at_any_sample_rate(data, trial, tmp_path, clip):
+    sound, _ = soundfile.read(data["paths"].audio("evaluation") / FILES[clip], dtype="float32")
+    search = ClipSearch.open(trial)
+    expected = search.by_audio(data["paths"].audio("evaluation") / FILES[clip])
+    for rate in (22050, 44100, 96000):
+        path = tmp_path / f"{rate}.wav"
+        soundfile.write(path, soxr.resample(sound, SAMPLE_RATE, rate, quality="VHQ"), rate, subtype="FLOAT")
+        hits = search.by_audio(path)
+        assert [hit.tid for hit in hits] == [hit.tid for hit in expected]
+        np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in expected], atol=0.01)
+
+
+def test_a_sound_is_resampled_to_the_rate_of_most_clips_or_to_the_trials(data, trial, monkeypatch):
+    recipe, info = data["conf"].audio_logmel.recipe, json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
+    path = data["paths"].audio("evaluation") / FILES[0]
+    sound, _ = soundfile.read(path, dtype="float32")
+    monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)
+    clips = list(info["evaluation"]["clips"].values())
+    for changed, rate in ((2, SAMPLE_RATE), (4, 44100)):
+        for entry in clips[:changed]:
+            entry["sample_rate"] = 44100
+        resampled = soxr.resample(sound, SAMPLE_RATE, rate, quality="HQ")
+        log_mel = ClipSearch.open(trial)._log_mel(path)
+        np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, rate, recipe), atol=1e-4)
+    search = ClipSearch.open(trial)
+    search.conf = load_conf(trial / CONF, ["audio_logmel.sample_rate=22050"])
+    resampled = soxr.resample(sound, SAMPLE_RATE, 22050, quality="HQ")
+    log_mel = search._log_mel(path)
+    np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, 22050, recipe), atol=1e-4)
+
+
+def test_a_sound_without_the_upper_bands_is_searched_and_that_is_said(trial, tmp_path):
+    soundfile.write(tmp_path / "low.wav", np.random.default_rng(0).normal(0, 0.1, 9000), 8000)
+    with pytest.warns(match=r"low\.wav: holds nothing above 4000 Hz, but log-mels go up to 8000 Hz"):
+        assert len(ClipSearch.open(trial).by_audio(tmp_path / "low.wav")) == 5
+
+
 def test_files_that_are_no_sounds_are_refused(trial, tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
-    for name, message in (("text.wav", "unreadable audio"), ("absent.wav", "no such file"), (".", "no such file")):
+    (tmp_path / "x.m4a").write_text("no sound")
+    for name, message in (
+        ("text.wav", "unreadable audio"),
+        ("x.m4a", r"convert it to \.wav or \.flac"),
+        ("absent.wav", r"no such file; name a \.wav, .* or \.aif file"),
+        (".", "no such file"),
+    ):
         with pytest.raises(UserError, match=message):
             ClipSearch.open(trial).by_audio(tmp_path / name)
 

@@ -89,6 +89,7 @@ class WordEmbeddingsConf(Section):
 
 class LogMelConf(Section):
     backend: Annotated[Literal["torch", "librosa", "torchaudio"], Role.AROUND]
+    sample_rate: Annotated[int, Field(ge=1000, le=384000)] | None
     window: Positive
     hop: Positive
     n_mels: Bands
@@ -100,6 +101,12 @@ class LogMelConf(Section):
     def _band_is_not_empty(self) -> "LogMelConf":
         if self.fmin >= self.fmax:
             raise ValueError(f"fmin ({self.fmin:g} Hz) must be below fmax ({self.fmax:g} Hz)")
+        return self
+
+    @model_validator(mode="after")
+    def _recipe_fits_the_sample_rate(self) -> "LogMelConf":
+        if self.sample_rate is not None:
+            self.recipe.at(self.sample_rate)
         return self
 
     @property

@@ -3,7 +3,7 @@
 A data set's sounds are told by audio_info.json, all its other files by provenance.json.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +91,22 @@ def sources(conf: Conf) -> dict[str, str]:
 
 
 def _check_settings(root: Path, step: str, before: dict[str, Any], now: dict[str, Any]) -> None:
-    for key in [*now, *before]:
-        was, value = before.get(key), now.get(key)
-        if was != value:
-            raise UserError(
-                f"{root}: made with {key} {was}, but it is now {value}; set it back, or run {step} and what follows "
-                "it again"
-            )
+    for key in _differing(before, now):
+        raise UserError(
+            f"{root}: made with {key} {before.get(key)}, but it is now {now.get(key)}; set it back, or run {step} and "
+            "what follows it again"
+        )
+
+
+def _differing(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """The settings that differ; one that an earlier version did not have counts as null."""
+    return (key for key in [*now, *before] if before.get(key) != now.get(key))
 
 
 def holds(conf: Conf, step: str, path: Path) -> bool:
     """Whether a file of the data set is as this step recorded it, made by today's settings."""
     root = conf.data_conf.dataset
     made, name = read_provenance(root).get(step), path.relative_to(root).as_posix()
-    if made is None or made.settings != step_settings(conf, step):
+    if made is None or next(_differing(made.settings, step_settings(conf, step)), None):
         return False
     return name in made.outputs and digests(root, [name]).get(name) == made.outputs[name]

@@ -21,7 +21,7 @@ from utils.common.io import read_json, write_json
 
 PROVENANCE = "provenance.json"
 ROOT = Path(__file__).resolve().parents[2]  # this repository
-PACKAGES = ("torch", "numpy", "librosa", "soundfile", "gensim", "nltk", "h5py", "pandas", "scipy")
+PACKAGES = ("torch", "numpy", "librosa", "soundfile", "soxr", "gensim", "nltk", "h5py", "pandas", "scipy")
 
 
 class Entry(BaseModel, extra="allow"):
