@@ -333,6 +333,41 @@ def index(name: str, content: str | tuple[str, str]) -> Spoil:
     return spoil
 
 
+def add_line(file: str) -> Spoil:
+    return lambda folder: getattr(folder, file).open("a").write("\n")
+
+
+def flip_bit(file: str) -> Spoil:
+    """One bit in the middle of one of the folder's files."""
+
+    def spoil(folder: Folder) -> None:
+        content = bytearray(getattr(folder, file).read_bytes())
+        content[len(content) // 2] ^= 1
+        getattr(folder, file).write_bytes(content)
+
+    return spoil
+
+
+def pipe_for(file: str) -> Spoil:
+    """A named pipe, from which a reader would wait for ever, in a file's place."""
+
+    def spoil(folder: Folder) -> None:
+        getattr(folder, file).unlink()
+        os.mkfifo(getattr(folder, file))
+
+    return spoil
+
+
+def link_log(folder: Folder) -> None:
+    (folder.root / "mine.txt").write_text("mine")
+    (folder.trial / "train.log").unlink()
+    (folder.trial / "train.log").symlink_to(folder.root / "mine.txt")
+
+
+def forget_training(folder: Folder) -> None:
+    (folder.trial / "provenance.json").unlink()
+
+
 # --- the table: refused ----------------------------------------------------------------------------------
 
 ALIASES = "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
@@ -444,6 +479,19 @@ TRIALS = [  # of a trial, in scoring
     ("no checkpoint", lambda folder: folder.best.unlink(), "/checkpoint_best.pt: no such file; main.py"),
     ("no configuration", lambda folder: (folder.trial / "conf.yaml").unlink(), ": not a trial directory … conf.yaml"),
     ("garbled", lambda folder: (folder.trial / "conf.yaml").write_text("{{{"), "/conf.yaml: not valid YAML: line 1"),
+]
+IDENTITY = [  # what belongs elsewhere, or was changed since: no provenance is signed anew
+    ("captions edited after training", [SCORE, *TRIAL], add_line("captions"), f"{{captions}}: … {STEP_1} read it"),
+    ("a sound replaced after training", [MEASURE, *TRIAL], audio(np.zeros(32000)), f"{{wav}}: … {STEP_2} read it"),
+    ("word vectors replaced", [TRAIN], embeds(lambda words, rows: (words, -rows)), f"{{embeds}}: … {STEP_3} wrote it"),
+    ("a bit of a checkpoint", [SCORE, *TRIAL], flip_bit("best"), "{best}: … digest … damaged"),
+    ("a bit of the last checkpoint", [TRAIN, *RESUME], flip_bit("last"), "/checkpoint_last.pt: … digest … damaged"),
+    ("a bit of the scores", [MEASURE, *TRIAL], flip_bit("scores"), f"{{scores}}: … {SCORE} wrote it"),
+    ("a cut checkpoint", [SCORE, *TRIAL], cut("best"), "{best}: … digest … damaged"),
+    ("train.log is a link", [TRAIN, *RESUME], link_log, "{trial}/train.log: is a link … remove it"),
+    ("a checkpoint is a pipe", [SCORE, *TRIAL], pipe_for("best"), "{best}: no such file … main.py"),
+    ("scores are a pipe", [MEASURE, *TRIAL], pipe_for("scores"), f"{{scores}}: no such file … {SCORE}"),
+    ("no record of the training", [SCORE, *TRIAL], forget_training, "{trial}: not a trial … record of main.py"),
 ]
 LAST = [  # of the checkpoint that training goes on from
     ("malicious", malicious("last", torch.save), "/checkpoint_last.pt: not a loadable checkpoint"),
@@ -582,6 +630,16 @@ def test_refused(folder, capfd, command, spoil, expected):
     status, _, complained = spoil_and_play(folder, capfd, command, spoil, names)
     assert status == 2, complained
     check_lines(complained, expected, names)
+
+
+@pytest.mark.parametrize("case", IDENTITY, ids=[case[0] for case in IDENTITY])
+def test_what_belongs_elsewhere_is_refused(folder, capfd, case):
+    _, command, spoil, expected = case
+    names = names_in(folder)
+    spoil(folder)
+    status, _, complained = play(folder, capfd, command, names)
+    assert status == 2, complained
+    check_lines(complained, [expected], names)
 
 
 # --- the table: handled ----------------------------------------------------------------------------------

@@ -164,7 +164,12 @@ class _LogFile(logging.FileHandler):
 
 
 def _logger(path: Path) -> logging.Logger:
-    """A logger to the terminal and to a file; rank zero has the file."""
+    """A logger to the terminal and to a file; rank zero has the file.
+
+    Raises UserError where that is a link or no file: it is the one file of a trial that is added to, not replaced.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is a link or no file; lines are not added to it: remove it")
     logger = logging.getLogger(str(path))
     logger.setLevel(logging.INFO)
     handlers = [logging.StreamHandler(sys.stdout)]
