@@ -149,8 +149,8 @@ def pair_scores(steps: Tensor, weights: Tensor, other_steps: Tensor, other_weigh
     for first in range(0, size[0], at_once):
         some = slice(first, first + at_once)  # S'
         others = torch.lerp(other_steps[:, left[some]], other_steps[:, right[some]], p[some].unsqueeze(1))
-        similarities = upsample((others @ steps.T).transpose(1, 2), size[1]).clamp_(min=0)  # (N, T, S')
-        scores += (weights @ similarities * other_weights[:, some]).sum(dim=-1)
+        similarities = F.interpolate(others @ steps.T, size=size[1], mode="linear", align_corners=False)  # (N, S', T)
+        scores += (similarities.clamp_(min=0) @ weights * other_weights[:, some]).sum(dim=-1)
     return scores
 
 
