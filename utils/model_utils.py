@@ -87,7 +87,7 @@ def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> 
     file_name = table.loc[table["fid"] == fid, "file_name"].iloc[0]
     need = step_memory(conf, dim, share, frames, words)
     batch = f"the longest batch, {share} clips x {frames} frames (as clip {fid}, {file_name!r}, has)"
-    sizes = f"about {need / 1e9:.2g} GB of the {free / 1e9:.2g} GB of memory that are free"
+    sizes = f"about {need / 1e9:.2f} GB of the {free / 1e9:.2f} GB of memory that are free"
     if need > free:
         raise UserError(
             f"{name}: {batch}, needs {sizes}; shorten that clip or leave it out, or lower param_conf.batch_size"
