@@ -1,6 +1,6 @@
 """What the checks of identity cost: their share of each command's time, on a data set that is preprocessed.
 
-python -m benchmarks.checks --conf FILE: preprocesses the data set of a configuration again, trains a trial of one epoch,
+python -m benchmarks.checks --conf FILE: preprocesses a configuration's data set again, trains a trial of one epoch,
 scores, measures, reports and searches it, each by a process of its own, and prints a row for each.
 """
 

@@ -10,6 +10,7 @@ from models.pooling import SLOPE, LeakyLPPool4
 TIME_POOLING = 4  # frames of log-mel to one step of the GRU
 MEL_POOLING = 64  # log-mel bands to one bin after the CNN
 CHANNELS = 128  # of the CNN's output
+BLOCK = 2**15  # frames, eleven minutes by the published hop: so many pass the CNN at a time in evaluation
 
 
 class CRNNEncoder(nn.Module):
@@ -48,9 +49,7 @@ class CRNNEncoder(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """(N, T, in_dim) log-mel -> (N, L, E) steps, L = T // 4 >= 1: to be upsampled to T frames and normalised."""
-        x = self.cnn(audio.unsqueeze(1))  # (N, C, L, in_dim/64)
-        x = x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
-        x, _ = self.gru(x)  # (N, L, E)
+        x, _ = self.gru(self._features(audio))  # (N, L, E)
         return x
 
     def encode_clips(self, audio: Tensor, lens: Tensor) -> Tensor:
@@ -65,18 +64,52 @@ class CRNNEncoder(nn.Module):
         Returns:
             (N, L, E); of clip i the first lens[i] // 4 steps hold.
         """
-        x, inside = audio.unsqueeze(1), lens
-        for layer in self.cnn:
-            if isinstance(layer, nn.Conv2d):
-                mask = torch.arange(x.shape[2]) < inside.unsqueeze(1)  # (N, T)
-                x = x * mask[:, None, :, None].to(x.device)
-            elif isinstance(layer, LeakyLPPool4):
-                inside = inside // layer.window[0]
-            x = layer(x)
-        x = x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
-        packed = pack_padded_sequence(x, inside, batch_first=True, enforce_sorted=False)
+        packed = pack_padded_sequence(
+            self._features(audio, lens), lens // TIME_POOLING, batch_first=True, enforce_sorted=False
+        )
         steps, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True)  # (N, L, E)
         return steps
+
+    def _features(self, audio: Tensor, lens: Tensor | None = None) -> Tensor:
+        """(N, T, in_dim) -> (N, L, C * in_dim/64), what the GRU reads; with lens (N,), of each clip alone.
+
+        In evaluation mode, where a batch norm is a line of its own, long clips pass the CNN block by block: with the
+        neighbours that a block's convolutions see, its steps are those of the whole.
+        """
+        if self.training or audio.shape[1] <= BLOCK:
+            return self._block_features(audio, lens)
+        blocks, at_once, margin = [], BLOCK // TIME_POOLING, self._margin()  # steps
+        for first in range(0, audio.shape[1] // TIME_POOLING, at_once):
+            start = max(0, first - margin)
+            frames = slice(TIME_POOLING * start, TIME_POOLING * (first + at_once + margin))
+            block = self._block_features(audio[:, frames], None if lens is None else lens - frames.start)
+            blocks.append(block[:, first - start :][:, :at_once])
+        return torch.cat(blocks, dim=1)
+
+    def _block_features(self, audio: Tensor, lens: Tensor | None) -> Tensor:
+        """`_features` in one go; of a clip that ended before, lens is below 0."""
+        x = audio.unsqueeze(1)  # (N, 1, T, in_dim)
+        if lens is None:
+            x = self.cnn(x)  # (N, C, L, in_dim/64)
+        else:
+            for layer in self.cnn:
+                if isinstance(layer, nn.Conv2d):
+                    mask = torch.arange(x.shape[2]) < lens.unsqueeze(1)  # (N, T)
+                    x = x * mask[:, None, :, None].to(x.device)
+                elif isinstance(layer, LeakyLPPool4):
+                    lens = lens // layer.window[0]
+                x = layer(x)
+        return x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
+
+    def _margin(self) -> int:
+        """Steps on either side of a step that its convolutions see."""
+        reach, frames = 0, 1  # frames; of an image within the CNN, how many of the log-mel stand behind one of its own
+        for layer in self.cnn:
+            if isinstance(layer, nn.Conv2d):
+                reach += frames * layer.padding[0]
+            elif isinstance(layer, LeakyLPPool4):
+                frames *= layer.window[0]
+        return -(-reach // TIME_POOLING)
 
 
 def upsample(steps: Tensor, frames: int) -> Tensor:

@@ -54,6 +54,29 @@ def test_every_command_says_what_it_wrote(pipeline):
     assert printed["main.py"].count("epoch   ") == 3
 
 
+def test_a_batch_that_memory_cannot_hold_is_refused_before_there_is_a_trial(pipeline, tmp_path, monkeypatch):
+    assert "the longest batch, 8 clips x " in pipeline[2]["main.py"]
+    monkeypatch.setattr("utils.model_utils.free_memory", lambda: 1e6)
+    message = call("main.py", "--conf", pipeline[1], f"trial_base={tmp_path}", status=2)
+    assert re.fullmatch(r"error: development: .*\.wav.* or lower param_conf\.batch_size\n", message)
+    assert not list(tmp_path.iterdir())
+
+
+def test_training_that_runs_out_of_memory_is_one_line(pipeline, tmp_path):
+    code = """
+import resource, runpy, sys, torch, main
+used = next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (used + 5 * 10**7, resource.RLIM_INFINITY))
+sys.argv[:] = ["main.py", *sys.argv[1:]]
+runpy.run_path("main.py", run_name="__main__")
+"""
+    command = [sys.executable, "-c", code, "--conf", str(pipeline[1]), f"trial_base={tmp_path}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done.stderr
+    assert re.fullmatch(r"error: there is not enough memory \(.*\n", done.stderr.splitlines(keepends=True)[-1])
+    assert "Traceback" not in done.stderr
+
+
 def test_data_set_directory(pipeline):
     data = pipeline[0] / "data"
     assert not (data / "bad_data.csv").exists() and not list(data.rglob("*.tmp"))

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from models import audio_encoders
 from tests.helpers import embedding_scores, random_model, random_split, state_of
-from utils.common.errors import UserError
+from utils import evaluation_utils
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import collate
 from utils.evaluation_utils import evaluate, objective, score_split, scores_of_batch
 from utils.metric_utils import both_directions
+from utils.model_utils import Diverged
 from utils.score_utils import score_matrix
 
 
@@ -31,6 +33,19 @@ def test_scores_of_a_split_are_those_of_each_clip_and_caption_alone(split, model
             audio, text = model(split.log_mels[clip].unsqueeze(0), split.captions[caption].unsqueeze(0))
         assert scores.cross[clip, caption] == pytest.approx(score_matrix(audio, text).item(), abs=1e-6)
     assert not scores.steps
+
+
+def test_a_long_clip_is_encoded_apart(split, model, monkeypatch):
+    split.log_mels[3] = torch.randn(400, 64) - 5
+    whole, encoded = score_split(model, split, keep_steps=True), []
+    monkeypatch.setattr(evaluation_utils, "FRAMES_AT_ONCE", 80)
+    monkeypatch.setattr(audio_encoders, "BLOCK", 64)
+    model.audio_enc.gru.register_forward_hook(lambda module, inputs, output: encoded.append(inputs[0].batch_sizes))
+    parts = score_split(model, split, keep_steps=True)
+    assert [int(sizes[0]) for sizes in encoded][-1] == 1 and len(encoded) > 2
+    assert all(int(sizes[0]) * 4 * len(sizes) <= 80 for sizes in encoded[:-1])
+    np.testing.assert_allclose(parts.cross, whole.cross, atol=1e-6)
+    assert parts.steps[3].shape == (1, 100, 20)
 
 
 def test_all_words_have_their_scores_by_id(split, model):
@@ -91,5 +106,5 @@ def test_evaluation_repeats_itself_and_leaves_training_randomness_alone(split, m
 def test_scores_that_are_not_finite_end_the_evaluation(split, model):
     with torch.no_grad():
         model.audio_enc.gru.bias_ih_l0[0] = torch.nan
-    with pytest.raises(UserError, match=r"not finite.*AdamOptimizer\.lr"):
+    with pytest.raises(Diverged, match="validation scores are not finite"):
         evaluate(state_of(model, TripletLoss(0.5, "hard-NS")), split, {}, 5)

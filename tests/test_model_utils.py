@@ -2,6 +2,8 @@
 
 import copy
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -9,16 +11,21 @@ import torch
 
 from tests.helpers import CPU, ROOT, embedding_scores, random_model, random_split, state_of
 from utils.common.errors import UserError
+from utils.common.io import write_csv
 from utils.conf.reading import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Split, batches, collate
+from utils.dataset.index import TEXT_COLUMNS
+from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import evaluate
 from utils.model_utils import (
     Diverged,
     PlateauStopper,
     build_state,
     prepare_model,
+    require_memory,
     seed_epoch,
+    step_memory,
     train_epoch,
     train_step,
 )
@@ -149,6 +156,61 @@ def test_a_gpu_takes_the_same_step(split, model, name):
         state = state_of(each.eval(), TripletLoss(0.5, "full-batch-NS" if name == "random-NS" else name), device)
         losses += [step(state, split, [0, 4, 8, 12]), evaluate(state, split, {}, 6)["val_obj"]]
     assert losses[:2] == pytest.approx(losses[2:], abs=1e-3)
+
+
+# --- memory ----------------------------------------------------------------------------------------------
+
+
+def test_the_longest_batch_is_said_or_refused(split, tmp_path, monkeypatch, capsys):
+    conf = conf_with(f"data_conf.dataset={tmp_path}", "param_conf.batch_size=4")
+    split.log_mels[3] = torch.randn(5000, 64)
+    rows = [[f"t{fid}", fid, f" {fid} é.wav", "A", "a", '["a"]'] for fid in split.fids]
+    write_csv(DatasetPaths(str(tmp_path)).text("development"), TEXT_COLUMNS, rows)
+    need = step_memory(conf, 20, 4, 5000, 4 * max(map(len, split.captions)))
+    monkeypatch.setattr("utils.model_utils.free_memory", lambda: need + 1)
+    require_memory(conf, 20, split, CPU)
+    said = capsys.readouterr().out
+    assert "development: the longest batch, 4 clips x 5000 frames (as clip clip3, ' clip3 é.wav', has), needs" in said
+    monkeypatch.setattr("utils.model_utils.free_memory", lambda: need / 1.26)
+    with pytest.raises(UserError, match=r"4 clips x 5000 frames .* clip3 é\.wav.*leave it out, or lower param_conf"):
+        require_memory(conf, 20, split, CPU)
+    monkeypatch.setattr("utils.model_utils.world_size", lambda: 3)  # a GPU each: two clips at the most
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (need / 2 + 1, 1e12))
+    require_memory(conf, 20, split, torch.device("cuda", 0))
+    assert "2 clips x 5000 frames" in capsys.readouterr().out
+    small = conf_with(f"data_conf.dataset={tmp_path}", "param_conf.batch_size=1000")
+    monkeypatch.setattr("utils.model_utils.free_memory", lambda: 1e15)
+    require_memory(small, 20, split, CPU)
+    assert "18 clips x 5000 frames" in capsys.readouterr().out  # no more than there are captions
+
+
+STEPS = """
+import sys, torch
+from tests.helpers import CPU
+from utils.conf.reading import load_conf
+from utils.data_utils import Batch
+from utils.model_utils import build_state, step_memory, train_step
+
+def memory(what):
+    return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what))
+
+conf = load_conf("conf.yaml", sys.argv[1:])
+state = build_state(conf, torch.randn(50, 300).numpy(), CPU)
+before = memory("VmRSS")
+for _ in range(2):
+    text = torch.randint(1, 50, (16, 10))
+    lens = torch.full((16,), 600), torch.full((16,), 10)
+    train_step(state, Batch(torch.randn(16, 600, 64), text, torch.arange(16), *lens), ~torch.eye(16, dtype=torch.bool))
+print((memory("VmHWM") - before) / step_memory(conf, 300, 16, 600, 160))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are Linux's to tell")
+@pytest.mark.parametrize("settings", [(), ("param_conf.precision=bfloat16",)])
+def test_a_step_takes_about_what_is_said(settings):
+    command = [sys.executable, "-c", STEPS, *settings]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert 0.7 < float(done.stdout) < 1.3
 
 
 def test_stopper_looks_at_the_last_results_once_the_grace_period_is_over():

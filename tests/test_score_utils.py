@@ -6,6 +6,7 @@ import torch
 
 from models.audio_encoders import upsample
 from tests.helpers import embedding_scores
+from utils import score_utils
 from utils.score_utils import (
     batch_scores,
     caption_word_weights,
@@ -15,6 +16,7 @@ from utils.score_utils import (
     self_step_score_matrix,
     step_score_matrix,
     step_weights,
+    word_scores,
 )
 
 
@@ -124,6 +126,22 @@ def test_clips_of_different_lengths_are_scored_in_pairs():
     one, other = torch.randn(1, 3, 6), torch.randn(2, 7, 6)
     scores = pair_scores(one[0], step_weights(one, 14)[0], other, step_weights(other, 29))
     torch.testing.assert_close(scores, score_matrix(make_frames(one, 14), make_frames(other, 29))[0])
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 100, 1000])
+def test_long_clips_are_scored_part_by_part(monkeypatch, at_once):
+    one, others = torch.randn(1, 3, 6, dtype=torch.float64), torch.randn(2, 7, 6, dtype=torch.float64)
+    words = torch.nn.functional.normalize(torch.randn(5, 6, dtype=torch.float64), dim=-1)
+    weights = step_weights(one, 14)[0], step_weights(others, 29)
+    pairs, by_word = pair_scores(one[0], weights[0], others, weights[1]), word_scores(one, 14, words)
+    torch.testing.assert_close(by_word, score_matrix(make_frames(one, 14), words.unsqueeze(1))[0])
+    monkeypatch.setattr(score_utils, "AT_ONCE", at_once)
+    sizes = []
+    clamp = torch.Tensor.clamp_
+    monkeypatch.setattr(torch.Tensor, "clamp_", lambda made, min: (sizes.append(made.numel()), clamp(made, min=min))[1])
+    torch.testing.assert_close(pair_scores(one[0], weights[0], others, weights[1]), pairs)
+    torch.testing.assert_close(word_scores(one, 14, words), by_word)
+    assert max(sizes) <= max(at_once, 2 * 14)  # a frame of each of two clips at the least
 
 
 def test_opposite_neighbours_do_not_blow_up():

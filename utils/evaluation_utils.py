@@ -25,11 +25,12 @@ from utils.score_utils import (
     caption_word_weights,
     pair_scores,
     self_score_matrix,
-    step_score_matrix,
     step_weights,
+    word_scores,
 )
 
 LENGTH_STEP = 64  # frames; clips are padded to multiples, since convolutions keep memory for every size that they meet
+FRAMES_AT_ONCE = 2**17  # of all the clips that are encoded together: 64 clips of 40 s
 
 
 @dataclass(frozen=True)
@@ -64,11 +65,11 @@ def score_words(
     model: CRNNWordModel, split: Split, words: np.ndarray, keep_steps: bool = False
 ) -> tuple[np.ndarray, dict[int, Tensor]]:
     """The score of each word (V,), by id, with every clip: (V, C) float32; and the clips' steps, if they are kept."""
-    embeds = model.text_branch(torch.from_numpy(words).to(model.device).unsqueeze(1))  # (V, 1, E)
+    embeds = model.text_branch(torch.from_numpy(words).to(model.device).unsqueeze(0))[0]  # (V, E)
     scores = torch.empty(len(words), len(split.frames), device=model.device)
     kept = {}
     for clip, steps in encode_clips(model, split):
-        scores[:, clip] = step_score_matrix(steps, split.frames[clip], embeds)[0]
+        scores[:, clip] = word_scores(steps, split.frames[clip], embeds)
         if keep_steps:
             kept[clip] = steps.clone()  # not the batch that it is a part of
     return scores.cpu().numpy(), kept
@@ -77,10 +78,7 @@ def score_words(
 @torch.no_grad()
 def encode_clips(model: CRNNWordModel, split: Split) -> Iterator[tuple[int, Tensor]]:
     """Each clip's index and steps (1, L, E), each clip encoded once, at its own length; shortest clips first."""
-    order = np.argsort(split.frames, kind="stable")
-    at_once = 64 if model.device.type == "cuda" else 4
-    for start in range(0, len(order), at_once):
-        clips = order[start : start + at_once].tolist()
+    for clips in _groups(split.frames, at_once=64 if model.device.type == "cuda" else 4):
         log_mels = [split.log_mels[clip] for clip in clips]
         lens = torch.tensor([len(log_mel) for log_mel in log_mels])
         audio = pad_sequence(log_mels, batch_first=True)
@@ -88,6 +86,17 @@ def encode_clips(model: CRNNWordModel, split: Split) -> Iterator[tuple[int, Tens
         steps = model.audio_steps(audio.to(model.device), lens)
         for i, clip in enumerate(clips):
             yield clip, steps[i : i + 1, : lens[i] // TIME_POOLING]
+
+
+def _groups(frames: list[int], at_once: int) -> Iterator[list[int]]:
+    """The clips by length, so many at once, fewer where they are long: the memory is bounded, or a single clip's."""
+    group: list[int] = []
+    for clip in np.argsort(frames, kind="stable").tolist():
+        if len(group) == at_once or (group and (len(group) + 1) * frames[clip] > FRAMES_AT_ONCE):
+            yield group
+            group = []
+        group.append(clip)
+    yield group
 
 
 @torch.no_grad()

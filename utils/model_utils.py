@@ -1,5 +1,6 @@
 """Training: the model with what trains it, a step, an epoch, and when to stop."""
 
+import math
 import shutil
 import statistics
 from collections.abc import Iterable
@@ -10,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from models.audio_encoders import TIME_POOLING, CRNNEncoder
 from models.core import CRNNWordModel
 from utils.common.errors import UserError
-from utils.common.memory import keep_freed_memory
+from utils.common.memory import free_memory, keep_freed_memory
 from utils.common.processes import (
     all_reduce_gradients,
     all_reduce_sum,
@@ -22,10 +24,18 @@ from utils.common.processes import (
     shard,
     world_size,
 )
+from utils.common.steps import INDEXING
 from utils.conf.schema import Conf
 from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
-from utils.data_utils import Batch
-from utils.score_utils import BatchScores, batch_scores, self_step_score_matrix
+from utils.data_utils import Batch, Split
+from utils.dataset.index import read_table
+from utils.dataset.paths import DatasetPaths
+from utils.score_utils import AT_ONCE, BatchScores, batch_scores, self_step_score_matrix
+
+# How many times over a step holds its images and similarities, gradients and the heap's gaps among them: fitted to 22
+# peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
+IMAGE_COPIES, WORD_COPIES, PAIR_COPIES = 2.1, 6.5, 2
+OFF_BY = 1.25  # at the most, there
 
 
 @dataclass
@@ -59,6 +69,54 @@ def build_state(conf: Conf, word_vectors: np.ndarray, device: torch.device) -> T
     criterion = CRITERIA[params.criterion](**getattr(conf.criteria, params.criterion).model_dump()).to(device)
     optimizer, scheduler = build_optimizer(conf, model, criterion)
     return TrainState(model, criterion, optimizer, scheduler, device, params.precision, **conf.score.model_dump())
+
+
+def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> None:
+    """Say what a step by the split's longest batch will need, estimated, and which clip it is as long as.
+
+    Several ranks share the memory of a CPU; each has a GPU's for its shard alone.
+
+    Raises UserError where that is more than is free, and by more than an estimate is off.
+    """
+    pairs, clip = min(conf.param_conf.batch_size, len(split.captions)), int(np.argmax(split.frames))
+    share, free = pairs, free_memory()
+    if device.type == "cuda":
+        share, free = math.ceil(pairs / world_size()), torch.cuda.mem_get_info(device)[0]
+    frames, words = split.frames[clip], pairs * max(map(len, split.captions))
+    name, paths, fid = conf.data_conf.train_data, DatasetPaths(conf.data_conf.dataset), split.fids[clip]
+    table = read_table(paths.text(name), ["fid", "file_name"], INDEXING)
+    file_name = table.loc[table["fid"] == fid, "file_name"].iloc[0]
+    need = step_memory(conf, dim, share, frames, words)
+    batch = f"the longest batch, {share} clips x {frames} frames (as clip {fid}, {file_name!r}, has)"
+    sizes = f"about {need / 1e9:.2f} GB of the {free / 1e9:.2f} GB of memory that are free"
+    if need > OFF_BY * free:
+        raise UserError(
+            f"{name}: {batch}, needs {sizes}; shorten that clip or leave it out, or lower param_conf.batch_size"
+        )
+    print(f"{name}: {batch}, needs {sizes}")
+
+
+@torch.no_grad()
+def step_memory(conf: Conf, dim: int, clips: int, frames: int, words: int) -> float:
+    """Bytes that a training step takes, within a quarter of what it took where it was measured.
+
+    They are those of the CNN's images, whose sizes its layers tell, of the similarities of frames with words, and of
+    frames with frames where a strategy compares clips.
+
+    Args:
+        dim: E, the embedding dimension.
+        clips, frames: of the padded batch, or of a rank's shard.
+        words: of all the batch's captions, padded.
+    """
+    encoder, images = CRNNEncoder(conf.audio_logmel.n_mels, dim).eval(), 0
+    x = torch.zeros(1, 1, TIME_POOLING, conf.audio_logmel.n_mels)
+    with torch.autocast("cpu", torch.bfloat16, enabled=conf.param_conf.precision == "bfloat16"):
+        for layer in encoder.cnn:
+            before, x = x, layer(x)
+            images += x.nbytes if x.data_ptr() != before.data_ptr() else 0
+    of_frame = IMAGE_COPIES * images / TIME_POOLING + WORD_COPIES * 4 * words
+    compares = conf.param_conf.criterion == "TripletLoss" and conf.criteria.TripletLoss.sampling.endswith("audio-NS")
+    return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)
 
 
 def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:

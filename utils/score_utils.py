@@ -18,6 +18,8 @@ from torch import Tensor
 
 from models.audio_encoders import upsample
 
+AT_ONCE = 2**27  # similarities, frame by word or frame by frame: ten minutes by the words of Clotho; 0.5 GB
+
 
 def score_matrix(
     audio_embeds: Tensor, text_embeds: Tensor, audio_lens: Tensor | None = None, text_lens: Tensor | None = None
@@ -98,16 +100,22 @@ def step_score_matrix(
     return (by_word * word_weights).sum(dim=-1)
 
 
+@torch.no_grad()
+def word_scores(steps: Tensor, frames: int, embeds: Tensor) -> Tensor:
+    """`step_score_matrix` of one clip's steps (1, L, E) with words (V, E), without gradient: (V,).
+
+    So many words at a time as bound the memory.
+    """
+    at_once = max(1, AT_ONCE // frames)
+    return torch.cat([step_score_matrix(steps, frames, some.unsqueeze(1))[0] for some in embeds.split(at_once)])
+
+
 def step_weights(steps: Tensor, frames: int, lens: Tensor | None = None) -> Tensor:
     """(N, T): what each upsampled frame of steps (N, L, E) counts in a mean over T or `lens` normalised frames.
 
     The squared length of (1 - p) x + p y is (1 - p)^2 |x|^2 + 2 p (1 - p) x.y + p^2 |y|^2.
     """
-    length = steps.shape[1]
-    place = ((torch.arange(frames, device=steps.device) + 0.5) * (length / frames) - 0.5).clamp(min=0)
-    left = place.long().clamp(max=length - 1)
-    right = (left + 1).clamp(max=length - 1)
-    p = place - left
+    left, right, p = _between(steps, frames)
     squares = steps.square().sum(dim=-1)  # (N, L)
     products = (steps * torch.cat([steps[:, 1:], steps[:, -1:]], dim=1)).sum(dim=-1)  # (N, L)
     apart = (1 - p) ** 2 * squares[:, left] + p**2 * squares[:, right]
@@ -126,13 +134,24 @@ def pair_scores(steps: Tensor, weights: Tensor, other_steps: Tensor, other_weigh
         other_steps: (N, K, E), and other_weights: (N, S).
 
     Returns:
-        (N,) scores; frame by frame dot products are interpolated from step by step ones in both directions.
+        (N,) scores; frame by frame dot products are interpolated from step by step ones in both directions, of long
+        clips from those of some frames of the others at a time.
     """
-    dots = other_steps @ steps.T  # (N, K, L)
     size = (other_weights.shape[1], len(weights))
-    similarities = F.interpolate(dots.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
-    by_frame = similarities.clamp_(min=0) @ weights  # (N, S)
-    return (by_frame * other_weights).sum(dim=-1)
+    at_once = max(1, AT_ONCE // (len(other_steps) * size[1]))  # frames of the others
+    if size[0] <= at_once:
+        dots = other_steps @ steps.T  # (N, K, L)
+        similarities = F.interpolate(dots.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+        by_frame = similarities.clamp_(min=0) @ weights  # (N, S)
+        return (by_frame * other_weights).sum(dim=-1)
+    left, right, p = _between(other_steps, size[0])
+    scores = other_weights.new_zeros(len(other_steps))
+    for first in range(0, size[0], at_once):
+        some = slice(first, first + at_once)  # S'
+        others = torch.lerp(other_steps[:, left[some]], other_steps[:, right[some]], p[some].unsqueeze(1))
+        similarities = F.interpolate(others @ steps.T, size=size[1], mode="linear", align_corners=False)  # (N, S', T)
+        scores += (similarities.clamp_(min=0) @ weights * other_weights[:, some]).sum(dim=-1)
+    return scores
 
 
 @torch.no_grad()
@@ -193,6 +212,14 @@ def caption_word_weights(captions: list[np.ndarray], vocabulary: int | None = No
     shares = np.repeat(1.0 / np.maximum(lens, 1), lens).astype(np.float32)
     rows = np.repeat(np.arange(len(captions)), lens)
     return words.astype(np.int64), csr_array((shares, (rows, columns)), shape=(len(captions), len(words)))
+
+
+def _between(steps: Tensor, frames: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The steps (of N, L, E) that each upsampled frame lies between, and how near it is to the right one: (T,) each."""
+    length = steps.shape[1]
+    place = ((torch.arange(frames, device=steps.device) + 0.5) * (length / frames) - 0.5).clamp(min=0)
+    left = place.long().clamp(max=length - 1)
+    return left, (left + 1).clamp(max=length - 1), (place - left).to(steps.dtype)
 
 
 def _mean_weights(lens: Tensor | None, items: int, size: int, like: Tensor) -> Tensor:

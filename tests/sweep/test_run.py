@@ -1,6 +1,9 @@
+import subprocess
+import sys
+
 import pytest
 
-from tests.helpers import record_of, results_of
+from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
 from utils.sweep.points import read_points
 from utils.sweep.run import run_point, run_sweep
@@ -28,3 +31,25 @@ def test_failures_are_named_after_the_others_are_compared(sweep, monkeypatch):
     lines = str(error.value).splitlines()
     assert lines[0] == "param_conf.seed=1: no data" and f"python main.py --sweep --resume {sweep}" in lines[1]
     assert ran == [1] and compared == [([point.trial], sweep / "comparison")]
+
+
+INTERRUPTED = """
+import atexit, os, sys
+from pathlib import Path
+from utils.common.errors import run_command
+from utils.sweep import run
+
+def run_on_ray(*arguments):
+    atexit.register(os.abort)  # as Ray may, where it was interrupted while it started
+    raise KeyboardInterrupt
+
+run.run_on_ray = run_on_ray
+run_command(lambda: run.run_sweep(Path(sys.argv[1]), None))
+"""
+
+
+def test_an_interrupted_sweep_ends_with_its_hint_and_status_130(sweep):
+    command = [sys.executable, "-c", INTERRUPTED, str(sweep)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and not done.stderr
+    assert done.stdout.splitlines()[-1] == f"stopped; to go on: python main.py --sweep --resume {sweep}"

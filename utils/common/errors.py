@@ -1,9 +1,13 @@
 """Errors for the user: one clear line on standard error and exit status 2, no traceback."""
 
+import re
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
+
+# What torch says where its own memory or a GPU's has run out: it has no type for all of these
+OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|out of memory|STATUS_ALLOC_FAILED|killed by signal: Killed")
 
 
 class UserError(Exception):
@@ -21,21 +25,34 @@ def run_command(main: Callable[[], None]) -> None:
         main()
     except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:
         sys.exit(complain(error))
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        sys.exit(complain(error))
 
 
 def complain(error: BaseException) -> int:
     """Report what ended a command, without a traceback where none is of use; its exit status."""
     if isinstance(error, KeyboardInterrupt):
         return 130
-    if not isinstance(error, (UserError, OSError, MemoryError)):
+    if not isinstance(error, (UserError, OSError)) and not out_of_memory(error):
         traceback.print_exception(error)
         return 1
     message = str(error)
     if isinstance(error, OSError):  # a full disk, a folder without permission, a file that vanished
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}"
-    if isinstance(error, MemoryError):
-        message = f"there is not enough memory ({error or 'none is left'})"
+    if out_of_memory(error):
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|$", message)[1]
+        why = f"{asked} more were asked for" if asked else message.partition("\n")[0] or "none is left"
+        message = f"there is not enough memory ({why}); shorter clips, and a lower param_conf.batch_size, need less"
     for line in message.splitlines():
         print(f"error: {line}", file=sys.stderr)
     return 2
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's, numpy's, h5py's or torch's is that memory has run out."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and OUT_OF_MEMORY.search(str(error)) is not None
+    )

@@ -69,7 +69,7 @@ def process_group() -> Iterator[None]:
             yield
     except (Exception, KeyboardInterrupt) as error:
         leaving.acquire()
-        _leave(complain(error) if _first_to_fail(failures) else 2)
+        leave(complain(error) if _first_to_fail(failures) else 2)
     dist.destroy_process_group()
 
 
@@ -126,7 +126,7 @@ def _report_being_ended(failures: dist.Store, leaving: threading.Lock) -> None:
         if _first_to_fail(failures):
             with redirect_stderr(sys.__stderr__):
                 complain(UserError(KILLED))
-        _leave(2)
+        leave(2)
 
 
 def _first_to_fail(failures: dist.Store) -> bool:
@@ -137,8 +137,12 @@ def _first_to_fail(failures: dist.Store) -> bool:
         return True
 
 
-def _leave(status: int) -> None:
-    """End this process at once: at the usual end Python no longer handles SIGTERM, which then sets the exit status."""
+def leave(status: int) -> None:
+    """End this process at once, with what was printed.
+
+    At the usual end Python no longer handles SIGTERM, and threads of a library that was stopped half-way may abort:
+    either would set the exit status.
+    """
     for worker in multiprocessing.active_children():  # of the data loader
         worker.terminate()
     for stream in (sys.__stdout__, sys.__stderr__):

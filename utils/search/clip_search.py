@@ -27,7 +27,7 @@ from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
 from utils.dataset.recipe import LogMelRecipe
-from utils.score_utils import caption_word_weights, step_score_matrix
+from utils.score_utils import caption_word_weights, word_scores
 from utils.trial.directory import trial_conf
 from utils.trial.identity import check_data, check_made, check_trial, load_best
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
@@ -176,8 +176,8 @@ class ClipSearch:
     def _sound_scores(self, path: Path, words: np.ndarray) -> np.ndarray:
         """A sound's score with each word: ids (V,) -> (V,) float32."""
         log_mel = torch.from_numpy(self._log_mel(path))
-        embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(1))  # (V, 1, E)
-        return step_score_matrix(self.model.audio_steps(log_mel.unsqueeze(0)), len(log_mel), embeds)[0].numpy()
+        embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]  # (V, E)
+        return word_scores(self.model.audio_steps(log_mel.unsqueeze(0)), len(log_mel), embeds).numpy()
 
     def _log_mel(self, path: Path) -> np.ndarray:
         """(T, n_mels), by the trial's recipe at the data set's sample rate."""

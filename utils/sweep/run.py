@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from utils.common.errors import UserError
+from utils.common.processes import leave
 from utils.common.steps import SWEEPING
 from utils.conf.schema import Conf
 from utils.sweep.points import hold, read_points
@@ -37,7 +38,7 @@ def run_sweep(sweep: Path, train: Train) -> None:
         failures = run_on_ray(sweep, points, waiting, partial(run_point, sweep, train)) if waiting else {}
     except KeyboardInterrupt:
         print(f"stopped; to go on: {again}")
-        raise
+        leave(130)  # not by sys.exit: interrupted while it starts, Ray aborts at the interpreter's end
     trials = [point.trial for point in read_points(sweep) if point.finished]
     if trials:
         from utils.report.comparison import write_comparison  # matplotlib: training does without

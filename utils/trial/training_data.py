@@ -4,11 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.common.processes import pick_device
 from utils.common.steps import PREPROCESSING
 from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
+from utils.model_utils import require_memory
 from utils.trial.preprocessing import check_steps
 
 
@@ -30,4 +32,5 @@ def load_training_data(conf: Conf) -> TrainingData:
         load_split(paths, split, words, conf.audio_logmel.n_mels, data.cache, needs_negatives=True)
         for split in (data.train_data, data.val_data)
     )
+    require_memory(conf, vectors.shape[1], train, pick_device())
     return TrainingData(words, vectors, train, val)
