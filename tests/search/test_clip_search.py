@@ -3,6 +3,8 @@
 import importlib
 import json
 import math
+import re
+import shutil
 import sys
 
 import h5py
@@ -322,11 +324,33 @@ def test_play_list(data, trial, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a\nb.wav", "a\rb.wav", "a\u2028b.wav", "a\udc80.wav"])
 def test_a_path_that_breaks_the_play_list_leaves_the_old_one(trial, tmp_path, name):
     path = tmp_path / "list.m3u8"
-    path.write_text("old")
+    path.write_text("#EXTM3U\nold\n")
     hits = ClipSearch.open(trial).by_text("rain", top=2)
     with pytest.raises(UserError, match="a play list cannot hold this path"):
         write_play_list(path, [hits[0], hits[1]._replace(path=hits[1].path.with_name(name))])
-    assert path.read_text() == "old"
+    assert path.read_text() == "#EXTM3U\nold\n"
+
+
+def test_a_play_list_takes_the_place_of_another_alone(data, trial, tmp_path):
+    hits, clip = ClipSearch.open(trial).by_text("rain", top=2), tmp_path / "clip.wav"
+    shutil.copy(data["paths"].clip("evaluation", hits[0].path.name), clip)
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\nold\n")
+    (tmp_path / "link.m3u8").symlink_to("list.m3u8")
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "folder").mkdir()
+    before = clip.read_bytes()
+    for name, what in (
+        ("clip.wav", "is no play list"),
+        ("notes.txt", "is no play list"),
+        ("link.m3u8", "is no plain file"),
+        ("folder", "is no plain file"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / name))}: {what}, and is not replaced"):
+            write_play_list(tmp_path / name, hits)
+    assert clip.read_bytes() == before and (tmp_path / "notes.txt").read_text() == "notes"
+    assert (tmp_path / "link.m3u8").is_symlink() and (tmp_path / "list.m3u8").read_text() == "#EXTM3U\nold\n"
+    write_play_list(tmp_path / "list.m3u8", hits)
+    assert len((tmp_path / "list.m3u8").read_text().splitlines()) == 5
 
 
 # --- the command, in this process ------------------------------------------------------------------------

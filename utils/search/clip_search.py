@@ -198,12 +198,17 @@ def best(scores: np.ndarray, top: int) -> np.ndarray:
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
+PLAY_LIST = "#EXTM3U"  # what every play list begins with
+
+
 def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
     """Write clips as an extended M3U play list, UTF-8, with absolute paths.
 
-    Raises UserError where a path cannot stand in one: it has a line break, or is not Unicode.
+    Raises UserError where a path cannot stand in one, because it has a line break or is not Unicode, and where
+    something else than a play list is in its place.
     """
-    lines = ["#EXTM3U"]
+    _refuse_other_than_play_list(Path(path))
+    lines = [PLAY_LIST]
     for hit in hits:
         place = str(hit.path.absolute())
         if len(place.splitlines()) != 1 or any("\ud800" <= character <= "\udfff" for character in place):
@@ -211,3 +216,13 @@ def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
         lines += [f"#EXTINF:{round(hit.seconds)},{hit.path.name}", place]
     with whole_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _refuse_other_than_play_list(path: Path) -> None:
+    """Raise UserError where a clip, a link, a folder or whatever else would be lost."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is no plain file, and is not replaced; write the play list elsewhere")
+    if path.exists():
+        with path.open("rb") as stream:
+            if stream.read(len(PLAY_LIST)) != PLAY_LIST.encode():
+                raise UserError(f"{path}: is no play list, and is not replaced; write the play list elsewhere")
