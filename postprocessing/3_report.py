@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.errors import UserError, run_command
 from utils.conf.command import parse_command
+from utils.dataset.paths import DatasetPaths
 from utils.report.comparison import write_comparison
 from utils.report.report import write_report
 from utils.trial.directory import trial_of, trial_parser
@@ -24,7 +25,9 @@ def main() -> None:
     if args.compare is None:
         if args.out:
             raise UserError(f"--out {args.out}: goes with --compare; a report is written into its trial")
-        page = write_report(*trial_of(args))
+        trial, conf = trial_of(args)
+        DatasetPaths(conf.data_conf.dataset).require()
+        page = write_report(trial, conf)
     else:
         if args.trial or args.conf or args.overrides:
             raise UserError("--compare: goes by the trials' own configurations; leave out --trial, --conf and settings")

@@ -20,6 +20,7 @@ from utils.trial.provenance import record_step
 def main() -> None:
     conf = conf_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
+    paths.require()
     for split in conf.data_conf.splits:
         clean_split(conf, paths, split)
     record_step(conf, CLEANING, map(paths.raw_captions, conf.data_conf.splits))

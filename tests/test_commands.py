@@ -450,6 +450,24 @@ def test_a_missing_file_names_the_step_that_makes_it(copy_of_data, script, absen
     assert absent in message and f"preprocessing/{maker}.py makes it" in message and len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([step] for step in STAGES[1:7]),
+        ["postprocessing/3_report.py"],
+        ["postprocessing/4_search.py", "rain"],
+        ["postprocessing/4_search.py", "--audio", "x.wav"],
+    ],
+    ids=" ".join,
+)
+def test_without_a_data_set_every_command_says_what_to_put_there(pipeline, tmp_path, command):
+    for folder, what in ((tmp_path / "gone", "no such folder"), (tmp_path, "is empty")):
+        message = call(*command, "--conf", pipeline[1], f"data_conf.dataset={folder}", status=2)
+        advice = "put the data set's {split}/ and clotho_captions_{split}.csv there, or set data_conf.dataset to where"
+        assert message.startswith(f"error: {folder}: {what}; {advice}") and len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_word_vectors_of_another_dimension(pipeline):
     message = call("main.py", "--conf", pipeline[1], "CRNNWordModel.audio_enc.out_dim=200", status=2)
     assert message.startswith("error: CRNNWordModel.audio_enc.out_dim: is 200, but the word vectors in")

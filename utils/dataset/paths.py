@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.common.errors import UserError
+from utils.common.steps import SYNTHESIS
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
 
@@ -13,6 +14,16 @@ class DatasetPaths:
     """Every file of a data set directory, by name, in one place."""
 
     root: str
+
+    def require(self) -> None:
+        """Raise UserError where there is no data set: no such folder, or nothing in it."""
+        root = Path(self.root)
+        if not root.is_dir() or not any(root.iterdir()):
+            raise UserError(
+                f"{root}: {'is empty' if root.is_dir() else 'no such folder'}; put the data set's {{split}}/ and "
+                "clotho_captions_{split}.csv there, or set data_conf.dataset to where they are "
+                f"({SYNTHESIS} makes a demo's)"
+            )
 
     def audio(self, split: str) -> Path:
         return Path(self.root) / split

@@ -58,7 +58,7 @@ class ClipSearch:
         split: one of the configuration's splits; None is its eval_data.
 
     Raises:
-        UserError: no such split, or a damaged checkpoint.
+        UserError: no such split, no data set, or a damaged checkpoint.
     """
 
     def __init__(self, trial: Path, conf: Conf, split: str | None = None):
@@ -67,6 +67,7 @@ class ClipSearch:
         if self.split not in conf.data_conf.splits:
             raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(conf.data_conf.splits)}")
         self.paths = DatasetPaths(conf.data_conf.dataset)
+        self.paths.require()
         self.model, self.words, self.epoch = load_model(trial / BEST)
 
     @classmethod

@@ -136,9 +136,8 @@ def _check_entry(root: Path | str, step: str, entry: Entry) -> None:
 
 def check_steps(conf: Conf, *steps: str) -> None:
     """Raise UserError unless the data set's files are what these steps made of its captions by today's settings."""
+    DatasetPaths(conf.data_conf.dataset).require()
     root = Path(conf.data_conf.dataset)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; put the data set there, or set data_conf.dataset to where it is")
     made = read_provenance(root)
     for step in steps:
         if step not in made:
