@@ -450,7 +450,7 @@ OTHERS = [
     ),
     ("conf: typo of ours", [STEP_1, "param_conf.batchsize=3"], conf(""), ["'param_conf.batchsize=3': … batch_size?"]),
     ("conf: a device", [STEP_1], a_device, ["/dev/zero: … a folder, pipe or device"]),
-    ("conf: misspelt option", [STEP_1, "--cnof", "{conf}"], conf(""), ["unrecognized arguments: --cnof … did you mean --conf?"]),
+    ("conf: misspelt option", [STEP_1, "--cnof", "{conf}"], conf(""), ["--cnof … did you mean --conf?"]),
     ("conf: override", [STEP_1, "--conf", "{conf}", "x"], conf(""), ["'x': … section.key=value"]),
     ("audio: 4 kHz", [STEP_2, STEP_4], audio(noise(2, 4000), 4000), ["{wav}: fmax 8000 Hz … audio_logmel"]),
     ("audio: too loud", [STEP_2, STEP_4], audio(noise() * 1e30, subtype="FLOAT"), ["{wav}: … energy … remove it"]),

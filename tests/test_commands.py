@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from models.core import CRNNWordModel
-from tests.helpers import ROOT, STAGES, call, only_trial, run, run_pipeline, tiny_conf
+from tests.helpers import ROOT, STAGES, call, closed_pipe, only_trial, run, run_pipeline, tiny_conf
 from utils.trial.checkpoint import load_checkpoint
 
 # Four clips to learn from, where it plays no part how many
@@ -555,6 +555,62 @@ def end(process, number):
     """Send a signal to a command and all that it started, as a terminal does; what it printed."""
     os.killpg(process.pid, number)
     return process.communicate()[0]
+
+
+def test_an_interrupted_training_says_how_to_go_on(pipeline, tmp_path):
+    settings = (f"trial_base={tmp_path}", "param_conf.num_epoch=1000", "TrialPlateauStopper.std=0", *FEW)
+    with started("main.py", "--conf", pipeline[1], *settings) as process:
+        trial = first_checkpoint(tmp_path / "demo", process)
+        last = end(process, signal.SIGINT).splitlines()[-1]
+    assert process.returncode == 130 and last == f"stopped; to go on: python main.py --resume {trial}"
+    done = len(metrics_of(trial))
+    call(*last.partition("python ")[2].split(), f"param_conf.num_epoch={done}")
+    assert [epoch["epoch"] for epoch in metrics_of(trial)] == list(range(done + 1))
+
+
+def test_training_ends_quietly_where_nobody_reads_on(pipeline, tmp_path):
+    settings = ("--conf", str(pipeline[1]), f"trial_base={tmp_path / 'output'}", "param_conf.num_epoch=1000", *FEW)
+    command = [sys.executable, "main.py", *settings, "TrialPlateauStopper.std=0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while not process.stdout.readline().startswith("epoch   1"):
+            assert process.poll() is None
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
+    finally:
+        process.kill()
+        process.stderr.close()
+    trial = only_trial(tmp_path)
+    done = len(metrics_of(trial))
+    assert done >= 2 and not list(tmp_path.rglob("*.tmp"))
+    call("main.py", "--resume", trial, f"param_conf.num_epoch={done}")
+    assert [epoch["epoch"] for epoch in metrics_of(trial)] == list(range(done + 1))
+
+
+def test_a_closed_pipe_under_several_processes_is_blamed_on_nothing(pipeline, tmp_path):
+    command = [*TORCHRUN, "2", "main.py", "--conf", str(pipeline[1]), f"trial_base={tmp_path}", *FEW]
+    with closed_pipe() as pipe:
+        done = subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert done.returncode and not errors(done.stderr)
+    assert done.stderr.count("Traceback") == 1  # torchrun's own
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
+def test_names_and_captions_beyond_ascii_are_printed_anywhere(pipeline, tmp_path, locale):
+    folder = tmp_path / "données 雨"
+    shutil.copytree(pipeline[0] / "data", folder / "data")
+    captions = folder / "data" / "clotho_captions_evaluation.csv"
+    captions.write_text(captions.read_text().replace("rain", "pluie-tiède"))
+    conf, environment = tiny_conf(folder), os.environ | locale
+    (trial,) = (pipeline[0] / "output" / "demo").iterdir()
+    for command in (
+        ["preprocessing/1_text_cleaning.py", "--conf", conf],
+        ["postprocessing/4_search.py", "--trial", trial, "été rain", "--play-list", folder / "é.m3u8"],
+    ):
+        arguments = [sys.executable, *map(str, command)]
+        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"-> " in done.stdout and b"Error" not in done.stderr
 
 
 def first_checkpoint(series, process):

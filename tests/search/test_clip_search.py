@@ -404,4 +404,4 @@ def test_terminals_get_no_control_characters(data, command, monkeypatch):
     info["evaluation"]["clips"][f"{1:016x}"]["file_name"] = "\x1b[2J\r\nräin.wav"
     monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)
     printed = command("rain", "--top", 6).out
-    assert "  ?[2J??räin.wav  " in printed and len(printed.splitlines()) == 7
+    assert "  \\u001b[2J\\u000d\\u000aräin.wav  " in printed and len(printed.splitlines()) == 7
