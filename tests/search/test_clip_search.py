@@ -156,7 +156,7 @@ def test_unknown_words_are_left_out_of_the_mean(trial):
     assert search.unknown_words("The xylophone, rain xylophone zither") == ["xylophone", "zither"]
     with pytest.raises(UserError, match=r"no word of the query is known \(xylophone, zither\); .*vocab_info\.json"):
         search.by_text("xylophone zither")
-    for query in ("", "  ", "?!", "<>"):
+    for query in ("", "  ", "?!", "<>", "– -"):
         with pytest.raises(UserError, match="holds no words"):
             search.by_text(query)
     assert search.unknown_words("<pad>") == ["pad"]  # the padding is no word

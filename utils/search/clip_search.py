@@ -19,7 +19,7 @@ from utils.common.steps import INDEXING
 from utils.conf.schema import Conf
 from utils.data_utils import load_captions
 from utils.dataset.audio import Clip
-from utils.dataset.captions import clean_caption, correct_words
+from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import DatasetPaths
@@ -105,7 +105,7 @@ class ClipSearch:
 
     def _known_words(self, query: str) -> list[str]:
         tokens = self._tokens(query)
-        if not tokens:
+        if not has_words(" ".join(tokens)):
             raise UserError(f"the query {query!r} holds no words; describe a sound in words")
         known = [word for word in tokens if word in self._rows]
         if not known:
