@@ -24,16 +24,16 @@ from utils.common.processes import (
     require_pair_each,
 )
 from utils.common.steps import TRAINING
-from utils.conf.command import command_parser, parse_command, refuse_conf_beside
+from utils.conf.command import command_parser, named_directory, parse_command, refuse_conf_beside
 from utils.conf.reading import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import batches
 from utils.evaluation_utils import evaluate
-from utils.model_utils import NonFiniteStep, PlateauStopper, build_state, seed_epoch, train_epoch
+from utils.model_utils import Diverged, PlateauStopper, build_state, seed_epoch, train_epoch
 from utils.sweep.points import open_sweep
 from utils.sweep.run import run_sweep
-from utils.trial.directory import create_trial, resume_conf
+from utils.trial.directory import create_trial, on_its_own, resume_conf
 from utils.trial.record import TrialRecord
 from utils.trial.tensorboard import require_tensorboard
 from utils.trial.training_data import TrainingData, load_training_data
@@ -57,14 +57,16 @@ def main() -> None:
     data = load_training_data(conf)
     trial = args.resume or on_rank_zero(partial(create_trial, conf))
     try:
-        train(conf, data, trial)
+        with on_its_own(trial):
+            train(conf, data, trial)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; to go on: python {TRAINING} --resume {shlex.quote(str(trial))}") from None
 
 
 def train_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
-    parser.add_argument("--resume", type=Path, metavar="TRIAL_DIR", help="go on with a trial, by its own configuration")
+    going_on = "go on with a trial, by its own configuration"
+    parser.add_argument("--resume", type=named_directory, metavar="TRIAL_DIR", help=going_on)
     parser.add_argument(
         "--sweep",
         action="store_true",
@@ -95,12 +97,12 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
         started = time.perf_counter()
         draws = seed_epoch(params.seed, epoch)
         results = {"epoch": epoch, "lr": state.optimizer.param_groups[0]["lr"]}
-        if epoch > 0:
-            try:
+        try:
+            if epoch > 0:
                 results |= train_epoch(state, progress(loader, f"epoch {epoch}", total=len(loader)), draws)
-            except NonFiniteStep as step:
-                record.stop_at(epoch, step, [data.train.fids[clip] for clip in step.clips])
-        results |= on_rank_zero(partial(evaluate, state, data.val, metrics, params.batch_size))
+            results |= on_rank_zero(partial(evaluate, state, data.val, metrics, params.batch_size))
+        except Diverged as error:
+            record.stop_at(epoch, error, [data.train.fids[clip] for clip in error.clips])
         state.scheduler.step(results["val_obj"])
         record.add(results, time.perf_counter() - started, state.parts)
     record.close()

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.core import CRNNWordModel
-from utils.common.io import file_digest, write_csv, write_json
+from utils.common.digests import file_digest
+from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING
 from utils.conf.reading import load_conf, save_conf
 from utils.conf.schema import Conf
@@ -24,8 +25,8 @@ from utils.dataset.index import TEXT_COLUMNS, clip_id, clip_info
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import PAD, WordEmbeddings, save_embeddings
 from utils.model_utils import TrainState, build_state
-from utils.trial.directory import BEST, CONF
-from utils.trial.provenance import record_step, step_outputs
+from utils.trial.names import BEST, CONF
+from utils.trial.preprocessing import record_step, step_outputs
 from utils.trial.score_files import WordScores, save_word_scores, word_scores_path
 
 ROOT = Path(__file__).resolve().parents[1]

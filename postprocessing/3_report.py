@@ -12,8 +12,7 @@ from utils.common.errors import UserError, begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-from utils.conf.command import parse_command
-from utils.dataset.paths import DatasetPaths
+from utils.conf.command import named_directory, parse_command
 from utils.report.comparison import write_comparison
 from utils.report.report import write_report
 from utils.trial.directory import trial_of, trial_parser
@@ -21,17 +20,14 @@ from utils.trial.directory import trial_of, trial_parser
 
 def main() -> None:
     parser = trial_parser(__doc__)
-    parser.add_argument("--compare", type=Path, nargs="+", metavar="TRIAL_DIR", help="compare these trials instead")
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="folder of the comparison (default: comparison/ beside the first trial)"
-    )
+    what, where = "compare these trials instead", "folder of the comparison (default: comparison/ beside the first)"
+    parser.add_argument("--compare", type=named_directory, nargs="+", metavar="TRIAL_DIR", help=what)
+    parser.add_argument("--out", type=named_directory, metavar="DIR", help=where)
     args = parse_command(parser)
     if args.compare is None:
         if args.out:
             raise UserError(f"--out {args.out}: goes with --compare; a report is written into its trial")
-        trial, conf = trial_of(args)
-        DatasetPaths(conf.data_conf.dataset).require()
-        page = write_report(trial, conf)
+        page = write_report(*trial_of(args))
     else:
         if args.trial or args.conf or args.overrides:
             raise UserError("--compare: goes by the trials' own configurations; leave out --trial, --conf and settings")

@@ -18,7 +18,7 @@ from utils.conf.schema import Conf
 from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
 from utils.dataset.index import CLEAN_COLUMNS
 from utils.dataset.paths import DatasetPaths
-from utils.trial.provenance import record_step
+from utils.trial.preprocessing import record_step
 
 
 def main() -> None:

@@ -13,14 +13,13 @@ if __name__ == "__main__":
 
 import numpy as np
 
-from utils.common.io import file_digest
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.index import TEXT_COLUMNS, read_table, read_vocabulary
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import embed_vocabulary, load_vectors, save_embeddings, train_vectors
-from utils.trial.provenance import check_steps, record_step
+from utils.trial.preprocessing import check_steps, record_step
 
 
 def main() -> None:
@@ -34,9 +33,8 @@ def main() -> None:
         vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
     )
     save_embeddings(paths.word_embeds, embeddings)
-    source = {"word_vectors": file_digest(settings.file)} if settings.source == "file" else {}
-    inputs = [paths.vocab_info, *([paths.text(conf.data_conf.train_data)] if settings.source == "train" else [])]
-    record_step(conf, EMBEDDING, inputs, **source)
+    sources = {"file": [Path(settings.file or "")], "train": [paths.text(conf.data_conf.train_data)]}
+    record_step(conf, EMBEDDING, [paths.vocab_info, *sources.get(settings.source, [])])
     print(f"{len(vocabulary)} words, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
     print(
         f"  {len(coverage.found)} found, {len(coverage.by_variants)} by variants, "

@@ -22,7 +22,7 @@ from utils.dataset.audio import Clip
 from utils.dataset.index import read_clips
 from utils.dataset.log_mel_store import LogMelStore, worker_pool
 from utils.dataset.paths import DatasetPaths
-from utils.trial.provenance import check_steps, holds, record_step
+from utils.trial.preprocessing import check_steps, holds, record_step
 
 
 def main() -> None:

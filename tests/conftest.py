@@ -37,6 +37,7 @@ def make_batch():
 def report(tmp_path_factory):
     """A trial whose clips have odd names, its configuration and its report's folder. Not to be changed."""
     trial, conf = write_trial(tmp_path_factory.mktemp("report"))
-    made = {"main.py": {"inputs": {"a&b": "1f"}, "runs": [{"torch": "<2>", "clean": True}]}}
+    made = json.loads((trial / "provenance.json").read_text())
+    made["main.py"] |= {"inputs": {"a&b": "1f"}, "runs": [{"torch": "<2>", "clean": True}]}
     (trial / "provenance.json").write_text(json.dumps(made))
     return trial, conf, write_report(trial, conf).parent

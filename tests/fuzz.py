@@ -17,6 +17,7 @@ import traceback
 import zipfile
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -51,9 +52,10 @@ from utils.dataset.vector_file import read_vector_file
 from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
 from utils.metric_utils import both_directions
 from utils.model_utils import TrainState, build_state
-from utils.trial.checkpoint import load_model
-from utils.trial.directory import LAST
-from utils.trial.provenance import PROVENANCE, check_made, record_files
+from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_model, sealed
+from utils.trial.identity import FORMAT, begin, check_made, diverged, identity
+from utils.trial.names import LAST
+from utils.trial.provenance import PROVENANCE, record_files
 from utils.trial.record import TrialRecord
 from utils.trial.score_files import (
     StoredScores,
@@ -71,6 +73,7 @@ KEPT = ROOT / "output" / "fuzz"
 SIZE = 4  # of the word vectors
 WORDS = [PAD, "barks", "dog", "falls", "rain"]
 CONF = load_conf(ROOT / "conf.yaml")
+RECIPE = CONF.audio_logmel.recipe
 
 
 # --- valid files and their loaders -----------------------------------------------------------------------
@@ -82,19 +85,21 @@ class Kind(NamedTuple):
     file: str
     make: Callable[[Path], object]
     load: Callable[[Path], object]
+    sealed: bool = False  # by a digest: no other content is taken, and be it by a bit
 
 
-def sound(subtype: str, channels: int = 1) -> Callable[[Path], None]:
+def sound(subtype: str, channels: int = 1, form: str | None = None) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         samples = np.random.default_rng(0).normal(scale=0.1, size=(4000, channels))
-        soundfile.write(path, samples, 16000, subtype=subtype)
+        soundfile.write(path, samples, 16000, subtype=subtype, format=form)
 
     return make
 
 
 def load_sound(path: Path) -> None:
     probe_clip(path)
-    read_log_mel(path, CONF.audio_logmel.recipe)
+    read_log_mel(path, RECIPE)
+    read_log_mel(path, replace(RECIPE, sample_rate=22050))
 
 
 def load_captions(path: Path) -> None:
@@ -137,11 +142,13 @@ def load_clips(path: Path) -> None:
 
 def make_provenance(path: Path) -> None:
     write_json(path.with_name("settings.json"), {})
-    record_files(path.parent, TRAINING, [path.with_name("settings.json")], [], {"audio_logmel.hop": 0.02}, runs=[])
+    settings, run = {"audio_logmel.hop": 0.02}, {"commit": "1f", "threads": 2}
+    record_files(path.parent, TRAINING, [path.with_name("settings.json")], [], settings, format=FORMAT, runs=[run])
 
 
 def load_provenance(path: Path) -> None:
     check_made(path.parent, TRAINING)
+    diverged(path.parent)
 
 
 def make_conf(path: Path) -> None:
@@ -225,7 +232,16 @@ def make_checkpoint(path: Path) -> None:
     results = [{"epoch": epoch, "lr": 1e-3} | numbers for epoch in (0, 1)]
     best = {"best": results[0], "conf": CONF.model_dump()}
     states = {name: part.state_dict() for name, part in state.parts.items()}
-    torch.save(states | {"words": WORDS, "history": results, "epoch": 1} | best, path)
+    begin(path.parent, CONF)
+    content = states | {"words": WORDS, "history": results, "epoch": 1, "trial": identity(path.parent)} | best
+    path.write_bytes(checkpoint_bytes(content))
+
+
+def load_strangers(path: Path) -> None:
+    """A checkpoint whose seal is right, whatever it seals."""
+    archive, comment, _ = path.read_bytes().rpartition(SEAL)
+    path.write_bytes(sealed(archive if comment else path.read_bytes()))  # the length of the comment comes before it
+    load_and_resume(path)
 
 
 def load_and_resume(path: Path) -> None:
@@ -248,11 +264,14 @@ KINDS = {
     "wav float": Kind("float.wav", sound("FLOAT"), load_sound),
     "flac": Kind("x.flac", sound("PCM_16"), load_sound),
     "ogg": Kind("x.ogg", sound("VORBIS"), load_sound),
+    "opus": Kind("x.opus", sound("OPUS", form="OGG"), load_sound),
+    "mp3": Kind("x.mp3", sound("MPEG_LAYER_III"), load_sound),
+    "aiff": Kind("x.aiff", sound("PCM_16"), load_sound),
     "captions": Kind("captions.csv", make_captions, load_captions),
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
-        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", require_audio=False, shortest=0.1),
+        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, shortest=0.1, recipe=RECIPE),
     ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),
@@ -266,7 +285,8 @@ KINDS = {
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
     "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True), load_vectors),
-    "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume),
+    "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume, sealed=True),
+    "checkpoint, a stranger's": Kind(f"trial/{LAST}", make_checkpoint, load_strangers),
 }
 
 
@@ -286,6 +306,12 @@ def mutate(rng: random.Random, content: bytes) -> bytes:
     while (changed := _mutate_once(rng, content)) == content:
         pass
     return changed
+
+
+def flip(rng: random.Random, content: bytes) -> bytes:
+    """The content but for one bit."""
+    at = rng.randrange(len(content))
+    return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
 
 
 def _mutate_once(rng: random.Random, content: bytes) -> bytes:
@@ -353,7 +379,9 @@ class Case(NamedTuple):
 def case_of(seed: int, number: int, valid: dict[str, bytes]) -> Case:
     """The mutated file that a seed and a number stand for."""
     kind = list(KINDS)[number % len(KINDS)]
-    return Case(kind, mutate(random.Random(f"{seed} {number}"), valid[kind]))
+    rng = random.Random(f"{seed} {number}")
+    flips = KINDS[kind].sealed and rng.random() < 0.7
+    return Case(kind, (flip if flips else mutate)(rng, valid[kind]))
 
 
 def make_valid(folder: Path) -> dict[str, bytes]:
@@ -372,7 +400,7 @@ def judge(case: Case, folder: Path) -> str:
     path.write_bytes(case.content)
     try:
         kind.load(path)
-        return "accepted"
+        return "accepted, although its digest is of another" if kind.sealed else "accepted"
     except UserError as error:
         lines = str(error).splitlines()
         named = [path.name in line or str(path.parent) in line or "word2vec_embeddings" in line for line in lines]
@@ -391,6 +419,7 @@ def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "trial").mkdir()
+        begin(folder / "trial", CONF)
         for kind, content in valid.items():
             (folder / KINDS[kind].file).write_bytes(content)
         while (number := pipe.recv()) is not None:

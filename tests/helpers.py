@@ -24,10 +24,14 @@ import torch
 import yaml
 
 from models.core import CRNNWordModel
+from utils.common.digests import KEPT
 from utils.common.io import write_json
+from utils.common.steps import MEASURING, SCORING
+from utils.common.steps import PREPROCESSING as PREPROCESSING_STEPS
 from utils.conf.reading import load_conf, save_conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import Split, load_split
+from utils.dataset.audio import probe_clip
 from utils.dataset.index import clip_id
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
@@ -35,9 +39,13 @@ from utils.evaluation_utils import score_split
 from utils.metric_utils import both_directions
 from utils.model_utils import TrainState, build_optimizer
 from utils.score_utils import BatchScores, score_matrix
-from utils.trial.directory import LOG
+from utils.trial.checkpoint import checkpoint_bytes
+from utils.trial.identity import begin, data_digests, identity
+from utils.trial.names import BEST, LOG
+from utils.trial.preprocessing import record_step, step_outputs
+from utils.trial.provenance import record_files
 from utils.trial.record import TrialRecord
-from utils.trial.score_files import StoredScores, save_scores
+from utils.trial.score_files import StoredScores, save_scores, scores_path
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -217,18 +225,30 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     vectors = torch.randn(len(WORDS), 300)
     vectors[0] = 0
     model = CRNNWordModel(64, 300, vectors).eval()
-    checkpoint = {"model": model.state_dict(), "words": WORDS, "conf": conf.model_dump(), "history": [], "epoch": 1}
-    torch.save(checkpoint, trial / "checkpoint_best.pt")
-    metrics = {}
+    record_preprocessing(conf)
+    begin(trial, conf)
+    content = {"model": model.state_dict(), "words": WORDS, "conf": conf.model_dump(), "history": [], "epoch": 1}
+    (trial / BEST).write_bytes(checkpoint_bytes(content | {"trial": identity(trial)}))
+    metrics, files = {}, []
     for name in conf.data_conf.splits:
         split = load_split(paths, name, WORDS, conf.audio_logmel.n_mels)
         scores = score_split(model, split).cross
         caption_fids = [split.fids[clip] for clip in split.caption_clips]
-        save_scores(trial / f"{name}_xmodal_scores.hdf5", StoredScores(scores, split.fids, split.tids, caption_fids, 1))
+        files.append(scores_path(trial, name))
+        save_scores(files[-1], StoredScores(scores, split.fids, split.tids, caption_fids, 1))
         metrics[name] = both_directions(scores, split.caption_clips)
+    record_files(trial, SCORING, [trial / BEST], files, data=data_digests(conf, conf.data_conf.splits))
     write_json(trial / "retrieval_metrics.json", metrics)
     write_history(trial)
     return trial, conf
+
+
+def record_preprocessing(conf):
+    """Record the preprocessing steps, as if they had written what lies there; what is missing is made empty."""
+    for step in PREPROCESSING_STEPS:
+        for path in step_outputs(conf, step):
+            path.touch()
+        record_step(conf, step, [])
 
 
 def write_split(paths, split, files, captions_each, recipe, rng):
@@ -243,7 +263,7 @@ def write_split(paths, split, files, captions_each, recipe, rng):
             kind = "FLAC" if name.endswith("flac") else "WAV"
             soundfile.write(folder / name, samples, RATE, format=kind)
             store[fid] = log_mel_spectrogram(samples, RATE, recipe)
-            clips[fid] = {"file_name": name, "seconds": 0.5, "sample_rate": RATE, "channels": 1, "sha256": "0" * 64}
+            clips[fid] = probe_clip(folder / name)._asdict()
             for number in range(captions_each):
                 tokens = rng.choice(WORDS[1:], size=rng.integers(2, 7)).tolist()
                 raw = f'{" ".join(tokens)} & "{name}" {number}'
@@ -274,19 +294,23 @@ def write_history(trial, epochs=3, offset=0.0):
     (trial / "metrics.jsonl").write_text("".join(lines))
 
 
-def write_finished(folder, name, sampling, seed, metrics=None, settings=(), queries=(10, 2)):
+def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sources=None):
     """A trial directory with all that a comparison reads; `metrics` by direction, mAP and the rest alike."""
     trial = folder / name
     trial.mkdir(parents=True)
     overrides = (f"criteria.TripletLoss.sampling={sampling}", f"param_conf.seed={seed}", *settings)
-    save_conf(load_conf(ROOT / "conf_demo.yaml", overrides), trial / "conf.yaml")
+    conf = load_conf(ROOT / "conf_demo.yaml", (f"data_conf.dataset={folder}/data", *overrides))
+    save_conf(conf, trial / "conf.yaml")
+    begin(trial, conf)
+    record_files(trial, SCORING, [], [], sources=sources or {"captions of evaluation": "1f", "word vectors": "2e"})
     names = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
     values = metrics or {"text_to_audio": 0.5, "audio_to_text": 0.25}
     measured = {
         side: dict.fromkeys(names, value) | {"queries": number, "tied_queries": 0}
-        for (side, value), number in zip(values.items(), queries, strict=True)
+        for (side, value), number in zip(values.items(), (10, 2), strict=True)
     }
-    write_json(trial / "retrieval_metrics.json", {"evaluation": measured})
+    write_json(trial / "retrieval_metrics.json", {conf.data_conf.eval_data: measured})
+    record_files(trial, MEASURING, [], [trial / "retrieval_metrics.json"])
     write_history(trial, offset=0.01 * seed)
     return trial
 
@@ -413,7 +437,7 @@ def _files(root: Path) -> dict[str, Path]:
     """The files below a directory by their names, wherever the (one) trial is called after the time of its start."""
     files = {}
     for path in root.rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.name != KEPT:  # it holds times
             parts = path.relative_to(root).parts
             name = "/".join(["TRIAL", *parts[3:]] if parts[0] == "output" else parts)
             files[name] = path

@@ -22,10 +22,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import soxr
 import torch
 import yaml
 
 from tests.helpers import POSTPROCESSING, PREPROCESSING, ROOT
+from utils.common.digests import KEPT
+from utils.dataset.log_mel import log_mel_spectrogram
+from utils.dataset.recipe import LogMelRecipe
+from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4 = (f"preprocessing/{name}.py" for name in PREPROCESSING)
 TRAIN, (SCORE, MEASURE, _) = "main.py", (f"postprocessing/{name}.py" for name in POSTPROCESSING)
@@ -79,7 +84,7 @@ class Folder:
             "trial_base": str(self.root / "output"),
             "data_conf": {"dataset": str(self.data)},
             "demo_dataset": {"num_clips": {"development": 3, "validation": 2, "evaluation": 2}},
-            "word2vec_embeddings": {"file": str(self.word_vectors), "train": {"epochs": 1, "vector_size": SIZE}},
+            "word2vec_embeddings": {"train": {"epochs": 1, "vector_size": SIZE}},
             "audio_logmel": {"workers": 1},
             "param_conf": {"num_epoch": 1, "batch_size": 4},
         }
@@ -87,20 +92,25 @@ class Folder:
         self.conf.write_text("base: good.yaml\n")
 
     def files(self) -> dict[Path, bytes]:
-        return {path: path.read_bytes() for path in self.root.rglob("*") if path.is_file()}
+        files = (path for path in self.root.rglob("*") if path.is_file() and path.name != KEPT)
+        return {path: path.read_bytes() for path in files}
 
     def sign(self) -> None:
         """Bring the digests of provenance.json in line with the files, as a stranger's would be."""
         for path in self.root.rglob("provenance.json"):
             steps = json.loads(path.read_text())
             for step in steps.values():
-                for named in (step.get("inputs", {}), step.get("outputs", {})):
+                for named in (step.get(part, {}) for part in ("inputs", "outputs", "data")):
                     for name in named:
                         for file in (path.parent / name, self.data / name):
                             if file.is_file():
                                 named[name] = hashlib.sha256(file.read_bytes()).hexdigest()
                                 break
             path.write_text(json.dumps(steps))
+        for path in self.root.rglob("checkpoint_*.pt"):
+            content = path.read_bytes()
+            if b"sha256 " not in content[-71:]:
+                path.write_bytes(sealed(content if content[-22:-18] == b"PK\5\6" else content + b"\0\0"))
 
 
 def run(capfd: pytest.CaptureFixture, command: list[str]) -> tuple[int, str, str]:
@@ -177,6 +187,22 @@ def audio(samples: np.ndarray, sample_rate: int = 16000, subtype: str = "PCM_16"
 
 def noise(seconds: float = 2.0, sample_rate: int = 16000) -> np.ndarray:
     return np.random.default_rng(0).normal(scale=0.1, size=round(seconds * sample_rate))
+
+
+def many_bad_clips(folder: Folder) -> None:
+    for wav in sorted(folder.wav.parent.iterdir())[:2]:
+        soundfile.write(wav, noise(2, 8000), 8000)
+    (folder.wav.parent / "unnamed.m4a").write_bytes(b"\0")
+    shutil.copy(folder.wav, os.fsencode(folder.wav.parent) + b"/caf\xe9.wav")
+
+
+def mixed_data(folder: Folder) -> None:
+    """A clip at 22.05 kHz, a sound in two splits, and one file name with its accent apart from the letter."""
+    first, second, third = sorted(folder.wav.parent.iterdir())
+    soundfile.write(first, noise(2, 22050), 22050)
+    shutil.copy(second, min((folder.data / "validation").iterdir()))
+    third.rename(third.with_name("cafe\u0301.wav"))
+    folder.captions.write_text(folder.captions.read_text().replace(third.name, "caf\u00e9.wav"))
 
 
 def cut(file: str) -> Spoil:
@@ -311,13 +337,48 @@ def index(name: str, content: str | tuple[str, str]) -> Spoil:
     return spoil
 
 
+def add_line(file: str) -> Spoil:
+    return lambda folder: getattr(folder, file).open("a").write("\n")
+
+
+def flip_bit(file: str) -> Spoil:
+    """One bit in the middle of one of the folder's files."""
+
+    def spoil(folder: Folder) -> None:
+        content = bytearray(getattr(folder, file).read_bytes())
+        content[len(content) // 2] ^= 1
+        getattr(folder, file).write_bytes(content)
+
+    return spoil
+
+
+def pipe_for(file: str) -> Spoil:
+    """A named pipe, from which a reader would wait for ever, in a file's place."""
+
+    def spoil(folder: Folder) -> None:
+        getattr(folder, file).unlink()
+        os.mkfifo(getattr(folder, file))
+
+    return spoil
+
+
+def link_log(folder: Folder) -> None:
+    (folder.root / "mine.txt").write_text("mine")
+    (folder.trial / "train.log").unlink()
+    (folder.trial / "train.log").symlink_to(folder.root / "mine.txt")
+
+
+def forget_training(folder: Folder) -> None:
+    (folder.trial / "provenance.json").unlink()
+
+
 # --- the table: refused ----------------------------------------------------------------------------------
 
 ALIASES = "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 ADVICE = "{data}/bad_data.csv … clotho_dataset.on_bad_data=skip"
 TRIAL = ["--trial", "{trial}"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
-FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file"]
+FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
 INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, SCORE))  # to be run again
 
 # What is spoiled, how, and what the error line says behind the file's name: parts of it, in order, with … between.
@@ -353,6 +414,8 @@ AUDIO = [  # of a clip, when captions are paired with clips
     ("text named .wav", lambda folder: folder.wav.write_text("no sound\n" * 99), "unreadable audio"),
     ("truncated", cut("wav"), "cut short"),
     ("NaN", audio(np.r_[noise(), np.nan], subtype="FLOAT"), "NaN"),
+    ("too loud", audio(noise() * 1e30, subtype="FLOAT"), "e+29; full scale is 1: scale it"),
+    ("8 kHz", audio(noise(2, 8000), 8000), "fmax 8000 Hz … 8000 Hz; audio_logmel.sample_rate"),
     ("0.01 s", audio(noise(0.01)), "0.01 s are too short"),
 ]
 LOG_MELS = [  # of log-mels, in training
@@ -425,6 +488,19 @@ TRIALS = [  # of a trial, in scoring
     ("no configuration", lambda folder: (folder.trial / "conf.yaml").unlink(), ": not a trial directory … conf.yaml"),
     ("garbled", lambda folder: (folder.trial / "conf.yaml").write_text("{{{"), "/conf.yaml: not valid YAML: line 1"),
 ]
+IDENTITY = [  # what belongs elsewhere, or was changed since: no provenance is signed anew
+    ("captions edited after training", [SCORE, *TRIAL], add_line("captions"), f"{{captions}}: … {STEP_1} read it"),
+    ("a sound replaced after training", [MEASURE, *TRIAL], audio(np.zeros(32000)), f"{{wav}}: … {STEP_2} read it"),
+    ("word vectors replaced", [TRAIN], embeds(lambda words, rows: (words, -rows)), f"{{embeds}}: … {STEP_3} wrote it"),
+    ("a bit of a checkpoint", [SCORE, *TRIAL], flip_bit("best"), "{best}: … digest … damaged"),
+    ("a bit of the last checkpoint", [TRAIN, *RESUME], flip_bit("last"), "/checkpoint_last.pt: … digest … damaged"),
+    ("a bit of the scores", [MEASURE, *TRIAL], flip_bit("scores"), f"{{scores}}: … {SCORE} wrote it"),
+    ("a cut checkpoint", [SCORE, *TRIAL], cut("best"), "{best}: … digest … damaged"),
+    ("train.log is a link", [TRAIN, *RESUME], link_log, "{trial}/train.log: is a link … remove it"),
+    ("a checkpoint is a pipe", [SCORE, *TRIAL], pipe_for("best"), "{best}: no such file … main.py"),
+    ("scores are a pipe", [MEASURE, *TRIAL], pipe_for("scores"), f"{{scores}}: no such file … {SCORE}"),
+    ("no record of the training", [SCORE, *TRIAL], forget_training, "{trial}: not a trial … record of main.py"),
+]
 LAST = [  # of the checkpoint that training goes on from
     ("malicious", malicious("last", torch.save), "/checkpoint_last.pt: not a loadable checkpoint"),
     ("other vocabulary", checkpoint("words", lambda words: words[::-1], "last"), ": … vocabulary … new trial"),
@@ -452,8 +528,24 @@ OTHERS = [
     ("conf: a device", [STEP_1], a_device, ["/dev/zero: … a folder, pipe or device"]),
     ("conf: misspelt option", [STEP_1, "--cnof", "{conf}"], conf(""), ["--cnof … did you mean --conf?"]),
     ("conf: override", [STEP_1, "--conf", "{conf}", "x"], conf(""), ["'x': … section.key=value"]),
-    ("audio: 4 kHz", [STEP_2, STEP_4], audio(noise(2, 4000), 4000), ["{wav}: fmax 8000 Hz … audio_logmel"]),
-    ("audio: too loud", [STEP_2, STEP_4], audio(noise() * 1e30, subtype="FLOAT"), ["{wav}: … energy … remove it"]),
+    (
+        "audio: settings that came after the index",
+        [STEP_4, "--conf", "{conf}", "audio_logmel.fmax=9000"],
+        conf(""),
+        ["/development/ … .wav: fmax 9000 Hz … audio_logmel settings … 2_clotho_dataset.py … on_bad_data=skip"],
+    ),
+    (
+        "audio: two clips at 8 kHz, one that is not read, and one with a name that is not UTF-8",
+        [STEP_2],
+        many_bad_clips,
+        [
+            r"development ('caf\\xe9.wav'): … not UTF-8",
+            "development ('unnamed.m4a'): … convert it to .wav",
+            "development ('{wavs[0]}'): fmax 8000 Hz",
+            "development ('{wavs[1]}'): fmax 8000 Hz",
+            "all 4 … " + ADVICE,
+        ],
+    ),
     (
         "word vectors: none of the words",
         [STEP_3, *FROM_FILE],
@@ -551,6 +643,16 @@ def test_refused(folder, capfd, command, spoil, expected):
     check_lines(complained, expected, names)
 
 
+@pytest.mark.parametrize("case", IDENTITY, ids=[case[0] for case in IDENTITY])
+def test_what_belongs_elsewhere_is_refused(folder, capfd, case):
+    _, command, spoil, expected = case
+    names = names_in(folder)
+    spoil(folder)
+    status, _, complained = play(folder, capfd, command, names)
+    assert status == 2, complained
+    check_lines(complained, [expected], names)
+
+
 # --- the table: handled ----------------------------------------------------------------------------------
 
 
@@ -564,6 +666,36 @@ def bad_caption_is_left_out(folder: Folder, printed: str) -> None:
     assert "left out: 1 problems, listed in" in printed
     assert "absent.wav" in (folder.data / "bad_data.csv").read_text()
     assert "absent.wav" not in (folder.data / "development_text.csv").read_text()
+
+
+def bad_clips_are_left_out(folder: Folder, printed: str) -> None:
+    assert "development: 1 clips" in printed
+    listed = (folder.data / "bad_data.csv").read_text()
+    assert listed.count("fmax 8000 Hz") == 2 and r"caf\xe9.wav" in listed and "unnamed.m4a" in listed
+
+
+def mixed_data_is_remarked_on(folder: Folder, printed: str) -> None:
+    lines = printed.splitlines()
+    assert "clips at 16000 Hz: 2 of development, 2 of validation" in lines
+    assert "clips at 22050 Hz: 1 of development" in lines
+    assert any("audio_logmel.sample_rate=16000" in line for line in lines)
+    assert any(line.startswith("the same sounds in development and in validation: 1, e.g. ") for line in lines)
+    assert any("data_conf.val_data and .eval_data are one split, validation" in line for line in lines)
+    assert not (folder.data / "bad_data.csv").exists()
+
+
+def all_are_resampled(folder: Folder, printed: str) -> None:
+    clips = json.loads((folder.data / "audio_info.json").read_text())["development"]["clips"]
+    assert {clip["sample_rate"] for clip in clips.values()} == {16000, 22050}
+    with h5py.File(folder.log_mels) as opened:
+        assert {fid: len(log_mel) for fid, log_mel in opened.items()} == {
+            fid: 1 + round(clip["seconds"] * 8000) // 160 for fid, clip in clips.items()
+        }
+        for fid, clip in clips.items():
+            samples, rate = soundfile.read(folder.data / "development" / clip["file_name"])
+            resampled = soxr.resample(samples.astype("f4"), rate, 8000, quality="HQ")
+            expected = log_mel_spectrogram(resampled, 8000, LogMelRecipe(fmax=4000))
+            np.testing.assert_allclose(opened[fid][()], expected, atol=1e-4)
 
 
 def all_are_of_the_new_hop(folder: Folder, printed: str) -> None:
@@ -611,6 +743,24 @@ HANDLED = [
         [STEP_1, STEP_2, "--conf", "{conf}", "clotho_dataset.on_bad_data=skip"],
         captions(*ROWS, "absent.wav,a,b,c,d,e"),
         bad_caption_is_left_out,
+    ),
+    (
+        "audio: clips that no log-mel can be made of are skipped where told to",
+        [STEP_2, STEP_4, "--conf", "{conf}", "clotho_dataset.on_bad_data=skip"],
+        many_bad_clips,
+        bad_clips_are_left_out,
+    ),
+    (
+        "audio: sample rates that differ, a sound in two splits, an accent, one split for two roles",
+        [STEP_1, STEP_2, "--conf", "{conf}", "data_conf.eval_data=validation"],
+        mixed_data,
+        mixed_data_is_remarked_on,
+    ),
+    (
+        "audio: resampled",
+        [STEP_1, STEP_2, STEP_4, "--conf", "{conf}", "audio_logmel.sample_rate=8000", "audio_logmel.fmax=4000"],
+        mixed_data,
+        all_are_resampled,
     ),
     ("log-mels: other settings", [STEP_4], conf("audio_logmel: {hop: 0.01}"), all_are_of_the_new_hop),
     ("log-mels: another back end", [STEP_4], conf("audio_logmel: {backend: librosa}"), all_are_kept),

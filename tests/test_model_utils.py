@@ -14,7 +14,7 @@ from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Split, batches, collate
 from utils.evaluation_utils import evaluate
 from utils.model_utils import (
-    NonFiniteStep,
+    Diverged,
     PlateauStopper,
     build_state,
     prepare_model,
@@ -91,7 +91,7 @@ def test_batches_without_negatives_are_skipped(split, model):
 def test_a_step_that_is_not_finite_names_its_clips_and_updates_nothing(split, model):
     split.log_mels[2][0, 0] = torch.inf
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
-    with pytest.raises(NonFiniteStep) as stop:
+    with pytest.raises(Diverged) as stop:
         step(state_of(model, FULL), split, [0, 6, 12])
     assert stop.value.clips == [0, 2, 4]
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())

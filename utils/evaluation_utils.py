@@ -16,11 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.audio_encoders import TIME_POOLING
 from models.core import CRNNWordModel
-from utils.common.errors import UserError
 from utils.criterion_utils import negative_mask
 from utils.data_utils import Split
 from utils.metric_utils import both_directions
-from utils.model_utils import TrainState
+from utils.model_utils import Diverged, TrainState
 from utils.score_utils import (
     BatchScores,
     caption_word_weights,
@@ -141,11 +140,14 @@ def objective(
 
 
 def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], batch_size: int) -> dict[str, float]:
-    """The validation objective, further losses by name, mAP in both directions and the spread of the scores."""
+    """The validation objective, further losses by name, mAP in both directions and the spread of the scores.
+
+    Raises Diverged where the scores are not finite.
+    """
     state.model.eval()
     scores = score_split(state.model, split, keep_steps=True)
     if not np.isfinite(scores.cross).all():
-        raise UserError("the validation scores are not finite: training has diverged; lower AdamOptimizer.lr")
+        raise Diverged("the validation scores are not finite", [])
     losses = {
         name: objective(state.model, scores, criterion, batch_size, state.mask_words)
         for name, criterion in ({"obj": state.criterion} | metrics).items()

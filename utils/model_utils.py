@@ -100,16 +100,16 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(negatives))
 
 
-class NonFiniteStep(Exception):
-    """A loss or a gradient that is NaN or infinite; the model is as it was before the step.
+class Diverged(Exception):
+    """Something that must be finite is NaN or infinite; the model is as it was before it.
 
     Args:
-        loss, gradient_norm: which of the two it is shows.
-        clips: (N,) the batch's clips.
+        what: the thing, with its value.
+        clips: (N,) the clips of the batch where it came up.
     """
 
-    def __init__(self, loss: float, gradient_norm: float, clips: list[int]):
-        super().__init__(f"the loss is {loss:g} and the gradient's length {gradient_norm:g}")
+    def __init__(self, what: str, clips: list[int]):
+        super().__init__(what)
         self.clips = clips
 
 
@@ -125,7 +125,7 @@ def train_step(
         generator: of random negatives; None is torch's own.
 
     Raises:
-        NonFiniteStep: before the update.
+        Diverged: before the update.
     """
     batch = batch.to(state.device)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
@@ -138,7 +138,8 @@ def train_step(
     gradients = [weight.grad for group in state.optimizer.param_groups for weight in group["params"]]
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     if not torch.isfinite(terms.loss + norm):
-        raise NonFiniteStep(terms.loss.item(), norm.item(), batch.clips.tolist())
+        what = f"the loss is {terms.loss.item():g} and the gradient's length {norm.item():g}"
+        raise Diverged(what, batch.clips.tolist())
     state.optimizer.step()
     return LossTerms(terms.loss.detach(), terms.active)
 

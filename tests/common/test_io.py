@@ -1,6 +1,5 @@
 """Files are whole or absent, whatever ends a write; JSON, CSV and progress."""
 
-import hashlib
 import io
 import os
 import signal
@@ -12,7 +11,7 @@ import torch
 
 from tests.helpers import ROOT
 from utils.common.errors import UserError
-from utils.common.io import file_digest, progress, read_json, whole_file, whole_folder, write_csv, write_json
+from utils.common.io import progress, read_json, whole_file, write_csv, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -71,27 +70,6 @@ def test_a_finished_write_takes_the_place(tmp_path):
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "deep" / "pages"
-    for text in ("old", "new"):
-        with whole_folder(path, "page.html") as temporary:
-            (temporary / "page.html").write_text(text)
-            (temporary / f"{text}.txt").touch()
-    assert sorted(file.name for file in path.iterdir()) == ["new.txt", "page.html"]
-    with pytest.raises(RuntimeError), whole_folder(path, "page.html") as temporary:
-        (temporary / "page.html").write_text("half")
-        raise RuntimeError
-    assert (path / "page.html").read_text() == "new" and list(path.parent.iterdir()) == [path]
-
-
-def test_a_folder_of_something_else_is_not_replaced(tmp_path):
-    (tmp_path / "mine.txt").write_text("mine")
-    for path in (tmp_path, tmp_path / "mine.txt"):
-        with pytest.raises(UserError, match=r"exists and holds no page.html"), whole_folder(path, "page.html"):
-            raise AssertionError("not to be entered")
-    assert [file.name for file in tmp_path.iterdir()] == ["mine.txt"]
-
-
 def test_json_round_trip_and_refusal_of_nan(tmp_path):
     path = tmp_path / "x.json"
     write_json(path, {"ä": [1.5, None]})
@@ -113,14 +91,6 @@ def test_missing_and_damaged_json_name_the_command(tmp_path, content):
 def test_csv_quotes_what_needs_it(tmp_path):
     write_csv(tmp_path / "x.csv", ["a", "b"], [["1,2", 'say "x"'], ["é", ""]])
     assert (tmp_path / "x.csv").read_bytes().decode() == 'a,b\n"1,2","say ""x"""\né,\n'
-
-
-def test_a_digest_is_of_what_the_file_holds_now(tmp_path):
-    path = tmp_path / "x"
-    for second, content in enumerate((b"one", b"two")):  # of one length
-        path.write_bytes(content)
-        os.utime(path, (second, second))  # two writes may come within one tick of the clock
-        assert file_digest(path) == hashlib.sha256(content).hexdigest()
 
 
 def test_progress_prints_plain_lines_where_there_is_no_terminal(capsys, monkeypatch):

@@ -9,7 +9,7 @@ from utils.conf.reading import load_conf
 from utils.conf.schema import Conf, Section, idle_because, role_of, telling
 from utils.conf.values import flat
 from utils.sampling_utils import STRATEGIES
-from utils.trial.provenance import step_settings
+from utils.trial.preprocessing import step_settings
 
 CONF = ROOT / "conf.yaml"
 
@@ -179,9 +179,7 @@ def test_which_settings_count_for_provenance(override, steps):
         (["param_conf.criterion=InfoNCE"], "criteria.TripletLoss.sampling", "param_conf.criterion=InfoNCE"),
         (["param_conf.criterion=InfoNCE"], "criteria.InfoNCE.temperature", None),
         ([], "word2vec_embeddings.train.epochs", "word2vec_embeddings.source=word2vec-google-news-300"),
-        ([], "word2vec_embeddings.file", "word2vec_embeddings.source=word2vec-google-news-300"),
         (["word2vec_embeddings.source=train"], "word2vec_embeddings.train.epochs", None),
-        (["word2vec_embeddings.source=train"], "word2vec_embeddings.file", "word2vec_embeddings.source=train"),
         (["word2vec_embeddings.source=file", "word2vec_embeddings.file=x"], "word2vec_embeddings.file", None),
         ([], "metrics.random.margin", None),
     ],

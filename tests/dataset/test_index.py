@@ -1,6 +1,9 @@
 """Captions find their clips by name, and whatever does not is listed and left out."""
 
 import json
+import os
+import unicodedata
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from utils.common.io import write_csv, write_json
 from utils.dataset.captions import CAPTION_COLUMNS
 from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, match_names, read_clips, vocabulary_info
 from utils.dataset.paths import DatasetPaths
+from utils.dataset.recipe import LogMelRecipe
 
 
 @pytest.fixture
@@ -36,8 +40,11 @@ def dataset(tmp_path):
 FIVE = ["a dog", "a cat", "rain", "wind", "a bird"]
 
 
-def index(paths, require_audio=True):
-    return index_split(paths, "dev", require_audio, shortest=0.06)
+RECIPE = LogMelRecipe(fmax=4000)
+
+
+def index(paths, require_audio=True, recipe=RECIPE):
+    return index_split(paths, "dev", require_audio, shortest=0.06, recipe=recipe)
 
 
 def problems(found):
@@ -53,6 +60,17 @@ def test_names_match_exactly_first_then_stripped():
 def test_a_stripped_name_never_takes_a_file_that_another_name_fits_exactly():
     assert match_names([" a.wav", "a.wav"], ["a.wav"]) == {"a.wav": "a.wav"}
     assert match_names(["a .wav", " a.wav"], ["a.wav", "a .wav"]) == {"a .wav": "a .wav", " a.wav": "a.wav"}
+
+
+@pytest.mark.parametrize(("of_captions", "of_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_match_whichever_way_they_are_encoded(of_captions, of_disk):
+    names = [unicodedata.normalize(of_captions, name) for name in ("été.wav", " Måsar på .wav", "plain.wav")]
+    files = [unicodedata.normalize(of_disk, name) for name in ("été.wav", "Måsar på.wav", "plain.wav")]
+    assert match_names(names, files) == dict(zip(names, files, strict=True))
+    assert match_names(names, [*names, *files]) == dict(zip(names, names, strict=True))
+    assert match_names([names[0], files[0]], [files[0]]) == {files[0]: files[0]}
+    assert match_names([f" {names[0]}", f" {files[0]}"], [files[0]]) == {f" {files[0]}": files[0]}
+    assert match_names([names[1]], [files[1], f" {files[1]}"]) == {}
 
 
 def test_ambiguous_names_match_nothing():
@@ -90,10 +108,53 @@ def test_fids_depend_on_split_and_name_alone():
 
 
 def test_other_audio_formats_are_clips(dataset):
-    paths = dataset([("x.flac", FIVE), ("y.ogg", FIVE)], [])
-    for name in ("x.flac", "y.ogg"):
+    names = ["x.flac", "y.ogg", "z.mp3", "u.AIFF"]
+    paths = dataset([(name, FIVE) for name in names], [])
+    for name in names:
         soundfile.write(paths.audio("dev") / name, np.zeros(8000), 8000)
-    assert not index(paths).problems
+    found = index(paths)
+    assert not found.problems and [clip.file_name for clip in found.clips.values()] == names
+
+
+def test_sounds_that_are_not_read_are_called_so(dataset):
+    paths = dataset([("x.m4a", FIVE), ("gone.wma", FIVE), ("good.wav", FIVE)], ["good.wav"])
+    for name in ("x.m4a", "unnamed.AAC", "notes.txt", "cover.jpg"):
+        (paths.audio("dev") / name).write_text("")
+    what = "is of a kind that is not read here; convert it to .wav or .flac"
+    found = index(paths)
+    assert problems(found) == [
+        f"dev ('unnamed.AAC'): {what}",
+        f"clotho_captions_dev.csv line 2 ('x.m4a'): {what}, and name that here",
+        f"clotho_captions_dev.csv line 3 ('gone.wma'): {what}, and name that here",
+    ]
+    assert [clip.file_name for clip in found.clips.values()] == ["good.wav"]
+
+
+@pytest.mark.parametrize("captions", [[], [("caf\u00e9.wav", FIVE)]])
+def test_a_file_name_that_is_not_utf_8_is_listed_as_it_can_be_printed(dataset, captions):
+    paths = dataset([("x.wav", FIVE), *captions], ["x.wav"])
+    latin = paths.audio("dev") / os.fsdecode(b"caf\xe9.wav")
+    try:
+        (paths.audio("dev") / "x.wav").rename(latin)
+    except OSError:
+        pytest.skip("this file system holds UTF-8 names alone")
+    soundfile.write(paths.audio("dev") / "x.wav", np.zeros(800), 8000)
+    found = index(paths)
+    assert found.problems[0] == ("dev", 0, "caf\\xe9.wav", "the file's name is not UTF-8; rename it")
+    assert problems(found)[1:] == ["clotho_captions_dev.csv line 3 ('café.wav'): no such audio file"] * len(captions)
+    str(found.problems[0]).encode()
+
+
+def test_clips_that_the_recipe_does_not_fit_are_listed(dataset):
+    paths = dataset([("x.wav", FIVE), ("y.wav", FIVE)], ["x.wav"])
+    soundfile.write(paths.audio("dev") / "y.wav", np.zeros(3200), 32000)
+    what = "fmax 8000 Hz is above half the sample rate of 8000 Hz; audio_logmel.sample_rate resamples"
+    found = index(paths, recipe=LogMelRecipe())
+    assert problems(found)[0].startswith(f"dev ('x.wav'): {what}") and len(found.problems) == 1
+    assert [clip.file_name for clip in found.clips.values()] == ["y.wav"]
+    assert not index(paths, recipe=LogMelRecipe(sample_rate=32000)).problems
+    no_band = index(paths, recipe=replace(RECIPE, fmin=1, fmax=5))
+    assert ["no FFT bin lies between fmin 1 Hz and fmax 5 Hz" in problem for problem in problems(no_band)] == [True] * 2
 
 
 def test_whatever_is_wrong_is_listed_and_left_out(dataset):
@@ -168,6 +229,9 @@ def test_a_link_out_of_the_data_set_is_no_clip(dataset, tmp_path_factory):
         {"sha256": "0"},
         {"seconds": -1},
         {"seconds": None},
+        {"sample_rate": 0},
+        {"sample_rate": "8000"},
+        {"sample_rate": 10**400},
         {"more": 1},
     ],
 )

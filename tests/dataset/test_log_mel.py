@@ -9,6 +9,7 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from scipy.io import wavfile
 
 import utils.dataset.audio
@@ -16,6 +17,8 @@ import utils.dataset.log_mel
 from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.conf.reading import load_conf
+from utils.conf.schema import telling
+from utils.dataset.audio import LOUDEST
 from utils.dataset.log_mel import BACKENDS, LOG_OFFSET, log_mel_spectrogram, read_log_mel
 from utils.dataset.recipe import PUBLISHED, LogMelRecipe
 
@@ -133,6 +136,52 @@ def test_a_file_read_in_blocks_has_the_log_mels_of_the_whole(tmp_path, monkeypat
     np.testing.assert_allclose(blocked, whole, atol=1e-5)
 
 
+# --- resampled -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sample_rate", [16000, 22050, 96000])
+def test_resampled_log_mels_are_those_of_the_resampled_sound(tmp_path, monkeypatch, sample_rate, backend):
+    """By soxr on the whole; and by librosa, whose last sample may be one more."""
+    samples = tone(1.3, sample_rate)
+    recipe = LogMelRecipe(backend, sample_rate=44100)
+    whole = soxr.resample(samples, sample_rate, 44100, quality="HQ")
+    expected = log_mel_spectrogram(whole, 44100, LogMelRecipe(backend))
+    np.testing.assert_allclose(log_mel_spectrogram(samples, sample_rate, recipe), expected, atol=1e-5)
+    by_librosa = librosas(librosa.resample(samples, orig_sr=sample_rate, target_sr=44100), 44100, PUBLISHED)
+    assert_same_log_mels(expected[:-3], by_librosa[: len(expected) - 3])
+    soundfile.write(tmp_path / "x.wav", np.stack([samples, samples], axis=1), sample_rate, subtype="FLOAT")
+    monkeypatch.setattr(utils.dataset.audio, "BLOCK", 4001)
+    np.testing.assert_allclose(read_log_mel(tmp_path / "x.wav", recipe), expected, atol=1e-5)
+
+
+def test_a_sound_at_other_rates_has_near_log_mels_once_resampled():
+    """Up to 7 kHz, where the highest of the sound at 16 kHz is."""
+    rng = np.random.default_rng(0)
+    spectrum = rng.normal(size=(2, 7000 * 3)) * np.geomspace(30, 1, 7000 * 3)
+    spectrum = np.r_[spectrum[0] + 1j * spectrum[1], np.zeros(96000 * 3 // 2 + 1 - 7000 * 3)]
+    at_96_khz = (0.1 * np.fft.irfft(spectrum) / np.fft.irfft(spectrum).std()).astype(np.float32)
+    sounds = {rate: soxr.resample(at_96_khz, 96000, rate, quality="VHQ") for rate in (16000, 22050, 44100)}
+    expected = log_mel_spectrogram(sounds[44100], 44100)
+    resampling = replace(PUBLISHED, sample_rate=44100)
+    assert np.array_equal(log_mel_spectrogram(sounds[44100], 44100, resampling), expected)
+    below_7_khz = slice(0, 60)
+    for rate, sound in (sounds | {96000: at_96_khz}).items():
+        near, far = log_mel_spectrogram(sound, rate, resampling), log_mel_spectrogram(sound, rate)
+        assert near.shape == expected.shape
+        assert np.abs(near - expected)[2:-2, below_7_khz].max() < 0.02
+        offset = np.median((far[: len(expected)] - expected[: len(far)])[2:-2, below_7_khz])
+        assert rate == 44100 or abs(offset) > 1
+
+
+def test_a_rate_that_the_recipe_does_not_fit_is_refused_in_the_configuration():
+    for setting, what in (("8000", "fmax 8000 Hz is above half"), ("0", "is 0"), ("44100.5", "is 44100.5")):
+        with pytest.raises(UserError, match=f"audio_logmel.*{what}"):
+            load_conf(ROOT / "conf.yaml", [f"audio_logmel.sample_rate={setting}"])
+    conf = load_conf(ROOT / "conf.yaml", ["audio_logmel.sample_rate=16000"])
+    assert conf.audio_logmel.recipe == replace(PUBLISHED, sample_rate=16000)
+    assert telling(conf)["audio_logmel.sample_rate"] == 16000  # provenance, sweeps and comparisons have it
+
+
 # --- refused ---------------------------------------------------------------------------------------------
 
 
@@ -153,10 +202,20 @@ def test_a_recipe_that_does_not_fit_a_file_names_it(tmp_path, settings, what):
         read_log_mel(tmp_path / "x.wav", replace(PUBLISHED, **settings))
 
 
-def test_energies_that_overflow_are_refused(tmp_path):
-    soundfile.write(tmp_path / "x.wav", tone(1, 16000) * np.float32(1e25), 16000, subtype="FLOAT")
-    with pytest.raises(UserError, match=r"x\.wav: samples so large"):
-        read_log_mel(tmp_path / "x.wav", PUBLISHED)
+def test_a_rate_that_no_sound_has_is_not_resampled(tmp_path):
+    """The second that it stands for would be hours."""
+    soundfile.write(tmp_path / "x.wav", tone(1, 16000), 1)
+    with pytest.raises(UserError, match=r"x\.wav: a sample rate of 1 Hz is too low to be resampled"):
+        read_log_mel(tmp_path / "x.wav", replace(PUBLISHED, sample_rate=44100))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_samples_as_large_as_they_may_be_have_finite_energies(tmp_path, backend):
+    if importable(backend):
+        pytest.skip(f"{backend} cannot be imported here")
+    soundfile.write(tmp_path / "x.wav", np.float32(0.99 * LOUDEST) * np.sign(tone(40, 16000)), 16000, subtype="FLOAT")
+    for window in (0.04, 40):
+        assert np.isfinite(read_log_mel(tmp_path / "x.wav", LogMelRecipe(backend, window, hop=window / 2))).all()
 
 
 @pytest.mark.skipif(importable("torchaudio") is None, reason="torchaudio can be imported here")
@@ -173,7 +232,7 @@ from pathlib import Path
 from utils.dataset.audio import probe_clip
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.recipe import LogMelRecipe
-path, recipe = Path(sys.argv[1]), LogMelRecipe(fmax=4000)
+path, recipe = Path(sys.argv[1]), LogMelRecipe(fmax=4000, sample_rate=int(sys.argv[2]) or None)
 read_log_mel(path.with_name("short.wav"), recipe)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 clip, log_mel = probe_clip(path), read_log_mel(path, recipe)
@@ -181,13 +240,14 @@ print(clip.seconds, *log_mel.shape, (resource.getrusage(resource.RUSAGE_SELF).ru
 """
 
 
-def test_a_clip_of_an_hour_takes_little_memory(tmp_path):
+@pytest.mark.parametrize("sample_rate", [0, 12000])
+def test_a_clip_of_an_hour_takes_little_memory(tmp_path, sample_rate):
     minute = tone(60, 8000)
     soundfile.write(tmp_path / "short.wav", minute[:8000], 8000)
     with soundfile.SoundFile(tmp_path / "long.wav", "w", 8000, 1, "PCM_U8") as stream:
         for _ in range(60):
             stream.write(minute)
-    command = [sys.executable, "-c", LONG_CLIP, tmp_path / "long.wav"]
+    command = [sys.executable, "-c", LONG_CLIP, tmp_path / "long.wav", str(sample_rate)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     seconds, frames, bands, gigabytes = map(float, done.stdout.split())
     assert (seconds, frames, bands) == (3600, 180_001, 64)

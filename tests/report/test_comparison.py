@@ -7,9 +7,11 @@ import pytest
 
 from tests.helpers import Tags, write_finished
 from utils.common.errors import UserError
+from utils.common.steps import MEASURING
 from utils.report.comparison import comparison_csv, comparison_markdown, read_result, write_comparison
 from utils.report.groups import group_trials
 from utils.report.numbers import METRICS
+from utils.trial.provenance import record_files
 
 
 @pytest.fixture
@@ -82,14 +84,24 @@ def test_labels_and_cells_are_escaped(tmp_path):
 
 
 def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
-    other = write_finished(tmp_path, "other", "hard-NS", 0, queries=(20, 4))
+    mine = {"captions of evaluation": "1f", "word vectors": "2e"}
+    other = write_finished(tmp_path, "other", "hard-NS", 0, sources=mine | {"captions of evaluation": "0"})
+    vectors = write_finished(tmp_path, "vectors", "semi-hard-NS", 3, sources=mine | {"word vectors": "0"})
+    split = write_finished(tmp_path, "split", "hard-NS", 0, settings=("data_conf.eval_data=validation",))
     unmeasured = write_finished(tmp_path, "unmeasured", "hard-NS", 1)
     (unmeasured / "retrieval_metrics.json").unlink()
+    edited = write_finished(tmp_path, "edited", "hard-NS", 3)
+    metrics = (edited / "retrieval_metrics.json").read_text()
+    (edited / "retrieval_metrics.json").write_text(metrics.replace("0.5", "0.9"))
     partly = write_finished(tmp_path, "partly", "hard-NS", 2)
     (partly / "retrieval_metrics.json").write_text('{"evaluation": {"text_to_audio": {"mAP": 1}}}')
+    record_files(partly, MEASURING, [], [partly / "retrieval_metrics.json"])
     again = write_finished(tmp_path, "again", "semi-hard-NS", 2)
     for trial, message in (
-        (other, r"other: measured on evaluation \(4 clips, 20 captions\), but .*semi-hard-NS0 on .*one data set"),
+        (other, "other: has other captions of evaluation than .*semi-hard-NS0; compare trials of one data set"),
+        (vectors, "vectors: has other word vectors than .*semi-hard-NS2, by the same settings"),
+        (split, "split: measured on validation, but .*semi-hard-NS0 on evaluation; compare one split"),
+        (edited, "retrieval_metrics.json: is not as postprocessing/2_xmodal_retrieval.py wrote it"),
         (unmeasured, "retrieval_metrics.json: no such file; postprocessing/2_xmodal_retrieval.py makes it"),
         (partly, "not all metrics of the split evaluation; run postprocessing/2_xmodal_retrieval.py again"),
         (again, "the same settings and the same seed as .*semi-hard-NS2; leave one out"),
@@ -105,7 +117,7 @@ def test_a_folder_that_is_no_comparison_is_left_alone(finished, tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"mine: exists and holds no comparison.html; it is not replaced"):
+    with pytest.raises(UserError, match=r"thesis.tex: is not what an earlier run wrote there; nothing in"):
         write_comparison(finished, mine)
     assert (mine / "thesis.tex").read_text() == "years of work"
     write_comparison(finished[:1], tmp_path / "out")

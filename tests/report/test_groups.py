@@ -10,7 +10,7 @@ def result(sampling, seed=0, settings=(), value=0.5):
     """A trial that has every metric at this value."""
     overrides = (f"criteria.TripletLoss.sampling={sampling}", f"param_conf.seed={seed}", *settings)
     conf = load_conf(ROOT / "conf_demo.yaml", overrides)
-    return TrialResult(Path(f"{sampling}{seed}"), conf, {"text_to_audio": dict.fromkeys(METRICS, value)}, [])
+    return TrialResult(Path(f"{sampling}{seed}"), conf, {"text_to_audio": dict.fromkeys(METRICS, value)}, [], {})
 
 
 def test_best_is_what_the_table_shows_as_best():
@@ -25,7 +25,7 @@ def test_best_is_what_the_table_shows_as_best():
 
 def test_what_decides_no_number_does_not_split_a_group():
     around = ("log_tensorboard=true", "ray_conf.trial_resources.cpu=2", "sweep_conf={param_conf.seed: [0, 1]}")
-    idle = ("criteria.InfoNCE.temperature=1", "word2vec_embeddings.file=x", "data_conf.dataset=x")
+    idle = ("criteria.InfoNCE.temperature=1", "data_conf.dataset=x")
     (group,) = group_trials([result("hard-NS", seed=1, settings=(*around, *idle)), result("hard-NS")])
     assert group.label == "hard-NS" and [member.seed for member in group.results] == [0, 1]
 

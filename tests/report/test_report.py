@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ODD_NAMES, Tags, write_trial
+from tests.helpers import ODD_NAMES, Tags, record_preprocessing, write_trial
 from utils.common.errors import UserError
 from utils.conf.reading import load_conf
 from utils.report.report import write_report
@@ -17,7 +17,7 @@ def test_a_report_holds_what_it_shows_and_nothing_else(report):
     page = Tags(folder / "report.html")
     shown = {item["src"] for tag in ("img", "audio") for item in page.of(tag)}
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
-    assert files == shown | {"report.html"}
+    assert files == shown | {"report.html", ".written.json"}
     originals = {path.read_bytes() for path in Path(conf.data_conf.dataset, "evaluation").iterdir()}
     copies = [folder / source for source in shown if source.startswith("clips/")]
     assert len(copies) == len(ODD_NAMES) and {copy.read_bytes() for copy in copies} == originals
@@ -76,7 +76,10 @@ def test_scores_of_other_captions_are_refused(report, tmp_path):
     (data / "evaluation_text.csv").write_text("".join(lines[:-1]))
     shutil.copytree(trial, tmp_path / "trial")
     moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
-    with pytest.raises(UserError, match="not the captions that were scored; run postprocessing"):
+    with pytest.raises(UserError, match=r"evaluation_text\.csv: is not as preprocessing/2_clotho_dataset.py wrote it"):
+        write_report(tmp_path / "trial", moved)
+    record_preprocessing(moved)
+    with pytest.raises(UserError, match=r"evaluation_text\.csv: has changed since .*1_xmodal_scores\.py read it for"):
         write_report(tmp_path / "trial", moved)
 
 

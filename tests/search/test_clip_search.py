@@ -11,21 +11,26 @@ import h5py
 import numpy as np
 import pytest
 import soundfile
+import soxr
 import torch
 
 from models.core import CRNNWordModel
-from tests.helpers import ROOT
+from tests.helpers import ROOT, record_preprocessing
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
+from utils.common.steps import SCORING
 from utils.conf.reading import load_conf, save_conf
 from utils.data_utils import Split
-from utils.dataset.audio import Clip
+from utils.dataset.audio import probe_clip
 from utils.dataset.index import TEXT_COLUMNS, clip_info
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
 from utils.search.clip_search import ClipSearch, best, write_play_list
-from utils.trial.directory import BEST, CONF
+from utils.trial.checkpoint import checkpoint_bytes
+from utils.trial.identity import begin, identity
+from utils.trial.names import BEST, CONF
+from utils.trial.provenance import record_files
 from utils.trial.score_files import WordScores, save_word_scores
 
 WORDS = ["<pad>", "a", "barks", "birds", "dog", "falls", "in", "rain", "the", "unused"]
@@ -42,6 +47,7 @@ RAW_TEXTS = [
 TEXTS = ["a dog barks in the rain", "the rain falls the rain falls", "a dog barks", "birds", "rain", "in the rain"]
 CLIPS = [0, 0, 1, 3, 4, 5]  # of each caption; clip 2 has none
 SAMPLE_RATE = 16000
+SCORES = "evaluation_word_scores.hdf5"
 
 
 @pytest.fixture(scope="module")
@@ -75,9 +81,10 @@ def data(tmp_path_factory):
     for tid, clip, raw_text, text in zip(split.tids, CLIPS, RAW_TEXTS, TEXTS, strict=True):
         rows.append([tid, split.fids[clip], FILES[clip], raw_text, text, json.dumps(text.split())])
     write_csv(paths.text("evaluation"), TEXT_COLUMNS, rows)
-    lengths = [len(sound) / SAMPLE_RATE for sound in sounds]
-    clips = [Clip(name, seconds, SAMPLE_RATE, 1, "0" * 64) for name, seconds in zip(FILES, lengths, strict=True)]
-    write_json(paths.audio_info, clip_info({"evaluation": dict(zip(split.fids, clips, strict=True))}))
+    clips = [probe_clip(paths.audio("evaluation") / name) for name in FILES]
+    others = {"development": {}, "validation": {}}
+    write_json(paths.audio_info, clip_info(others | {"evaluation": dict(zip(split.fids, clips, strict=True))}))
+    record_preprocessing(conf)
     scores = score_split(model, split, all_words=True)
     assert (scores.by_word[1:] > 0.01).all()
     return {"conf": conf, "paths": paths, "model": model, "split": split, "scores": scores}
@@ -89,11 +96,18 @@ def trial(data, tmp_path):
     folder = tmp_path / "trial"
     folder.mkdir()
     save_conf(data["conf"], folder / CONF)
-    state = data["model"].state_dict()
-    torch.save({"model": state, "words": WORDS, "conf": {}, "history": [], "epoch": 3}, folder / BEST)
+    begin(folder, data["conf"])
+    content = {"model": data["model"].state_dict(), "words": WORDS, "conf": {}, "history": [], "epoch": 3}
+    (folder / BEST).write_bytes(checkpoint_bytes(content | {"trial": identity(folder)}))
     stored = WordScores(data["scores"].by_word, WORDS, data["split"].fids, epoch=3)
-    save_word_scores(folder / "evaluation_word_scores.hdf5", stored)
-    return folder
+    save_word_scores(folder / SCORES, stored)
+    return sign(folder)
+
+
+def sign(trial):
+    """Let the word scores, changed, pass for what was scored."""
+    record_files(trial, SCORING, [trial / BEST], [trial / SCORES])
+    return trial
 
 
 @torch.no_grad()
@@ -180,8 +194,8 @@ def test_best_is_the_stable_order_of_all(levels):
 
 def test_a_split_of_a_single_clip(data, trial):
     stored = WordScores(data["scores"].by_word[:, 2:3], WORDS, [f"{2:016x}"], epoch=3)
-    save_word_scores(trial / "evaluation_word_scores.hdf5", stored)
-    (hit,) = ClipSearch.open(trial).by_text("rain", top=5)
+    save_word_scores(trial / SCORES, stored)
+    (hit,) = ClipSearch.open(sign(trial)).by_text("rain", top=5)
     assert hit.fid == f"{2:016x}" and hit.captions == []
     assert hit.score == pytest.approx(plain_score(data, 2, "rain"), abs=1e-6)
 
@@ -192,7 +206,7 @@ def test_top_and_split_are_checked(trial):
             ClipSearch.open(trial).by_text("rain", top)
     with pytest.raises(UserError, match=r"'\.\./x': not a split of .*development, validation, evaluation"):
         ClipSearch.open(trial, "../x")
-    with pytest.raises(UserError, match=r"1_xmodal_scores\.py makes it"):
+    with pytest.raises(UserError, match=r"no such file that postprocessing/1_xmodal_scores\.py recorded; run that"):
         ClipSearch.open(trial, "validation").by_text("rain")
 
 
@@ -200,11 +214,11 @@ def test_top_and_split_are_checked(trial):
 
 
 def test_only_the_querys_words_are_read(trial):
-    path = trial / "evaluation_word_scores.hdf5"
+    path = trial / SCORES
     with h5py.File(path, "a") as store:
         assert store["scores"].chunks is None and store["scores"].dtype == np.float32
         store["scores"][WORDS.index("dog"), 1] = np.nan
-    search = ClipSearch.open(trial)
+    search = ClipSearch.open(sign(trial))
     assert all(math.isfinite(hit.score) for hit in search.by_text("a rain", top=6))
     with pytest.raises(UserError, match="scores are NaN"):
         search.by_text("a dog")
@@ -212,9 +226,11 @@ def test_only_the_querys_words_are_read(trial):
 
 def test_stale_scores_are_refused(data, trial):
     stored = WordScores(data["scores"].by_word, WORDS, data["split"].fids, epoch=2)
-    save_word_scores(trial / "evaluation_word_scores.hdf5", stored)
-    with pytest.raises(UserError, match=r"evaluation_word_scores.* epoch 2, but the best .* 3; run .*1_xmodal_scores"):
+    save_word_scores(trial / SCORES, stored)
+    with pytest.raises(UserError, match=r"evaluation_word_scores.* is not as .*1_xmodal_scores\.py wrote it; run that"):
         ClipSearch.open(trial).by_text("rain")
+    with pytest.raises(UserError, match=r"evaluation_word_scores.* epoch 2, but the best .* 3; run .*1_xmodal_scores"):
+        ClipSearch.open(sign(trial)).by_text("rain")
 
 
 def truncate(path):
@@ -242,9 +258,9 @@ def replace(name, content):
     ],
 )
 def test_damaged_scores_are_refused(trial, spoil, message):
-    spoil(trial / "evaluation_word_scores.hdf5")
+    spoil(trial / SCORES)
     with pytest.raises(UserError, match=message):
-        ClipSearch.open(trial).by_text("rain")
+        ClipSearch.open(sign(trial)).by_text("rain")
 
 
 @pytest.mark.parametrize("change", [{"file_name": name} for name in ("../x.wav", "/x.wav", "..", "", "a/b.wav", 3)])
@@ -277,7 +293,7 @@ def refuse_changed_clips(data, trial, monkeypatch, change):
     ("samples", "rate", "message"),
     [
         (np.zeros(600), SAMPLE_RATE, "too short.*0.06 s"),
-        (np.zeros(9000), 8000, r"fmax 8000 Hz is above half the sample rate of 8000 Hz.*audio_logmel"),
+        (np.zeros(9000), 10, "a sample rate of 10 Hz is too low to be resampled"),
         (np.zeros(0), SAMPLE_RATE, "no samples"),
         (np.full(9000, np.nan), SAMPLE_RATE, "NaN"),
     ],
@@ -289,9 +305,54 @@ def test_unfit_sounds_are_refused(trial, tmp_path, samples, rate, message):
         ClipSearch.open(trial).by_audio(path)
 
 
+@pytest.mark.filterwarnings("ignore:.*holds nothing above")
+@pytest.mark.parametrize("clip", [0, 3])
+def test_a_sound_finds_the_same_at_any_sample_rate(data, trial, tmp_path, clip):
+    sound, _ = soundfile.read(data["paths"].audio("evaluation") / FILES[clip], dtype="float32")
+    search = ClipSearch.open(trial)
+    expected = search.by_audio(data["paths"].audio("evaluation") / FILES[clip])
+    for rate in (22050, 44100, 96000):
+        path = tmp_path / f"{rate}.wav"
+        soundfile.write(path, soxr.resample(sound, SAMPLE_RATE, rate, quality="VHQ"), rate, subtype="FLOAT")
+        hits = search.by_audio(path)
+        assert [hit.tid for hit in hits] == [hit.tid for hit in expected]
+        np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in expected], atol=0.01)
+
+
+def test_a_sound_is_resampled_to_the_rate_of_most_clips_or_to_the_trials(data, trial, monkeypatch):
+    recipe, info = data["conf"].audio_logmel.recipe, json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
+    path = data["paths"].audio("evaluation") / FILES[0]
+    sound, _ = soundfile.read(path, dtype="float32")
+    monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)
+    clips = list(info["evaluation"]["clips"].values())
+    for changed, rate in ((2, SAMPLE_RATE), (4, 44100)):
+        for entry in clips[:changed]:
+            entry["sample_rate"] = 44100
+        resampled = soxr.resample(sound, SAMPLE_RATE, rate, quality="HQ")
+        log_mel = ClipSearch.open(trial)._log_mel(path)
+        np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, rate, recipe), atol=1e-4)
+    search = ClipSearch.open(trial)
+    search.conf = load_conf(trial / CONF, ["audio_logmel.sample_rate=22050"])
+    resampled = soxr.resample(sound, SAMPLE_RATE, 22050, quality="HQ")
+    log_mel = search._log_mel(path)
+    np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, 22050, recipe), atol=1e-4)
+
+
+def test_a_sound_without_the_upper_bands_is_searched_and_that_is_said(trial, tmp_path):
+    soundfile.write(tmp_path / "low.wav", np.random.default_rng(0).normal(0, 0.1, 9000), 8000)
+    with pytest.warns(match=r"low\.wav: holds nothing above 4000 Hz, but log-mels go up to 8000 Hz"):
+        assert len(ClipSearch.open(trial).by_audio(tmp_path / "low.wav")) == 5
+
+
 def test_files_that_are_no_sounds_are_refused(trial, tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
-    for name, message in (("text.wav", "unreadable audio"), ("absent.wav", "no such file"), (".", "no such file")):
+    (tmp_path / "x.m4a").write_text("no sound")
+    for name, message in (
+        ("text.wav", "unreadable audio"),
+        ("x.m4a", r"convert it to \.wav or \.flac"),
+        ("absent.wav", r"no such file; name a \.wav, .* or \.aif file"),
+        (".", "no such file"),
+    ):
         with pytest.raises(UserError, match=message):
             ClipSearch.open(trial).by_audio(tmp_path / name)
 

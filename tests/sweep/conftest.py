@@ -3,9 +3,9 @@
 import pytest
 
 from tests.helpers import ROOT
-from utils.conf.reading import load_conf
-from utils.sweep.points import POINTS
+from utils.conf.reading import load_conf, save_conf
 from utils.trial.directory import create_directory
+from utils.trial.names import CONF, POINTS
 
 
 @pytest.fixture
@@ -14,5 +14,6 @@ def sweep(tmp_path):
     settings = (f"trial_base={tmp_path}", f"data_conf.dataset={tmp_path / 'data'}")
     conf = load_conf(ROOT / "conf.yaml", [*settings, "sweep_conf={param_conf.seed: [0, 1]}"])
     sweep = create_directory(conf, "sweep")
+    save_conf(conf, sweep / CONF)
     (sweep / POINTS).mkdir()
     return sweep

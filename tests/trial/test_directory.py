@@ -21,12 +21,12 @@ def trial(conf):
 
 def test_trials_never_share_a_directory_and_the_newest_is_found(conf):
     with pytest.raises(UserError, match=r"run main\.py first"):
-        newest_trial(conf)
+        newest_trial(conf, [])
     trials = [record_of(create_trial(conf), conf, [results_of(0)])[0].trial for _ in range(3)]
     create_trial(conf)  # has no checkpoint yet
     assert len(set(trials)) == 3
     os.utime(trials[1] / "conf.yaml", ns=(2**62, 2**62))
-    assert newest_trial(conf) == trials[1]
+    assert newest_trial(conf, []) == trials[1]
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,12 @@ import torch
 
 from tests.helpers import ROOT
 from utils.common.errors import UserError
+from utils.common.io import write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
 from utils.conf.reading import load_conf
-from utils.trial.provenance import PROVENANCE, check_steps, holds, read_provenance, record_step, versions
+from utils.dataset.index import clip_info
+from utils.trial.preprocessing import check_steps, holds, record_step
+from utils.trial.provenance import PROVENANCE, read_provenance, versions
 
 CLEAN, TEXT = "x_clean_captions.csv", "x_text.csv"
 
@@ -25,6 +28,7 @@ def data(tmp_path):
 
     for path in ("a.csv", CLEAN, TEXT, "vocab_info.json", "audio_info.json"):
         (tmp_path / path).write_text(path)
+    write_json(tmp_path / "audio_info.json", clip_info({"x": {}}))
     record_step(conf(), CLEANING, [tmp_path / "a.csv"])
     record_step(conf(), INDEXING, [tmp_path / CLEAN])
     return conf, tmp_path

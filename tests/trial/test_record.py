@@ -4,7 +4,8 @@ from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
 from utils.conf.reading import load_conf
 from utils.trial.checkpoint import load_checkpoint, load_model
-from utils.trial.directory import BEST, LAST, METRICS, create_trial
+from utils.trial.directory import create_trial
+from utils.trial.names import BEST, LAST, METRICS
 from utils.trial.record import TrialRecord
 
 EPOCHS = [results_of(0, 0.9, 0.1), results_of(1, 0.5, 0.3), results_of(2, 0.5, 0.4), results_of(3, 0.7, 0.4)]

@@ -1,8 +1,7 @@
-"""Files that are whole or absent, JSON, CSV and digests; progress that suits the output."""
+"""Files that are whole or absent, JSON and CSV; progress that suits the output."""
 
 import csv
 import glob
-import hashlib
 import json
 import os
 import re
@@ -13,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 
 from tqdm import tqdm
@@ -29,8 +27,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(path)
-    temporary = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.tmp")
+    temporary = new_beside(path, "tmp")
     try:
         yield temporary
         with temporary.open("rb+") as stream:
@@ -65,12 +62,13 @@ def require_room(path: Path | str, size: int) -> None:
 _HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
 
 
-def _remove_left_over(path: Path) -> None:
-    """Remove what killed processes of this machine left of their own attempts at a file."""
+def new_beside(path: Path, kind: str) -> Path:
+    """A hidden name of this process beside `path`; what killed processes of this machine left there is removed."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.{_HOST}.*.*"):
         pid = left.name.split(".")[-2]
         if pid.isdigit() and not _runs(int(pid)):
             shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{kind}")
 
 
 def _runs(pid: int) -> bool:
@@ -81,46 +79,6 @@ def _runs(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def file_digest(path: Path | str) -> str:
-    """SHA-256 of a file's content, hexadecimal; a file that has not been written since is read once."""
-    path = Path(path).resolve()
-    state = path.stat()
-    return _digest(path, state.st_mtime_ns, state.st_ctime_ns, state.st_size, state.st_ino)
-
-
-@lru_cache(maxsize=1000)
-def _digest(path: Path, *state: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@contextmanager
-def whole_folder(path: Path | str, page: str) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
-
-    Raises UserError where `path` exists and does not hold `page`: then it is something else, and is left alone.
-    """
-    path = Path(path).resolve()
-    if path.exists() and not (path / page).is_file():
-        raise UserError(f"{path}: exists and holds no {page}; it is not replaced: move it, or write to another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_left_over(path)
-    temporary, old = (path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{kind}") for kind in ("tmp", "old"))
-    try:
-        temporary.mkdir()
-        yield temporary
-        if path.exists():
-            path.replace(old)
-        temporary.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from None
-    finally:
-        if old.exists() and not path.exists():
-            old.replace(path)
-        for rest in (temporary, old):
-            shutil.rmtree(rest, ignore_errors=True)
 
 
 def write_json(path: Path | str, content: object) -> None:

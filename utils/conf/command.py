@@ -2,6 +2,7 @@
 
 import argparse
 from difflib import get_close_matches
+from pathlib import Path
 from typing import NoReturn
 
 from utils.common.errors import UserError
@@ -32,6 +33,13 @@ def command_parser(description: str) -> argparse.ArgumentParser:
 def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; settings may stand before, between and after the other arguments."""
     return parser.parse_intermixed_args()
+
+
+def named_directory(text: str) -> Path:
+    """An argument that names a directory; UserError where it is empty, which Path would take for the current one."""
+    if not text.strip():
+        raise UserError("a directory on the command line is empty text; was a variable not set?")
+    return Path(text)
 
 
 def refuse_conf_beside(args: argparse.Namespace, option: str) -> None:

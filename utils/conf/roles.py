@@ -8,17 +8,23 @@ class Role(Enum):
 
     NUMBERS = "what comes out"
     SEED = "which of its draws an experiment takes"
-    REACH = "how far a run goes, and what it is measured on"
+    REACH = "how far a run goes"
+    MEASURED = "what a trial is measured on"
     AROUND = "where things are, and what stands around a run: it decides no number"
 
     @property
     def may_change_on_resume(self) -> bool:
-        return self in (Role.REACH, Role.AROUND)
+        return self in (Role.REACH, Role.MEASURED, Role.AROUND)
+
+    @property
+    def may_change_afterwards(self) -> bool:
+        """Whether a trial can be scored, measured and shown with another value than it was trained with."""
+        return self in (Role.MEASURED, Role.AROUND)
 
     @property
     def tells_experiments_apart(self) -> bool:
         """Whether trials that differ in it are two rows of a comparison."""
-        return self in (Role.NUMBERS, Role.REACH)
+        return self in (Role.NUMBERS, Role.REACH, Role.MEASURED)
 
     @property
     def decides_numbers(self) -> bool:

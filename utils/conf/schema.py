@@ -36,7 +36,7 @@ class DataConf(Section):
     dataset: Annotated[Name, Role.AROUND]
     train_data: FileName
     val_data: FileName
-    eval_data: Annotated[FileName, Role.REACH]
+    eval_data: Annotated[FileName, Role.MEASURED]
     cache: Annotated[Literal["memory", "disk"], Role.AROUND]
 
     @property
@@ -80,11 +80,17 @@ class WordEmbeddingsConf(Section):
     def _file_is_named(self) -> "WordEmbeddingsConf":
         if self.source == "file" and self.file is None:
             raise ValueError("source is 'file': set word2vec_embeddings.file to the word vectors' path")
+        if self.source != "file" and self.file is not None:
+            raise ValueError(
+                f"word2vec_embeddings.file is {self.file!r} but source is {self.source!r}, which reads no file: set "
+                "word2vec_embeddings.source=file, or file to null"
+            )
         return self
 
 
 class LogMelConf(Section):
     backend: Annotated[Literal["torch", "librosa", "torchaudio"], Role.AROUND]
+    sample_rate: Annotated[int, Field(ge=1000, le=384000)] | None
     window: Positive
     hop: Positive
     n_mels: Bands
@@ -96,6 +102,12 @@ class LogMelConf(Section):
     def _band_is_not_empty(self) -> "LogMelConf":
         if self.fmin >= self.fmax:
             raise ValueError(f"fmin ({self.fmin:g} Hz) must be below fmax ({self.fmax:g} Hz)")
+        return self
+
+    @model_validator(mode="after")
+    def _recipe_fits_the_sample_rate(self) -> "LogMelConf":
+        if self.sample_rate is not None:
+            self.recipe.at(self.sample_rate)
         return self
 
     @property
@@ -249,9 +261,8 @@ def idle_because(conf: Conf, key: str) -> str | None:
     criterion, source = conf.param_conf.criterion, conf.word2vec_embeddings.source
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
         return f"param_conf.criterion={criterion}"
-    for kind in ("file", "train"):
-        if f"{key}.".startswith(f"word2vec_embeddings.{kind}.") and source != kind:
-            return f"word2vec_embeddings.source={source}"
+    if key.startswith("word2vec_embeddings.train.") and source != "train":
+        return f"word2vec_embeddings.source={source}"
     return None
 
 

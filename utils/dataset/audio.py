@@ -1,20 +1,34 @@
-"""Audio files: read, decoded block by block, and refused where they are damaged."""
+"""Audio files: read, decoded block by block, resampled, and refused where they are damaged."""
 
+import os
 import re
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import soundfile
+import soxr
 
+from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.io import file_digest
 
+UNCOUNTED = 2**63 - 1  # libsndfile's frames of a .flac that was written into a pipe
 BLOCK = 4_000_000  # samples decoded at a time, over all channels
-# What libsndfile notes of a .wav or .ogg file that ends early, and then reads on as if it were whole.
-CUT_SHORT = re.compile(r"^data : \d+ \(should be \d+\)|^Ogg: Last page lacks an end-of-stream bit", re.MULTILINE)
+LOUDEST = 1e12  # full scale is 1; far beyond, energies overflow
+# What libsndfile notes of a file that ends early, and then reads on as if it were whole. A .wav written into a pipe has
+# no size, which is 0xFFFFFFFF (ffmpeg) or 0x7FFFF000 (SoX), and an .aiff 0: those end where they end.
+CUT_SHORT = re.compile(
+    r"^data : (?!4294967295 |2147479552 )\d+ \(should be \d+\)"
+    r"|^ SSND : [1-9]\d* \(should be \d+\)"
+    r"|^\*\*\* Calculated frame count \d+ does not match value from 'ds64' chunk of [1-9]"
+    r"|^Ogg ?: (Last page lacks an end-of-stream bit|Junk after the last page)",
+    re.MULTILINE,
+)
+# An .mp3 without a count of its frames: libsndfile guesses its length, and reads a variable bit rate up to there alone.
+GUESSED = re.compile(r"^  bitrate mode +: constant", re.MULTILINE)
 
 
 class Clip(NamedTuple):
@@ -30,7 +44,7 @@ class Clip(NamedTuple):
 def probe_clip(path: Path) -> Clip:
     """Decode an audio file to its end, block by block.
 
-    Raises UserError where it cannot be decoded, is cut short, holds no samples, or holds NaN or infinite ones.
+    Raises UserError where it cannot be decoded, is cut short, holds no samples, or some that are not finite or absurd.
     """
     with open_audio(path) as stream:
         samples = sum(len(block) for block in _blocks(path, stream))
@@ -40,23 +54,60 @@ def probe_clip(path: Path) -> Clip:
 
 @contextmanager
 def open_audio(path: Path | str) -> Iterator[soundfile.SoundFile]:
-    """Open a .wav, .flac or .ogg file; raises UserError where it cannot be decoded, or is cut short."""
+    """Open an audio file; raises UserError where it cannot be decoded, or is cut short."""
     try:
-        with soundfile.SoundFile(path) as stream:
+        with _hushed(path), soundfile.SoundFile(path) as stream:
             if CUT_SHORT.search(stream.extra_info):
                 raise UserError(f"{path}: cut short: the file ends before its samples do; get the clip anew")
+            if stream.frames == UNCOUNTED or (stream.format == "MP3" and GUESSED.search(stream.extra_info)):
+                what = "it has no count of its frames, which would tell whether it is whole"
+                raise UserError(f"{path}: {what}; convert it to a .wav or .flac file (not into a pipe)")
             yield stream
     except soundfile.LibsndfileError as error:
-        raise UserError(f"{path}: unreadable audio ({error.error_string.rstrip('.')})") from None
+        why, advice = error.error_string.rstrip("."), "if it plays elsewhere, convert it to .wav or .flac"
+        raise UserError(f"{path}: unreadable audio ({why}); {advice}") from None
+
+
+@contextmanager
+def _hushed(path: Path | str) -> Iterator[None]:
+    """Drop what libsndfile's MP3 decoder says on standard error, of sound files too, past Python's own."""
+    if Path(path).suffix.lower() != ".mp3":
+        yield
+        return
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def mono_blocks(path: Path | str, stream: soundfile.SoundFile) -> Iterator[np.ndarray]:
     """An open file's samples in blocks, channels averaged: (samples,) float32.
 
-    Raises UserError where there are none, fewer than the file promises, or NaN or infinite ones.
+    Raises UserError where there are none, fewer than the file promises, or some that are not finite or absurd.
     """
     for block in _blocks(path, stream):
         yield block if block.ndim == 1 else block.mean(axis=1)
+
+
+def resampled(blocks: Iterable[np.ndarray], sample_rate: int, new_rate: int) -> Iterator[np.ndarray]:
+    """A waveform in blocks (samples,) float32 at another sample rate (Hz), to the bit as soxr has the whole of it.
+
+    Memory does not grow with the waveform: no block that comes out is much longer than BLOCK.
+    """
+    if sample_rate == new_rate:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(sample_rate, new_rate, num_channels=1, quality="HQ")
+    step = max(1, BLOCK * sample_rate // max(sample_rate, new_rate))
+    for block in blocks:
+        for start in range(0, len(block), step):
+            yield stream.resample_chunk(block[start : start + step])
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def _blocks(path: Path | str, stream: soundfile.SoundFile) -> Iterator[np.ndarray]:
@@ -67,8 +118,9 @@ def _blocks(path: Path | str, stream: soundfile.SoundFile) -> Iterator[np.ndarra
         read += len(block)
         if pcm_16:  # the same numbers as the library's own conversion, in a quarter of the time
             block = block * np.float32(1 / 32768)
-        elif not np.isfinite(block).all():
-            raise UserError(f"{path}: holds NaN or infinite samples")
+        elif not (peak := np.abs(block).max()) < LOUDEST:
+            what = f"a sample of {peak:g}; full scale is 1: scale it" if peak < np.inf else "NaN or infinite samples"
+            raise UserError(f"{path}: holds {what}")
         yield block
     if read == 0:
         raise UserError(f"{path}: the clip has no samples")

@@ -3,12 +3,14 @@
 import hashlib
 import json
 import math
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 import pandas as pd
 
@@ -17,7 +19,8 @@ from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, probe_clip
 from utils.dataset.captions import CAPTION_COLUMNS, has_words, hyphenated_words
-from utils.dataset.paths import AUDIO_SUFFIXES, DatasetPaths
+from utils.dataset.paths import AUDIO_SUFFIXES, CONVERT, OTHER_SOUNDS, DatasetPaths
+from utils.dataset.recipe import LogMelRecipe
 
 FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
@@ -47,8 +50,10 @@ class SplitIndex:
     problems: list[Problem]
 
 
-def index_split(paths: DatasetPaths, split: str, require_audio: bool, shortest: float) -> SplitIndex:
-    """Pair a split's cleaned captions with its clips of at least `shortest` seconds.
+def index_split(
+    paths: DatasetPaths, split: str, require_audio: bool, shortest: float, recipe: LogMelRecipe
+) -> SplitIndex:
+    """Pair a split's cleaned captions with its clips of at least `shortest` seconds that the recipe fits.
 
     Whatever cannot be paired or read is left out and listed.
     """
@@ -65,9 +70,10 @@ def index_split(paths: DatasetPaths, split: str, require_audio: bool, shortest: 
         problems.append(Problem(source, 1, "", "no captions"))
     table = _drop_repeated_clips(table, source, problems)
     if require_audio:
-        files = _audio_files(paths, split)
-        places = match_names(list(dict.fromkeys(table["file_name"])), files)
-        readable = _probe_clips(paths, split, sorted(places.values()), shortest, problems)
+        names = list(dict.fromkeys(table["file_name"]))
+        files = _audio_files(paths, split, set(names), problems)
+        places = match_names(names, files)
+        readable = _probe_clips(paths, split, sorted(places.values()), shortest, recipe, problems)
         unused = sorted(set(files) - set(places.values()))
         problems += [Problem(split, 0, name, "the clip has no captions") for name in unused]
         table = _drop_clips_without_audio(table, source, places, readable, problems)
@@ -95,15 +101,19 @@ def clip_id(split: str, file_name: str) -> str:
 
 
 def match_names(names: list[str], files: list[str]) -> dict[str, str]:
-    """Pair the names in a caption file with audio files: exactly first, then without spaces around stem and suffix.
+    """Pair the names in a caption file with audio files: exactly first, then without spaces around stem and suffix,
+    then whichever way accents are encoded (a Mac's archive has them apart from their letters).
 
     Each file serves one name; a name that fits no file, or several, is left out.
     """
     matches = {name: name for name in set(names) & set(files)}
-    owners = _by_stripped(name for name in names if name not in matches)
-    places = _by_stripped(file for file in files if file not in matches)
-    unique = [key for key, group in owners.items() if len(group) == len(places.get(key, ())) == 1]
-    return matches | {owners[key][0]: places[key][0] for key in unique}
+    for key in (_stripped, lambda name: normalize("NFC", _stripped(name))):
+        taken = set(matches.values())
+        owners = _grouped((name for name in names if name not in matches), key)
+        places = _grouped((file for file in files if file not in taken), key)
+        unique = [form for form, group in owners.items() if len(group) == len(places.get(form, ())) == 1]
+        matches |= {owners[form][0]: places[form][0] for form in unique}
+    return matches
 
 
 def vocabulary_info(captions: dict[str, pd.DataFrame]) -> dict:
@@ -145,6 +155,8 @@ def read_clips(paths: DatasetPaths, split: str) -> dict[str, Clip]:
         for fid, clip in clips.items():
             if not FID.fullmatch(fid) or not SHA256.fullmatch(clip.sha256) or not 0 <= clip.seconds < math.inf:
                 raise ValueError
+            if not isinstance(clip.sample_rate, int) or not 0 < clip.sample_rate < 2**31:
+                raise ValueError
         return clips
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{paths.audio_info}: not as {INDEXING} writes it for {split}; run that again") from None
@@ -172,26 +184,48 @@ def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
     return table
 
 
-def _by_stripped(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names by what is left of them without spaces around stem and suffix."""
+def _stripped(name: str) -> str:
+    """A file name without spaces around stem and suffix."""
+    stem, dot, suffix = name.rpartition(".")
+    return stem.strip() + dot + suffix.strip()
+
+
+def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    """Names by what the key makes of them."""
     groups: dict[str, list[str]] = {}
     for name in names:
-        stem, dot, suffix = name.rpartition(".")
-        groups.setdefault(stem.strip() + dot + suffix.strip(), []).append(name)
+        groups.setdefault(key(name), []).append(name)
     return groups
 
 
-def _audio_files(paths: DatasetPaths, split: str) -> list[str]:
+def _audio_files(paths: DatasetPaths, split: str, named: set[str], problems: list[Problem]) -> list[str]:
+    """The names of a split's audio files; what is none that can be read, and no caption names, is a problem."""
     folder = paths.audio(split)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the split's audio files there")
-    return sorted(p.name for p in folder.iterdir() if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file())
+    files = []
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES + OTHER_SOUNDS):
+        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        if not path.is_file():
+            continue
+        if name != path.name:
+            problems.append(Problem(split, 0, name, "the file's name is not UTF-8; rename it"))
+        elif path.suffix.lower() in AUDIO_SUFFIXES:
+            files.append(name)
+        elif name not in named:
+            problems.append(Problem(split, 0, name, CONVERT))
+    return files
 
 
 def _probe_clips(
-    paths: DatasetPaths, split: str, files: list[str], shortest: float, problems: list[Problem]
+    paths: DatasetPaths,
+    split: str,
+    files: list[str],
+    shortest: float,
+    recipe: LogMelRecipe,
+    problems: list[Problem],
 ) -> dict[str, Clip]:
-    """The clips that can be decoded to their end and last at least `shortest` seconds, by file."""
+    """The clips that can be decoded to their end, last at least `shortest` seconds and fit the recipe, by file."""
     clips = {}
     for name in progress(files, f"reading {split}", total=len(files)):
         try:
@@ -199,12 +233,22 @@ def _probe_clips(
         except UserError as error:
             problems.append(Problem(split, 0, name, str(error).partition(": ")[2]))
             continue
-        if clip.seconds >= shortest:
-            clips[name] = clip
-        else:
-            what = f"{clip.seconds:g} s are too short; the model needs {shortest:g} s"
+        if what := _unfit(clip, shortest, recipe):
             problems.append(Problem(split, 0, name, what))
+        else:
+            clips[name] = clip
     return clips
+
+
+def _unfit(clip: Clip, shortest: float, recipe: LogMelRecipe) -> str | None:
+    """Why a clip can have no log-mel, or none that is long enough for the model."""
+    if clip.seconds < shortest:
+        return f"{clip.seconds:g} s are too short; the model needs {shortest:g} s"
+    try:
+        recipe.at(clip.sample_rate)
+    except ValueError as error:
+        return f"{error}; audio_logmel.sample_rate resamples all; or take it out, with its row of captions"
+    return None
 
 
 def _drop_repeated_clips(table: pd.DataFrame, source: str, problems: list[Problem]) -> pd.DataFrame:
@@ -222,8 +266,11 @@ def _drop_clips_without_audio(
 ) -> pd.DataFrame:
     for row in table.drop_duplicates("file_name").itertuples():
         if row.file_name not in places:
-            plain = Path(row.file_name).name == row.file_name
-            what = "no such audio file" if plain else "is no file name: clips lie in the split's folder itself"
+            what = "no such audio file"
+            if Path(row.file_name).name != row.file_name:
+                what = "is no file name: clips lie in the split's folder itself"
+            elif Path(row.file_name).suffix.lower() in OTHER_SOUNDS:
+                what = f"{CONVERT}, and name that here"
             problems.append(Problem(source, int(row.line), row.file_name, what))
     return table[table["file_name"].map(lambda name: places.get(name) in readable).astype(bool)]
 

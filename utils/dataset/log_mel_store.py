@@ -21,9 +21,10 @@ import h5py
 import numpy as np
 import torch
 
+from utils.common.digests import file_digest
 from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, require_room_for
-from utils.common.io import file_digest, read_json, unwritable, whole_file, write_json
+from utils.common.io import read_json, unwritable, whole_file, write_json
 from utils.common.steps import INDEXING, LOG_MELS
 from utils.dataset.audio import Clip
 from utils.dataset.log_mel import read_log_mel

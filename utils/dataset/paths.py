@@ -6,7 +6,10 @@ from pathlib import Path
 from utils.common.errors import UserError
 from utils.common.steps import SYNTHESIS
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg")
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
+AUDIO_FILES = f"{', '.join(AUDIO_SUFFIXES[:-1])} or {AUDIO_SUFFIXES[-1]}"
+OTHER_SOUNDS = (".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp2", ".mp4", ".ra", ".webm", ".wma", ".wv")
+CONVERT = "is of a kind that is not read here; convert it to .wav or .flac"  # one of these
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from math import ceil, log2
 from typing import NamedTuple
 
 LONGEST_WINDOW = 2**20  # samples
+LOWEST_RATE = 1000  # Hz, that is resampled: the header of a damaged file may have any
 
 
 class MelTransform(NamedTuple):
@@ -29,9 +30,13 @@ class LogMelRecipe:
     n_mels: int = 64  # bands
     fmin: float = 12.0  # Hz
     fmax: float = 8000.0
+    sample_rate: int | None = None  # Hz, to resample every sound to; None: each at its own
 
     def at(self, sample_rate: int) -> MelTransform:
-        """The recipe in samples; raises ValueError where it does not fit the sample rate (Hz)."""
+        """The recipe in samples, for a sound of this sample rate (Hz); raises ValueError where it does not fit."""
+        if self.sample_rate and sample_rate < LOWEST_RATE:
+            raise ValueError(f"a sample rate of {sample_rate} Hz is too low to be resampled")
+        sample_rate = self.sample_rate or sample_rate
         if self.fmax > sample_rate / 2:
             raise ValueError(f"fmax {self.fmax:g} Hz is above half the sample rate of {sample_rate} Hz")
         win_length, hop_length = round(sample_rate * self.window), round(sample_rate * self.hop)
@@ -43,6 +48,10 @@ class LogMelRecipe:
             longest = f"{LONGEST_WINDOW} samples at most"
             raise ValueError(f"a window of {self.window:g} s is too long at {sample_rate} Hz ({longest})")
         n_fft = 2 ** ceil(log2(win_length))
+        bin_width = sample_rate / n_fft  # Hz
+        if (self.fmin // bin_width + 1) * bin_width >= self.fmax:
+            band = f"fmin {self.fmin:g} Hz and fmax {self.fmax:g} Hz"
+            raise ValueError(f"no FFT bin lies between {band} at {sample_rate} Hz; widen the band or the window")
         return MelTransform(sample_rate, n_fft, win_length, hop_length, self.n_mels, self.fmin, self.fmax)
 
 

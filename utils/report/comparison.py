@@ -5,16 +5,20 @@ from pathlib import Path
 import numpy as np
 
 from utils.common.errors import UserError
-from utils.common.io import read_json, whole_folder, write_csv
+from utils.common.folders import whole_folder
+from utils.common.io import read_json, write_csv
 from utils.common.steps import MEASURING, SCORING
 from utils.report import figures
 from utils.report.figures import Line, Picture
 from utils.report.groups import Group, TrialResult, best_groups, group_trials
 from utils.report.numbers import METRICS, shown
 from utils.report.page import DIRECTIONS, PANELS, Page, line_of
-from utils.trial.directory import RETRIEVAL_METRICS, trial_conf
+from utils.trial.directory import trial_conf
 from utils.trial.history import read_history
-from utils.trial.provenance import check_made
+from utils.trial.identity import check_made, diverged, warn_diverged
+from utils.trial.names import RETRIEVAL_METRICS
+from utils.trial.preprocessing import WORD_VECTORS
+from utils.trial.provenance import read_provenance
 
 COMPARISON = "comparison.html"
 
@@ -31,7 +35,7 @@ def write_comparison(trials: list[Path], out: Path) -> Path:
         _require_same_data(results[0], result)
     groups = group_trials(results)
     best = {(side, metric): best_groups(groups, side, metric) for side in DIRECTIONS for metric in METRICS}
-    with whole_folder(out, COMPARISON) as folder:
+    with whole_folder(out) as folder:
         page = Page(folder)
         page.render(
             "comparison.html",
@@ -43,6 +47,7 @@ def write_comparison(trials: list[Path], out: Path) -> Path:
             groups=groups,
             best=best,
             strokes=[_stroke(i) for i in range(len(groups))],
+            diverged=_diverged(groups),
             curves=[page.picture(picture) for picture in _compared_curves(groups)],
         )
         (folder / "comparison.md").write_text(comparison_markdown(groups, best), encoding="utf-8")
@@ -53,8 +58,8 @@ def write_comparison(trials: list[Path], out: Path) -> Path:
 def read_result(trial: Path) -> TrialResult:
     """What a comparison needs of a trial; UserError where it is not there."""
     conf = trial_conf(trial, [])
-    check_made(trial, SCORING, MEASURING)
     path, split = trial / RETRIEVAL_METRICS, conf.data_conf.eval_data
+    check_made(trial, SCORING, MEASURING, reads=[path])
     content = read_json(path, MEASURING)
     try:
         metrics = {
@@ -62,19 +67,18 @@ def read_result(trial: Path) -> TrialResult:
         }
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not all metrics of the split {split}; run {MEASURING} again") from None
-    return TrialResult(trial, conf, metrics, read_history(trial))
+    warn_diverged(trial)
+    sources = read_provenance(trial)[SCORING].sources
+    return TrialResult(trial, conf, metrics, read_history(trial), sources, diverged(trial))
 
 
 def _require_same_data(one: TrialResult, other: TrialResult) -> None:
-    def data(result: TrialResult) -> tuple:
-        return result.conf.data_conf.eval_data, *(int(result.metrics[side]["queries"]) for side in DIRECTIONS)
-
-    if data(one) != data(other):
-        split, captions, clips = data(other)
-        raise UserError(
-            f"{other.trial}: measured on {split} ({clips} clips, {captions} captions), but {one.trial} on "
-            f"{data(one)[0]} ({data(one)[2]} clips, {data(one)[1]} captions); compare trials of one data set"
-        )
+    splits = [result.conf.data_conf.eval_data for result in (one, other)]
+    if splits[0] != splits[1]:
+        raise UserError(f"{other.trial}: measured on {splits[1]}, but {one.trial} on {splits[0]}; compare one split")
+    for source in one.sources.keys() & other.sources.keys() - {WORD_VECTORS}:
+        if one.sources[source] != other.sources[source]:
+            raise UserError(f"{other.trial}: has other {source} than {one.trial}; compare trials of one data set")
 
 
 def comparison_markdown(groups: list[Group], best: dict[tuple[str, str], set[str]]) -> str:
@@ -91,7 +95,11 @@ def comparison_markdown(groups: list[Group], best: dict[tuple[str, str], set[str
             label = "".join(f"\\{sign}" if sign in "\\|*_`<>[]" else sign for sign in group.label)
             lines.append(f"| {label} | {len(group.results)} | {' | '.join(cells)} |")
         lines.append("")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_diverged(groups)])
+
+
+def _diverged(groups: list[Group]) -> list[str]:
+    return [result.diverged for group in groups for result in group.results if result.diverged]
 
 
 def _spread(group: Group, direction: str, metric: str) -> str:

@@ -12,6 +12,7 @@ from utils.conf.schema import Conf, role_of, telling
 from utils.criterion_utils import CRITERIA
 from utils.report.numbers import plain, shown
 from utils.sampling_utils import STRATEGIES
+from utils.trial.preprocessing import WORD_VECTORS
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class TrialResult:
     conf: Conf
     metrics: dict[str, dict[str, float]]  # of its eval_data split, by direction, as in retrieval_metrics.json
     history: list[dict[str, float]]  # an entry an epoch, as in metrics.jsonl
+    sources: dict[str, str]  # of its data set: utils.trial.preprocessing.sources
+    diverged: str | None = None
 
     @property
     def strategy(self) -> str:
@@ -60,7 +63,7 @@ class Group:
 def group_trials(results: Iterable[TrialResult]) -> list[Group]:
     """Groups of trials that differ only in their seeds, in the strategies' order.
 
-    Raises UserError where two trials of a group have one seed: it would count twice.
+    Raises UserError where two trials of a group have one seed, which would count twice, or other word vectors.
     """
     by_experiment: dict[tuple, list[TrialResult]] = {}
     for result in results:
@@ -70,6 +73,8 @@ def group_trials(results: Iterable[TrialResult]) -> list[Group]:
         for one, other in pairwise(group):
             if one.seed == other.seed:
                 raise UserError(f"{other.trial}: the same settings and the same seed as {one.trial}; leave one out")
+            if one.sources.get(WORD_VECTORS) != other.sources.get(WORD_VECTORS):
+                raise UserError(f"{other.trial}: has other word vectors than {one.trial}, by the same settings")
     groups = [Group(label, group) for label, group in zip(_labels(members), members, strict=True)]
     order = [*STRATEGIES, *CRITERIA]
     return sorted(groups, key=lambda group: (order.index(group.results[0].strategy), group.label))

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.common.io import whole_folder
+from utils.common.folders import whole_folder
 from utils.common.steps import SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.conf.values import flat
@@ -14,10 +14,9 @@ from utils.report.gallery import Gallery
 from utils.report.numbers import METRICS, Estimate, estimates, positives_and_negatives, rank_shares
 from utils.report.page import DIRECTIONS, PANELS, Page, line_of
 from utils.report.rankings import Ranking, load_rankings
-from utils.trial.checkpoint import load_model
-from utils.trial.directory import BEST
 from utils.trial.history import collapse_warning, read_history
-from utils.trial.provenance import check_data, check_made, read_provenance
+from utils.trial.identity import check_trial, diverged, load_best, training_of
+from utils.trial.score_files import scores_path
 
 REPORT = "report.html"
 
@@ -29,14 +28,14 @@ def write_report(trial: Path, conf: Conf) -> Path:
 
     Raises UserError where something that the report needs is missing, or not of one run.
     """
-    model, words, epoch = load_model(trial / BEST)
-    check_data(trial, conf)
-    check_made(trial, SCORING)
+    splits = conf.data_conf.splits
+    check_trial(trial, conf, TRAINING, SCORING, reads=[scores_path(trial, split) for split in splits])
+    model, words, epoch = load_best(trial)
     history, provenance = read_history(trial), training_provenance(trial)
-    names = list(dict.fromkeys([conf.data_conf.eval_data, *conf.data_conf.splits]))  # the split for the results first
+    names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
     rankings = {name: load_rankings(trial, name, epoch) for name in names}
     main = rankings[names[0]]
-    with whole_folder(trial / "report", REPORT) as folder:
+    with whole_folder(trial / "report") as folder:
         page = Page(folder)
         gallery = Gallery(model, words, conf, main["text_to_audio"], page)
         page.render(
@@ -47,7 +46,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
             seed=conf.param_conf.seed,
             epoch=epoch,
             epochs=history[-1]["epoch"],
-            warning=collapse_warning(history[-1], conf),
+            warnings=list(filter(None, [diverged(trial), collapse_warning(history[-1], conf)])),
             split=names[0],
             splits=names,
             directions=DIRECTIONS,
@@ -64,10 +63,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
 
 def training_provenance(trial: Path) -> dict[str, object]:
     """The trial's record of its training, flat: the seed, the data's digests, each run's machine and versions."""
-    entry = read_provenance(trial).get(TRAINING)
-    if entry is None:
-        return {}
-    content = entry.model_dump(exclude_defaults=True)
+    content = training_of(trial).model_dump(exclude_defaults=True, exclude={"settings"})
     runs = {f"run {number}": run for number, run in enumerate(content.pop("runs", []), start=1)}
     return flat(content | runs)
 

@@ -3,7 +3,10 @@
 Shapes: C clips, M captions, V vocabulary.
 """
 
+import warnings
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -15,17 +18,18 @@ from scipy.sparse import csr_array
 from models.audio_encoders import TIME_POOLING
 from utils.common.errors import UserError
 from utils.common.io import whole_file
-from utils.common.steps import INDEXING
+from utils.common.steps import INDEXING, SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.data_utils import load_captions
-from utils.dataset.audio import Clip
+from utils.dataset.audio import Clip, open_audio
 from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
-from utils.dataset.paths import DatasetPaths
+from utils.dataset.paths import AUDIO_FILES, DatasetPaths
+from utils.dataset.recipe import LogMelRecipe
 from utils.score_utils import caption_word_weights, step_score_matrix
-from utils.trial.checkpoint import load_model
-from utils.trial.directory import BEST, trial_conf
+from utils.trial.directory import trial_conf
+from utils.trial.identity import check_trial, load_best
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
 
 
@@ -67,8 +71,8 @@ class ClipSearch:
         if self.split not in conf.data_conf.splits:
             raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(conf.data_conf.splits)}")
         self.paths = DatasetPaths(conf.data_conf.dataset)
-        self.paths.require()
-        self.model, self.words, self.epoch = load_model(trial / BEST)
+        check_trial(trial, conf, TRAINING)
+        self.model, self.words, self.epoch = load_best(trial)
 
     @classmethod
     def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
@@ -131,7 +135,9 @@ class ClipSearch:
 
     @cached_property
     def _word_scores(self) -> WordScores:
-        return load_word_scores(word_scores_path(self.trial, self.split), self.epoch)
+        path = word_scores_path(self.trial, self.split)
+        check_trial(self.trial, self.conf, SCORING, reads=[path])
+        return load_word_scores(path, self.epoch)
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -157,7 +163,9 @@ class ClipSearch:
     def by_audio(self, path: Path | str, top: int = 5) -> list[CaptionHit]:
         """The `top` captions (all, if there are fewer) with the highest scores with a sound, ties in the split's order.
 
-        Raises UserError where the file cannot be read, or is too short or of too low a sample rate for the model.
+        A sound of another sample rate than most of the split's clips is resampled to theirs.
+
+        Raises UserError where the file cannot be read, or is too short for the model.
         """
         tids, texts, words, weights = self._captions
         scores = weights @ self._sound_scores(Path(path), words)  # (M,)
@@ -171,14 +179,28 @@ class ClipSearch:
         return step_score_matrix(self.model.audio_steps(log_mel.unsqueeze(0)), len(log_mel), embeds)[0].numpy()
 
     def _log_mel(self, path: Path) -> np.ndarray:
-        """(T, n_mels), by the trial's recipe."""
+        """(T, n_mels), by the trial's recipe at the data set's sample rate."""
         if not path.is_file():
-            raise UserError(f"{path}: no such file; name a .wav, .flac or .ogg file")
-        log_mel = read_log_mel(path, self.conf.audio_logmel.recipe)
+            raise UserError(f"{path}: no such file; name a {AUDIO_FILES} file")
+        log_mel = read_log_mel(path, self._recipe)
+        with open_audio(path) as stream:
+            highest = stream.samplerate / 2
+        if highest < self._recipe.fmax:
+            band = f"holds nothing above {highest:g} Hz, but log-mels go up to {self._recipe.fmax:g} Hz"
+            warnings.warn(f"{path}: {band}: what is found may not fit", stacklevel=2)
         if len(log_mel) < TIME_POOLING:
             shortest = (TIME_POOLING - 1) * self.conf.audio_logmel.hop
             raise UserError(f"{path}: too short: {len(log_mel)} frames; the model needs {shortest:g} s")
         return log_mel
+
+    @cached_property
+    def _recipe(self) -> LogMelRecipe:
+        """The trial's recipe with a sample rate: its own, or that of most of the split's clips."""
+        recipe = self.conf.audio_logmel.recipe
+        if recipe.sample_rate is not None or not self._clips:
+            return recipe
+        rates = Counter(clip.sample_rate for clip in self._clips.values())
+        return replace(recipe, sample_rate=rates.most_common(1)[0][0])
 
     @cached_property
     def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:

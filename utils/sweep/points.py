@@ -18,10 +18,12 @@ from utils.common.steps import SWEEPING
 from utils.conf.grid import grid_confs, grid_points
 from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf
-from utils.trial.directory import CONF, LAST, create_directory, create_trial, require_same_run, trial_conf
+from utils.trial.directory import create_directory, create_trial, kept_conf
+from utils.trial.identity import require_same_run
+from utils.trial.names import CONF, POINTS
 from utils.trial.tensorboard import require_tensorboard
 
-POINTS, LOCK = "points", "lock"
+LOCK = "lock"
 OTHERS_END_IN = 20.0  # s; so long may the workers of a killed sweep live on
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # no word to Ray's makers
@@ -58,7 +60,7 @@ class Point:
         """The point's trial directory: the one to go on with, or a new one, kept in the point's file at once."""
         if self.trial is None:
             self._save(create_trial(self.conf), finished=False)
-        elif (self.trial / LAST).exists():
+        else:
             require_same_run(self.trial, self.conf)
         return self.trial
 
@@ -74,7 +76,7 @@ class Point:
 
 def read_points(sweep: Path) -> list[Point]:
     """The points of a sweep's grid, in its order."""
-    conf = trial_conf(sweep, [])
+    conf = kept_conf(sweep, [])
     confs = grid_confs(conf)
     return [Point(sweep, i, *both) for i, both in enumerate(zip(grid_points(conf), confs, strict=True))]
 
@@ -97,6 +99,7 @@ def create_sweep(conf: Conf) -> Path:
     _require_packages(conf)
     sweep = create_directory(conf, "sweep")
     (sweep / POINTS).mkdir()
+    save_conf(conf, sweep / CONF)
     hold(sweep, alone=True)
     return sweep
 
@@ -108,7 +111,7 @@ def resume_sweep(sweep: Path, overrides: list[str]) -> Path:
     """
     if not (sweep / POINTS).is_dir():
         raise UserError(f"{sweep}: not a sweep directory (it has no {POINTS})")
-    before, after = trial_conf(sweep, []), trial_conf(sweep, overrides)
+    before, after = kept_conf(sweep, []), kept_conf(sweep, overrides)
     if before.model_copy(update={"ray_conf": after.ray_conf}) != after:
         raise UserError(f"{sweep}: a sweep goes on by its own settings; only those of ray_conf may change")
     _require_packages(after)

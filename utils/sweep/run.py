@@ -11,6 +11,7 @@ from utils.common.steps import SWEEPING
 from utils.conf.schema import Conf
 from utils.sweep.points import hold, read_points
 from utils.sweep.ray_tune import run_on_ray
+from utils.trial.directory import on_its_own
 from utils.trial.retrieval import measure_trial, score_trial
 from utils.trial.training_data import TrainingData, load_training_data
 
@@ -55,7 +56,8 @@ def run_point(sweep: Path, train: Train, index: int) -> str | None:
     torch.set_num_threads(point.conf.ray_conf.trial_resources.cpu)
     try:
         data = load_training_data(point.conf)
-        train(point.conf, data, point.open_trial())
+        with on_its_own(point.open_trial()):
+            train(point.conf, data, point.trial)
         score_trial(point.trial, point.conf)
         measure_trial(point.trial, point.conf)
     except UserError as error:  # trying again would not help

@@ -1,5 +1,10 @@
-"""Checkpoints: read without running anything in them, and refused where they are damaged or of another model."""
+"""Checkpoints: sealed by a digest; read without running anything in them, and refused where they are damaged.
 
+A checkpoint is a zip archive of torch.save, whose comment is the SHA-256 of all before it.
+"""
+
+import hashlib
+import io
 import math
 import pickle
 import warnings
@@ -14,14 +19,43 @@ from utils.common.errors import UserError
 from utils.common.io import require_file
 from utils.common.steps import TRAINING
 
+SEAL = b"sha256 "  # then 64 hexadecimal digits
 
-def load_checkpoint(path: Path) -> dict:
-    """Read a checkpoint onto the CPU; only tensors and plain values are loaded, nothing in the file can run code."""
+
+def sealed(archive: bytes) -> bytes:
+    """A zip archive with its digest as the comment: the last two bytes of one without are the comment's length, 0."""
+    content = archive[:-2]
+    return content + _seal_of(content)
+
+
+def _seal_of(content: bytes) -> bytes:
+    comment = SEAL + hashlib.sha256(content).hexdigest().encode()
+    return len(comment).to_bytes(2, "little") + comment
+
+
+def checkpoint_bytes(checkpoint: dict) -> bytes:
+    """A checkpoint as its file holds it."""
+    stream = io.BytesIO()
+    torch.save(checkpoint, stream)
+    return sealed(stream.getvalue())
+
+
+def load_checkpoint(path: Path, identity: str | None = None) -> dict:
+    """Read a checkpoint onto the CPU; only tensors and plain values are loaded, nothing in the file can run code.
+
+    Args:
+        identity: of the trial that it must belong to, if it must to any.
+    """
     require_file(path, TRAINING)
+    content = path.read_bytes()
+    size = len(_seal_of(b""))
+    if content[-size:] != _seal_of(content[:-size]):
+        earlier = "" if content[-size + 2 :].startswith(SEAL) else ", or it is of a trial of format 1"
+        raise UserError(f"{path}: its content is not what its digest says: it is damaged{earlier}; get it anew")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's own message advises to load it by other means
         raise UserError(
             f"{path}: not a loadable checkpoint: damaged, or with more than tensors and values, which could run code"
@@ -32,6 +66,8 @@ def load_checkpoint(path: Path) -> dict:
         _check_form(checkpoint)
     except Exception as error:  # whatever the values' types give rise to
         raise UserError(f"{path}: not a checkpoint that {TRAINING} wrote ({first_line(error)})") from None
+    if identity not in (None, checkpoint["trial"]):
+        raise UserError(f"{path}: of a trial with other settings or other data; put this trial's own back")
     if not all(torch.isfinite(weights).all() for weights in checkpoint["model"].values()):
         raise UserError(f"{path}: holds weights that are not finite: training has diverged; start a new trial")
     return checkpoint
@@ -39,7 +75,7 @@ def load_checkpoint(path: Path) -> dict:
 
 def _check_form(checkpoint: dict) -> None:
     """Raise an exception where a checkpoint's values are not of the types and sizes that they must have."""
-    if missing := {"model", "words", "conf", "history", "epoch"} - checkpoint.keys():
+    if missing := {"model", "words", "conf", "history", "epoch", "trial"} - checkpoint.keys():
         raise ValueError(f"without {', '.join(sorted(missing))}")
     if not isinstance(checkpoint["words"], list) or not all(isinstance(word, str) for word in checkpoint["words"]):
         raise ValueError("words is no list of words")
@@ -55,9 +91,9 @@ def _check_form(checkpoint: dict) -> None:
             raise ValueError(f"{name} is stored in a form of its own")
 
 
-def load_model(path: Path) -> tuple[CRNNWordModel, list[str], int]:
+def load_model(path: Path, identity: str | None = None) -> tuple[CRNNWordModel, list[str], int]:
     """A checkpoint's model, in evaluation mode, its vocabulary (V words, id 0 the padding) and its epoch."""
-    checkpoint = load_checkpoint(path)
+    checkpoint = load_checkpoint(path, identity)
     words = checkpoint["words"]
     try:
         model = CRNNWordModel.from_state_dict(checkpoint["model"])

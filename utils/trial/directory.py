@@ -2,28 +2,31 @@
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from utils.common.errors import UserError
+from utils.common.lock import held
+from utils.common.processes import rank
 from utils.common.steps import TRAINING
-from utils.conf.command import command_parser, parse_command, refuse_conf_beside
+from utils.conf.command import command_parser, named_directory, parse_command, refuse_conf_beside
 from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
-from utils.conf.schema import Conf, idle_because, role_of
-from utils.conf.values import flat
-from utils.trial.checkpoint import load_checkpoint
-
-CONF, METRICS, LOG = "conf.yaml", "metrics.jsonl", "train.log"
-BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"
-RETRIEVAL_METRICS = "retrieval_metrics.json"
+from utils.conf.schema import Conf, role_of, telling
+from utils.trial.identity import begin, require_same_run, training_of, warn_diverged
+from utils.trial.names import BEST, CONF, LAST, LOCK, METRICS
 
 
 def create_trial(conf: Conf) -> Path:
-    """Make a new trial directory, named by time, strategy and seed, and store the resolved configuration in it."""
-    return create_directory(conf, f"{conf.objective}_seed{conf.param_conf.seed}")
+    """Make a new trial directory, named by time, strategy and seed, with the resolved configuration in it."""
+    trial = create_directory(conf, f"{conf.objective}_seed{conf.param_conf.seed}")
+    begin(trial, conf)
+    save_conf(conf, trial / CONF)  # from here on it can be gone on with
+    return trial
 
 
 def create_directory(conf: Conf, name: str) -> Path:
-    """Make a new directory in the trial series, named by time and `name`, and store the configuration in it."""
+    """Make a new directory in the trial series, named by time and `name`."""
     series = Path(conf.trial_base) / conf.trial_series
     directory = series / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}"
     series.mkdir(parents=True, exist_ok=True)
@@ -33,24 +36,64 @@ def create_directory(conf: Conf, name: str) -> Path:
         except FileExistsError:  # another run in the same second
             directory = directory.with_name(directory.name + "+")
             continue
-        save_conf(conf, directory / CONF)
         return directory
 
 
-def newest_trial(conf: Conf) -> Path:
-    """The newest trial of a configuration's series that has a checkpoint."""
+@contextmanager
+def on_its_own(trial: Path) -> Iterator[None]:
+    """Train a trial within: another process that begins to as well is refused."""
+    complaint = f"{trial}: another process is training it; wait for that, or end it"
+    with held(trial / LOCK, complaint) if rank() == 0 else nullcontext():
+        yield
+
+
+def newest_trial(conf: Conf, overrides: list[str]) -> Path:
+    """The newest trial of a configuration's series that has a checkpoint, and these settings of the command line."""
     series = Path(conf.trial_base) / conf.trial_series
     trials = [path.parent for path in series.glob(f"*/{BEST}") if (path.parent / CONF).is_file()]
     if not trials:
         raise UserError(f"{series}: no trained trial yet; run {TRAINING} first, or name one with --trial")
-    return max(trials, key=lambda trial: (trial / CONF).stat().st_mtime_ns)
+    trials.sort(key=lambda trial: (trial / CONF).stat().st_mtime_ns, reverse=True)
+    changes = {}  # by trial: what it has otherwise
+    for trial in trials if overrides else []:
+        with suppress(UserError):  # one of an earlier version, say
+            training_of(trial)
+            if not (change := _change(trial, overrides)):
+                return trial
+            changes[trial] = change
+    if changes:
+        raise UserError(
+            f"{series}: no trained trial has these settings; the newest, {next(iter(changes.values()))}; run "
+            f"{TRAINING} with them, leave them out, or name a trial with --trial"
+        )
+    return trials[0]
+
+
+def kept_conf(directory: Path, overrides: list[str]) -> Conf:
+    """The configuration that is kept in a directory, with the command line's changes."""
+    if not (directory / CONF).is_file():
+        raise UserError(f"{directory}: not a trial directory (it has no {CONF})")
+    return load_conf(directory / CONF, overrides)
 
 
 def trial_conf(trial: Path, overrides: list[str]) -> Conf:
-    """A trial's own configuration, with the command line's changes."""
-    if not (trial / CONF).is_file():
-        raise UserError(f"{trial}: not a trial directory (it has no {CONF})")
-    return load_conf(trial / CONF, overrides)
+    """A trial's own configuration, with the command line's changes; UserError where that is not what it was run by."""
+    training_of(trial)
+    conf = kept_conf(trial, overrides)
+    require_same_run(trial, conf)
+    return conf
+
+
+def _change(trial: Path, overrides: list[str]) -> str | None:
+    """Which setting of the command line a trial has otherwise, and how; None where it has them all.
+
+    What a trial is measured on, and what stands around it, may be otherwise.
+    """
+    before, after = (telling(kept_conf(trial, changes)) for changes in ([], overrides))
+    for key in [*before, *after]:
+        if before.get(key) != after.get(key) and not role_of(key).may_change_afterwards:
+            return f"{trial} was run with {key} {before.get(key)!r}, not {after.get(key)!r}"
+    return None
 
 
 def trial_from_command(description: str) -> tuple[Path, Conf]:
@@ -61,20 +104,20 @@ def trial_from_command(description: str) -> tuple[Path, Conf]:
 def trial_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every postprocessing script takes."""
     parser = command_parser(description)
-    parser.add_argument(
-        "--trial", type=Path, metavar="DIR", help="trial directory (default: the configuration's newest trial)"
-    )
+    default = "the newest of the configuration's series with the settings of the command line"
+    parser.add_argument("--trial", type=named_directory, metavar="DIR", help=f"trial directory (default: {default})")
     return parser
 
 
 def trial_of(args: argparse.Namespace) -> tuple[Path, Conf]:
     """The trial that parsed arguments mean, and its configuration."""
     refuse_conf_beside(args, "trial")
-    trial = args.trial or newest_trial(load_conf(args.conf or DEFAULT_CONF, args.overrides))
-    conf = trial_conf(trial, args.overrides)
-    if args.trial and args.overrides:
-        require_same_run(trial, conf)
-    return trial, conf
+    trial = args.trial or newest_trial(load_conf(args.conf or DEFAULT_CONF, args.overrides), args.overrides)
+    training_of(trial)
+    if args.trial and (change := _change(trial, args.overrides)):
+        raise UserError(f"{change}; leave the setting out, or name another trial")
+    warn_diverged(trial)
+    return trial, trial_conf(trial, args.overrides)
 
 
 def resume_conf(trial: Path, overrides: list[str]) -> Conf:
@@ -83,19 +126,6 @@ def resume_conf(trial: Path, overrides: list[str]) -> Conf:
     A trial that was killed before its first checkpoint starts from its beginning.
     """
     conf = trial_conf(trial, overrides)
-    require_same_run(trial, conf)
+    if not (trial / LAST).exists() and any((trial / name).exists() for name in (BEST, METRICS)):
+        raise UserError(f"{trial / LAST}: is gone, so the trial cannot go on; put it back, or start a new trial")
     return conf
-
-
-def require_same_run(trial: Path, conf: Conf) -> None:
-    """Raise UserError where going on with a trial by this configuration would mix two experiments."""
-    begun = (trial / LAST).exists()
-    before = flat(load_checkpoint(trial / LAST)["conf"] if begun else trial_conf(trial, []).model_dump())
-    after = flat(conf.model_dump())
-    for key in sorted(before.keys() | after.keys()):
-        may_change = role_of(key).may_change_on_resume or idle_because(conf, key)
-        if before.get(key) != after.get(key) and not may_change:
-            raise UserError(
-                f"{trial}: {key} is {after.get(key)!r} but the trial was run with {before.get(key)!r}; "
-                "resume without the change, or start a new trial"
-            )

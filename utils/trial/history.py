@@ -8,7 +8,7 @@ from utils.common.errors import UserError
 from utils.common.io import require_file
 from utils.common.steps import EMBEDDING, TRAINING
 from utils.conf.schema import Conf
-from utils.trial.directory import METRICS
+from utils.trial.names import METRICS
 
 COLLAPSED_SPREAD = 1e-3  # standard deviation of the scores; a model that tells clips apart has above 0.01
 COLLAPSED_LOSS = 0.02  # distance from twice the margin, relative

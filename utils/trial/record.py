@@ -15,12 +15,12 @@ from utils.common.processes import rank, world_size
 from utils.common.steps import TRAINING
 from utils.conf.reading import save_conf
 from utils.conf.schema import Conf
-from utils.dataset.paths import DatasetPaths
-from utils.model_utils import NonFiniteStep
-from utils.trial.checkpoint import check_states, first_line, load_checkpoint
-from utils.trial.directory import BEST, CONF, LAST, LOG, METRICS
+from utils.model_utils import Diverged
+from utils.trial.checkpoint import check_states, checkpoint_bytes, first_line, load_checkpoint
 from utils.trial.history import collapse_warning, epoch_line
-from utils.trial.provenance import Entry, check_data, digests, read_provenance, record, versions
+from utils.trial.identity import check_data, identity, mark_diverged, training_of
+from utils.trial.names import BEST, CONF, LAST, LOG, METRICS
+from utils.trial.provenance import record, versions
 from utils.trial.tensorboard import EpochEvents
 
 
@@ -45,7 +45,8 @@ class TrialRecord:
 
     def __init__(self, trial: Path, conf: Conf, words: list[str]):
         self.trial, self.conf, self.words = trial, conf, words
-        self.checkpoint = load_checkpoint(trial / LAST) if (trial / LAST).exists() else None
+        self.identity = identity(trial)
+        self.checkpoint = load_checkpoint(trial / LAST, self.identity) if (trial / LAST).exists() else None
         self.history: list[dict[str, float]] = self.checkpoint["history"] if self.checkpoint else []
         self.logger = _logger(trial / LOG)
         self.events: EpochEvents | None = None
@@ -62,7 +63,7 @@ class TrialRecord:
 
         Raises UserError where the data or the checkpoint are of another run; then the trial directory is as it was.
         """
-        check_data(self.trial, self.conf)
+        check_data(self.trial, self.conf, TRAINING)
         if self.checkpoint is not None:
             self._load(parts)
         if rank() > 0:
@@ -88,25 +89,26 @@ class TrialRecord:
         self.checkpoint = None  # a second copy of the model and the optimizer
 
     def begin_run(self, device: torch.device) -> None:
-        """Add this run to the trial's provenance: where, by what and on which data it trains."""
+        """Add this run to the trial's provenance: where, and by what."""
         if rank() > 0:
             return
-        conf, paths = self.conf, DatasetPaths(self.conf.data_conf.dataset)
-        splits = (conf.data_conf.train_data, conf.data_conf.val_data)
-        inputs = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, *map(paths.log_mels, splits)])
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         run = {"first_epoch": len(self.history), "device": name, "processes": world_size()}
         run |= {"threads": torch.get_num_threads()} | versions()
-        entry = read_provenance(self.trial).get(TRAINING, Entry(inputs=inputs, seed=conf.param_conf.seed, runs=[]))
-        entry.runs.append(run)
-        record(self.trial, TRAINING, entry)
+        entry = training_of(self.trial)
+        record(self.trial, TRAINING, entry.model_copy(update={"runs": [*entry.runs, run]}))
 
-    def stop_at(self, epoch: int, step: NonFiniteStep, fids: list[str]) -> NoReturn:
-        """Raise UserError for a step that was not finite, on these clips."""
+    def stop_at(self, epoch: int, error: Diverged, fids: list[str]) -> NoReturn:
+        """Mark the trial as diverged, on these clips, in train.log as well, and raise UserError."""
+        batch = f"; the batch's clips are {' '.join(fids)}" if fids else ""
+        how = f"diverged in epoch {epoch}: {error}{batch}"
         good = f"{LAST} holds epoch {epoch - 1}" if self.history else "there is no checkpoint yet"
+        if rank() == 0:
+            mark_diverged(self.trial, how)
+            self.logger.warning(how)
         raise UserError(
-            f"{self.trial}: diverged in epoch {epoch}: {step}; the batch's clips are {' '.join(fids)}; {good}; start "
-            "a new trial with a lower AdamOptimizer.lr, or look at these clips"
+            f"{self.trial}: {how}; {good}; start a new trial with a lower AdamOptimizer.lr, or look at "
+            "these clips"
         )
 
     def add(self, results: dict[str, float], seconds: float, parts: dict[str, Stateful]) -> None:
@@ -124,12 +126,13 @@ class TrialRecord:
             "epoch": results["epoch"],  # with the seed, the state of every generator: see seed_epoch
             "best": self.best,
             "conf": self.conf.model_dump(),
+            "trial": self.identity,
         }
-        improved = self.best is results
+        improved, content = self.best is results, checkpoint_bytes(checkpoint)
         for name in (LAST, BEST) if improved else (LAST,):
-            # a stream: by a path's name the bytes would differ
-            with whole_file(self.trial / name) as temporary, temporary.open("wb") as stream:
-                torch.save(checkpoint, stream)
+            with whole_file(self.trial / name) as temporary:
+                temporary.write_bytes(content)
+        mark_diverged(self.trial, None)  # it got beyond, on another machine perhaps
         self._write_metrics()
         if self.events:
             self.events.add(results)
@@ -161,7 +164,12 @@ class _LogFile(logging.FileHandler):
 
 
 def _logger(path: Path) -> logging.Logger:
-    """A logger to the terminal and to a file; rank zero has the file."""
+    """A logger to the terminal and to a file; rank zero has the file.
+
+    Raises UserError where that is a link or no file: it is the one file of a trial that is added to, not replaced.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is a link or no file; lines are not added to it: remove it")
     logger = logging.getLogger(str(path))
     logger.setLevel(logging.INFO)
     handlers = [logging.StreamHandler(sys.stdout)]

@@ -2,18 +2,20 @@
 
 from pathlib import Path
 
+from utils.common.errors import UserError
 from utils.common.io import write_json
 from utils.common.processes import pick_device
-from utils.common.steps import MEASURING, PREPROCESSING, SCORING
+from utils.common.steps import MEASURING, SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.data_utils import load_split
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
 from utils.metric_utils import both_directions, chance_both_directions
 from utils.model_utils import prepare_model
-from utils.trial.checkpoint import load_checkpoint, load_model
-from utils.trial.directory import BEST, RETRIEVAL_METRICS
-from utils.trial.provenance import check_data, check_made, check_steps, digests, record_files
+from utils.trial.identity import check_trial, data_digests, diverged, load_best
+from utils.trial.names import BEST, RETRIEVAL_METRICS
+from utils.trial.preprocessing import sources
+from utils.trial.provenance import record_files
 from utils.trial.score_files import (
     StoredScores,
     WordScores,
@@ -30,9 +32,10 @@ SHOWN = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10")
 def score_trial(trial: Path, conf: Conf) -> None:
     """Score every clip with every caption of each split by the trial's best model, and report what was written."""
     paths, splits = DatasetPaths(conf.data_conf.dataset), conf.data_conf.splits
-    check_steps(conf, *PREPROCESSING)
-    check_data(trial, conf)
-    model, words, epoch = load_model(trial / BEST)
+    check_trial(trial, conf, TRAINING)
+    model, words, epoch = load_best(trial)
+    if epoch == 0 and (how := diverged(trial)):
+        raise UserError(f"{how}: epoch 0, which is untrained; there is nothing to score")
     prepare_model(conf, model, pick_device())
     for name in splits:
         split = load_split(paths, name, words, conf.audio_logmel.n_mels, conf.data_conf.cache)
@@ -45,22 +48,22 @@ def score_trial(trial: Path, conf: Conf) -> None:
         save_word_scores(path, WordScores(scores.by_word, words, split.fids, epoch))
         print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
     outputs = [path(trial, name) for name in splits for path in (scores_path, word_scores_path)]
-    data = digests(paths.root, [*map(paths.text, splits), paths.word_embeds, *map(paths.log_mels, splits)])
-    record_files(trial, SCORING, [trial / BEST], outputs, data=data)
+    record_files(trial, SCORING, [trial / BEST], outputs, data=data_digests(conf, splits), sources=sources(conf))
 
 
 def measure_trial(trial: Path, conf: Conf) -> None:
     """Retrieval metrics of each split by its scores: print them as a table, and write them."""
-    epoch = load_checkpoint(trial / BEST)["epoch"]
-    check_made(trial, SCORING)
+    files = {split: scores_path(trial, split) for split in conf.data_conf.splits}
+    check_trial(trial, conf, TRAINING, SCORING, reads=files.values())
+    *_, epoch = load_best(trial)
     metrics, chance = {}, {}
-    for split in conf.data_conf.splits:
-        stored = load_scores(scores_path(trial, split), epoch)
+    for split, file in files.items():
+        stored = load_scores(file, epoch)
         metrics[split] = both_directions(stored.scores, stored.caption_clips)
         chance[split] = chance_both_directions(stored.caption_clips, len(stored.fids))
     path = trial / RETRIEVAL_METRICS
     write_json(path, metrics)
-    record_files(trial, MEASURING, [scores_path(trial, split) for split in metrics], [path])
+    record_files(trial, MEASURING, files.values(), [path])
     print_table(metrics, chance)
     print(f"-> {path}")
 

@@ -9,7 +9,7 @@ from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
-from utils.trial.provenance import check_steps
+from utils.trial.preprocessing import check_steps
 
 
 class TrainingData(NamedTuple):

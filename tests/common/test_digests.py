@@ -1,0 +1,103 @@
+import hashlib
+import os
+import time
+
+import pytest
+
+from utils.common import digests as module
+from utils.common.digests import KEPT, digest_of, digests, file_digest
+
+
+def sha256(content):
+    return hashlib.sha256(content).hexdigest()
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The files that were read for their digests, in this process and in ones that follow: forget() starts another."""
+    files, whole = [], hashlib.file_digest
+
+    def spy(stream, name):
+        files.append(stream.name)
+        return whole(stream, name)
+
+    monkeypatch.setattr(hashlib, "file_digest", spy)
+    return files
+
+
+def forget():
+    module._digest.cache_clear()
+    module._kept.cache_clear()
+
+
+def test_a_digest_is_of_what_the_file_holds_now(tmp_path):
+    path = tmp_path / "x"
+    for second, content in enumerate((b"one", b"two")):  # of one length
+        path.write_bytes(content)
+        os.utime(path, (second, second))  # two writes may come within one tick of the clock
+        assert file_digest(path) == digests(tmp_path, ["x"])["x"] == sha256(content)
+
+
+def test_files_are_named_and_those_that_are_none_left_out(tmp_path):
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "c").write_bytes(b"c")
+    os.mkfifo(tmp_path / "pipe")
+    names = ["a", "b/c", "b", "absent", "pipe", "nul\0", tmp_path / "a"]
+    assert digests(tmp_path, names) == {"a": sha256(b"a"), "b/c": sha256(b"c"), str(tmp_path / "a"): sha256(b"a")}
+
+
+def test_a_file_is_read_once_by_all_commands_once_it_is_settled(tmp_path, read, monkeypatch):
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    digests(tmp_path, ["x"])
+    assert not (tmp_path / KEPT).exists()  # it may be written again within the same tick of the clock
+    forget()
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
+    for _ in range(3):
+        assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
+        forget()
+    assert len(read) == 2 and (tmp_path / KEPT).exists()
+
+
+@pytest.mark.parametrize("spoil", ["other", "replaced", "times set back"])
+def test_a_file_that_was_changed_is_read_again(tmp_path, monkeypatch, spoil):
+    path, now = tmp_path / "x", time.time_ns()
+    path.write_bytes(b"one")
+    status = path.stat()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
+    digests(tmp_path, ["x"])
+    forget()
+    if spoil == "replaced":
+        (tmp_path / "y").write_bytes(b"two")
+        os.utime(tmp_path / "y", ns=(status.st_atime_ns, status.st_mtime_ns))
+        (tmp_path / "y").replace(path)
+    else:
+        path.write_bytes(b"two")
+        if spoil == "times set back":
+            time.sleep(0.02)  # a tick
+            os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert digests(tmp_path, ["x"]) == {"x": sha256(b"two")}
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"x": 3}', b'{"x": [[1, 2, 3], "0"]}', b"[" * 100_000])
+def test_what_was_kept_may_be_damaged(tmp_path, content):
+    (tmp_path / "x").write_bytes(b"one")
+    (tmp_path / KEPT).write_bytes(content)
+    forget()
+    assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
+
+
+def test_a_directory_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monkeypatch):
+    (tmp_path / "x").write_bytes(b"one")
+    (tmp_path / KEPT).mkdir()  # in the way
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
+    forget()
+    assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
+
+
+def test_the_digest_of_a_value_does_not_depend_on_the_order_of_its_keys():
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1}) == sha256(b'{"a": 1, "b": [2]}')
+    assert digest_of({"a": 1}) != digest_of({"a": 2})

@@ -1,0 +1,70 @@
+import json
+
+import pytest
+
+from utils.common.errors import UserError
+from utils.common.folders import WRITTEN, whole_folder
+
+
+def write(path, **texts):
+    with whole_folder(path) as temporary:
+        for name, text in texts.items():
+            (temporary / "deep").mkdir(exist_ok=True)
+            (temporary / "deep" / name).write_text(text)
+
+
+def texts(path):
+    return {file.name: file.read_text() for file in path.rglob("*") if file.is_file() and file.name != WRITTEN}
+
+
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "above" / "pages"
+    write(path, page="old", old="")
+    write(path, page="new", new="")
+    assert texts(path) == {"page": "new", "new": ""}
+    with pytest.raises(RuntimeError), whole_folder(path) as temporary:
+        (temporary / "page").write_text("half")
+        raise RuntimeError
+    assert texts(path) == {"page": "new", "new": ""} and list(path.parent.iterdir()) == [path]
+
+
+def test_an_empty_folder_is_nobodys(tmp_path):
+    (tmp_path / "pages").mkdir()
+    write(tmp_path / "pages", page="new")
+    (tmp_path / "pages" / ".DS_Store").touch()  # somebody has looked into it
+    write(tmp_path / "pages", page="newer")
+    assert texts(tmp_path / "pages") == {"page": "newer"}
+
+
+def link_to_folder(path):
+    path.rename(path.with_name("target"))
+    path.symlink_to(path.with_name("target"))
+
+
+def file_for_folder(path):
+    path.rename(path.with_name("target"))
+    path.write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda path: (path / "notes.txt").write_text("mine"), "notes.txt: is not what an earlier run wrote"),
+        (lambda path: (path / "deep" / "page").write_text("mine"), "deep/page: is not what an earlier run wrote"),
+        (lambda path: (path / "deep" / "link").symlink_to("page"), "deep/link: is not what an earlier run wrote"),
+        (lambda path: (path / "folder").symlink_to("deep"), "folder: is not what an earlier run wrote"),
+        (lambda path: (path / WRITTEN).unlink(), "deep/page: is not what an earlier run wrote"),
+        (lambda path: (path / WRITTEN).write_text("{"), "not valid JSON"),
+        (lambda path: (path / WRITTEN).write_text(json.dumps({"deep/page": []})), "deep/page: is not what"),
+        (link_to_folder, "pages: is a link"),
+        (file_for_folder, "pages: is a file"),
+    ],
+)
+def test_what_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
+    path = tmp_path / "pages"
+    write(path, page="old")
+    spoil(path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=named), whole_folder(path):
+        raise AssertionError("not to be entered")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before

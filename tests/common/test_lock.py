@@ -1,0 +1,52 @@
+import multiprocessing
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers import ROOT
+from utils.common.errors import UserError
+from utils.common.lock import held
+
+HOLD = """
+import sys, time
+from utils.common.lock import held
+with held(sys.argv[1], "taken"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """A lock and a process that has it."""
+    command = [sys.executable, "-c", HOLD, tmp_path / "lock"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield tmp_path / "lock", process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_lock_that_another_process_has_is_refused_until_that_is_killed(holder):
+    lock, process = holder
+    with pytest.raises(UserError, match="taken"), held(lock, "taken"):
+        raise AssertionError("not to be entered")
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with held(lock, "taken"):
+        pass
+
+
+def test_a_child_process_does_not_have_its_parents_lock(tmp_path):
+    """As an orphan that reads batches may outlive its trainer by some seconds."""
+    context, go_on = multiprocessing.get_context("fork"), multiprocessing.Event()
+    with held(tmp_path / "lock", "taken"):
+        child = context.Process(target=go_on.wait, daemon=True)
+        child.start()
+    done = subprocess.run([sys.executable, "-c", HOLD.replace("60", "0"), tmp_path / "lock"], cwd=ROOT, timeout=30)
+    go_on.set()
+    child.join()
+    assert done.returncode == 0 and (tmp_path / "lock").exists()

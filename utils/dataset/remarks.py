@@ -1,0 +1,51 @@
+"""What deserves a word about a data set though it is no fault: step 2 says it, and goes on."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations
+
+from utils.dataset.audio import Clip
+from utils.dataset.recipe import LogMelRecipe
+
+Clips = dict[str, dict[str, Clip]]  # by split and fid
+
+
+def repeated_splits(roles: dict[str, str]) -> Iterator[str]:
+    """A line for each two roles (data_conf's keys) that one split plays."""
+    for (role, split), (other, same) in combinations(roles.items(), 2):
+        if split == same:
+            yield f"data_conf.{role} and .{other} are one split, {split}: its results are not those on unseen clips"
+
+
+def mixed_rates(clips: Clips, recipe: LogMelRecipe) -> Iterator[str]:
+    """A line for each sample rate where there are several, and what to do; none where all are resampled well."""
+    splits: dict[int, Counter[str]] = {}
+    for split, by_fid in clips.items():
+        for clip in by_fid.values():
+            splits.setdefault(clip.sample_rate, Counter())[split] += 1
+    where = {rate: ", ".join(f"{n} of {split}" for split, n in splits[rate].items()) for rate in sorted(splits)}
+    if recipe.sample_rate is None and len(where) > 1:
+        for rate, shares in where.items():
+            yield f"clips at {rate} Hz: {shares}"
+        most = max(where, key=lambda rate: (splits[rate].total(), rate))
+        yield f"one sound has other log-mels at each rate; audio_logmel.sample_rate={most} resamples all clips"
+    for rate, shares in where.items():
+        if recipe.sample_rate and rate < 2 * recipe.fmax:
+            band = f"nothing above {rate / 2:g} Hz, but log-mels go up to {recipe.fmax:g} Hz"
+            yield f"clips at {rate} Hz: {shares}: they hold {band}"
+
+
+def repeated_sounds(clips: Clips) -> Iterator[str]:
+    """A line for each two splits that have files in common, by content, and for each split that has some twice."""
+    places: dict[str, list[tuple[str, str]]] = {}
+    for split, by_fid in clips.items():
+        for clip in by_fid.values():
+            places.setdefault(clip.sha256, []).append((split, clip.file_name))
+    pairs: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}  # of splits: an example by sound
+    for sound, files in places.items():
+        for (split, one), (other, same) in combinations(files, 2):
+            pairs.setdefault((split, other), {}).setdefault(sound, (one, same))
+    for (split, other), sounds in pairs.items():
+        one, same = next(iter(sounds.values()))
+        where = f"twice in {split}" if split == other else f"in {split} and in {other}"
+        yield f"the same sounds {where}: {len(sounds)}, e.g. {one!r} and {same!r}"

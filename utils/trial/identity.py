@@ -1,0 +1,142 @@
+"""What a trial's numbers belong to: its settings, its data, its word vectors, told by digest.
+
+A trial's provenance.json is begun with it: the record of its training names the settings that decide its numbers and
+digests the data. Each checkpoint carries the digest of both, each later step records the files that it read and wrote.
+Whoever reads a number checks the way back from it, by `check_trial`.
+"""
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from models.core import CRNNWordModel
+from utils.common.digests import digest_of, digests
+from utils.common.errors import UserError
+from utils.common.steps import PREPROCESSING, TRAINING
+from utils.conf.schema import Conf, role_of, telling
+from utils.dataset.paths import DatasetPaths
+from utils.trial.checkpoint import load_model
+from utils.trial.names import BEST, POINTS
+from utils.trial.preprocessing import check_steps
+from utils.trial.provenance import Entry, check_entry, check_files, name_from, read_provenance, record
+
+FORMAT = 2  # of trials; see docs/reliability.md
+
+
+def begin(trial: Path, conf: Conf) -> None:
+    """Make a directory a trial: record what it is to be trained by and on."""
+    data = data_digests(conf, [conf.data_conf.train_data, conf.data_conf.val_data])
+    seed = conf.param_conf.seed
+    record(trial, TRAINING, Entry(settings=deciding(conf), data=data, seed=seed, format=FORMAT))
+
+
+def deciding(conf: Conf) -> dict[str, Any]:
+    """The settings that a trial keeps from its first epoch to its last, by dotted key."""
+    return {key: value for key, value in telling(conf).items() if not role_of(key).may_change_on_resume}
+
+
+def data_digests(conf: Conf, splits: Iterable[str]) -> dict[str, str]:
+    """SHA-256 of the files of the data set that training on, or scoring, these splits reads."""
+    paths = DatasetPaths(conf.data_conf.dataset)
+    files = [paths.word_embeds, *(file(split) for split in splits for file in (paths.text, paths.log_mels))]
+    return digests(paths.root, [name_from(paths.root, file) for file in files])
+
+
+def training_of(trial: Path) -> Entry:
+    """The record of a trial's training; UserError where a directory is no trial, or one of another format."""
+    if (trial / POINTS).is_dir():
+        raise UserError(f"{trial}: a sweep, not a trial: go on with it by --sweep --resume, or name one of its trials")
+    entry = read_provenance(trial).get(TRAINING)
+    if entry is None:
+        raise UserError(f"{trial}: not a trial directory (its provenance.json has no record of {TRAINING})")
+    if entry.format != FORMAT:
+        commit = entry.runs[-1].get("commit") if entry.runs else None
+        raise UserError(
+            f"{trial}: a trial of format {entry.format}, but this version reads format {FORMAT} alone: use the version "
+            f"that wrote it (commit {commit or 'unknown'}), or train anew; see docs/reliability.md"
+        )
+    return entry
+
+
+def identity(trial: Path) -> str:
+    """What the checkpoints of a trial carry: one digest of its settings and its data."""
+    entry = training_of(trial)
+    return digest_of([entry.settings, entry.data])
+
+
+def require_same_run(trial: Path, conf: Conf) -> None:
+    """Raise UserError where going on with a trial by this configuration would mix two experiments."""
+    before, after = training_of(trial).settings, deciding(conf)
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            raise UserError(
+                f"{trial}: {key} is {after.get(key)!r} but the trial was run with {before.get(key)!r}; "
+                "leave out the change, or start a new trial"
+            )
+
+
+# --- the way back from a number --------------------------------------------------------------------------
+
+
+def check_trial(trial: Path, conf: Conf, *steps: str, reads: Iterable[Path] = ()) -> None:
+    """Raise UserError unless the trial's steps were run, and on the data set as it is now.
+
+    Args:
+        conf: the trial's.
+        steps: of the trial, in their order.
+        reads: files of theirs that are about to be read.
+    """
+    check_steps(conf, *PREPROCESSING)
+    check_data(trial, conf, *steps)
+    check_made(trial, *steps, reads=reads)
+
+
+def check_data(trial: Path, conf: Conf, *steps: str) -> None:
+    """Raise UserError where the data set's files are not those that a trial's steps read."""
+    made = read_provenance(trial)
+    for step in steps:
+        complaint = f"has changed since {step} read it for {trial}; run that again"
+        if step == TRAINING:
+            complaint = f"has changed since {trial} was begun; set data_conf.dataset to its data, or start a new trial"
+        check_files(conf.data_conf.dataset, made[step].data if step in made else {}, complaint)
+
+
+def check_made(trial: Path, *steps: str, reads: Iterable[Path] = ()) -> None:
+    """Raise UserError unless the trial's files are what its steps read and wrote."""
+    made, written = read_provenance(trial), set()
+    for step in steps:
+        if step not in made:
+            raise UserError(f"{trial}: no record of {step}; run it (again)")
+        check_entry(trial, step, made[step])
+        written |= made[step].outputs.keys()
+    for file in reads:
+        if file.name not in written:
+            raise UserError(f"{file}: no such file that {steps[-1]} recorded; run that (again)")
+
+
+def load_best(trial: Path) -> tuple[CRNNWordModel, list[str], int]:
+    """`load_model` of a trial's best checkpoint; UserError where that is another trial's."""
+    return load_model(trial / BEST, identity(trial))
+
+
+# --- divergence ------------------------------------------------------------------------------------------
+
+
+def mark_diverged(trial: Path, how: str | None) -> None:
+    """Keep with a trial that, and how, it diverged; None takes it back."""
+    entry = training_of(trial)
+    if entry.diverged != how:
+        record(trial, TRAINING, entry.model_copy(update={"diverged": how}))
+
+
+def diverged(trial: Path) -> str | None:
+    """How a trial diverged, in a line for whoever reads its numbers; None where it did not."""
+    how = training_of(trial).diverged
+    return how and f"{trial}: {how}; its numbers are those of its best epoch before that"
+
+
+def warn_diverged(trial: Path) -> None:
+    """Say so on standard error where a trial has diverged."""
+    if line := diverged(trial):
+        warnings.warn(line, stacklevel=2)
