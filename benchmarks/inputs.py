@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from models.core import CRNNWordModel
 from utils.common.digests import file_digest
 from utils.common.io import write_csv, write_json
-from utils.common.steps import CLEANING, EMBEDDING, INDEXING
+from utils.common.steps import CLEANING, EMBEDDING, INDEXING, PREPROCESSING, SCORING
 from utils.conf.reading import load_conf, save_conf
 from utils.conf.schema import Conf
 from utils.data_utils import Batch, Split
@@ -25,8 +25,11 @@ from utils.dataset.index import TEXT_COLUMNS, clip_id, clip_info
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import PAD, WordEmbeddings, save_embeddings
 from utils.model_utils import TrainState, build_state
+from utils.trial.checkpoint import checkpoint_bytes
+from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
 from utils.trial.preprocessing import record_step, step_outputs
+from utils.trial.provenance import record_files
 from utils.trial.score_files import WordScores, save_word_scores, word_scores_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,11 +100,11 @@ def write_trial(root: str, clips: int) -> Path:
     trial.mkdir()
     save_conf(conf, trial / CONF)
     checkpoint = {"model": new_model().state_dict(), "words": words, "conf": {}, "history": [], "epoch": 0}
-    torch.save(checkpoint, trial / BEST)
     scores = rng.random((VOCABULARY, clips), dtype=np.float32)
     save_word_scores(word_scores_path(trial, split), WordScores(scores, words, fids, epoch=0))
     clip_files = {fid: Clip(f"{i}.wav", 20.0, 44100, 1, "0" * 64) for i, fid in enumerate(fids)}
-    write_json(paths.audio_info, clip_info({split: clip_files}))
+    others = {other: {} for other in conf.data_conf.splits if other != split}
+    write_json(paths.audio_info, clip_info({**others, split: clip_files}))
     rows = []
     for i, ids in enumerate(_captions(rng, 5 * clips, VOCABULARY)):
         fid, tokens = fids[i // 5], [words[word] for word in ids]
@@ -109,6 +112,10 @@ def write_trial(root: str, clips: int) -> Path:
         rows.append([f"{fid}-{i % 5 + 1}", fid, clip_files[fid].file_name, text, text, json.dumps(tokens)])
     write_csv(paths.text(split), TEXT_COLUMNS, rows)
     soundfile.write(Path(root) / "query.wav", _waveform(rng, 20.0, 44100), 44100)
+    record_as_made(conf, *PREPROCESSING)
+    begin(trial, conf)
+    (trial / BEST).write_bytes(checkpoint_bytes(checkpoint | {"trial": identity(trial)}))
+    record_files(trial, SCORING, [trial / BEST], [word_scores_path(trial, split)])
     return trial
 
 

@@ -29,7 +29,7 @@ from utils.dataset.paths import AUDIO_FILES, DatasetPaths
 from utils.dataset.recipe import LogMelRecipe
 from utils.score_utils import caption_word_weights, step_score_matrix
 from utils.trial.directory import trial_conf
-from utils.trial.identity import check_trial, load_best
+from utils.trial.identity import check_data, check_made, check_trial, load_best
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
 
 
@@ -136,7 +136,8 @@ class ClipSearch:
     @cached_property
     def _word_scores(self) -> WordScores:
         path = word_scores_path(self.trial, self.split)
-        check_trial(self.trial, self.conf, SCORING, reads=[path])
+        check_data(self.trial, self.conf, SCORING)
+        check_made(self.trial, SCORING, reads=[path])
         return load_word_scores(path, self.epoch)
 
     @cached_property
