@@ -1,13 +1,18 @@
 """Train a model: configuration -> data -> model -> epochs -> checkpoints in a trial directory."""
 
+from utils.common.errors import begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
 import argparse
+import shlex
 import time
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from utils.common.errors import run_command
 from utils.common.io import progress
 from utils.common.processes import (
     broadcast_weights,
@@ -18,6 +23,7 @@ from utils.common.processes import (
     require_one_process,
     require_pair_each,
 )
+from utils.common.steps import TRAINING
 from utils.conf.command import command_parser, named_directory, parse_command, refuse_conf_beside
 from utils.conf.reading import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
@@ -50,8 +56,11 @@ def main() -> None:
     require_pair_each(conf.param_conf.batch_size)
     data = load_training_data(conf)
     trial = args.resume or on_rank_zero(partial(create_trial, conf))
-    with on_its_own(trial):
-        train(conf, data, trial)
+    try:
+        with on_its_own(trial):
+            train(conf, data, trial)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"stopped; to go on: python {TRAINING} --resume {shlex.quote(str(trial))}") from None
 
 
 def train_parser() -> argparse.ArgumentParser:

@@ -7,7 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.common.errors import run_command
+from utils.common.errors import begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
 from utils.trial.directory import trial_from_command
 from utils.trial.retrieval import measure_trial
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.common.errors import UserError, run_command
+from utils.common.errors import UserError, begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
 from utils.conf.command import named_directory, parse_command
 from utils.report.comparison import write_comparison
 from utils.report.report import write_report

@@ -7,12 +7,16 @@ import argparse
 import json
 import sys
 import textwrap
-import unicodedata
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.common.errors import UserError, run_command
+from utils.common.errors import UserError, begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
+from utils.common.streams import visible
 from utils.conf.command import parse_command
 from utils.conf.schema import Conf
 from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
@@ -31,7 +35,7 @@ def main() -> None:
     search = ClipSearch(*trial_of(args), args.split)
     hits = search.by_audio(args.audio, args.top) if args.audio else search.by_text(*queries, args.top)
     if not args.audio and (unknown := search.unknown_words(*queries)):
-        print(f"unknown words, left out: {', '.join(map(printable, unknown))}", file=sys.stderr)
+        print(f"unknown words, left out: {', '.join(unknown)}", file=sys.stderr)
     print(json.dumps([as_json(hit) for hit in hits], indent=2) if args.json else table(hits))
     if args.play_list:
         write_play_list(args.play_list, hits)
@@ -69,17 +73,9 @@ def table(hits: list[ClipHit] | list[CaptionHit]) -> str:
             texts = (hit.fid, hit.path.name, textwrap.shorten(" | ".join(hit.captions), 100, placeholder=" ..."))
         else:
             texts = (hit.tid, hit.text)
-        rows.append((str(hit.rank), f"{hit.score:.4f}", *map(printable, texts)))
+        rows.append((str(hit.rank), f"{hit.score:.4f}", *(visible(text, kept="") for text in texts)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def printable(text: str) -> str:
-    """A text without what could move a terminal's cursor: control characters, line separators."""
-    return "".join(
-        "?" if unicodedata.category(character)[0] == "C" or character in "\u2028\u2029" else character
-        for character in text
-    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.common.errors import run_command
+from utils.common.errors import begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
 from utils.common.io import progress
 from utils.conf.command import conf_from_command
 from utils.dataset.demo import plan_split, refuse_foreign_data, write_split

@@ -6,7 +6,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.common.errors import run_command
+from utils.common.errors import begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
 from utils.common.io import write_csv
 from utils.common.steps import CLEANING
 from utils.conf.command import conf_from_command
@@ -20,6 +24,7 @@ from utils.trial.preprocessing import record_step
 def main() -> None:
     conf = conf_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
+    paths.require()
     for split in conf.data_conf.splits:
         clean_split(conf, paths, split)
     record_step(conf, CLEANING, map(paths.raw_captions, conf.data_conf.splits))

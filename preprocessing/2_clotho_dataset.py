@@ -6,8 +6,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.errors import UserError, begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
 from models.audio_encoders import TIME_POOLING
-from utils.common.errors import UserError, run_command
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, INDEXING
 from utils.conf.command import conf_from_command

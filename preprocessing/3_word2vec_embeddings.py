@@ -6,9 +6,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.errors import begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
 import numpy as np
 
-from utils.common.errors import run_command
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf

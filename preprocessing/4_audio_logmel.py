@@ -5,19 +5,22 @@ Clips that an earlier run finished, by the same settings and from the same sound
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.common.errors import UserError, run_command
+from utils.common.errors import UserError, begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
 from utils.common.io import progress
 from utils.common.steps import CLEANING, INDEXING, LOG_MELS
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
 from utils.dataset.index import read_clips
-from utils.dataset.log_mel_store import LogMelStore, start_worker
+from utils.dataset.log_mel_store import LogMelStore, worker_pool
 from utils.dataset.paths import DatasetPaths
 from utils.trial.preprocessing import check_steps, holds, record_step
 
@@ -32,15 +35,9 @@ def main() -> None:
             raise UserError(f"{paths.audio_info}: {split} was indexed without audio; run {INDEXING} with it")
     stores = {split: LogMelStore(paths.log_mels(split), conf.audio_logmel.recipe) for split in splits}
     workers = conf.audio_logmel.workers or os.cpu_count()
-    try:
-        with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
-            for split, clips in splits.items():
-                extract_split(pool, conf, split, clips, stores[split])
-    except BrokenProcessPool:
-        raise UserError(
-            f"a process was killed, perhaps for want of memory; {LOG_MELS} keeps what is finished: run it again, with "
-            "fewer audio_logmel.workers"
-        ) from None
+    with worker_pool(workers) as pool:
+        for split, clips in splits.items():
+            extract_split(pool, conf, split, clips, stores[split])
     # Once all are there: a record of a part would take in the other splits' files of before
     record_step(conf, LOG_MELS, [paths.audio_info])
     for store in stores.values():

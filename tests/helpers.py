@@ -3,13 +3,14 @@
 import filecmp
 import json
 import logging
+import os
 import runpy
 import shutil
 import subprocess
 import sys
 import time
 import warnings
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from io import StringIO
@@ -84,6 +85,17 @@ def call(script, *arguments, status=0):
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     assert (ended or 0) == status, complaints
     return complaints if status else out.getvalue()
+
+
+@contextmanager
+def closed_pipe():
+    """The end of a pipe that is written to; nobody reads at the other."""
+    unread, pipe = os.pipe()
+    os.close(unread)
+    try:
+        yield pipe
+    finally:
+        os.close(pipe)
 
 
 def close_logs():

@@ -314,6 +314,10 @@ def malicious_conf(folder: Folder) -> None:
     folder.conf.write_text(f"base: good.yaml\ntrial_series: !!python/object/apply:os.mkdir ['{folder.root}/owned']\n")
 
 
+def a_device(folder: Folder) -> None:
+    folder.conf.write_text("base: /dev/zero\n")
+
+
 def file_for_folder(folder: Folder) -> None:
     shutil.rmtree(folder.root / "output")
     (folder.root / "output").write_text("")
@@ -381,6 +385,8 @@ INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_
 # What a reader refuses besides is tested where the reader is: in tests/common, conf, dataset and trial.
 CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("typo in a key", conf("param_conf: {batchsize: 3}"), "param_conf.batchsize … batch_size?"),
+    ("key of another section", conf("audio_logmel: {batch_size: 3}"), "batch_size … mean param_conf.batch_size?"),
+    ("key of an unknown section", conf("parm_conf: {seed: 3}"), "parm_conf.seed … did you mean param_conf.seed?"),
     ("empty", lambda folder: folder.conf.write_text(""), "no `key: value` settings"),
     ("not UTF-8", conf(b"trial_series: caf\xe9"), "not UTF-8"),
     ("python/object", malicious_conf, "not valid YAML: line 2"),
@@ -392,6 +398,7 @@ CLEANED_CAPTIONS = [  # of captions, when they are cleaned
     ("missing file", lambda folder: folder.captions.unlink(), "no such file … captions"),
     ("UTF-16", captions(*ROWS, encoding="utf-16"), "line 1: not UTF-8"),
     ("unbalanced quote", captions(ROWS[0], '{1},"a dog,b,c,d,e', ROWS[2]), "line 3: not valid CSV"),
+    ("a sixth caption", captions(*(f"{row},rain" for row in ROWS), header=f"{HEADER},caption_6"), "line 1 … caption_6"),
     ("surplus cells", captions(ROWS[0], "{1},a,b,c,d,e,f"), "line 3 … quotes"),
 ]
 PAIRED_CAPTIONS = [  # of captions, when they are paired with clips: the line, and what is wrong
@@ -399,6 +406,7 @@ PAIRED_CAPTIONS = [  # of captions, when they are paired with clips: the line, a
     ("missing cell", captions("{0},a,b,,d,e", *ROWS[1:]), "2 ('{wav.name}') … caption_3"),
     ("short row", captions("{0},a,b,c,d", *ROWS[1:]), "2 ('{wav.name}') … caption_5"),
     ("only punctuation", captions('{0},"?!, ...",b,c,d,e', *ROWS[1:]), "2 ('{wav.name}') … caption_1"),
+    ("only dashes", captions("{0},a,– —,c,d,e", *ROWS[1:]), "2 ('{wav.name}') … caption_2 holds no words"),
     ("row twice", captions(*ROWS, ROWS[0]), "5 ('{wav.name}') … line 2"),
     ("no such clip", captions(*ROWS, "absent.wav,a,b,c,d,e"), "5 ('absent.wav') … no such audio file"),
 ]
@@ -516,6 +524,9 @@ OTHERS = [
         conf("param_conf: {seed: -1}\nAdamOptimizer: {lr: 0}"),
         ["{conf}: param_conf.seed: is -1", "{conf}: AdamOptimizer.lr: is 0"],
     ),
+    ("conf: typo of ours", [STEP_1, "param_conf.batchsize=3"], conf(""), ["'param_conf.batchsize=3': … batch_size?"]),
+    ("conf: a device", [STEP_1], a_device, ["/dev/zero: … a folder, pipe or device"]),
+    ("conf: misspelt option", [STEP_1, "--cnof", "{conf}"], conf(""), ["--cnof … did you mean --conf?"]),
     ("conf: override", [STEP_1, "--conf", "{conf}", "x"], conf(""), ["'x': … section.key=value"]),
     (
         "audio: settings that came after the index",

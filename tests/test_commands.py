@@ -21,7 +21,7 @@ import torch
 import yaml
 
 from models.core import CRNNWordModel
-from tests.helpers import ROOT, STAGES, call, only_trial, run, run_pipeline, tiny_conf
+from tests.helpers import ROOT, STAGES, call, closed_pipe, only_trial, run, run_pipeline, tiny_conf
 from utils.common.digests import KEPT
 from utils.common.folders import WRITTEN
 from utils.trial.checkpoint import checkpoint_bytes, load_checkpoint
@@ -348,6 +348,9 @@ def test_an_error_in_some_or_all_processes_is_one_line(copy_of_data):
     data, conf = copy_of_data
     message = torchrun(2, "--conf", conf, "param_conf.batchsize=3", ok=False)
     assert len(errors(message)) == 1 and "unknown key" in message
+    assert errors(torchrun(2, "--cnof", conf, ok=False)) == [
+        "error: unrecognized arguments: --cnof; did you mean --conf?"
+    ]
     with h5py.File(data / "development_audio_logmels.hdf5", "a") as store:
         store[sorted(store)[0]][0, 0] = np.nan
     sign_log_mels(data)
@@ -380,7 +383,7 @@ def test_training_stops_on_a_plateau(pipeline, tmp_path):
 
 
 def test_divergence_is_said(pipeline, tmp_path):
-    message = call("main.py", "--conf", pipeline[1], f"trial_base={tmp_path}", *FEW, "AdamOptimizer.lr=1e30", status=2)
+    message = call("main.py", "--conf", pipeline[1], f"trial_base={tmp_path}", *FEW, "AdamOptimizer.lr=1e6", status=2)
     line = message.splitlines()[-1]
     assert "diverged in epoch 1: the loss is nan" in line and "AdamOptimizer.lr" in line
     fids = {fid for fid in line.split() if len(fid.rstrip(";")) == 16}
@@ -477,6 +480,23 @@ def test_a_missing_file_names_the_step_that_makes_it(copy_of_data, script, absen
     assert absent in message and f"preprocessing/{maker}.py makes it" in message and len(message.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        *([stage] for stage in STAGES[1:]),
+        ["postprocessing/4_search.py", "rain"],
+        ["postprocessing/4_search.py", "--audio", "x.wav"],
+    ],
+    ids=" ".join,
+)
+def test_without_a_data_set_every_command_says_what_to_put_there(pipeline, tmp_path, command):
+    for folder, what in ((tmp_path / "gone", "no such folder"), (tmp_path, "is empty")):
+        message = call(*command, "--conf", pipeline[1], f"data_conf.dataset={folder}", status=2)
+        advice = "put the data set's {split}/ and clotho_captions_{split}.csv there, or set data_conf.dataset to where"
+        assert message.startswith(f"error: {folder}: {what}; {advice}") and len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_word_vectors_of_another_dimension(pipeline):
     message = call("main.py", "--conf", pipeline[1], "CRNNWordModel.audio_enc.out_dim=200", status=2)
     assert message.startswith("error: CRNNWordModel.audio_enc.out_dim: is 200, but the word vectors in")
@@ -486,7 +506,8 @@ def test_word_vectors_of_another_dimension(pipeline):
 @pytest.mark.parametrize("script", STAGES[5:])
 def test_a_wrong_setting_is_one_line(pipeline, script):
     message = call(script, "--conf", pipeline[1], "param_conf.batchsize=3", status=2)
-    assert message.strip() == f"error: {pipeline[1]}: param_conf.batchsize: unknown key; did you mean batch_size?"
+    what = "'param_conf.batchsize=3': param_conf.batchsize: unknown key; did you mean param_conf.batch_size?"
+    assert message.strip() == f"error: {what}"
 
 
 def test_postprocessing_without_a_trial(pipeline, tmp_path):
@@ -560,6 +581,63 @@ def end(process, number):
     """Send a signal to a command and all that it started, as a terminal does; what it printed."""
     os.killpg(process.pid, number)
     return process.communicate()[0]
+
+
+def test_an_interrupted_training_says_how_to_go_on(pipeline, tmp_path):
+    settings = (f"trial_base={tmp_path}", "param_conf.num_epoch=1000", "TrialPlateauStopper.std=0", *FEW)
+    with started("main.py", "--conf", pipeline[1], *settings) as process:
+        trial = first_checkpoint(tmp_path / "demo", process)
+        wait_until((trial / "metrics.jsonl").exists)
+        last = end(process, signal.SIGINT).splitlines()[-1]
+    assert process.returncode == 130 and last == f"stopped; to go on: python main.py --resume {trial}"
+    done = len(metrics_of(trial))
+    call(*last.partition("python ")[2].split(), f"param_conf.num_epoch={done}")
+    assert [epoch["epoch"] for epoch in metrics_of(trial)] == list(range(done + 1))
+
+
+def test_training_ends_quietly_where_nobody_reads_on(pipeline, tmp_path):
+    settings = ("--conf", str(pipeline[1]), f"trial_base={tmp_path / 'output'}", "param_conf.num_epoch=1000", *FEW)
+    command = [sys.executable, "main.py", *settings, "TrialPlateauStopper.std=0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        while not process.stdout.readline().startswith("epoch   1"):
+            assert process.poll() is None
+        process.stdout.close()
+        assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
+    finally:
+        process.kill()
+        process.stderr.close()
+    trial = only_trial(tmp_path)
+    done = len(metrics_of(trial))
+    assert done >= 2 and not list(tmp_path.rglob("*.tmp"))
+    call("main.py", "--resume", trial, f"param_conf.num_epoch={done}")
+    assert [epoch["epoch"] for epoch in metrics_of(trial)] == list(range(done + 1))
+
+
+def test_a_closed_pipe_under_several_processes_is_blamed_on_nothing(pipeline, tmp_path):
+    command = [*TORCHRUN, "2", "main.py", "--conf", str(pipeline[1]), f"trial_base={tmp_path}", *FEW]
+    with closed_pipe() as pipe:
+        done = subprocess.run(command, cwd=ROOT, stdout=pipe, stderr=subprocess.PIPE, text=True)
+    assert done.returncode and not errors(done.stderr)
+    assert done.stderr.count("Traceback") == 1  # torchrun's own
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C"}])
+def test_names_and_captions_beyond_ascii_are_printed_anywhere(pipeline, tmp_path, locale):
+    folder = tmp_path / "données 雨"
+    shutil.copytree(pipeline[0] / "data", folder / "data")
+    captions = folder / "data" / "clotho_captions_evaluation.csv"
+    captions.write_text(captions.read_text().replace("rain", "pluie-tiède"))
+    conf, environment = tiny_conf(folder), os.environ | locale
+    (trial,) = (pipeline[0] / "output" / "demo").iterdir()
+    for command in (
+        ["preprocessing/1_text_cleaning.py", "--conf", conf],
+        ["postprocessing/4_search.py", "--trial", trial, "été rain", "--play-list", folder / "é.m3u8"],
+    ):
+        arguments = [sys.executable, *map(str, command)]
+        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert b"-> " in done.stdout and b"Error" not in done.stderr
 
 
 def first_checkpoint(series, process):

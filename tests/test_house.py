@@ -90,6 +90,13 @@ def test_what_the_documentation_names_is_there(document):
         assert (ROOT / path).exists(), path
 
 
+def test_the_tests_that_the_documentation_names_are_there():
+    texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
+    ours = {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
+    named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text())
+    assert len(named) > 20 and set(named) <= ours
+
+
 def test_the_golden_values_can_be_computed_anew():
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "golden.md").read_text(), re.DOTALL)
     with chdir(ROOT):

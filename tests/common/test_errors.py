@@ -1,12 +1,14 @@
 """A command ends with one clear line for each problem, and no traceback."""
 
+import importlib
+import signal
 import subprocess
 import sys
 
 import pytest
 import torch
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, STAGES
 from utils.common.errors import UserError, complain, run_command
 
 NEED_LESS = "shorter clips, and a lower param_conf.batch_size, need less"
@@ -49,6 +51,43 @@ def test_an_interrupt_is_silent(capsys):
     with pytest.raises(SystemExit) as ended:
         run_command(main)
     assert ended.value.code == 130 and not capsys.readouterr().err
+
+
+def test_an_interrupt_may_say_how_to_go_on(capsys):
+    assert complain(KeyboardInterrupt("stopped; to go on: ...")) == 130
+    assert capsys.readouterr().err == "stopped; to go on: ...\n"
+
+
+INTERRUPT_IMPORTS = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, *_):
+        if hasattr(sys.modules.get("utils.common.errors"), "run_command"):
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", [*STAGES, "postprocessing/4_search.py"])
+def test_an_interrupt_while_a_script_imports_is_silent(script):
+    done = subprocess.run([sys.executable, "-c", INTERRUPT_IMPORTS, script], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_who_does_without_interrupts_keeps_doing_so():
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPT_IMPORTS
+    command = [sys.executable, "-c", code, "preprocessing/0_demo_dataset.py", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "section.key=value" in done.stdout
+
+
+def test_imported_modules_leave_interrupts_to_others():
+    for script in [*STAGES, "postprocessing/4_search.py"]:
+        importlib.import_module(script.removesuffix(".py").replace("/", "."))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_fault_of_ours_keeps_its_traceback(capsys):

@@ -1,10 +1,13 @@
 """Files are whole or absent, whatever ends a write; JSON, CSV and progress."""
 
+import io
 import os
+import signal
 import subprocess
 import sys
 
 import pytest
+import torch
 
 from tests.helpers import ROOT
 from utils.common.errors import UserError
@@ -20,6 +23,24 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
             raise error
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
+
+
+class InterruptedFile(io.BytesIO):
+    """A file whose second write is interrupted by ctrl-C."""
+
+    writes = 0
+
+    def write(self, content):
+        self.writes += 1
+        if self.writes == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().write(content)
+
+
+def test_an_interrupt_stays_one_while_torch_saves(tmp_path):
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "x.pt"):
+        torch.save({"a": torch.zeros(1000)}, InterruptedFile())
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_write_removes_what_a_killed_one_left(tmp_path):

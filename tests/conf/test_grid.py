@@ -42,7 +42,7 @@ def test_a_key_on_the_command_line_takes_the_place_of_the_files():
 @pytest.mark.parametrize(
     ("grid", "key", "what"),
     [
-        ("{param_conf.sed: [1]}", "param_conf.sed", "did you mean seed?"),
+        ("{param_conf.sed: [1]}", "param_conf.sed", "did you mean param_conf.seed?"),
         ("{param_conf.seed: [0, -1]}", "param_conf.seed", "is -1"),
         ("{param_conf.seed.x: [0]}", "param_conf.seed.x", "seed is a value"),
         ("{param_conf: [1]}", "param_conf", "is 1"),

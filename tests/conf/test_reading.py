@@ -1,5 +1,9 @@
 """Configuration files: laid over their bases, overridden, and refused where they cannot be read."""
 
+import os
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 
@@ -70,6 +74,50 @@ def test_each_wrong_setting_gets_its_line():
     assert len(str(error.value).splitlines()) == 2
 
 
+def test_who_brought_a_wrong_setting_is_blamed(tmp_path):
+    path = tmp_path / "conf.yaml"
+    path.write_text(f"base: {CONF}\nparam_conf: {{seed: -1}}\naudio_logmel: {{batch_size: 3, hop: 0}}\n")
+    with pytest.raises(UserError) as error:
+        load_conf(path, ["audio_logmel.hop=0.02", "score.mask_words=1", "audio_logmel.hop=-1"])
+    assert sorted(str(error.value).splitlines()) == [
+        "'audio_logmel.hop=-1': audio_logmel.hop: is -1; input should be greater than 0",
+        "'score.mask_words=1': score.mask_words: is 1; input should be a valid boolean",
+        f"{path}: audio_logmel.batch_size: unknown key; did you mean param_conf.batch_size?",
+        f"{path}: param_conf.seed: is -1; input should be greater than or equal to 0",
+    ]
+
+
+def test_a_rule_over_two_settings_is_broken_by_the_second():
+    broken, mended = ["audio_logmel.n_mels=128", "CRNNWordModel.audio_enc.in_dim=64"], "audio_logmel.n_mels=64"
+    with pytest.raises(UserError, match=r"^'CRNNWordModel\.audio_enc\.in_dim=64': audio_logmel\.n_mels is 128"):
+        load_conf(CONF, broken)
+    assert load_conf(CONF, [*broken, mended]).audio_logmel.n_mels == 64
+
+
+@pytest.mark.parametrize("base", [False, True])
+@pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large"])
+def test_what_is_no_plain_file_is_not_opened(tmp_path, kind, base):
+    path = Path("/dev/zero") if kind == "device" else tmp_path / "odd"
+    make = {"pipe": os.mkfifo, "folder": Path.mkdir, "large": lambda path: path.write_text("#" * 1_000_001)}
+    if kind in make:
+        make[kind](path)
+    (tmp_path / "conf.yaml").write_text(f"base: {path}\n")
+    with pytest.raises(UserError, match=ONE_LINE) as error:
+        load_conf(tmp_path / "conf.yaml" if base else path)
+    what = "1000001 bytes are too many" if kind == "large" else "a folder, pipe or device"
+    assert str(error.value) == f"{path}: {what}; name a configuration file"
+
+
+def test_elsewhere_than_at_the_root_the_way_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("conf.yaml", "conf_demo.yaml"):
+        advice = f"{name}: no such configuration file; run this from the repository's root: cd {ROOT}"
+        with pytest.raises(UserError, match=f"^{re.escape(advice)}$"):
+            load_conf(name)
+    with pytest.raises(UserError, match=r"^other\.yaml: no such configuration file$"):
+        load_conf("other.yaml")
+
+
 @pytest.mark.parametrize(
     ("content", "what"),
     [
@@ -79,7 +127,7 @@ def test_each_wrong_setting_gets_its_line():
         ("trial_series: é".encode("latin-1"), "conf.yaml: … not UTF-8"),
         (b"base: 3\n", "conf.yaml: base: 3"),
         (b"base: absent.yaml\n", "absent.yaml: no such configuration file"),
-        (b"base: .\n", ": cannot be read (Is a directory)"),
+        (b"base: .\n", ": a folder, pipe or device"),
         (b"base: conf.yaml\n", "conf.yaml: … leads back to this file"),
     ],
 )

@@ -32,11 +32,18 @@ def test_the_papers_settings_are_the_default():
 @pytest.mark.parametrize(
     ("override", "key", "what"),
     [
-        ("param_conf.batchsize=3", "param_conf.batchsize", "did you mean batch_size?"),
-        ("optimiser={lr: 1}", "optimiser", "did you mean AdamOptimizer?"),
+        ("param_conf.batchsize=3", "param_conf.batchsize", "did you mean param_conf.batch_size?"),
+        ("optimiser={lr: 1}", "optimiser.lr", "did you mean AdamOptimizer.lr?"),
+        ("batch_size=3", "batch_size", "did you mean param_conf.batch_size?"),
+        ("parm_conf.seed=1", "parm_conf.seed", "did you mean param_conf.seed?"),
+        ("parm_conf={seed: 1, tf32: true}", "parm_conf", "did you mean param_conf?"),
+        ("optimiser.foo=3", "optimiser", "did you mean AdamOptimizer?"),
+        ("TripletLoss.margin=1", "TripletLoss.margin", "did you mean criteria.TripletLoss.margin?"),
+        ("seed=1", "seed", "demo_dataset.seed or word2vec_embeddings.seed or param_conf.seed?"),
+        ("metrics.m={margn: 1, margin: 1, sampling: hard-NS}", "metrics.m.margn", "did you mean metrics.m.margin?"),
         ("nonsense=3", "nonsense", "the keys here are trial_series"),
         ("metrics.m={margin: 1, sampling: hard-NS, foo: 3}", "metrics.m.foo", "the keys here are margin, sampling"),
-        ("criteria.TripletLoss.mask_words=true", "criteria.TripletLoss.mask_words", "margin, sampling"),  # once there
+        ("criteria.TripletLoss.mask_words=true", "criteria.TripletLoss.mask_words", "did you mean score.mask_words?"),
         ("param_conf.batch_size='32'", "param_conf.batch_size", "valid integer"),
         ("param_conf.batch_size=1", "param_conf.batch_size", "greater than or equal to 2"),
         ("param_conf.num_epoch=1.5", "param_conf.num_epoch", "is 1.5"),
@@ -46,6 +53,11 @@ def test_the_papers_settings_are_the_default():
         ("criteria.TripletLoss.margin=.nan", "criteria.TripletLoss.margin", "finite number"),
         ("criteria.TripletLoss.margin=true", "criteria.TripletLoss.margin", "is True"),
         ("criteria.TripletLoss.sampling=[a]", "criteria.TripletLoss.sampling", "is ['a']"),
+        ("criteria.TripletLoss.margin=1e300", "criteria.TripletLoss.margin", "less than or equal to 1000000"),
+        ("criteria.InfoNCE.temperature=1e-40", "criteria.InfoNCE.temperature", "greater than or equal to 0.000001"),
+        ("metrics.m={margin: 1e38, sampling: hard-NS}", "metrics.m.margin", "less than or equal to 1000000"),
+        ("AdamOptimizer.lr=1e38", "AdamOptimizer.lr", "less than or equal to 1000000"),
+        ("AdamOptimizer.weight_decay=1e300", "AdamOptimizer.weight_decay", "less than or equal to 1000000"),
         ("AdamOptimizer.lr=.inf", "AdamOptimizer.lr", "finite number"),
         ("score.mask_words=1", "score.mask_words", "valid boolean"),
         ("criteria=null", "criteria", "is None"),
@@ -74,7 +86,7 @@ def test_wrong_settings_are_named(override, key, what):
     with pytest.raises(UserError) as error:
         load_conf(CONF, [override])
     message = str(error.value)
-    assert message.startswith(f"{CONF}: {key}: ") and what in message and "\n" not in message
+    assert message.startswith(f"{override!r}: {key}: ") and what in message and "\n" not in message
 
 
 def test_an_unknown_strategy_lists_the_eight():

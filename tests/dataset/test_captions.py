@@ -7,7 +7,14 @@ import nltk
 import pytest
 
 from utils.common.errors import UserError
-from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
+from utils.dataset.captions import (
+    clean_caption,
+    correct_words,
+    has_words,
+    hyphenated_words,
+    read_captions,
+    replace_named_entities,
+)
 
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5\n"
 GOOD = b"good.wav,a,b,c,d,e\n"
@@ -21,7 +28,10 @@ GOOD = b"good.wav,a,b,c,d,e\n"
         ("walkie-talkie/radio (static) #1", "walkie-talkie radio static 1"),
         ("""!"#$%&'()*+,./\\:;<=>?@[]^_`{|}~""", ""),
         ("", ""),
-        ("ÉCLAIR — “quoted”", "éclair — “quoted”"),
+        ("ÉCLAIR — “quoted” ‘it’ «so» ‹x› „y‟", "éclair — quoted it so x y"),
+        ("the dog’s", "the dog s"),  # as with a straight one
+        ("a\u200bb c\u200cd e\u200df g\u2060h i\u00adj \ufeffk", "ab cd ef gh ij k"),
+        ("\u200b", ""),
         ("a 🐕 barks!", "a 🐕 barks"),
         ("\u00a0a\u2003dog\u3000", "a dog"),
         ("?!, ...", ""),
@@ -29,6 +39,11 @@ GOOD = b"good.wav,a,b,c,d,e\n"
 )
 def test_clean_caption(raw, clean):
     assert clean_caption(raw) == clean
+
+
+@pytest.mark.parametrize("text", ["", "-", "--", "– —", "‐ ‑ ‒ ― −"])
+def test_dashes_alone_are_no_words(text):
+    assert not has_words(text) and has_words(f"{text} a") and has_words(f"{text} 🐕") and has_words("walkie-talkie")
 
 
 def test_corrections_replace_whole_words():
@@ -61,6 +76,7 @@ def test_absent_cells_are_empty_captions(tmp_path):
         (b"file_name,text\nx.wav,a\n", "line 1: the columns must be file_name"),
         (HEADER.replace(",", ";").encode() + GOOD, "line 1: the columns must be file_name"),
         (HEADER.replace("caption_2", "caption_1").encode() + GOOD, "line 1: the column caption_1 stands twice"),
+        (HEADER[:-1].encode() + b",caption_6\nx.wav,a,b,c,d,e,f\n", "line 1: the column caption_6 is not read"),
         (HEADER.encode() + GOOD + b"x.wav,a,b,c,d,e,f\n", "line 3: more cells than columns"),
         (HEADER.encode() + GOOD + "x.wav,é,b,c,d,e\n".encode("latin-1"), "line 3: not UTF-8"),
         (HEADER.encode("utf-16"), "line 1: not UTF-8"),

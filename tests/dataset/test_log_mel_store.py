@@ -2,6 +2,9 @@
 
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.dataset.audio import probe_clip
 from utils.dataset.log_mel import log_mel_spectrogram
@@ -130,6 +134,41 @@ def test_workers_end_with_a_killed_parent(tmp_path):
     while any(_is_alive(int(pid.read_text())) for pid in pids):
         assert time.monotonic() < deadline, "the workers outlived their parent"
         time.sleep(0.05)
+
+
+WAITING_WORKERS = """
+import os, time
+from pathlib import Path
+from utils.common.errors import run_command
+from utils.dataset.log_mel_store import worker_pool
+
+def work(number):
+    Path(f"{os.environ['FOLDER']}/{os.getpid()}").touch()
+    time.sleep(60)
+
+def main():
+    with worker_pool(2) as pool:
+        list(pool.map(work, range(9), chunksize=2))
+
+run_command(main)
+"""
+
+
+def test_an_interrupt_ends_the_workers_at_once_and_quietly(tmp_path):
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True, "text": True}
+    environment = os.environ | {"FOLDER": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", WAITING_WORKERS], cwd=ROOT, env=environment, **streams)
+    try:
+        deadline = time.monotonic() + 60
+        while len(pids := list(tmp_path.iterdir())) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert (process.returncode, printed) == (130, "")
+    assert not any(_is_alive(int(pid.name)) for pid in pids)
 
 
 def _is_alive(pid: int) -> bool:

@@ -3,6 +3,8 @@
 import importlib
 import json
 import math
+import re
+import shutil
 import sys
 
 import h5py
@@ -168,7 +170,7 @@ def test_unknown_words_are_left_out_of_the_mean(trial):
     assert search.unknown_words("The xylophone, rain xylophone zither") == ["xylophone", "zither"]
     with pytest.raises(UserError, match=r"no word of the query is known \(xylophone, zither\); .*vocab_info\.json"):
         search.by_text("xylophone zither")
-    for query in ("", "  ", "?!", "<>"):
+    for query in ("", "  ", "?!", "<>", "– -"):
         with pytest.raises(UserError, match="holds no words"):
             search.by_text(query)
     assert search.unknown_words("<pad>") == ["pad"]  # the padding is no word
@@ -383,11 +385,33 @@ def test_play_list(data, trial, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a\nb.wav", "a\rb.wav", "a\u2028b.wav", "a\udc80.wav"])
 def test_a_path_that_breaks_the_play_list_leaves_the_old_one(trial, tmp_path, name):
     path = tmp_path / "list.m3u8"
-    path.write_text("old")
+    path.write_text("#EXTM3U\nold\n")
     hits = ClipSearch.open(trial).by_text("rain", top=2)
     with pytest.raises(UserError, match="a play list cannot hold this path"):
         write_play_list(path, [hits[0], hits[1]._replace(path=hits[1].path.with_name(name))])
-    assert path.read_text() == "old"
+    assert path.read_text() == "#EXTM3U\nold\n"
+
+
+def test_a_play_list_takes_the_place_of_another_alone(data, trial, tmp_path):
+    hits, clip = ClipSearch.open(trial).by_text("rain", top=2), tmp_path / "clip.wav"
+    shutil.copy(data["paths"].clip("evaluation", hits[0].path.name), clip)
+    (tmp_path / "list.m3u8").write_text("#EXTM3U\nold\n")
+    (tmp_path / "link.m3u8").symlink_to("list.m3u8")
+    (tmp_path / "notes.txt").write_text("notes")
+    (tmp_path / "folder").mkdir()
+    before = clip.read_bytes()
+    for name, what in (
+        ("clip.wav", "is no play list"),
+        ("notes.txt", "is no play list"),
+        ("link.m3u8", "is no plain file"),
+        ("folder", "is no plain file"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / name))}: {what}, and is not replaced"):
+            write_play_list(tmp_path / name, hits)
+    assert clip.read_bytes() == before and (tmp_path / "notes.txt").read_text() == "notes"
+    assert (tmp_path / "link.m3u8").is_symlink() and (tmp_path / "list.m3u8").read_text() == "#EXTM3U\nold\n"
+    write_play_list(tmp_path / "list.m3u8", hits)
+    assert len((tmp_path / "list.m3u8").read_text().splitlines()) == 5
 
 
 # --- the command, in this process ------------------------------------------------------------------------
@@ -441,4 +465,4 @@ def test_terminals_get_no_control_characters(data, command, monkeypatch):
     info["evaluation"]["clips"][f"{1:016x}"]["file_name"] = "\x1b[2J\r\nräin.wav"
     monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)
     printed = command("rain", "--top", 6).out
-    assert "  ?[2J??räin.wav  " in printed and len(printed.splitlines()) == 7
+    assert "  \\u001b[2J\\u000d\\u000aräin.wav  " in printed and len(printed.splitlines()) == 7

@@ -1,11 +1,16 @@
 """Errors for the user: one clear line on standard error and exit status 2, no traceback."""
 
+import os
 import re
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Callable
 
+from utils.common.streams import standard_streams
+
+INTERRUPTED = 130  # the status that a shell gives for an end by ctrl-C
 # What torch says where its own memory or a GPU's has run out: it has no type for all of these
 OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|out of memory|STATUS_ALLOC_FAILED|killed by signal: Killed")
 
@@ -18,23 +23,46 @@ class UserError(Exception):
         super().__init__(message.rpartition("UserError: ")[2].rstrip())
 
 
+def begin_command() -> None:
+    """A script's first act: ctrl-C ends it in silence while it imports the rest. `run_command` takes this back."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else the caller does without ctrl-C
+        signal.signal(signal.SIGINT, _leave)
+
+
+def _leave(*_: object) -> None:
+    os._exit(INTERRUPTED)
+
+
 def run_command(main: Callable[[], None]) -> None:
-    """Run a script's main(); end with one clear line per problem and exit status 2 instead of a traceback."""
+    """Run a script's main(); end with one clear line per problem and exit status 2 instead of a traceback.
+
+    What it prints goes through `standard_streams`.
+    """
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
-    try:
-        main()
-    except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:
-        sys.exit(complain(error))
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        sys.exit(complain(error))
+    with standard_streams():
+        try:
+            main()
+        except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:
+            sys.exit(complain(error))
+        except RuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            sys.exit(complain(error))
 
 
 def complain(error: BaseException) -> int:
-    """Report what ended a command, without a traceback where none is of use; its exit status."""
+    """Report what ended a command, without a traceback where none is of use; its exit status.
+
+    An interrupt is silent, unless it has a message; whoever raises SystemExit has said why.
+    """
+    if isinstance(error, SystemExit):
+        return error.code
     if isinstance(error, KeyboardInterrupt):
-        return 130
+        if error.args:
+            print(f"\n{error}" if sys.stderr.isatty() else error, file=sys.stderr)  # below a bar that was going on
+        return INTERRUPTED
     if not isinstance(error, (UserError, OSError)) and not out_of_memory(error):
         traceback.print_exception(error)
         return 1
@@ -46,7 +74,7 @@ def complain(error: BaseException) -> int:
         asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|$", message)[1]
         why = f"{asked} more were asked for" if asked else message.partition("\n")[0] or "none is left"
         message = f"there is not enough memory ({why}); shorter clips, and a lower param_conf.batch_size, need less"
-    for line in message.splitlines():
+    for line in message.split("\n"):
         print(f"error: {line}", file=sys.stderr)
     return 2
 

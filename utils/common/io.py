@@ -34,6 +34,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
             os.fsync(stream.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
+        if isinstance(error.__context__, KeyboardInterrupt):  # torch.save makes an error of its own out of ctrl-C
+            raise KeyboardInterrupt from None
         raise unwritable(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)

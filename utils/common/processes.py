@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -67,7 +67,9 @@ def process_group() -> Iterator[None]:
         with _silence() if place > 0 else ExitStack():
             dist.init_process_group(_backend(), store=store, rank=place, world_size=processes, timeout=TIMEOUT)
             yield
-    except (Exception, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt, SystemExit) as error:
+        if isinstance(error, SystemExit) and not error.code:  # --help, in each of them
+            raise
         leaving.acquire()
         leave(complain(error) if _first_to_fail(failures) else 2)
     dist.destroy_process_group()
@@ -124,7 +126,7 @@ def _report_being_ended(failures: dist.Store, leaving: threading.Lock) -> None:
     """What SIGTERM does: the first process to be ended reports it, and each leaves, unless it is leaving already."""
     if leaving.acquire(blocking=False):
         if _first_to_fail(failures):
-            with redirect_stderr(sys.__stderr__):
+            with redirect_stderr(sys.__stderr__), suppress(OSError):  # nobody may read it
                 complain(UserError(KILLED))
         leave(2)
 
@@ -146,7 +148,8 @@ def leave(status: int) -> None:
     for worker in multiprocessing.active_children():  # of the data loader
         worker.terminate()
     for stream in (sys.__stdout__, sys.__stderr__):
-        stream.flush()
+        with suppress(OSError):
+            stream.flush()
     os._exit(status)
 
 

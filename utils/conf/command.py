@@ -1,16 +1,28 @@
 """The command line that all scripts share: --conf FILE and section.key=value."""
 
 import argparse
+from difflib import get_close_matches
 from pathlib import Path
+from typing import NoReturn
 
 from utils.common.errors import UserError
 from utils.conf.reading import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
 
 
+class CommandParser(argparse.ArgumentParser):
+    """Tells what is wrong with a command line as everything else is told: by one UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        options = [option for action in self._actions for option in action.option_strings]
+        unknown = message.split()[2:] if message.startswith("unrecognized arguments") else []
+        close = [match for word in unknown for match in get_close_matches(word, options, n=1)]
+        raise UserError(f"{message}; {f'did you mean {close[0]}?' if close else '--help lists what there is'}")
+
+
 def command_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every command takes: --conf FILE and section.key=value ..."""
-    parser = argparse.ArgumentParser(description=description)
+    parser = CommandParser(description=description)
     parser.add_argument("--conf", metavar="FILE", help=f"configuration file (default: {DEFAULT_CONF})")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, read as YAML"

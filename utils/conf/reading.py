@@ -1,5 +1,7 @@
 """conf.yaml: read, inherited, overridden and checked before any work starts."""
 
+import stat
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ from utils.common.errors import UserError
 from utils.common.io import whole_file
 from utils.conf.hostile_yaml import parse_yaml, shown
 from utils.conf.schema import Conf, Section, TripletLossConf
+from utils.conf.values import flat
 
 DEFAULT_CONF = "conf.yaml"
+LARGEST = 1_000_000  # bytes of a configuration file; conf.yaml has 7,000
+ROOT = Path(__file__).resolve().parents[2]  # this repository
 # A file replaces its base's whole, not entry by entry
 TABLES = {"num_clips", "corrections", "variants", "metrics", "sweep_conf"}
 
@@ -20,20 +25,32 @@ TABLES = {"num_clips", "corrections", "variants", "metrics", "sweep_conf"}
 def load_conf(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> Conf:
     """Read a configuration file with its bases, apply `section.key=value` overrides, and check the result.
 
-    Raises UserError with one line for each thing that is wrong.
+    Raises UserError with one line for each thing that is wrong, blamed on the file or on the override that brought it.
     """
     tree = _read_tree(Path(path), seen=[])
+    sources = dict.fromkeys(_problems(tree), str(path))
     for override in overrides:
         _apply_override(tree, override)
-    return checked(tree, str(path))
+        sources = {problem: sources.get(problem, shown(override)) for problem in _problems(tree)}
+    if sources:
+        raise UserError("\n".join(f"{source}: {problem}" for problem, source in sources.items()))
+    return Conf.model_validate(tree)
 
 
 def checked(tree: dict, source: str) -> Conf:
     """The configuration that a tree holds, or UserError with one line for each thing that is wrong."""
+    if problems := _problems(tree):
+        raise UserError("\n".join(f"{source}: {problem}" for problem in problems))
+    return Conf.model_validate(tree)
+
+
+def _problems(tree: dict) -> list[str]:
+    """A line for each thing that is wrong."""
     try:
-        return Conf.model_validate(tree)
+        Conf.model_validate(tree)
     except ValidationError as error:
-        raise UserError("\n".join(f"{source}: {_explain(problem)}" for problem in error.errors())) from None
+        return [_explain(problem) for problem in error.errors()]
+    return []
 
 
 def save_conf(conf: Conf, path: Path | str) -> None:
@@ -53,9 +70,9 @@ def _read_tree(path: Path, seen: list[Path]) -> dict:
     if path.resolve() in seen:
         raise UserError(f"{path}: `base` leads back to this file; break the circle")
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        tree = parse_yaml(_text(path))
     except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file") from None
+        raise UserError(f"{path}: no such configuration file{_where_it_is(path)}") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except ValueError as error:
@@ -70,6 +87,20 @@ def _read_tree(path: Path, seen: list[Path]) -> dict:
     if not isinstance(base, str):
         raise UserError(f"{path}: base: {shown(base)} must be the path of a configuration file")
     return _merged(_read_tree(path.parent / base, [*seen, path.resolve()]), tree)
+
+
+def _text(path: Path) -> str:
+    """A configuration file's text; what is no file, and might never end, is not opened."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise UserError(f"{path}: a folder, pipe or device; name a configuration file")
+    if path.stat().st_size > LARGEST:
+        raise UserError(f"{path}: {path.stat().st_size} bytes are too many; name a configuration file")
+    return path.read_text(encoding="utf-8-sig")
+
+
+def _where_it_is(path: Path) -> str:
+    """Advice for a command that runs elsewhere than at the repository's root, where this file lies."""
+    return f"; run this from the repository's root: cd {ROOT}" if (ROOT / path).is_file() else ""
 
 
 def _merged(base: dict, change: dict) -> dict:
@@ -107,16 +138,46 @@ def _explain(problem: dict) -> str:
     """One line for one of pydantic's findings: the key, what it was, what it may be."""
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _keys_beside(problem["loc"])
-        close = get_close_matches(str(problem["loc"][-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"the keys here are {', '.join(known)}"
-        return f"{key}: unknown key; {hint}"
+        return _explain_unknown(key, _keys_beside(problem["loc"]), problem["input"])
     if problem["type"] == "missing":
         return f"{key}: missing"
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], dict | Section):  # a rule over several keys names them itself
         return f"{key}: {message}" if key else message
     return f"{key}: is {shown(problem['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _explain_unknown(key: str, beside: list[str], value: Any) -> str:
+    """One line for an unknown dotted key, with what may have been meant by it, or by the one key below it."""
+    known = [*(f"{key.rpartition('.')[0]}.{other}".strip(".") for other in beside), *_dotted_keys(Conf)]
+    for name in (*(f"{key}.{below}" for below in _only_leaf(value)), key):
+        if meant := _meant(name, known):
+            return f"{name}: unknown key; did you mean {' or '.join(meant)}?"
+    return f"{key}: unknown key; the keys here are {', '.join(beside)}"
+
+
+def _meant(key: str, known: list[str]) -> list[str]:
+    """The known keys that an unknown one may stand for: those of the same last word, or else of a like one."""
+    of_word: dict[str, list[str]] = {}
+    for other in dict.fromkeys(known):
+        of_word.setdefault(other.rpartition(".")[2], []).append(other)
+    word = key.rpartition(".")[2]
+    words = [word] if word in of_word else get_close_matches(word, of_word, n=1)
+    meant = [other for word in words for other in of_word[word]]
+    return get_close_matches(key, meant, n=1, cutoff=0.8) or meant
+
+
+def _only_leaf(value: Any) -> list[str]:
+    """The dotted key within a value that holds a single one: {"a": {"b": 3}} -> ["a.b"]."""
+    return list(flat(value)) if isinstance(value, dict) and len(flat(value)) == 1 else []
+
+
+def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of a section and below, dotted."""
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _dotted_keys(field.annotation, f"{prefix}{name}.")
 
 
 def _keys_beside(location: tuple) -> list[str]:

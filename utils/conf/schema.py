@@ -20,6 +20,7 @@ from utils.conf.values import (
     Positive,
     Seed,
     Strategy,
+    Temperature,
     flat,
 )
 from utils.dataset.recipe import LogMelRecipe
@@ -151,7 +152,7 @@ class TripletLossConf(Section):
 
 
 class InfoNCEConf(Section):
-    temperature: Positive
+    temperature: Temperature
 
 
 class CriteriaConf(Section):

@@ -62,8 +62,11 @@ def _known_strategy(name: str) -> str:
     return name
 
 
-Number = Annotated[float, BeforeValidator(_as_float), Field(allow_inf_nan=False)]
+# Far beyond any use, and far within float32, in which the optimiser and the losses count
+Finite = Annotated[float, BeforeValidator(_as_float), Field(allow_inf_nan=False)]
+Number = Annotated[Finite, Field(le=1e6)]
 Positive = Annotated[Number, Field(gt=0)]
+Temperature = Annotated[Number, Field(ge=1e-6)]  # scores are divided by it
 NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
 EmbeddingDim = Annotated[int, Field(ge=2, multiple_of=2, lt=2**31)]  # half a direction of the GRU

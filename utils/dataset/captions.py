@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from utils.common.errors import UserError
 
-# Hyphens stay: "walkie-talkie" is one word.
-PUNCTUATION = re.compile(r"""[!"#$%&'()*+,./\\:;<=>?@\[\]^_`{|}~]""")
+# Hyphens stay: "walkie-talkie" is one word. Curly quotes go as their straight kin do (Clotho has none).
+PUNCTUATION = re.compile(r"""[!"#$%&'()*+,./\\:;<=>?@\[\]^_`{|}~‘’‚‛“”„‟‹›«»]""")
+INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")  # soft hyphens, characters of no width
+DASHES = re.compile("[-\u2010-\u2015\u2212 ]*")
 CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]
 NAMED_ENTITY = "NE"
 NLTK_DATA = {  # package: where NLTK looks for it
@@ -35,8 +37,9 @@ def read_captions(path: Path | str) -> list[RawCaption]:
     Absent cells come out as empty captions, absent caption columns not at all.
 
     Raises:
-        UserError: no such file, not UTF-8, not CSV, no file_name or caption column, or one of them twice, a row with
-            surplus cells, or a cell with a NUL character or beyond the csv module's limit of 131,072 characters.
+        UserError: no such file, not UTF-8, not CSV, no file_name or caption column, or one of them twice or beyond the
+            fifth, a row with surplus cells, or a cell with a NUL character or beyond the csv module's limit of 131,072
+            characters.
     """
     captions = []
     try:
@@ -69,6 +72,11 @@ def _caption_columns(path: Path | str, header: Sequence[str]) -> list[str]:
             f"{path}: line 1: the columns must be file_name,{','.join(CAPTION_COLUMNS)}, "
             f"but are {','.join(header).encode('unicode_escape').decode()[:200] or 'absent'}"
         )
+    for column in header:
+        if re.fullmatch(r"caption_\d+", column) and column not in CAPTION_COLUMNS:
+            raise UserError(
+                f"{path}: line 1: the column {column} is not read, five captions a clip are; remove it, or rename it"
+            )
     for column in ("file_name", *columns):
         if header.count(column) > 1:
             raise UserError(f"{path}: line 1: the column {column} stands twice; remove one")
@@ -77,7 +85,12 @@ def _caption_columns(path: Path | str, header: Sequence[str]) -> list[str]:
 
 def clean_caption(raw: str) -> str:
     """Lower case, punctuation replaced by spaces, words separated by one space."""
-    return " ".join(PUNCTUATION.sub(" ", raw.lower()).split())
+    return " ".join(PUNCTUATION.sub(" ", INVISIBLE.sub("", raw.lower())).split())
+
+
+def has_words(text: str) -> bool:
+    """Whether anything but dashes is in a cleaned caption."""
+    return not DASHES.fullmatch(text)
 
 
 def correct_words(text: str, corrections: dict[str, str]) -> str:

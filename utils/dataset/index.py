@@ -18,7 +18,7 @@ from utils.common.errors import UserError
 from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, probe_clip
-from utils.dataset.captions import CAPTION_COLUMNS, hyphenated_words
+from utils.dataset.captions import CAPTION_COLUMNS, has_words, hyphenated_words
 from utils.dataset.paths import AUDIO_SUFFIXES, CONVERT, OTHER_SOUNDS, DatasetPaths
 from utils.dataset.recipe import LogMelRecipe
 
@@ -276,7 +276,7 @@ def _drop_clips_without_audio(
 
 
 def _drop_empty_captions(table: pd.DataFrame, source: str, problems: list[Problem]) -> pd.DataFrame:
-    empty = table["text"] == ""
+    empty = ~table["text"].map(has_words).astype(bool)
     for row in table[empty].itertuples():
         problems.append(Problem(source, int(row.line), row.file_name, f"{row.column} holds no words"))
     return table[~empty]

@@ -7,8 +7,12 @@ takes its name when it is whole: the name is the mark of completion.
 import multiprocessing
 import os
 import shutil
+import signal
 import threading
-from contextlib import nullcontext
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -117,8 +121,31 @@ class LogMelStore:
         shutil.rmtree(self.parts, ignore_errors=True)
 
 
+@contextmanager
+def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes that compute parts. Ctrl-C ends them at once; what they have finished is kept.
+
+    Raises UserError where one of them was killed.
+    """
+    try:
+        with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
+            try:
+                yield pool
+            except (KeyboardInterrupt, SystemExit):
+                pool.shutdown(wait=False, cancel_futures=True)
+                for process in multiprocessing.active_children():  # else the pool would wait for them
+                    process.terminate()
+                raise
+    except BrokenProcessPool:
+        raise UserError(
+            f"a process was killed, perhaps for want of memory; {LOG_MELS} keeps what is finished: run it again, with "
+            "fewer audio_logmel.workers"
+        ) from None
+
+
 def start_worker() -> None:
     """Set up a process of the pool: one thread of torch, and an end with its parent, even where that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C comes to all of them: the parent sees to it
     torch.set_num_threads(1)
     parent = multiprocessing.parent_process()
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.common.errors import UserError
+from utils.common.steps import SYNTHESIS
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
 AUDIO_FILES = f"{', '.join(AUDIO_SUFFIXES[:-1])} or {AUDIO_SUFFIXES[-1]}"
@@ -16,6 +17,16 @@ class DatasetPaths:
     """Every file of a data set directory, by name, in one place."""
 
     root: str
+
+    def require(self) -> None:
+        """Raise UserError where there is no data set: no such folder, or nothing in it."""
+        root = Path(self.root)
+        if not root.is_dir() or not any(root.iterdir()):
+            raise UserError(
+                f"{root}: {'is empty' if root.is_dir() else 'no such folder'}; put the data set's {{split}}/ and "
+                "clotho_captions_{split}.csv there, or set data_conf.dataset to where they are "
+                f"({SYNTHESIS} makes a demo's)"
+            )
 
     def audio(self, split: str) -> Path:
         return Path(self.root) / split

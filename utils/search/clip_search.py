@@ -22,7 +22,7 @@ from utils.common.steps import INDEXING, SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.data_utils import load_captions
 from utils.dataset.audio import Clip, open_audio
-from utils.dataset.captions import clean_caption, correct_words
+from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
@@ -62,7 +62,7 @@ class ClipSearch:
         split: one of the configuration's splits; None is its eval_data.
 
     Raises:
-        UserError: no such split, or a damaged checkpoint.
+        UserError: no such split, no data set, or a damaged checkpoint.
     """
 
     def __init__(self, trial: Path, conf: Conf, split: str | None = None):
@@ -109,7 +109,7 @@ class ClipSearch:
 
     def _known_words(self, query: str) -> list[str]:
         tokens = self._tokens(query)
-        if not tokens:
+        if not has_words(" ".join(tokens)):
             raise UserError(f"the query {query!r} holds no words; describe a sound in words")
         known = [word for word in tokens if word in self._rows]
         if not known:
@@ -222,12 +222,17 @@ def best(scores: np.ndarray, top: int) -> np.ndarray:
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
+PLAY_LIST = "#EXTM3U"  # what every play list begins with
+
+
 def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
     """Write clips as an extended M3U play list, UTF-8, with absolute paths.
 
-    Raises UserError where a path cannot stand in one: it has a line break, or is not Unicode.
+    Raises UserError where a path cannot stand in one, because it has a line break or is not Unicode, and where
+    something else than a play list is in its place.
     """
-    lines = ["#EXTM3U"]
+    _refuse_other_than_play_list(Path(path))
+    lines = [PLAY_LIST]
     for hit in hits:
         place = str(hit.path.absolute())
         if len(place.splitlines()) != 1 or any("\ud800" <= character <= "\udfff" for character in place):
@@ -235,3 +240,13 @@ def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
         lines += [f"#EXTINF:{round(hit.seconds)},{hit.path.name}", place]
     with whole_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _refuse_other_than_play_list(path: Path) -> None:
+    """Raise UserError where a clip, a link, a folder or whatever else would be lost."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is no plain file, and is not replaced; write the play list elsewhere")
+    if path.exists():
+        with path.open("rb") as stream:
+            if stream.read(len(PLAY_LIST)) != PLAY_LIST.encode():
+                raise UserError(f"{path}: is no play list, and is not replaced; write the play list elsewhere")

@@ -51,9 +51,8 @@ def record_step(conf: Conf, step: str, inputs: Iterable[Path]) -> None:
 
 def check_steps(conf: Conf, *steps: str) -> None:
     """Raise UserError unless a data set is what these steps make today of its captions, sounds and word vectors."""
+    DatasetPaths(conf.data_conf.dataset).require()
     root = Path(conf.data_conf.dataset)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; put the data set there, or set data_conf.dataset to where it is")
     made = read_provenance(root)
     for step in steps:
         if step not in made:
