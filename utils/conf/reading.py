@@ -13,7 +13,6 @@ from utils.common.errors import UserError
 from utils.common.io import whole_file
 from utils.conf.hostile_yaml import parse_yaml, shown
 from utils.conf.schema import Conf, Section, TripletLossConf
-from utils.conf.values import flat
 
 DEFAULT_CONF = "conf.yaml"
 LARGEST = 1_000_000  # bytes of a configuration file; conf.yaml has 7,000
@@ -169,7 +168,11 @@ def _meant(key: str, known: list[str]) -> list[str]:
 
 def _only_leaf(value: Any) -> list[str]:
     """The dotted key within a value that holds a single one: {"a": {"b": 3}} -> ["a.b"]."""
-    return list(flat(value)) if isinstance(value, dict) and len(flat(value)) == 1 else []
+    parts = []
+    while isinstance(value, dict) and len(value) == 1:  # not by recursion: it may be nested as deeply as one likes
+        [(key, value)] = value.items()
+        parts.append(str(key))
+    return [".".join(parts)] if parts and not isinstance(value, dict) else []
 
 
 def _dotted_keys(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
