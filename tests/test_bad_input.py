@@ -396,6 +396,7 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
 ]
 CLEANED_CAPTIONS = [  # of captions, when they are cleaned
     ("missing file", lambda folder: folder.captions.unlink(), "no such file … captions"),
+    ("a pipe", pipe_for("captions"), "no such file … captions"),
     ("UTF-16", captions(*ROWS, encoding="utf-16"), "line 1: not UTF-8"),
     ("unbalanced quote", captions(ROWS[0], '{1},"a dog,b,c,d,e', ROWS[2]), "line 3: not valid CSV"),
     ("a sixth caption", captions(*(f"{row},rain" for row in ROWS), header=f"{HEADER},caption_6"), "line 1 … caption_6"),

@@ -42,6 +42,8 @@ def read_captions(path: Path | str) -> list[RawCaption]:
             characters.
     """
     captions = []
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; put the data set's captions there")
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")
         reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
@@ -53,8 +55,6 @@ def read_captions(path: Path | str) -> list[RawCaption]:
             if any("\0" in cell for cell in row.values()):
                 raise UserError(f"{path}: line {line}: holds a NUL character; the file is damaged, or not text")
             captions += [RawCaption(line, row["file_name"], name, row[name]) for name in columns]
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file; put the data set's captions there") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
