@@ -55,7 +55,7 @@ def main() -> None:
         require_tensorboard()
     require_pair_each(conf.param_conf.batch_size)
     data = load_training_data(conf)
-    trial = args.resume or on_rank_zero(partial(create_trial, conf))
+    trial = args.resume or on_rank_zero(partial(create_trial, conf, data.files))
     try:
         with on_its_own(trial):
             train(conf, data, trial)

@@ -21,9 +21,10 @@ from utils.trial.provenance import ROOT
 
 # In the order of their imports: each is replaced before the modules that take it by name are imported.
 CHECKS = {
+    "utils.common.digests": ("digests", "digest_of"),  # recording is counted as well, but for the sounds of step 2
     "utils.trial.checkpoint": ("_seal_of",),
-    "utils.trial.provenance": ("check_files", "check_entry"),
-    "utils.trial.preprocessing": ("check_steps", "holds"),
+    "utils.trial.provenance": ("read_provenance", "record"),
+    "utils.trial.preprocessing": ("check_steps", "holds", "sources"),
     "utils.trial.identity": ("check_trial", "check_data", "check_made", "require_same_run", "training_of"),
     "utils.common.folders": ("_require_own",),
 }

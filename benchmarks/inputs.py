@@ -28,8 +28,8 @@ from utils.model_utils import TrainState, build_state
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
-from utils.trial.preprocessing import record_step, step_outputs
-from utils.trial.provenance import record_files
+from utils.trial.preprocessing import making_step, step_outputs
+from utils.trial.provenance import making_files
 from utils.trial.score_files import WordScores, save_word_scores, word_scores_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -74,7 +74,8 @@ def record_as_made(conf: Conf, *steps: str) -> None:
     for step in steps:
         for path in step_outputs(conf, step):
             path.touch()
-        record_step(conf, step, [])
+        with making_step(conf, step, []):
+            pass
 
 
 def extract_log_mels(root: str) -> None:
@@ -113,9 +114,10 @@ def write_trial(root: str, clips: int) -> Path:
     write_csv(paths.text(split), TEXT_COLUMNS, rows)
     soundfile.write(Path(root) / "query.wav", _waveform(rng, 20.0, 44100), 44100)
     record_as_made(conf, *PREPROCESSING)
-    begin(trial, conf)
+    begin(trial, conf, {})
     (trial / BEST).write_bytes(checkpoint_bytes(checkpoint | {"trial": identity(trial)}))
-    record_files(trial, SCORING, [trial / BEST], [word_scores_path(trial, split)])
+    with making_files(trial, SCORING, [trial / BEST], [word_scores_path(trial, split)]):
+        pass
     return trial
 
 

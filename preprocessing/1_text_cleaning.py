@@ -18,16 +18,16 @@ from utils.conf.schema import Conf
 from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
 from utils.dataset.index import CLEAN_COLUMNS
 from utils.dataset.paths import DatasetPaths
-from utils.trial.preprocessing import record_step
+from utils.trial.preprocessing import making_step
 
 
 def main() -> None:
     conf = conf_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
     paths.require()
-    for split in conf.data_conf.splits:
-        clean_split(conf, paths, split)
-    record_step(conf, CLEANING, map(paths.raw_captions, conf.data_conf.splits))
+    with making_step(conf, CLEANING, map(paths.raw_captions, conf.data_conf.splits)):
+        for split in conf.data_conf.splits:
+            clean_split(conf, paths, split)
 
 
 def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:

@@ -25,7 +25,7 @@ from utils.dataset.index import (
 )
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.remarks import mixed_rates, repeated_sounds, repeated_splits
-from utils.trial.preprocessing import check_steps, record_step
+from utils.trial.preprocessing import check_steps, making_step
 
 SHOWN = 20  # problems on the terminal; the file lists them all
 
@@ -37,10 +37,11 @@ def main() -> None:
     require_audio = conf.clotho_dataset.require_audio
     shortest = (TIME_POOLING - 1) * conf.audio_logmel.hop  # s: centred frames begin with the clip
     recipe = conf.audio_logmel.recipe
-    index = {split: index_split(paths, split, require_audio, shortest, recipe) for split in conf.data_conf.splits}
-    report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
-    write_index(paths, index)
-    record_step(conf, INDEXING, map(paths.clean_captions, index))
+    splits = conf.data_conf.splits
+    with making_step(conf, INDEXING, map(paths.clean_captions, splits)):
+        index = {split: index_split(paths, split, require_audio, shortest, recipe) for split in splits}
+        report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
+        write_index(paths, index)
     clips = {split: found.clips for split, found in index.items()}
     roles = conf.data_conf.model_dump(include={"train_data", "val_data", "eval_data"})
     for remark in (*repeated_splits(roles), *repeated_sounds(clips), *mixed_rates(clips, recipe)):

@@ -19,7 +19,7 @@ from utils.conf.schema import Conf
 from utils.dataset.index import TEXT_COLUMNS, read_table, read_vocabulary
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import embed_vocabulary, load_vectors, save_embeddings, train_vectors
-from utils.trial.preprocessing import check_steps, record_step
+from utils.trial.preprocessing import check_steps, making_step
 
 
 def main() -> None:
@@ -27,14 +27,14 @@ def main() -> None:
     settings = conf.word2vec_embeddings
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING, INDEXING)
-    vocabulary = read_vocabulary(paths)
-    vectors = source_vectors(conf, paths)
-    embeddings, coverage = embed_vocabulary(
-        vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
-    )
-    save_embeddings(paths.word_embeds, embeddings)
     sources = {"file": [Path(settings.file or "")], "train": [paths.text(conf.data_conf.train_data)]}
-    record_step(conf, EMBEDDING, [paths.vocab_info, *sources.get(settings.source, [])])
+    with making_step(conf, EMBEDDING, [paths.vocab_info, *sources.get(settings.source, [])]):
+        vocabulary = read_vocabulary(paths)
+        vectors = source_vectors(conf, paths)
+        embeddings, coverage = embed_vocabulary(
+            vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
+        )
+        save_embeddings(paths.word_embeds, embeddings)
     print(f"{len(vocabulary)} words, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
     print(
         f"  {len(coverage.found)} found, {len(coverage.by_variants)} by variants, "

@@ -22,7 +22,7 @@ from utils.dataset.audio import Clip
 from utils.dataset.index import read_clips
 from utils.dataset.log_mel_store import LogMelStore, worker_pool
 from utils.dataset.paths import DatasetPaths
-from utils.trial.preprocessing import check_steps, holds, record_step
+from utils.trial.preprocessing import check_steps, holds, making_step
 
 
 def main() -> None:
@@ -35,11 +35,10 @@ def main() -> None:
             raise UserError(f"{paths.audio_info}: {split} was indexed without audio; run {INDEXING} with it")
     stores = {split: LogMelStore(paths.log_mels(split), conf.audio_logmel.recipe) for split in splits}
     workers = conf.audio_logmel.workers or os.cpu_count()
-    with worker_pool(workers) as pool:
+    # All splits in one: a record of a part would take in the other splits' files of before
+    with making_step(conf, LOG_MELS, [paths.audio_info]), worker_pool(workers) as pool:
         for split, clips in splits.items():
             extract_split(pool, conf, split, clips, stores[split])
-    # Once all are there: a record of a part would take in the other splits' files of before
-    record_step(conf, LOG_MELS, [paths.audio_info])
     for store in stores.values():
         store.clear()
 

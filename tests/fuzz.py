@@ -29,7 +29,7 @@ import smart_open
 import soundfile
 import torch
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, record_files
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.common.steps import TRAINING
@@ -53,9 +53,9 @@ from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, lo
 from utils.metric_utils import both_directions
 from utils.model_utils import TrainState, build_state
 from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_model, sealed
-from utils.trial.identity import FORMAT, begin, check_made, diverged, identity
+from utils.trial.identity import FORMAT, check_made, diverged, identity
 from utils.trial.names import LAST
-from utils.trial.provenance import PROVENANCE, record_files
+from utils.trial.provenance import PROVENANCE, Entry, record
 from utils.trial.record import TrialRecord
 from utils.trial.score_files import (
     StoredScores,
@@ -73,6 +73,7 @@ KEPT = ROOT / "output" / "fuzz"
 SIZE = 4  # of the word vectors
 WORDS = [PAD, "barks", "dog", "falls", "rain"]
 CONF = load_conf(ROOT / "conf.yaml")
+TRIAL = Entry(format=FORMAT)  # what a trial's provenance begins with
 RECIPE = CONF.audio_logmel.recipe
 
 
@@ -232,7 +233,7 @@ def make_checkpoint(path: Path) -> None:
     results = [{"epoch": epoch, "lr": 1e-3} | numbers for epoch in (0, 1)]
     best = {"best": results[0], "conf": CONF.model_dump()}
     states = {name: part.state_dict() for name, part in state.parts.items()}
-    begin(path.parent, CONF)
+    record(path.parent, TRAINING, TRIAL)
     content = states | {"words": WORDS, "history": results, "epoch": 1, "trial": identity(path.parent)} | best
     path.write_bytes(checkpoint_bytes(content))
 
@@ -419,7 +420,7 @@ def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "trial").mkdir()
-        begin(folder / "trial", CONF)
+        record(folder / "trial", TRAINING, TRIAL)
         for kind, content in valid.items():
             (folder / KINDS[kind].file).write_bytes(content)
         while (number := pipe.recv()) is not None:

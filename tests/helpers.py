@@ -42,8 +42,8 @@ from utils.score_utils import BatchScores, score_matrix
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST, LOG
-from utils.trial.preprocessing import record_step, step_outputs
-from utils.trial.provenance import record_files
+from utils.trial.preprocessing import making_step, step_outputs
+from utils.trial.provenance import making_files
 from utils.trial.record import TrialRecord
 from utils.trial.score_files import StoredScores, save_scores, scores_path
 
@@ -226,7 +226,7 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     vectors[0] = 0
     model = CRNNWordModel(64, 300, vectors).eval()
     record_preprocessing(conf)
-    begin(trial, conf)
+    begin(trial, conf, data_digests(conf, [conf.data_conf.train_data]))
     content = {"model": model.state_dict(), "words": WORDS, "conf": conf.model_dump(), "history": [], "epoch": 1}
     (trial / BEST).write_bytes(checkpoint_bytes(content | {"trial": identity(trial)}))
     metrics, files = {}, []
@@ -241,6 +241,18 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     write_json(trial / "retrieval_metrics.json", metrics)
     write_history(trial)
     return trial, conf
+
+
+def record_step(conf, step, inputs):
+    """A preprocessing step that has done its work already."""
+    with making_step(conf, step, inputs):
+        pass
+
+
+def record_files(root, step, inputs, outputs, settings=None, **more):
+    """The same for any step."""
+    with making_files(root, step, inputs, outputs, settings, **more):
+        pass
 
 
 def record_preprocessing(conf):
@@ -301,7 +313,7 @@ def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sour
     overrides = (f"criteria.TripletLoss.sampling={sampling}", f"param_conf.seed={seed}", *settings)
     conf = load_conf(ROOT / "conf_demo.yaml", (f"data_conf.dataset={folder}/data", *overrides))
     save_conf(conf, trial / "conf.yaml")
-    begin(trial, conf)
+    begin(trial, conf, {})
     record_files(trial, SCORING, [], [], sources=sources or {"captions of evaluation": "1f", "word vectors": "2e"})
     names = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
     values = metrics or {"text_to_audio": 0.5, "audio_to_text": 0.25}
@@ -419,7 +431,8 @@ class Stages:
 def _same(one: Path, other: Path) -> bool:
     """Byte for byte; a checkpoint value by value, to the bit: how it is pickled depends on which strings are shared."""
     if one.suffix == ".pt":
-        return _equal(*(torch.load(path, weights_only=True) for path in (one, other)))
+        contents = [torch.load(path, weights_only=True) for path in (one, other)]
+        return _equal(*(content | {"trial": None} for content in contents))  # which is drawn for each trial
     return filecmp.cmp(one, other, shallow=False)
 
 

@@ -13,6 +13,8 @@ import torch
 import yaml
 
 from tests.helpers import POSTPROCESSING, PREPROCESSING, ROOT, STAGES, call, only_trial, run, run_pipeline, tiny_conf
+from utils.conf.reading import load_conf
+from utils.trial.preprocessing import sources
 
 STEPS = [f"preprocessing/{name}.py" for name in PREPROCESSING[1:]]
 SCORE, MEASURE, REPORT = (f"postprocessing/{name}.py" for name in POSTPROCESSING)
@@ -47,6 +49,13 @@ def refused(script, *arguments):
     return message
 
 
+def warned(script, *arguments):
+    """What a command that succeeds says on standard error."""
+    done = subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
 # --- 1: which trial --------------------------------------------------------------------------------------
 
 
@@ -74,6 +83,14 @@ def test_a_named_trial_is_not_shown_under_other_settings(finished, setting, key)
     for script in (SCORE, MEASURE, REPORT):
         message = refused(script, "--trial", only_trial(finished), setting)
         assert key in message and "leave the setting out" in message
+
+
+def test_the_newest_trial_is_said_to_be_another_than_an_edited_file_asks_for(folder):
+    conf = folder / "conf.yaml"
+    settings = yaml.safe_load(conf.read_text())
+    conf.write_text(yaml.safe_dump(settings | {"AdamOptimizer": {"lr": 0.5}}))
+    message = warned(MEASURE, "--conf", conf)
+    assert f"{only_trial(folder)} was run with AdamOptimizer.lr 0.001, not 0.5 as {conf} has" in message
 
 
 def test_a_configuration_that_was_edited_is_not_the_trials(folder):
@@ -173,6 +190,14 @@ def test_word_vectors_are_told_by_their_content(folder):
     message = refused("main.py", "--conf", conf, *source(vectors))
     assert f"{vectors}: has changed since {STEPS[2]} read it; run that again" in message
 
+    told = []
+    for place in (vectors, folder / "data" / "vectors.txt"):  # wherever the file lies
+        for seed in (1, 2):
+            write(place, seed)
+            call(STEPS[2], "--conf", conf, *source(place))
+            told.append(sources(load_conf(conf, source(place)))["word vectors"])
+    assert told[0] == told[2] != told[1] == told[3]
+
 
 # --- 5: what is a trial ----------------------------------------------------------------------------------
 
@@ -196,9 +221,11 @@ def test_a_sweep_is_no_trial(folder):
     assert {path.name for path in sweep.iterdir()} == {"points", "conf.yaml"}
 
 
-def test_a_trial_that_lost_its_last_checkpoint_does_not_start_over(folder):
+@pytest.mark.parametrize("lost", [["checkpoint_last.pt"], ["checkpoint_best.pt", "checkpoint_last.pt", "metrics.jsonl"]])
+def test_a_trial_that_lost_its_last_checkpoint_does_not_start_over(folder, lost):
     trial = only_trial(folder)
-    (trial / "checkpoint_last.pt").unlink()
+    for name in lost:
+        (trial / name).unlink()
     before = {path: path.read_bytes() for path in trial.iterdir() if path.is_file()}
     message = refused("main.py", "--resume", trial, "param_conf.num_epoch=2")
     assert "checkpoint_last.pt: is gone" in message and "put it back, or start a new trial" in message
@@ -206,13 +233,14 @@ def test_a_trial_that_lost_its_last_checkpoint_does_not_start_over(folder):
 
 
 def test_a_checkpoint_of_another_trial_is_refused(folder):
+    """Though it has the same settings, and the same data."""
     trial = only_trial(folder)
-    call("main.py", "--conf", folder / "conf.yaml", RANDOM, "param_conf.num_epoch=0")
+    call("main.py", "--conf", folder / "conf.yaml", "param_conf.num_epoch=0")
     (other,) = set(trial.parent.iterdir()) - {trial}
     for name, command in (("best", (SCORE, "--trial", trial)), ("last", ("main.py", "--resume", trial))):
         shutil.copy(other / f"checkpoint_{name}.pt", trial)
         message = refused(*command)
-        assert f"checkpoint_{name}.pt: of a trial with other settings or other data" in message
+        assert f"checkpoint_{name}.pt: of another trial; put this trial's own back" in message
 
 
 # --- 6: whose files --------------------------------------------------------------------------------------
@@ -288,17 +316,11 @@ def diverge(monkeypatch):
     return diverge
 
 
-def warned(script, *arguments):
-    """What a command that succeeds says on standard error."""
-    done = subprocess.run([sys.executable, script, *arguments], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stderr
-
-
 def test_a_trial_that_diverged_is_marked_until_it_gets_beyond(folder, diverge):
     trial = only_trial(folder)
     assert "diverged in epoch 2" in diverge("--resume", trial, "param_conf.num_epoch=2")
     assert "diverged in epoch 2: the loss is" in (trial / "train.log").read_text().splitlines()[-1]
+    assert "diverged in epoch 2" in warned("main.py", "--resume", trial, "param_conf.num_epoch=1")
     out = folder / "comparison"
     for command in ((SCORE, "--trial", trial), (MEASURE, "--trial", trial), (REPORT, "--compare", trial, "--out", out)):
         message = warned(*command)

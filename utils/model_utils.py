@@ -35,7 +35,7 @@ from utils.score_utils import AT_ONCE, BatchScores, batch_scores, self_step_scor
 # How many times over a step holds its images and similarities, gradients and the heap's gaps among them: fitted to 22
 # peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
 IMAGE_COPIES, WORD_COPIES, PAIR_COPIES = 2.1, 6.5, 2
-OFF_BY = 1.25  # at the most, there
+OFF_BY = 1.26  # at the most, there
 
 
 @dataclass

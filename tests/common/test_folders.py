@@ -53,6 +53,7 @@ def file_for_folder(path):
         (lambda path: (path / "deep" / "page").write_text("mine"), "deep/page: is not what an earlier run wrote"),
         (lambda path: (path / "deep" / "link").symlink_to("page"), "deep/link: is not what an earlier run wrote"),
         (lambda path: (path / "folder").symlink_to("deep"), "folder: is not what an earlier run wrote"),
+        (lambda path: (path / "empty").mkdir(), "empty: is not what an earlier run wrote"),
         (lambda path: (path / WRITTEN).unlink(), "deep/page: is not what an earlier run wrote"),
         (lambda path: (path / WRITTEN).write_text("{"), "not valid JSON"),
         (lambda path: (path / WRITTEN).write_text(json.dumps({"deep/page": []})), "deep/page: is not what"),
@@ -68,3 +69,12 @@ def test_what_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
     with pytest.raises(UserError, match=named), whole_folder(path):
         raise AssertionError("not to be entered")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_what_comes_while_a_folder_is_written_is_left_alone(tmp_path):
+    path = tmp_path / "pages"
+    write(path, page="old")
+    with pytest.raises(UserError, match=r"notes\.txt: is not what"), whole_folder(path) as temporary:
+        (temporary / "page").write_text("new")
+        (path / "notes.txt").write_text("mine")
+    assert texts(path) == {"page": "old", "notes.txt": "mine"}

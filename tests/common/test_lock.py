@@ -1,4 +1,5 @@
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -50,3 +51,12 @@ def test_a_child_process_does_not_have_its_parents_lock(tmp_path):
     go_on.set()
     child.join()
     assert done.returncode == 0 and (tmp_path / "lock").exists()
+
+
+def test_a_lock_that_is_no_plain_file_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("target")
+    for name in ("pipe", "link"):
+        with pytest.raises(UserError, match=f"{name}: is a link or no file"), held(tmp_path / name, "taken"):
+            raise AssertionError("not to be entered")
+    assert not (tmp_path / "target").exists()

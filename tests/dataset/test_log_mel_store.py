@@ -65,6 +65,10 @@ def test_what_is_finished_is_kept_and_what_is_cut_short_is_not(sounds):
     part.write_bytes(part.read_bytes()[:-1])
     store.part("c", clips["c"]).unlink()
     assert finish(store, clips, folder) == ["b", "c"]
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+    assert finish(store, clips, folder) == ["b"]
     store.assemble(clips, {})
     store.clear()
     whole = (folder / "x.hdf5").read_bytes()

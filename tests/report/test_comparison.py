@@ -5,13 +5,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.helpers import Tags, write_finished
+from tests.helpers import Tags, record_files, write_finished
 from utils.common.errors import UserError
 from utils.common.steps import MEASURING
 from utils.report.comparison import comparison_csv, comparison_markdown, read_result, write_comparison
 from utils.report.groups import group_trials
 from utils.report.numbers import METRICS
-from utils.trial.provenance import record_files
 
 
 @pytest.fixture

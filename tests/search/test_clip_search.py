@@ -15,7 +15,7 @@ import soxr
 import torch
 
 from models.core import CRNNWordModel
-from tests.helpers import ROOT, record_preprocessing
+from tests.helpers import ROOT, record_files, record_preprocessing
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.common.steps import SCORING
@@ -30,7 +30,6 @@ from utils.search.clip_search import ClipSearch, best, write_play_list
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
-from utils.trial.provenance import record_files
 from utils.trial.score_files import WordScores, save_word_scores
 
 WORDS = ["<pad>", "a", "barks", "birds", "dog", "falls", "in", "rain", "the", "unused"]
@@ -96,7 +95,7 @@ def trial(data, tmp_path):
     folder = tmp_path / "trial"
     folder.mkdir()
     save_conf(data["conf"], folder / CONF)
-    begin(folder, data["conf"])
+    begin(folder, data["conf"], {})
     content = {"model": data["model"].state_dict(), "words": WORDS, "conf": {}, "history": [], "epoch": 3}
     (folder / BEST).write_bytes(checkpoint_bytes(content | {"trial": identity(folder)}))
     stored = WordScores(data["scores"].by_word, WORDS, data["split"].fids, epoch=3)

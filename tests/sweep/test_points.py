@@ -12,7 +12,7 @@ from utils.trial.names import LAST
 
 def train_an_epoch(point):
     """Open the point's trial and leave a checkpoint there."""
-    record_of(point.open_trial(), point.conf, [results_of(0)])
+    record_of(point.open_trial({}), point.conf, [results_of(0)])
 
 
 def test_a_point_keeps_its_trial(sweep):
@@ -22,7 +22,7 @@ def test_a_point_keeps_its_trial(sweep):
     train_an_epoch(first)
     assert first.trial.name.endswith("random-NS_seed0") and (first.trial / LAST).is_file()
     again, untouched = read_points(sweep)
-    assert again.trial == again.open_trial() == first.trial and not again.finished
+    assert again.trial == again.open_trial({}) == first.trial and not again.finished
     assert untouched.trial is None
     first.finish()
     assert [point.finished for point in read_points(sweep)] == [True, False]
@@ -33,7 +33,7 @@ def test_a_sweep_may_be_moved_with_its_trials(sweep, tmp_path):
     train_an_epoch(point)
     shutil.move(sweep.parent, tmp_path / "elsewhere")
     moved = read_points(tmp_path / "elsewhere" / sweep.name)[0]
-    assert moved.trial == tmp_path / "elsewhere" / point.trial.name and moved.open_trial() == moved.trial
+    assert moved.trial == tmp_path / "elsewhere" / point.trial.name and moved.open_trial({}) == moved.trial
 
 
 def test_a_trial_that_was_removed_is_trained_anew(sweep):
@@ -42,7 +42,7 @@ def test_a_trial_that_was_removed_is_trained_anew(sweep):
     point.finish()
     shutil.rmtree(point.trial)
     again = read_points(sweep)[0]
-    assert not again.finished and again.open_trial().is_dir() and not (again.trial / LAST).exists()
+    assert not again.finished and again.open_trial({}).is_dir() and not (again.trial / LAST).exists()
 
 
 def test_a_sweep_does_not_mix_experiments(sweep):
@@ -50,7 +50,7 @@ def test_a_sweep_does_not_mix_experiments(sweep):
     settings = (sweep / "conf.yaml").read_text()
     (sweep / "conf.yaml").write_text(settings.replace("margin: 0.5", "margin: 0.4"))
     with pytest.raises(UserError, match=r"margin is 0\.4 but the trial was run with 0\.5"):
-        read_points(sweep)[0].open_trial()
+        read_points(sweep)[0].open_trial({})
 
 
 def test_a_sweep_is_run_once_at_a_time(sweep, monkeypatch):
@@ -65,7 +65,7 @@ def test_a_sweep_goes_on_by_its_own_settings(sweep, monkeypatch):
     with pytest.raises(UserError, match="only those of ray_conf may change"):
         resume_sweep(sweep, ["param_conf.seed=5"])
     with pytest.raises(UserError, match="not a sweep directory"):
-        resume_sweep(create_trial(load_conf(sweep / "conf.yaml")), [])
+        resume_sweep(create_trial(load_conf(sweep / "conf.yaml"), {}), [])
     monkeypatch.setattr("utils.sweep.points._require_packages", lambda conf: None)  # Ray
     resume_sweep(sweep, ["ray_conf.trial_resources.cpu=3"])
     assert read_points(sweep)[0].conf.ray_conf.trial_resources.cpu == 3

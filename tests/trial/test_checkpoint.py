@@ -67,5 +67,5 @@ def test_a_checkpoint_without_a_digest_names_the_format_that_has_none(tmp_path):
 
 def test_a_checkpoint_of_another_trial_is_refused(tmp_path):
     (tmp_path / BEST).write_bytes(checkpoint_bytes(CONTENT))
-    with pytest.raises(UserError, match="of a trial with other settings or other data"):
+    with pytest.raises(UserError, match="of another trial; put this trial's own back"):
         load_checkpoint(tmp_path / BEST, "2e")

@@ -16,14 +16,14 @@ def conf(tmp_path):
 @pytest.fixture
 def trial(conf):
     """A trial with a checkpoint."""
-    return record_of(create_trial(conf), conf, [results_of(0)])[0].trial
+    return record_of(create_trial(conf, {}), conf, [results_of(0)])[0].trial
 
 
 def test_trials_never_share_a_directory_and_the_newest_is_found(conf):
     with pytest.raises(UserError, match=r"run main\.py first"):
         newest_trial(conf, [])
-    trials = [record_of(create_trial(conf), conf, [results_of(0)])[0].trial for _ in range(3)]
-    create_trial(conf)  # has no checkpoint yet
+    trials = [record_of(create_trial(conf, {}), conf, [results_of(0)])[0].trial for _ in range(3)]
+    create_trial(conf, {})  # has no checkpoint yet
     assert len(set(trials)) == 3
     os.utime(trials[1] / "conf.yaml", ns=(2**62, 2**62))
     assert newest_trial(conf, []) == trials[1]
@@ -41,7 +41,7 @@ def test_trials_never_share_a_directory_and_the_newest_is_found(conf):
     ],
 )
 def test_a_trial_goes_on_by_the_settings_that_decide_its_numbers(conf, trial, override, key):
-    for begun in (trial, create_trial(conf)):  # this one was killed before its first checkpoint
+    for begun in (trial, create_trial(conf, {})):  # this one was killed before its first checkpoint
         with pytest.raises(UserError, match=key) as refusal:
             resume_conf(begun, [override])
         assert str(begun) in str(refusal.value) and "start a new trial" in str(refusal.value)

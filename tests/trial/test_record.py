@@ -17,7 +17,7 @@ def begin(tmp_path):
 
     def begin(epochs, *overrides):
         conf = load_conf(ROOT / "conf.yaml", [f"trial_base={tmp_path}", *overrides])
-        return record_of(create_trial(conf), conf, epochs)
+        return record_of(create_trial(conf, {}), conf, epochs)
 
     return begin
 

@@ -27,7 +27,8 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        write_json(temporary / WRITTEN, {name: file_digest(temporary / name) for name in _files(temporary)})
+        write_json(temporary / WRITTEN, {name: file_digest(temporary / name) for name in sorted(_files(temporary))})
+        _require_own(path)  # once more: it took a while
         if path.exists():
             path.replace(old)
         temporary.replace(path)
@@ -53,10 +54,11 @@ def _require_own(path: Path) -> None:
             )
 
 
-def _files(folder: Path) -> list[str]:
-    """The names of a folder's files, links to folders among them, but for its own list."""
-    names = []
+def _files(folder: Path) -> Iterator[str]:
+    """The names of all that a folder holds, down to files, links and empty folders, but for its own list."""
     for place, folders, files in os.walk(folder):
-        links = [name for name in folders if (Path(place) / name).is_symlink()]
-        names += [(Path(place) / name).relative_to(folder).as_posix() for name in (*files, *links)]
-    return sorted(name for name in names if name != WRITTEN and Path(name).name not in NOBODYS)
+        ends = [name for name in folders if (at := Path(place) / name).is_symlink() or not any(at.iterdir())]
+        for name in (*files, *ends):
+            path = (Path(place) / name).relative_to(folder)
+            if path != Path(WRITTEN) and name not in NOBODYS:
+                yield path.as_posix()

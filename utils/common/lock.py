@@ -18,7 +18,10 @@ def held(lock: Path | str, complaint: str) -> Iterator[None]:
     except ImportError:  # Windows
         yield
         return
-    with Path(lock).open("a") as stream:
+    lock = Path(lock)
+    if lock.is_symlink() or (lock.exists() and not lock.is_file()):
+        raise UserError(f"{lock}: is a link or no file; remove it")
+    with lock.open("a") as stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):

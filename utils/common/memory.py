@@ -3,13 +3,28 @@
 import ctypes
 from pathlib import Path
 
+CGROUP = Path("/sys/fs/cgroup")  # of a container: its limit is not the machine's
+
 
 def free_memory() -> float:
     """Bytes of memory that a process can still take; infinite where the system does not tell."""
+    return min(_free_of_machine(), _free_of_container())
+
+
+def _free_of_machine() -> float:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
+        return float("inf")
+
+
+def _free_of_container() -> float:
+    try:
+        limit, taken = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        parts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return float(limit - taken + int(parts["inactive_file"]))  # files that were read: given back where asked for
+    except (OSError, ValueError, KeyError):  # "max" is no limit
         return float("inf")
 
 

@@ -36,9 +36,14 @@ def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
 
 
 def named_directory(text: str) -> Path:
-    """An argument that names a directory; UserError where it is empty, which Path would take for the current one."""
+    """An argument that names a directory; UserError where it is empty, which Path would take for the current one.
+
+    Or where it is not UTF-8: pages and records, which name it, are.
+    """
     if not text.strip():
         raise UserError("a directory on the command line is empty text; was a variable not set?")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{text}: the name of this directory is not UTF-8; rename it")
     return Path(text)
 
 

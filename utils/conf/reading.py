@@ -148,20 +148,22 @@ def _explain(problem: dict) -> str:
 
 def _explain_unknown(key: str, beside: list[str], value: Any) -> str:
     """One line for an unknown dotted key, with what may have been meant by it, or by the one key below it."""
-    known = [*(f"{key.rpartition('.')[0]}.{other}".strip(".") for other in beside), *_dotted_keys(Conf)]
+    section, known = key.rpartition(".")[0], list(_dotted_keys(Conf))
     for name in (*(f"{key}.{below}" for below in _only_leaf(value)), key):
-        if meant := _meant(name, known):
+        word = name.rpartition(".")[2]
+        near = get_close_matches(word, beside, n=1) if name == key else []
+        if meant := [f"{section}.{other}".strip(".") for other in near] or _meant(name, known, like=not section):
             return f"{name}: unknown key; did you mean {' or '.join(meant)}?"
     return f"{key}: unknown key; the keys here are {', '.join(beside)}"
 
 
-def _meant(key: str, known: list[str]) -> list[str]:
-    """The known keys that an unknown one may stand for: those of the same last word, or else of a like one."""
+def _meant(key: str, known: list[str], like: bool) -> list[str]:
+    """The known keys that an unknown one may stand for: those of the same last word, or else of one that is like it."""
     of_word: dict[str, list[str]] = {}
     for other in dict.fromkeys(known):
         of_word.setdefault(other.rpartition(".")[2], []).append(other)
     word = key.rpartition(".")[2]
-    words = [word] if word in of_word else get_close_matches(word, of_word, n=1)
+    words = [word] if word in of_word else get_close_matches(word, of_word, n=1) if like else []
     meant = [other for word in words for other in of_word[word]]
     return get_close_matches(key, meant, n=1, cutoff=0.8) or meant
 

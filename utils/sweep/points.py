@@ -18,7 +18,7 @@ from utils.common.steps import SWEEPING
 from utils.conf.grid import grid_confs, grid_points
 from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf
-from utils.trial.directory import create_directory, create_trial, kept_conf
+from utils.trial.directory import create_directory, create_trial, kept_conf, require_last
 from utils.trial.identity import require_same_run
 from utils.trial.names import CONF, POINTS
 from utils.trial.tensorboard import require_tensorboard
@@ -56,12 +56,16 @@ class Point:
     def __str__(self) -> str:
         return " ".join(f"{key}={value}" for key, value in self.settings.items())
 
-    def open_trial(self) -> Path:
-        """The point's trial directory: the one to go on with, or a new one, kept in the point's file at once."""
+    def open_trial(self, data: dict[str, str]) -> Path:
+        """The point's trial directory: the one to go on with, or a new one on these files (`data_digests`).
+
+        It is kept in the point's file at once.
+        """
         if self.trial is None:
-            self._save(create_trial(self.conf), finished=False)
+            self._save(create_trial(self.conf, data), finished=False)
         else:
             require_same_run(self.trial, self.conf)
+            require_last(self.trial)
         return self.trial
 
     def finish(self) -> None:

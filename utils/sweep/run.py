@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, out_of_memory
 from utils.common.processes import leave
 from utils.common.steps import SWEEPING
 from utils.conf.schema import Conf
@@ -57,11 +57,13 @@ def run_point(sweep: Path, train: Train, index: int) -> str | None:
     torch.set_num_threads(point.conf.ray_conf.trial_resources.cpu)
     try:
         data = load_training_data(point.conf)
-        with on_its_own(point.open_trial()):
+        with on_its_own(point.open_trial(data.files)):
             train(point.conf, data, point.trial)
         score_trial(point.trial, point.conf)
         measure_trial(point.trial, point.conf)
-    except UserError as error:  # trying again would not help
-        return str(error)
+    except (UserError, MemoryError, RuntimeError) as error:
+        if isinstance(error, UserError) or out_of_memory(error):  # trying again would not help
+            return str(error) or "there is not enough memory"
+        raise
     point.finish()
     return None

@@ -67,7 +67,7 @@ def load_checkpoint(path: Path, identity: str | None = None) -> dict:
     except Exception as error:  # whatever the values' types give rise to
         raise UserError(f"{path}: not a checkpoint that {TRAINING} wrote ({first_line(error)})") from None
     if identity not in (None, checkpoint["trial"]):
-        raise UserError(f"{path}: of a trial with other settings or other data; put this trial's own back")
+        raise UserError(f"{path}: of another trial; put this trial's own back")
     if not all(torch.isfinite(weights).all() for weights in checkpoint["model"].values()):
         raise UserError(f"{path}: holds weights that are not finite: training has diverged; start a new trial")
     return checkpoint

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -15,12 +16,13 @@ from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf, role_of, telling
 from utils.trial.identity import begin, require_same_run, training_of, warn_diverged
 from utils.trial.names import BEST, CONF, LAST, LOCK, METRICS
+from utils.trial.provenance import read_provenance
 
 
-def create_trial(conf: Conf) -> Path:
-    """Make a new trial directory, named by time, strategy and seed, with the resolved configuration in it."""
+def create_trial(conf: Conf, data: dict[str, str]) -> Path:
+    """Make a new trial directory, named by time, strategy and seed, to be trained on these files (`data_digests`)."""
     trial = create_directory(conf, f"{conf.objective}_seed{conf.param_conf.seed}")
-    begin(trial, conf)
+    begin(trial, conf, data)
     save_conf(conf, trial / CONF)  # from here on it can be gone on with
     return trial
 
@@ -89,7 +91,11 @@ def _change(trial: Path, overrides: list[str]) -> str | None:
 
     What a trial is measured on, and what stands around it, may be otherwise.
     """
-    before, after = (telling(kept_conf(trial, changes)) for changes in ([], overrides))
+    return _difference(trial, kept_conf(trial, overrides))
+
+
+def _difference(trial: Path, conf: Conf) -> str | None:
+    before, after = (telling(some) for some in (kept_conf(trial, []), conf))
     for key in [*before, *after]:
         if before.get(key) != after.get(key) and not role_of(key).may_change_afterwards:
             return f"{trial} was run with {key} {before.get(key)!r}, not {after.get(key)!r}"
@@ -112,10 +118,18 @@ def trial_parser(description: str) -> argparse.ArgumentParser:
 def trial_of(args: argparse.Namespace) -> tuple[Path, Conf]:
     """The trial that parsed arguments mean, and its configuration."""
     refuse_conf_beside(args, "trial")
-    trial = args.trial or newest_trial(load_conf(args.conf or DEFAULT_CONF, args.overrides), args.overrides)
-    training_of(trial)
-    if args.trial and (change := _change(trial, args.overrides)):
-        raise UserError(f"{change}; leave the setting out, or name another trial")
+    if args.trial:
+        trial = args.trial
+        training_of(trial)
+        if change := _change(trial, args.overrides):
+            raise UserError(f"{change}; leave the setting out, or name another trial")
+    else:
+        source = args.conf or DEFAULT_CONF
+        wanted = load_conf(source, args.overrides)
+        trial = newest_trial(wanted, args.overrides)
+        training_of(trial)
+        if difference := _difference(trial, wanted):
+            warnings.warn(f"the newest trial, {difference} as {source} has: --trial names another", stacklevel=2)
     warn_diverged(trial)
     return trial, trial_conf(trial, args.overrides)
 
@@ -126,6 +140,13 @@ def resume_conf(trial: Path, overrides: list[str]) -> Conf:
     A trial that was killed before its first checkpoint starts from its beginning.
     """
     conf = trial_conf(trial, overrides)
-    if not (trial / LAST).exists() and any((trial / name).exists() for name in (BEST, METRICS)):
-        raise UserError(f"{trial / LAST}: is gone, so the trial cannot go on; put it back, or start a new trial")
+    require_last(trial)
+    warn_diverged(trial)
     return conf
+
+
+def require_last(trial: Path) -> None:
+    """Raise UserError where a trial that has begun lost the checkpoint that it would go on from."""
+    begun = any((trial / name).exists() for name in (BEST, METRICS)) or len(read_provenance(trial)) > 1
+    if begun and not (trial / LAST).exists():
+        raise UserError(f"{trial / LAST}: is gone, so the trial cannot go on; put it back, or start a new trial")

@@ -5,6 +5,7 @@ digests the data. Each checkpoint carries the digest of both, each later step re
 Whoever reads a number checks the way back from it, by `check_trial`.
 """
 
+import secrets
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,11 +25,10 @@ from utils.trial.provenance import Entry, check_entry, check_files, name_from, r
 FORMAT = 2  # of trials; see docs/reliability.md
 
 
-def begin(trial: Path, conf: Conf) -> None:
-    """Make a directory a trial: record what it is to be trained by and on."""
-    data = data_digests(conf, [conf.data_conf.train_data, conf.data_conf.val_data])
-    seed = conf.param_conf.seed
-    record(trial, TRAINING, Entry(settings=deciding(conf), data=data, seed=seed, format=FORMAT))
+def begin(trial: Path, conf: Conf, data: dict[str, str]) -> None:
+    """Make a directory a trial: record what it is to be trained by, and on which files (`data_digests`)."""
+    entry = Entry(settings=deciding(conf), data=data, seed=conf.param_conf.seed, format=FORMAT)
+    record(trial, TRAINING, entry.model_copy(update={"token": secrets.token_hex(8)}))
 
 
 def deciding(conf: Conf) -> dict[str, Any]:
@@ -60,9 +60,9 @@ def training_of(trial: Path) -> Entry:
 
 
 def identity(trial: Path) -> str:
-    """What the checkpoints of a trial carry: one digest of its settings and its data."""
+    """What the checkpoints of a trial carry: one digest of its settings, its data, and what tells it from its twins."""
     entry = training_of(trial)
-    return digest_of([entry.settings, entry.data])
+    return digest_of([entry.settings, entry.data, entry.token])
 
 
 def require_same_run(trial: Path, conf: Conf) -> None:
@@ -133,7 +133,8 @@ def mark_diverged(trial: Path, how: str | None) -> None:
 def diverged(trial: Path) -> str | None:
     """How a trial diverged, in a line for whoever reads its numbers; None where it did not."""
     how = training_of(trial).diverged
-    return how and f"{trial}: {how}; its numbers are those of its best epoch before that"
+    rest = "its numbers are those of its best epoch before that" if (trial / BEST).exists() else "it has no numbers"
+    return how and f"{trial}: {how}; {rest}"
 
 
 def warn_diverged(trial: Path) -> None:

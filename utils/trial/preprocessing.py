@@ -4,6 +4,7 @@ A data set's sounds are told by audio_info.json, all its other files by provenan
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
 from utils.conf.schema import Conf, telling
 from utils.dataset.index import read_clips
 from utils.dataset.paths import DatasetPaths
-from utils.trial.provenance import PROVENANCE, check_entry, check_files, read_provenance, record_files
+from utils.trial.provenance import PROVENANCE, Entry, check_entry, check_files, making_files, read_provenance
 
 # The section whose settings decide what a step writes
 SECTIONS = {
@@ -22,8 +23,6 @@ SECTIONS = {
     EMBEDDING: "word2vec_embeddings",
     LOG_MELS: "audio_logmel",
 }
-
-
 WORD_VECTORS = "word vectors"  # in `sources`
 
 
@@ -44,9 +43,14 @@ def step_settings(conf: Conf, step: str) -> dict[str, Any]:
     return {key: value for key, value in telling(conf).items() if key.startswith(f"{SECTIONS[step]}.")}
 
 
-def record_step(conf: Conf, step: str, inputs: Iterable[Path]) -> None:
-    """Record a preprocessing step in the data set's directory, once its outputs are written."""
-    record_files(conf.data_conf.dataset, step, inputs, step_outputs(conf, step), step_settings(conf, step))
+@contextmanager
+def making_step(conf: Conf, step: str, inputs: Iterable[Path]) -> Iterator[None]:
+    """`making_files` of a preprocessing step, in the data set's directory."""
+    root = conf.data_conf.dataset
+    with making_files(root, step, inputs, step_outputs(conf, step), step_settings(conf, step)):
+        yield
+    if step == INDEXING:
+        digests(root, sounds(conf))  # which were read just now: kept for the commands to come
 
 
 def check_steps(conf: Conf, *steps: str) -> None:
@@ -80,11 +84,14 @@ def sources(conf: Conf) -> dict[str, str]:
     Each is one SHA-256; word vectors are there where they came from a file.
     """
     paths, made = DatasetPaths(conf.data_conf.dataset), read_provenance(conf.data_conf.dataset)
-    captions, vectors = (made[step].inputs if step in made else {} for step in (CLEANING, EMBEDDING))
-    found = {WORD_VECTORS: next((digest for file, digest in vectors.items() if Path(file).is_absolute()), None)}
+    captions, embedded = (made.get(step, Entry()) for step in (CLEANING, EMBEDDING))
+    found = {}
+    if embedded.settings.get("word2vec_embeddings.source") == "file":  # which may lie within the data set, too
+        others = (digest for file, digest in embedded.inputs.items() if file != paths.vocab_info.name)
+        found[WORD_VECTORS] = next(others, None)
     clips = sorted(sounds(conf).items())
     for split in conf.data_conf.splits:
-        found[f"captions of {split}"] = captions.get(paths.raw_captions(split).name)
+        found[f"captions of {split}"] = captions.inputs.get(paths.raw_captions(split).name)
         found[f"sounds of {split}"] = digest_of([clip for clip in clips if clip[0].startswith(f"{split}/")])
     return {name: digest for name, digest in found.items() if digest}
 

@@ -8,7 +8,8 @@ another one is no error.
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ class Entry(BaseModel, extra="allow"):
     # of training alone, see identity.py
     format: int = 1
     seed: int | None = None
+    token: str = ""  # drawn at random for each trial
     runs: list[dict[str, Any]] = []  # where, and by what
     diverged: str | None = None
 
@@ -65,18 +67,23 @@ def record(root: Path | str, step: str, entry: Entry) -> None:
     write_json(Path(root) / PROVENANCE, {name: made[name].model_dump(exclude_defaults=True) for name in sorted(made)})
 
 
-def record_files(
+@contextmanager
+def making_files(
     root: Path | str,
     step: str,
     inputs: Iterable[Path],
     outputs: Iterable[Path],
     settings: dict | None = None,
     **more: object,
-) -> None:
-    """Record a step once its outputs are written: which files it read and wrote, by what versions and settings."""
-    made_from, made = (digests(root, [name_from(root, path) for path in paths]) for paths in (inputs, outputs))
-    entry = Entry(settings=settings or {}, versions=versions(), inputs=made_from, outputs=made, **more)
-    record(root, step, entry)
+) -> Iterator[None]:
+    """A step at work: at the end it is recorded which files it read and wrote, by what versions and settings.
+
+    Inputs are digested before it reads them: of one that changes meanwhile, the next command will say so.
+    """
+    made_from = digests(root, [name_from(root, path) for path in inputs])
+    yield
+    made = digests(root, [name_from(root, path) for path in outputs])
+    record(root, step, Entry(settings=settings or {}, versions=versions(), inputs=made_from, outputs=made, **more))
 
 
 def name_from(root: Path | str, path: Path) -> str:

@@ -4,14 +4,15 @@ import json
 import logging
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 import torch
 
 from utils.common.errors import UserError
-from utils.common.io import whole_file
-from utils.common.processes import rank, world_size
+from utils.common.io import unwritable, whole_file
+from utils.common.processes import on_rank_zero, rank, world_size
 from utils.common.steps import TRAINING
 from utils.conf.reading import save_conf
 from utils.conf.schema import Conf
@@ -100,12 +101,15 @@ class TrialRecord:
 
     def stop_at(self, epoch: int, error: Diverged, fids: list[str]) -> NoReturn:
         """Mark the trial as diverged, on these clips, in train.log as well, and raise UserError."""
-        batch = f"; the batch's clips are {' '.join(fids)}" if fids else ""
+        batch = f"; the batch's clips are {' '.join(dict.fromkeys(fids))}" if fids else ""
         how = f"diverged in epoch {epoch}: {error}{batch}"
         good = f"{LAST} holds epoch {epoch - 1}" if self.history else "there is no checkpoint yet"
-        if rank() == 0:
-            mark_diverged(self.trial, how)
-            self.logger.warning(how)
+        mark = partial(mark_diverged, self.trial, how)
+        if fids:  # in a step, which all ranks take
+            on_rank_zero(mark)
+        elif rank() == 0:
+            mark()
+        self.logger.warning(how)
         raise UserError(
             f"{self.trial}: {how}; {good}; start a new trial with a lower AdamOptimizer.lr, or look at "
             "these clips"
@@ -160,7 +164,7 @@ class _LogFile(logging.FileHandler):
     """A log that stops the run where it cannot be written, as every other output does."""
 
     def handleError(self, record: logging.LogRecord) -> NoReturn:
-        raise UserError(f"{self.baseFilename}: could not be written; is the disk full?") from None
+        raise unwritable(Path(self.baseFilename), sys.exc_info()[1]) from None
 
 
 def _logger(path: Path) -> logging.Logger:

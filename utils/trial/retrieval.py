@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from models.core import CRNNWordModel
 from utils.common.errors import UserError
 from utils.common.io import write_json
 from utils.common.processes import pick_device
 from utils.common.steps import MEASURING, SCORING, TRAINING
 from utils.conf.schema import Conf
-from utils.data_utils import load_split
+from utils.data_utils import Split, load_split
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
 from utils.metric_utils import both_directions, chance_both_directions
@@ -15,7 +16,7 @@ from utils.model_utils import prepare_model
 from utils.trial.identity import check_trial, data_digests, diverged, load_best
 from utils.trial.names import BEST, RETRIEVAL_METRICS
 from utils.trial.preprocessing import sources
-from utils.trial.provenance import record_files
+from utils.trial.provenance import making_files
 from utils.trial.score_files import (
     StoredScores,
     WordScores,
@@ -37,18 +38,24 @@ def score_trial(trial: Path, conf: Conf) -> None:
     if epoch == 0 and (how := diverged(trial)):
         raise UserError(f"{how}: epoch 0, which is untrained; there is nothing to score")
     prepare_model(conf, model, pick_device())
-    for name in splits:
-        split = load_split(paths, name, words, conf.audio_logmel.n_mels, conf.data_conf.cache)
-        scores = score_split(model, split, all_words=True)
-        caption_fids = [split.fids[clip] for clip in split.caption_clips]
-        path = scores_path(trial, name)
-        save_scores(path, StoredScores(scores.cross, split.fids, split.tids, caption_fids, epoch))
-        print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
-        path = word_scores_path(trial, name)
-        save_word_scores(path, WordScores(scores.by_word, words, split.fids, epoch))
-        print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
     outputs = [path(trial, name) for name in splits for path in (scores_path, word_scores_path)]
-    record_files(trial, SCORING, [trial / BEST], outputs, data=data_digests(conf, splits), sources=sources(conf))
+    with making_files(
+        trial, SCORING, [trial / BEST], outputs, data=data_digests(conf, splits), sources=sources(conf)
+    ):
+        for name in splits:
+            split = load_split(paths, name, words, conf.audio_logmel.n_mels, conf.data_conf.cache)
+            _score_split(trial, name, split, model, words, epoch)
+
+
+def _score_split(trial: Path, name: str, split: Split, model: CRNNWordModel, words: list[str], epoch: int) -> None:
+    scores = score_split(model, split, all_words=True)
+    caption_fids = [split.fids[clip] for clip in split.caption_clips]
+    path = scores_path(trial, name)
+    save_scores(path, StoredScores(scores.cross, split.fids, split.tids, caption_fids, epoch))
+    print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
+    path = word_scores_path(trial, name)
+    save_word_scores(path, WordScores(scores.by_word, words, split.fids, epoch))
+    print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
 
 
 def measure_trial(trial: Path, conf: Conf) -> None:
@@ -56,14 +63,13 @@ def measure_trial(trial: Path, conf: Conf) -> None:
     files = {split: scores_path(trial, split) for split in conf.data_conf.splits}
     check_trial(trial, conf, TRAINING, SCORING, reads=files.values())
     *_, epoch = load_best(trial)
-    metrics, chance = {}, {}
-    for split, file in files.items():
-        stored = load_scores(file, epoch)
-        metrics[split] = both_directions(stored.scores, stored.caption_clips)
-        chance[split] = chance_both_directions(stored.caption_clips, len(stored.fids))
-    path = trial / RETRIEVAL_METRICS
-    write_json(path, metrics)
-    record_files(trial, MEASURING, files.values(), [path])
+    metrics, chance, path = {}, {}, trial / RETRIEVAL_METRICS
+    with making_files(trial, MEASURING, files.values(), [path]):
+        for split, file in files.items():
+            stored = load_scores(file, epoch)
+            metrics[split] = both_directions(stored.scores, stored.caption_clips)
+            chance[split] = chance_both_directions(stored.caption_clips, len(stored.fids))
+        write_json(path, metrics)
     print_table(metrics, chance)
     print(f"-> {path}")
 

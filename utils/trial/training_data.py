@@ -11,6 +11,7 @@ from utils.data_utils import Split, load_split
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
 from utils.model_utils import require_memory
+from utils.trial.identity import data_digests
 from utils.trial.preprocessing import check_steps
 
 
@@ -21,16 +22,18 @@ class TrainingData(NamedTuple):
     vectors: np.ndarray  # (V, E) float32
     train: Split
     val: Split
+    files: dict[str, str]  # of the data set, by name: SHA-256 before they were read
 
 
 def load_training_data(conf: Conf) -> TrainingData:
     """Read the data set; raises UserError where it is not what the preprocessing steps make by this configuration."""
     paths, data = DatasetPaths(conf.data_conf.dataset), conf.data_conf
     check_steps(conf, *PREPROCESSING)
+    files = data_digests(conf, [data.train_data, data.val_data])
     words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
     train, val = (
         load_split(paths, split, words, conf.audio_logmel.n_mels, data.cache, needs_negatives=True)
         for split in (data.train_data, data.val_data)
     )
     require_memory(conf, vectors.shape[1], train, pick_device())
-    return TrainingData(words, vectors, train, val)
+    return TrainingData(words, vectors, train, val, files)
