@@ -2,7 +2,6 @@ import pytest
 
 from utils.common import memory
 
-
 NO_LIMIT = float("inf")
 
 
