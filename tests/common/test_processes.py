@@ -27,6 +27,7 @@ from utils.data_utils import batches
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, prepare_model, seed_epoch, train_epoch, train_step
 
+CUDA = torch.device("cuda")
 FORKS = get_context("forkserver")  # imports once for all processes
 FORKS.set_forkserver_preload([__name__])
 
@@ -203,7 +204,7 @@ def test_processes_stay_alike_though_each_has_its_own_dropout(two_processes):
 
 def wait_for_the_other(place, port, folder, wait):
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(place), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ["LOCAL_RANK"] = str(place)
+    os.environ |= {"LOCAL_RANK": str(place), "CUDA_VISIBLE_DEVICES": ""}  # gloo
     processes.SILENCE, processes.BEAT = timedelta(seconds=3), 0.1
     os.dup2(os.open(folder / f"{place}.err", os.O_WRONLY | os.O_CREAT), 2)
     with process_group():
@@ -272,10 +273,10 @@ def test_a_gpu_each_is_said_to_nccl(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
 def test_two_gpus_with_synchronised_batch_norm_are_one(tmp_path):
-    cases, cuda = [case._replace(live=True) for case in CASES], torch.device("cuda")
-    for steps in in_processes(2, partial(train_cases, cases, cuda), tmp_path, "nccl"):
+    cases = [case._replace(live=True) for case in CASES]
+    for steps in in_processes(2, partial(train_cases, cases, CUDA), tmp_path, "nccl"):
         for ours, case in zip(steps, cases, strict=True):
-            same_steps(ours, train(case, cuda))
+            same_steps(ours, train(case, CUDA))
 
 
 def test_synchronised_batch_norm_leaves_evaluation_and_state_dict_as_they_are():
