@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
 IMAGE_COPIES, WORD_COPIES, PAIR_COPIES = 2.1, 6.5, 2
 OFF_BY = 1.25  # at the most, there
+# torch.compile's mode "reduce-overhead": it records a CUDA graph for each padded length that it meets, and replays it
+# without launching kernels one by one; without the warning that there are many lengths
+CUDA_GRAPHS = {"options": {"triton.cudagraphs": True, "triton.cudagraph_dynamic_shape_warn_limit": None}}
 
 
 @dataclass
@@ -140,7 +143,8 @@ def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> N
     if conf.param_conf.compile:
         if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
             raise UserError("param_conf.compile: true needs a C++ compiler; install one, or set it to false")
-        model.audio_enc.cnn.compile(dynamic=True)  # in place: the state dict's keys stay
+        options = CUDA_GRAPHS if device.type == "cuda" else {}
+        model.audio_enc.cnn.compile(dynamic=True, **options)  # in place: the state dict's keys stay
 
 
 def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
