@@ -100,7 +100,7 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
         try:
             if epoch > 0:
                 results |= train_epoch(state, progress(loader, f"epoch {epoch}", total=len(loader)), draws)
-            results |= on_rank_zero(partial(evaluate, state, data.val, metrics, params.batch_size))
+            results |= evaluate(state, data.val, metrics, params.batch_size)
         except Diverged as error:
             record.stop_at(epoch, error, [data.train.fids[clip] for clip in error.clips])
         state.scheduler.step(results["val_obj"])

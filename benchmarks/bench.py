@@ -22,22 +22,24 @@ from torch.optim import Adam
 
 from benchmarks import published
 from benchmarks.inputs import (
-    CLIP_FRAMES,
-    CPU,
-    DIM,
-    N_MELS,
     dataset_conf,
     encoded_model,
     extract_log_mels,
-    new_model,
-    new_state,
     record_as_made,
-    synthetic_batch,
     synthetic_scores,
-    synthetic_split,
     write_dataset,
 )
 from benchmarks.measure import alternating, isolated, median_ratio, peak_memory, seconds
+from benchmarks.synthetic import (
+    CLIP_FRAMES,
+    CPU,
+    DIM,
+    new_model,
+    new_state,
+    step_flops,
+    synthetic_batch,
+    synthetic_split,
+)
 from models.audio_encoders import upsample
 from utils.common.io import read_json
 from utils.common.memory import keep_freed_memory
@@ -320,21 +322,6 @@ def data_loading(size: Size) -> Iterator[Row]:
 
 
 # --- the machine -----------------------------------------------------------------------------------------
-
-
-def step_flops(pairs: int, frames: int, words: int) -> float:
-    """Operations of a training step: convolutions, GRU, score matrix; the backward pass counts as two forward ones."""
-
-    def convolution(in_channels: int, out_channels: int, pixels: int) -> int:
-        return 2 * 9 * in_channels * out_channels * pixels
-
-    half, quarter = frames // 2, frames // 4
-    clip = convolution(1, 32, frames * N_MELS)
-    clip += convolution(32, 128, half * N_MELS // 4) + convolution(128, 128, half * N_MELS // 4)
-    clip += 2 * convolution(128, 128, quarter * N_MELS // 16)
-    clip += 2 * quarter * 2 * 3 * (DIM // 2) * (128 + DIM // 2)  # two directions, three gates
-    scores = 2 * (pairs * frames) * (pairs * words) * DIM  # as published: every frame
-    return 3 * (pairs * clip + scores)
 
 
 def matrix_peaks(side: int) -> list[float]:

@@ -12,7 +12,8 @@ from pretend import Watch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from benchmarks.inputs import ROOT, new_state, synthetic_split
+from benchmarks.inputs import ROOT
+from benchmarks.synthetic import new_state, synthetic_split
 from models.audio_encoders import CRNNEncoder
 from utils.conf.reading import load_conf
 from utils.data_utils import batches

@@ -1,107 +1,358 @@
-"""Seconds an epoch on a GPU, with log-mels of Clotho's size: strategies x precisions x compile, with peak memory and
-the share of the measured bfloat16 matrix-product peak. On the CPU, or with --quick, in a reduced form.
+"""What a GPU makes of training on log-mels of Clotho's size: seconds an epoch, memory, errors, shares of the peaks.
 
-python benchmarks/gpu.py [--quick]
+python benchmarks/gpu.py [--rows random-NS:bfloat16 InfoNCE:TF32:compile ...] [--seconds 540]   # a few epochs each
+python benchmarks/gpu.py --clotho [--rows semi-hard-NS:bfloat16]                                # 120 epochs
+
+Needs torch, numpy and h5py alone. Every row is a line to read and, after it, a line of JSON, printed once it is
+measured; what the seconds do not suffice for is left out, and named. Operations and bytes count the padding: the
+operations of `step_flops`, without scores among clips, and the bytes that every operator of a step reads and writes,
+where each ran by itself. On the CPU, or with --quick, all of it in a reduced form.
 """
 
-import argparse
-import sys
 import time
-from itertools import product
+
+START = time.perf_counter()
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+import h5py
+import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
-from benchmarks.bench import step_flops
-from benchmarks.inputs import CLIP_FRAMES, ROOT, new_state, synthetic_split
-from utils.conf.reading import load_conf
-from utils.data_utils import Split, batches
+from benchmarks.bare import Settings, paper_settings, stand_in_for_scipy
+
+stand_in_for_scipy()
+
+from benchmarks.synthetic import CLIP_FRAMES, CPU, N_MELS, new_state, step_flops, synthetic_split
+from utils.common.io import whole_file
+from utils.criterion_utils import negative_mask
+from utils.data_utils import Split, batches, collate
 from utils.evaluation_utils import evaluate
-from utils.model_utils import seed_epoch, train_epoch
+from utils.model_utils import TrainState, seed_epoch, train_epoch, train_step
+from utils.sampling_utils import STRATEGIES
+from utils.trial.checkpoint import checkpoint_bytes
 
-STRATEGIES = ("random-NS", "semi-hard-NS", "hard-audio-NS")
-PRECISIONS = {  # column: the settings behind it
-    "float32": ["param_conf.precision=float32"],
-    "TF32": ["param_conf.precision=float32", "param_conf.tf32=true"],
-    "bfloat16": ["param_conf.precision=bfloat16"],
-}
+IMPORTS = time.perf_counter() - START  # seconds
+OBJECTIVES = (*STRATEGIES, "InfoNCE")
+PRECISIONS = {"float32": ("float32", False), "TF32": ("float32", True), "bfloat16": ("bfloat16", False)}
+ROWS = (
+    "random-NS:bfloat16",
+    "random-NS:TF32",
+    "random-NS:float32",
+    "semi-hard-NS:bfloat16",
+    "hard-text-NS:bfloat16",
+    "hard-audio-NS:bfloat16",
+    "random-NS:bfloat16:compile",
+)
 
 
 class Size(NamedTuple):
-    """Clips of the training and the validation split, their frames (from, below), rows of the peak's matrices."""
+    """How much of everything."""
 
-    train_clips: int
-    val_clips: int
-    frames: tuple[int, int]
-    matrix: int
-    compiled: tuple[bool, ...]
-
-
-CLOTHO = Size(3839, 1045, CLIP_FRAMES, 8192, (False, True))
-QUICK = Size(2, 2, (20, 30), 256, (False,))
+    clips: tuple[int, int]  # of the training and of the validation split, with five captions each
+    frames: tuple[int, int]  # of a clip, from and below
+    checked: tuple[int, int]  # of a clip of the batch whose gradients are compared
+    side: int  # rows of the matrices, and of the square that is copied, of the peaks
+    timed: int  # epochs of a row, after one that warms up
+    epochs: int  # of --clotho
 
 
-def matrix_peak(device: torch.device, side: int) -> float:
-    """FLOP/s of bfloat16 products of (side, side) matrices, the best of some."""
-    a = torch.randn(side, side, device=device, dtype=torch.bfloat16)
-    best = 0.0
-    for _ in range(10):
-        _wait(device)
-        start = time.perf_counter()
-        torch.mm(a, a)
-        _wait(device)
-        best = max(best, 2 * side**3 / (time.perf_counter() - start))
-    return best
+CLOTHO = Size((3839, 1045), CLIP_FRAMES, (200, 301), 8192, 3, 120)
+QUICK = Size((3, 2), (20, 30), (20, 30), 256, 2, 2)
 
 
-def measure(strategy: str, precision: str, compiled: bool, splits: list[Split], device: torch.device) -> list[float]:
-    """Seconds of a training pass and of an evaluation, each the second of two, and peak memory in GB."""
-    settings = [f"criteria.TripletLoss.sampling={strategy}", f"param_conf.compile={str(compiled).lower()}"]
-    conf = load_conf(ROOT / "conf.yaml", [*PRECISIONS[precision], *settings])
-    state, batch_size = new_state(conf, device), conf.param_conf.batch_size
-    train_split, val_split = splits
-    loader = batches(train_split, batch_size, shuffle=True)
-    for epoch in (1, 2):  # the first warms up
-        draws = seed_epoch(0, epoch)
-        _wait(device)
-        start = time.perf_counter()
-        train_epoch(state, loader, draws)
-        _wait(device)
-        trained = time.perf_counter()
-        evaluate(state, val_split, {}, batch_size)
-        evaluated = time.perf_counter()
-    memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else float("nan")
-    return [trained - start, evaluated - trained, memory]
+class Row(NamedTuple):
+    """What is measured."""
+
+    objective: str
+    precision: str
+    compiled: bool
+
+    @classmethod
+    def of(cls, text: str) -> "Row":
+        """objective:precision[:compile]; argparse reports the ValueError of another text."""
+        objective, precision, *rest = text.split(":")
+        if objective not in OBJECTIVES or precision not in PRECISIONS or rest not in ([], ["compile"]):
+            raise ValueError
+        return cls(objective, precision, bool(rest))
+
+    @property
+    def settings(self) -> Settings:
+        return paper_settings(self.objective, *PRECISIONS[self.precision], self.compiled)
+
+    def __str__(self) -> str:
+        return ":".join([self.objective, self.precision, *["compile"] * self.compiled])
+
+
+# --- what is measured ------------------------------------------------------------------------------------
+
+
+def peaks(device: torch.device, side: int) -> dict[str, float]:
+    """FLOP/s of square matrix products by precision, and bytes/s that a copy reads and writes: the best of ten each."""
+    rates, allowed = {}, torch.backends.cuda.matmul.allow_tf32
+    for name, (precision, tf32) in PRECISIONS.items():
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        a = torch.randn(side, side, device=device, dtype=getattr(torch, precision))
+        rates[name] = 2 * side**3 / best_of(lambda a=a: a @ a, device)
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    source = torch.randn(side, side, device=device)
+    target = torch.empty_like(source)
+    rates["copy"] = 2 * source.nbytes / best_of(lambda: target.copy_(source), device)
+    return rates
+
+
+def best_of(function: Callable[[], Any], device: torch.device, rounds: int = 10) -> float:
+    """Seconds of the fastest call."""
+    return min(timed(function, device) for _ in range(rounds))
+
+
+def timed(function: Callable[[], Any], device: torch.device, results: dict[str, float] | None = None) -> float:
+    """Seconds of a call, until the device is through with it; what it returns is added to the results."""
+    wait(device)
+    start = time.perf_counter()
+    returned = function()
+    wait(device)
+    if results is not None:
+        results |= returned
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def own_frames(split: Split, seed: int) -> Split:
+    """The split with log-mels that share no memory."""
+    generator = torch.Generator().manual_seed(seed)
+    return replace(split, log_mels=[2 * torch.randn(len(x), N_MELS, generator=generator) - 8 for x in split.log_mels])
+
+
+def padded(split: Split, batch_size: int) -> list[tuple[int, int, int]]:
+    """Pairs, padded frames and padded words of the batches of an epoch, in some order."""
+    order = np.random.default_rng(0).permutation(len(split.captions))
+    frames, words = np.array(split.frames), np.array([len(ids) for ids in split.captions])
+    parts = np.split(order, range(batch_size, len(order), batch_size))
+    return [(len(part), int(frames[split.caption_clips[part]].max()), int(words[part].max())) for part in parts]
+
+
+class Traffic(TorchDispatchMode):
+    """Within it, the bytes that operators read and write are added up; views cost nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+        result = operator(*args, **(kwargs or {}))
+        if not operator.is_view:
+            self.bytes += sum(x.nbytes for x in tree_leaves((args, kwargs, result)) if isinstance(x, Tensor))
+        return result
+
+
+def epoch_bytes(row: Row, split: Split, device: torch.device) -> float:
+    """Bytes of an epoch's training: those of its first batch, by clips and padded frames."""
+    state = new_state(row._replace(compiled=False).settings, device)
+    batch = collate(split, list(range(min(len(split.captions), state_batch(row)))))
+    state.model.train()
+    with Traffic() as traffic:
+        train_step(state, batch, negative_mask(batch.clips), seed_epoch(0, 1))
+    frames = sum(pairs * length for pairs, length, _ in padded(split, state_batch(row)))
+    return traffic.bytes * frames / (batch.audio.shape[0] * batch.audio.shape[1])
+
+
+def state_batch(row: Row) -> int:
+    return row.settings.param_conf.batch_size
+
+
+def errors(row: Row, frames: tuple[int, int], device: torch.device) -> tuple[float, float]:
+    """Relative errors of the loss and of the encoder's gradient (its length) of a step, against float64 on the CPU.
+
+    Dropout is off; a strategy that picks another negative because of rounding shows here as well.
+    """
+    split = own_frames(synthetic_split(8, frames, 1), 2)
+    batch = collate(split, list(range(len(split.captions))))
+
+    def step(settings: Settings, place: torch.device, dtype: torch.dtype) -> tuple[float, Tensor]:
+        state = new_state(settings, place)
+        for part in (state.model, state.criterion):
+            part.to(dtype).train()
+        state.model.audio_enc.cnn[-1].p = 0.0
+        given = batch._replace(audio=batch.audio.to(dtype))
+        terms = train_step(state, given, negative_mask(batch.clips), seed_epoch(0, 1))
+        gradients = [weight.grad.flatten().to(CPU, torch.float64) for weight in state.model.audio_enc.parameters()]
+        return terms.loss.item(), torch.cat(gradients)
+
+    exact, exact_gradient = step(Row(row.objective, "float32", False).settings, CPU, torch.float64)
+    loss, gradient = step(row.settings, device, torch.float32)
+    return abs(loss - exact) / abs(exact), float((gradient - exact_gradient).norm() / exact_gradient.norm())
+
+
+def measure(row: Row, splits: list[Split], size: Size, device: torch.device, deadline: float) -> dict[str, Any]:
+    """A row's figures; seconds of training and evaluation after an epoch that warms up, as far as the time allows."""
+    state, batch_size = new_state(row.settings, device), state_batch(row)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    loader, training, evaluation = batches(splits[0], batch_size, shuffle=True), [], []
+    for epoch in range(size.timed + 1):
+        began, draws = time.perf_counter(), seed_epoch(0, epoch + 1)
+        training.append(timed(partial(train_epoch, state, loader, draws), device))
+        evaluation.append(timed(partial(evaluate, state, splits[1], {}, batch_size), device))
+        if 2 * time.perf_counter() - began > deadline:  # the next would not be through by then
+            break
+    memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
+    loss_error, gradient_error = errors(row, size.checked, device)
+    return {
+        "row": str(row),
+        "train_s": training[1:],
+        "evaluate_s": evaluation[1:],
+        "peak_memory_gb": memory,
+        "epoch_tflop": sum(step_flops(*sizes) for sizes in padded(splits[0], batch_size)) / 1e12,
+        "epoch_gbyte": epoch_bytes(row, splits[0], device) / 1e9,
+        "loss_error": loss_error,
+        "gradient_error": gradient_error,
+    }
+
+
+def in_words(figures: dict[str, Any], rates: dict[str, float]) -> str:
+    """A line of a row's figures."""
+    row, memory = figures["row"], figures["peak_memory_gb"]
+    if not figures["train_s"]:
+        return f"{row}: no time for an epoch after the one that warms up"
+    parts = []
+    for name in ("train", "evaluate"):
+        values = figures[f"{name}_s"]
+        parts.append(f"{name} {statistics.median(values):.3g} s ({min(values):.3g}-{max(values):.3g}, {len(values)}x)")
+    taken = statistics.median(figures["train_s"])
+    parts.append(f"{1e12 * figures['epoch_tflop'] / taken / rates[row.split(':')[1]]:.2%} of the products' peak")
+    parts.append(f"{1e9 * figures['epoch_gbyte'] / taken / rates['copy']:.2%} of the copies'")
+    parts.append(f"error of loss {figures['loss_error']:.1e}, gradient {figures['gradient_error']:.1e}")
+    parts.append("peak memory " + ("not measured" if memory is None else f"{memory:.2f} GB"))
+    return f"{row}: {'; '.join(parts)}"
+
+
+# --- a whole training ------------------------------------------------------------------------------------
+
+
+def write_log_mels(path: Path, split: Split) -> None:
+    with h5py.File(path, "w") as store:
+        for fid, log_mel in zip(split.fids, split.log_mels, strict=True):
+            store[fid] = log_mel.numpy()
+
+
+def read_log_mels(path: Path, split: Split) -> Split:
+    with h5py.File(path) as store:
+        return replace(split, log_mels=[torch.from_numpy(store[fid][()]) for fid in split.fids])
+
+
+def train_whole(row: Row, splits: list[Split], size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
+    """Epochs as main.py's, from HDF5 files, with evaluation, schedule and checkpoints, but no early end; no record and
+    no check of the data, which need more than a bare machine has. The files' making is not in the seconds, the
+    imports are."""
+    files = [folder / f"{name}_audio_logmels.hdf5" for name in ("development", "validation")]
+    for path, split in zip(files, splits, strict=True):
+        write_log_mels(path, split)
+    began = time.perf_counter()
+    train, val = (read_log_mels(path, split) for path, split in zip(files, splits, strict=True))
+    state, batch_size = new_state(row.settings, device), state_batch(row)
+    loader, history, training, evaluation = batches(train, batch_size, shuffle=True), [], [], []
+    for epoch in range(size.epochs + 1):
+        draws, results = seed_epoch(0, epoch), {"epoch": epoch}
+        if epoch > 0:
+            training.append(timed(partial(train_epoch, state, loader, draws), device))
+        evaluation.append(timed(partial(evaluate, state, val, {}, batch_size), device, results))
+        state.scheduler.step(results["val_obj"])
+        history.append(results)
+        save(state, history, folder)
+        print(f"epoch {epoch}: val_obj {results['val_obj']:.4f}", file=sys.stderr, flush=True)
+    return {
+        "row": str(row),
+        "epochs": size.epochs,
+        "wall_s": IMPORTS + time.perf_counter() - began,
+        "train_s": training,
+        "evaluate_s": evaluation,
+    }
+
+
+def save(state: TrainState, history: list[dict[str, float]], folder: Path) -> None:
+    """The last checkpoint, and the best where this is the best epoch."""
+    content = checkpoint_bytes({name: part.state_dict() for name, part in state.parts.items()} | {"history": history})
+    best = min(history, key=lambda results: results["val_obj"]) is history[-1]
+    for name in ("checkpoint_last.pt", "checkpoint_best.pt")[: 1 + best]:
+        with whole_file(folder / name) as temporary:
+            temporary.write_bytes(content)
+
+
+# --- the command -----------------------------------------------------------------------------------------
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The device and the versions."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else "CPU",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if cuda else None,
+        "numpy": np.__version__,
+    }
+
+
+def tell(line: str, figures: dict[str, Any]) -> None:
+    """Print a line to read and one of JSON, at once."""
+    print(f"{line}\n{json.dumps(figures)}", flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    choices = f"objective:precision[:compile], of {', '.join(OBJECTIVES)} and {', '.join(PRECISIONS)}"
+    made.add_argument("--rows", nargs="+", type=Row.of, metavar="ROW", default=[*map(Row.of, ROWS)], help=choices)
+    made.add_argument("--seconds", type=float, default=540, help="to be through in, without --clotho (default: 540)")
+    made.add_argument("--clotho", action="store_true", help="the whole training, by the first row")
+    made.add_argument("--quick", action="store_true", help="a reduced form, as without a GPU")
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a reduced form, as without a GPU")
-    args = parser.parse_args()
+    args = parser().parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = CLOTHO if device.type == "cuda" and not args.quick else QUICK
-    splits = [synthetic_split(clips, size.frames) for clips in (size.train_clips, size.val_clips)]
-    peak = matrix_peak(device, size.matrix)
-    pairs, words = len(splits[0].captions), 20
-    flops = step_flops(1, sum(splits[0].frames) // size.train_clips, words) * pairs
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{name}: {size.train_clips} + {size.val_clips} clips; bfloat16 peak {peak / 1e12:.4g} TFLOP/s")
-    print("| strategy | precision | compile | training, s | evaluation, s | peak memory, GB | share of peak |")
-    print("|---|---|---|---|---|---|---|")
-    for strategy, precision, compiled in product(STRATEGIES, PRECISIONS, size.compiled):
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-        train, val, memory = measure(strategy, precision, compiled, splits, device)
-        share = flops / train / peak
-        print(f"| {strategy} | {precision} | {compiled} | {train:.2f} | {val:.2f} | {memory:.2f} | {share:.2%} |")
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    splits = [own_frames(synthetic_split(clips, size.frames), seed) for seed, clips in enumerate(size.clips)]
+    about = machine(device) | {"clips": size.clips}
+    if args.clotho:
+        with TemporaryDirectory() as folder:
+            figures = train_whole(args.rows[0], splits, size, device, Path(folder))
+        median = statistics.median(figures["train_s"])
+        line = f"{about['device']}, {args.rows[0]}: {size.epochs} epochs in {figures['wall_s']:.1f} s"
+        tell(f"{line}; training {median:.3g} s an epoch", about | figures)
+        return
+    rates = peaks(device, size.side)
+    products = ", ".join(f"{name} {rates[name] / 1e12:.3g}" for name in PRECISIONS)
+    line = f"{about['device']}: products, TFLOP/s: {products}; copies {rates['copy'] / 1e9:.4g} GB/s"
+    tell(line, about | {"peaks": rates})
+    for done, row in enumerate(args.rows):
+        if time.perf_counter() - START > args.seconds:
+            left = [str(row) for row in args.rows[done:]]
+            tell(f"the {args.seconds:g} seconds are spent; left out: {' '.join(left)}", {"left_out": left})
+            break
+        figures = measure(row, splits, size, device, START + args.seconds)
+        tell(in_words(figures, rates), figures)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.inputs import encoded_model, synthetic_scores, synthetic_split
+from benchmarks.inputs import encoded_model, synthetic_scores
 from benchmarks.measure import GB, isolated, peak_memory, seconds
+from benchmarks.synthetic import synthetic_split
 from utils.evaluation_utils import score_words
 from utils.metric_utils import both_directions
 from utils.score_utils import caption_word_weights

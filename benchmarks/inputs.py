@@ -1,4 +1,4 @@
-"""What the benchmarks work on: a synthesised data set on disk, and splits of Clotho's size in memory."""
+"""What the benchmarks work on: a synthesised data set on disk, a trial, scores."""
 
 import importlib
 import io
@@ -10,21 +10,19 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.synthetic import CLIP_FRAMES, DIM, VOCABULARY, new_model, random_captions, word_vectors
 from models.core import CRNNWordModel
 from utils.common.digests import file_digest
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, PREPROCESSING, SCORING
 from utils.conf.reading import load_conf, save_conf
 from utils.conf.schema import Conf
-from utils.data_utils import Batch, Split
 from utils.dataset.audio import Clip
 from utils.dataset.index import TEXT_COLUMNS, clip_id, clip_info
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import PAD, WordEmbeddings, save_embeddings
-from utils.model_utils import TrainState, build_state
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
@@ -33,11 +31,6 @@ from utils.trial.provenance import making_files
 from utils.trial.score_files import WordScores, save_word_scores, word_scores_path
 
 ROOT = Path(__file__).resolve().parents[1]
-CPU = torch.device("cpu")
-N_MELS, DIM = 64, 300
-VOCABULARY = 4400  # words of Clotho's captions
-CAPTION_WORDS = (8, 22)  # words of a caption, from and below: Clotho's
-CLIP_FRAMES = (750, 1501)  # frames of a clip: 15 to 30 s at 50 frames a second, Clotho's
 
 
 def dataset_conf(root: str, *settings: str) -> Conf:
@@ -59,12 +52,12 @@ def write_dataset(root: str, num_clips: dict[str, int], mean_seconds: float, sam
             soundfile.write(paths.audio(split) / file, _waveform(rng, seconds, sample_rate), sample_rate)
             digest = file_digest(paths.audio(split) / file)
             clips[split][fid] = Clip(file, seconds, sample_rate, 1, digest)
-            for k, ids in enumerate(_captions(rng, 5, len(words))):
+            for k, ids in enumerate(random_captions(rng, 5, len(words))):
                 tokens = [words[i] for i in ids]
                 rows.append([f"{fid}-{k}", fid, file, " ".join(tokens), " ".join(tokens), json.dumps(tokens)])
         write_csv(paths.text(split), TEXT_COLUMNS, rows)
     write_json(paths.audio_info, clip_info(clips))
-    save_embeddings(paths.word_embeds, WordEmbeddings(words, _word_vectors(len(words)).numpy()))
+    save_embeddings(paths.word_embeds, WordEmbeddings(words, word_vectors(len(words)).numpy()))
     record_as_made(dataset_conf(root), CLEANING, INDEXING, EMBEDDING)
     extract_log_mels(root)
 
@@ -107,7 +100,7 @@ def write_trial(root: str, clips: int) -> Path:
     others = {other: {} for other in conf.data_conf.splits if other != split}
     write_json(paths.audio_info, clip_info({**others, split: clip_files}))
     rows = []
-    for i, ids in enumerate(_captions(rng, 5 * clips, VOCABULARY)):
+    for i, ids in enumerate(random_captions(rng, 5 * clips, VOCABULARY)):
         fid, tokens = fids[i // 5], [words[word] for word in ids]
         text = " ".join(tokens)
         rows.append([f"{fid}-{i % 5 + 1}", fid, clip_files[fid].file_name, text, text, json.dumps(tokens)])
@@ -121,47 +114,10 @@ def write_trial(root: str, clips: int) -> Path:
     return trial
 
 
-def synthetic_split(clips: int, frames: tuple[int, int] = CLIP_FRAMES, captions_each: int = 5) -> Split:
-    """A split in memory with Clotho's durations and caption lengths; the log-mels are views of one random array."""
-    rng = np.random.default_rng(0)
-    log_mel = 2 * torch.randn(frames[1], N_MELS, generator=torch.Generator().manual_seed(0)) - 8
-    return Split(
-        fids=[f"clip{i}" for i in range(clips)],
-        log_mels=[log_mel[:length] for length in rng.integers(*frames, clips)],
-        tids=[f"caption{i}" for i in range(captions_each * clips)],
-        captions=[torch.from_numpy(ids) for ids in _captions(rng, captions_each * clips, VOCABULARY)],
-        caption_clips=np.repeat(np.arange(clips), captions_each),
-    )
-
-
-def synthetic_batch(pairs: int, frames: int, words: int) -> Batch:
-    """A batch of pairs of one length, each of another clip."""
-    generator = torch.Generator().manual_seed(0)
-    return Batch(
-        audio=2 * torch.randn(pairs, frames, N_MELS, generator=generator) - 8,
-        text=torch.randint(1, VOCABULARY, (pairs, words), generator=generator),
-        clips=torch.arange(pairs),
-        audio_lens=torch.full((pairs,), frames),
-        text_lens=torch.full((pairs,), words),
-    )
-
-
 def synthetic_scores(clips: int) -> tuple[np.ndarray, np.ndarray]:
     """Random scores (C, 5 C) float32 of clips and captions, and the clip that each caption describes."""
     scores = np.random.default_rng(0).random((clips, 5 * clips), dtype=np.float32)
     return scores, np.repeat(np.arange(clips), 5)
-
-
-def new_model() -> CRNNWordModel:
-    """The paper's model over random word vectors."""
-    torch.manual_seed(0)
-    return CRNNWordModel(N_MELS, DIM, _word_vectors(VOCABULARY))
-
-
-def new_state(conf: Conf, device: torch.device = CPU) -> TrainState:
-    """A model of the configuration over random word vectors, with what trains it."""
-    torch.manual_seed(0)
-    return build_state(conf, _word_vectors(VOCABULARY).numpy(), device)
 
 
 def encoded_model() -> CRNNWordModel:
@@ -183,21 +139,6 @@ class NoEncoder(nn.Module):
 
     def encode_clips(self, audio: Tensor, lens: Tensor) -> Tensor:
         return self(audio)
-
-
-def _word_vectors(count: int) -> Tensor:
-    """(V, E) random vectors of length 1, row 0 zero."""
-    vectors = F.normalize(torch.randn(count, DIM, generator=torch.Generator().manual_seed(0)), dim=-1)
-    vectors[0] = 0
-    return vectors
-
-
-def _captions(rng: np.random.Generator, count: int, vocabulary: int) -> list[np.ndarray]:
-    """Word ids of captions: the n-th word of the vocabulary is 1/n times as frequent as the first, as in language."""
-    frequency = np.concatenate([[0.0], 1 / np.arange(1, vocabulary)])
-    lens = rng.integers(*CAPTION_WORDS, count)
-    ids = rng.choice(vocabulary, lens.sum(), p=frequency / frequency.sum())
-    return np.split(ids, np.cumsum(lens)[:-1])
 
 
 def _waveform(rng: np.random.Generator, seconds: float, sample_rate: int) -> np.ndarray:

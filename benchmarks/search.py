@@ -13,8 +13,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.inputs import VOCABULARY, write_trial
+from benchmarks.inputs import write_trial
 from benchmarks.measure import GB, isolated, peak_memory, seconds
+from benchmarks.synthetic import VOCABULARY
 from utils.search.clip_search import ClipSearch
 
 CLIPS = (1045, 100_000)

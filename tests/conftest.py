@@ -10,6 +10,16 @@ from tests.helpers import GOLDEN, write_trial
 from utils.report.report import write_report
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cpu_alone(request):
+    """Commands, in this process and in those that a test starts, see no GPU; a file that wants one names it `CUDA`."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not hasattr(request.module, "CUDA"):
+            patch.setenv("CUDA_VISIBLE_DEVICES", "")
+            patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
 @pytest.fixture
 def golden():
     """golden("loss") -> the arrays of tests/golden/loss.npz."""

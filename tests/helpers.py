@@ -387,7 +387,8 @@ class Stages:
         return [sys.executable, stage, *which, *self.overrides]
 
     def run(self, stage: str, **options) -> subprocess.CompletedProcess:
-        return subprocess.run(self.command(stage), cwd=ROOT, capture_output=True, text=True, check=False, **options)
+        options |= {"cwd": ROOT, "capture_output": True, "text": True, "env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
+        return subprocess.run(self.command(stage), check=False, **options)
 
     def rewind(self, stage: str) -> None:
         """Put everything back to where it was before a stage."""

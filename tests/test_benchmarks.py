@@ -1,5 +1,6 @@
 """The restated published code gives the same numbers as ours, and the benchmarks run."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -7,15 +8,18 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import published
-from benchmarks.bench import step_flops
+from benchmarks import gpu, published
+from benchmarks.bare import SparseRows, paper_settings
 from benchmarks.growth import exponent, metrics, within
-from benchmarks.inputs import synthetic_batch, synthetic_scores, write_dataset
+from benchmarks.inputs import synthetic_scores, write_dataset
 from benchmarks.measure import isolated
+from benchmarks.synthetic import step_flops, synthetic_batch, synthetic_split
 from models.core import CRNNWordModel
-from tests.helpers import embedding_scores, random_model, random_split, run, state_of
+from tests.helpers import ROOT, embedding_scores, random_model, random_split, run, state_of
+from utils.conf.reading import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Batch
 from utils.dataset.log_mel import read_log_mel
@@ -175,9 +179,106 @@ def test_search_prints_its_row():
     assert re.search(r"^\| +10 \|( +[\d.e-]+ (s|GB) \|){8}$", out, re.M), out
 
 
-def test_the_gpu_benchmark_runs_in_its_reduced_form():
-    printed = run("benchmarks/gpu.py", "--quick")
-    rows = [line.split("|")[1:3] for line in printed.splitlines()[3:]]
-    names = [(strategy.strip(), precision.strip()) for strategy, precision in rows]
-    strategies, precisions = ("random-NS", "semi-hard-NS", "hard-audio-NS"), ("float32", "TF32", "bfloat16")
-    assert names == [(strategy, precision) for strategy in strategies for precision in precisions]
+# --- benchmarks/gpu.py -----------------------------------------------------------------------------------
+
+# Runs gpu.py where of all packages only torch's, numpy's and h5py's are installed
+BARE = """
+import importlib.metadata, re, runpy, sys
+keep, wanted = set(), ["torch", "numpy", "h5py"]
+while wanted:
+    name = wanted.pop()
+    keep.add(re.sub("[-_.]+", "-", name).lower())
+    try:
+        needs = importlib.metadata.requires(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        continue
+    names = [re.match(r"[\\w.-]+", need)[0] for need in needs if "extra ==" not in need]
+    wanted += [need for need in names if re.sub("[-_.]+", "-", need).lower() not in keep]
+for module, packages in importlib.metadata.packages_distributions().items():
+    if module not in sys.modules and not any(re.sub("[-_.]+", "-", name).lower() in keep for name in packages):
+        sys.modules[module] = None
+for module in ("librosa", "soundfile", "pydantic", "pandas", "scipy", "tqdm", "yaml"):
+    assert sys.modules[module] is None
+sys.argv = ["benchmarks/gpu.py", *sys.argv[1:]]
+runpy.run_path("benchmarks/gpu.py", run_name="__main__")
+"""
+
+
+def bare_gpu(*arguments):
+    """What gpu.py prints in its reduced form on a bare machine: lines to read, and the JSON after each."""
+    lines = run("-c", BARE, "--quick", *arguments).splitlines()
+    return lines[::2], [json.loads(line) for line in lines[1::2]]
+
+
+def test_the_gpu_benchmark_needs_torch_numpy_and_h5py_alone():
+    rows = ["random-NS:bfloat16", "hard-audio-NS:float32", "hard-text-NS:TF32", "InfoNCE:TF32"]
+    lines, (machine, *figures) = bare_gpu("--rows", *rows)
+    assert machine["device"] == "CPU" and machine["torch"] == torch.__version__
+    assert all(rate > 0 for rate in machine["peaks"].values()) and len(machine["peaks"]) == 4
+    assert [values["row"] for values in figures] == rows
+    for line, values in zip(lines[1:], figures, strict=True):
+        assert line.startswith(values["row"]) and "(" in line and len(values["train_s"]) == 2
+        assert min(*values["train_s"], *values["evaluate_s"], values["epoch_tflop"], values["epoch_gbyte"]) > 0
+        bound = 0.5 if "bfloat16" in values["row"] else 5e-3
+        assert values["loss_error"] < 0.01 and 0 < values["gradient_error"] < bound
+
+
+def test_the_gpu_benchmark_trains_from_files_on_a_bare_machine():
+    (line,), (figures,) = bare_gpu("--clotho", "--rows", "semi-hard-NS:bfloat16")
+    assert re.match(r"CPU, semi-hard-NS:bfloat16: 2 epochs in [\d.]+ s; ", line)
+    assert (len(figures["train_s"]), len(figures["evaluate_s"])) == (2, 3)
+    assert figures["wall_s"] > sum(figures["train_s"] + figures["evaluate_s"])
+
+
+def test_the_gpu_benchmark_names_what_it_has_no_time_for():
+    lines, figures = bare_gpu("--seconds", "0", "--rows", "random-NS:TF32", "easy-text-NS:float32:compile")
+    assert lines[1].endswith("left out: random-NS:TF32 easy-text-NS:float32:compile") and len(figures) == 2
+
+
+def test_rows_of_the_gpu_benchmark_are_the_objectives_of_the_configuration():
+    assert [str(gpu.Row.of(f"{name}:TF32:compile")) for name in gpu.OBJECTIVES] == [
+        f"{name}:TF32:compile" for name in [*STRATEGIES, "InfoNCE"]
+    ]
+    for text in ("random:TF32", "random-NS:float16", "random-NS", "random-NS:TF32:fast"):
+        with pytest.raises(ValueError):
+            gpu.Row.of(text)
+
+
+@pytest.mark.parametrize("objective", ["hard-NS", "InfoNCE"])
+def test_the_settings_of_a_bare_machine_are_those_of_conf_yaml(objective):
+    triplets = objective != "InfoNCE"
+    setting = "criteria.TripletLoss.sampling=hard-NS" if triplets else "param_conf.criterion=InfoNCE"
+    overrides = [setting, "param_conf.precision=bfloat16", "param_conf.tf32=true", "param_conf.compile=true"]
+    whole, ours = load_conf(ROOT / "conf.yaml", overrides), paper_settings(objective, "bfloat16", True, True)
+    for name, section in ours.model_dump().items():
+        own = getattr(whole, name).model_dump()
+        assert section == {key: own[key] for key in section}
+        assert name == "audio_logmel" or section.keys() == own.keys()
+
+
+def test_the_sparse_matrix_of_a_bare_machine_is_scipys():
+    rng = np.random.default_rng(0)
+    rows, columns, values = np.repeat([0, 2, 3], 6), rng.integers(0, 5, 18), rng.random(18, dtype=np.float32)
+    ours, theirs = (kind((values, (rows, columns)), shape=(4, 5)) for kind in (SparseRows, csr_array))
+    table, some = rng.random((5, 3), dtype=np.float32), np.array([3, 0, 1, 3])
+    for mine, scipys in ((ours, theirs), (ours[some], theirs[some])):
+        np.testing.assert_allclose(mine @ table, scipys @ table, rtol=1e-6)
+        np.testing.assert_array_equal(mine.indptr, scipys.indptr)
+        np.testing.assert_array_equal(mine.indices, scipys.indices)
+        np.testing.assert_allclose(mine.data, scipys.data, rtol=1e-6)
+
+
+def test_batches_of_the_gpu_benchmark_are_counted_padded_and_clips_share_no_frames():
+    split = gpu.own_frames(synthetic_split(5, (20, 30), 2), 0)
+    assert len({log_mel.untyped_storage().data_ptr() for log_mel in split.log_mels}) == 5
+    sizes = gpu.padded(split, 4)
+    assert [pairs for pairs, _, _ in sizes] == [4, 4, 2]
+    assert sum(pairs * frames for pairs, frames, _ in sizes) > 2 * sum(split.frames)
+    assert {frames for _, frames, _ in sizes} <= set(split.frames)
+
+
+def test_traffic_is_what_operators_read_and_write():
+    a, b = torch.zeros(3, 4), torch.zeros(4, 5)
+    with gpu.Traffic() as traffic:
+        (a @ b.T.T).relu()
+    assert traffic.bytes == 4 * (12 + 20 + 15) + 4 * (15 + 15)

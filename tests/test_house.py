@@ -9,8 +9,9 @@ from graphlib import TopologicalSorter
 import pytest
 import torch
 
-from tests.helpers import ROOT
+from tests.helpers import CPU, ROOT, run
 from utils import sampling_utils
+from utils.common.processes import pick_device
 from utils.score_utils import BatchScores
 
 PURE = ("score_utils", "sampling_utils", "criterion_utils", "metric_utils")
@@ -95,6 +96,11 @@ def test_the_tests_that_the_documentation_names_are_there():
     ours = {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text())
     assert len(named) > 20 and set(named) <= ours
+
+
+def test_what_a_test_starts_sees_no_gpu():
+    assert run("-c", "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))") == "''\n"
+    assert pick_device() == CPU
 
 
 def test_the_golden_values_can_be_computed_anew():

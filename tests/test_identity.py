@@ -221,7 +221,10 @@ def test_a_sweep_is_no_trial(folder):
     assert {path.name for path in sweep.iterdir()} == {"points", "conf.yaml"}
 
 
-@pytest.mark.parametrize("lost", [["checkpoint_last.pt"], ["checkpoint_best.pt", "checkpoint_last.pt", "metrics.jsonl"]])
+LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
+
+
+@pytest.mark.parametrize("lost", [[LAST], [LAST, BEST, "metrics.jsonl"]])
 def test_a_trial_that_lost_its_last_checkpoint_does_not_start_over(folder, lost):
     trial = only_trial(folder)
     for name in lost:

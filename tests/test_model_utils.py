@@ -32,6 +32,7 @@ from utils.model_utils import (
 from utils.sampling_utils import STRATEGIES
 
 FULL = TripletLoss(0.5, "full-batch-NS")
+CUDA = torch.device("cuda")
 
 
 @pytest.fixture
@@ -141,6 +142,20 @@ def test_a_compiled_model_takes_the_same_step(split, model):
     assert list(plain.state_dict()) == list(model.state_dict())
 
 
+@pytest.mark.parametrize("device", [CPU, CUDA])
+def test_compiling_for_cuda_alone_uses_its_graphs(model, device, monkeypatch):
+    given = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: module)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **options: given.append((module, options)))
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    prepare_model(conf_with("param_conf.compile=true"), model, device)
+    ((compiled, options),) = given
+    assert compiled is model.audio_enc.cnn and options.pop("dynamic")
+    torch.compile(compiled, **options)  # which refuses options that are none
+    graphs = torch._inductor.list_mode_options("reduce-overhead")
+    assert graphs.items() <= options.get("options", {}).items() if device == CUDA else options == {}
+
+
 def test_compiling_without_a_compiler_is_said(model, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(UserError, match=r"param_conf\.compile: true needs a C\+\+ compiler"):
@@ -151,7 +166,7 @@ def test_compiling_without_a_compiler_is_said(model, monkeypatch):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_gpu_takes_the_same_step(split, model, name):
     losses = []
-    for device, each in ((CPU, copy.deepcopy(model)), (torch.device("cuda"), model)):
+    for device, each in ((CPU, copy.deepcopy(model)), (CUDA, model)):
         prepare_model(conf_with(), each, device)
         state = state_of(each.eval(), TripletLoss(0.5, "full-batch-NS" if name == "random-NS" else name), device)
         losses += [step(state, split, [0, 4, 8, 12]), evaluate(state, split, {}, 6)["val_obj"]]

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from models.audio_encoders import TIME_POOLING
 from models.core import CRNNWordModel
+from utils.common.processes import all_reduce_sum, broadcast_buffers, on_rank_zero, own_share, world_size
 from utils.criterion_utils import negative_mask
 from utils.data_utils import Split
 from utils.metric_utils import both_directions
@@ -64,21 +65,36 @@ def score_split(
 def score_words(
     model: CRNNWordModel, split: Split, words: np.ndarray, keep_steps: bool = False
 ) -> tuple[np.ndarray, dict[int, Tensor]]:
-    """The score of each word (V,), by id, with every clip: (V, C) float32; and the clips' steps, if they are kept."""
+    """The score of each word (V,), by id, with every clip: (V, C) float32; and the clips' steps, if they are kept.
+
+    Several ranks encode and score a share of the clips each; every rank gets all.
+    """
     embeds = model.text_branch(torch.from_numpy(words).to(model.device).unsqueeze(0))[0]  # (V, E)
-    scores = torch.empty(len(words), len(split.frames), device=model.device)
+    scores = torch.zeros(len(words), len(split.frames), device=model.device)
     kept = {}
     for clip, steps in encode_clips(model, split):
         scores[:, clip] = word_scores(steps, split.frames[clip], embeds)
         if keep_steps:
             kept[clip] = steps.clone()  # not the batch that it is a part of
-    return scores.cpu().numpy(), kept
+    return all_reduce_sum(scores).cpu().numpy(), _everyones(kept, split, embeds) if keep_steps else kept
+
+
+def _everyones(kept: dict[int, Tensor], split: Split, like: Tensor) -> dict[int, Tensor]:
+    """The steps of all clips, from those of this rank's share."""
+    if world_size() == 1:
+        return kept
+    lens = [frames // TIME_POOLING for frames in split.frames]
+    steps = [kept.get(clip, like.new_zeros(1, length, like.shape[1])) for clip, length in enumerate(lens)]
+    return dict(enumerate(all_reduce_sum(torch.cat(steps, dim=1)).split(lens, dim=1)))
 
 
 @torch.no_grad()
 def encode_clips(model: CRNNWordModel, split: Split) -> Iterator[tuple[int, Tensor]]:
-    """Each clip's index and steps (1, L, E), each clip encoded once, at its own length; shortest clips first."""
-    for clips in _groups(split.frames, at_once=64 if model.device.type == "cuda" else 4):
+    """Of this rank's share, each clip's index and steps (1, L, E), at its own length; shortest clips first.
+
+    Whole groups are shared out: what a clip is encoded to does not depend on the number of ranks, to the bit.
+    """
+    for clips in own_share(list(_groups(split.frames, at_once=64 if model.device.type == "cuda" else 4))):
         log_mels = [split.log_mels[clip] for clip in clips]
         lens = torch.tensor([len(log_mel) for log_mel in log_mels])
         audio = pad_sequence(log_mels, batch_first=True)
@@ -151,17 +167,26 @@ def objective(
 def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], batch_size: int) -> dict[str, float]:
     """The validation objective, further losses by name, mAP in both directions and the spread of the scores.
 
-    Raises Diverged where the scores are not finite.
+    Several ranks encode the clips together, by the running statistics of rank zero, which does the rest.
+
+    Raises Diverged, on rank zero, where the scores are not finite.
     """
     state.model.eval()
+    broadcast_buffers(state.model)
     scores = score_split(state.model, split, keep_steps=True)
+    return on_rank_zero(lambda: _results(state, scores, metrics, batch_size))
+
+
+def _results(
+    state: TrainState, scores: SplitScores, metrics: dict[str, nn.Module], batch_size: int
+) -> dict[str, float]:
     if not np.isfinite(scores.cross).all():
         raise Diverged("the validation scores are not finite", [])
     losses = {
         name: objective(state.model, scores, criterion, batch_size, state.mask_words)
         for name, criterion in ({"obj": state.criterion} | metrics).items()
     }
-    retrieval = both_directions(scores.cross, split.caption_clips)
+    retrieval = both_directions(scores.cross, scores.split.caption_clips)
     text_to_audio, audio_to_text = retrieval["text_to_audio"]["mAP"], retrieval["audio_to_text"]["mAP"]
     return {
         **{f"val_{name}": loss for name, loss in losses.items()},

@@ -5,6 +5,7 @@ import shutil
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,17 +26,21 @@ from utils.common.processes import (
     world_size,
 )
 from utils.common.steps import INDEXING
-from utils.conf.schema import Conf
 from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
 from utils.data_utils import Batch, Split
-from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
 from utils.score_utils import AT_ONCE, BatchScores, batch_scores, self_step_score_matrix
+
+if TYPE_CHECKING:
+    from utils.conf.schema import Conf
 
 # How many times over a step holds its images and similarities, gradients and the heap's gaps among them: fitted to 22
 # peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
 IMAGE_COPIES, WORD_COPIES, PAIR_COPIES = 2.1, 6.5, 2
 OFF_BY = 1.26  # at the most, there
+# torch.compile's mode "reduce-overhead": it records a CUDA graph for each padded length that it meets, and replays it
+# without launching kernels one by one; without the warning that there are many lengths
+CUDA_GRAPHS = {"options": {"triton.cudagraphs": True, "triton.cudagraph_dynamic_shape_warn_limit": None}}
 
 
 @dataclass
@@ -58,7 +63,7 @@ class TrainState:
         return {name: getattr(self, name) for name in names}
 
 
-def build_state(conf: Conf, word_vectors: np.ndarray, device: torch.device) -> TrainState:
+def build_state(conf: "Conf", word_vectors: np.ndarray, device: torch.device) -> TrainState:
     """The configured model around the word vectors (V, E), its objective and its optimiser, on a device.
 
     Weights are drawn from torch's generator.
@@ -71,13 +76,15 @@ def build_state(conf: Conf, word_vectors: np.ndarray, device: torch.device) -> T
     return TrainState(model, criterion, optimizer, scheduler, device, params.precision, **conf.score.model_dump())
 
 
-def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> None:
+def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -> None:
     """Say what a step by the split's longest batch will need, estimated, and which clip it is as long as.
 
     Several ranks share the memory of a CPU; each has a GPU's for its shard alone.
 
     Raises UserError where that is more than is free, and by more than an estimate is off.
     """
+    from utils.dataset.index import read_table  # with pandas, which training itself does without
+
     pairs, clip = min(conf.param_conf.batch_size, len(split.captions)), int(np.argmax(split.frames))
     share, free = pairs, free_memory()
     if device.type == "cuda":
@@ -97,7 +104,7 @@ def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> 
 
 
 @torch.no_grad()
-def step_memory(conf: Conf, dim: int, clips: int, frames: int, words: int) -> float:
+def step_memory(conf: "Conf", dim: int, clips: int, frames: int, words: int) -> float:
     """Bytes that a training step takes, within a quarter of what it took where it was measured.
 
     They are those of the CNN's images, whose sizes its layers tell, of the similarities of frames with words, and of
@@ -119,13 +126,13 @@ def step_memory(conf: Conf, dim: int, clips: int, frames: int, words: int) -> fl
     return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)
 
 
-def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
+def build_model(conf: "Conf", word_vectors: np.ndarray) -> CRNNWordModel:
     """The configured model around the word vectors (V, E)."""
     trainable = conf.CRNNWordModel.text_enc.trainable
     return CRNNWordModel(conf.audio_logmel.n_mels, word_vectors.shape[1], torch.from_numpy(word_vectors), trainable)
 
 
-def prepare_model(conf: Conf, model: CRNNWordModel, device: torch.device) -> None:
+def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> None:
     """Move the model to its device, and set up what makes it fast there, as far as the configuration allows."""
     model.to(device)
     if device.type == "cpu":
@@ -136,10 +143,11 @@ def prepare_model(conf: Conf, model: CRNNWordModel, device: torch.device) -> Non
     if conf.param_conf.compile:
         if device.type == "cpu" and not any(map(shutil.which, ("c++", "g++", "clang++"))):
             raise UserError("param_conf.compile: true needs a C++ compiler; install one, or set it to false")
-        model.audio_enc.cnn.compile(dynamic=True)  # in place: the state dict's keys stay
+        options = CUDA_GRAPHS if device.type == "cuda" else {}
+        model.audio_enc.cnn.compile(dynamic=True, **options)  # in place: the state dict's keys stay
 
 
-def build_optimizer(conf: Conf, *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
+def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
     """Adam over the modules' trainable parameters, and its learning-rate schedule on the validation objective."""
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     optimizer = torch.optim.Adam(trainable, **conf.AdamOptimizer.model_dump(), fused=trainable[0].is_cuda)

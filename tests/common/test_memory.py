@@ -5,7 +5,7 @@ from utils.common import memory
 NO_LIMIT = float("inf")
 
 
-@pytest.mark.parametrize(("limit", "free"), [("max", NO_LIMIT), ("1000", 800), ("nonsense", NO_LIMIT), (None, NO_LIMIT)])
+@pytest.mark.parametrize(("limit", "free"), [("max", NO_LIMIT), ("1000", 800), ("x", NO_LIMIT), (None, NO_LIMIT)])
 def test_a_containers_limit_counts(tmp_path, monkeypatch, limit, free):
     """What it has taken holds files that were read, which it gives back."""
     monkeypatch.setattr(memory, "CGROUP", tmp_path)

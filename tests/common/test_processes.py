@@ -2,9 +2,12 @@
 
 import copy
 import os
+import signal
 import socket
 import time
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from multiprocessing import get_context
 from typing import NamedTuple
@@ -14,14 +17,17 @@ import torch
 import torch.distributed as dist
 
 from tests.helpers import CPU, ROOT, random_model, random_split, state_of
+from utils import evaluation_utils
 from utils.common import processes
 from utils.common.errors import UserError
-from utils.common.processes import all_reduce_sum, process_group, require_pair_each, shard
+from utils.common.processes import all_reduce_sum, on_rank_zero, process_group, require_pair_each, shard
 from utils.conf.reading import load_conf
 from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import batches
+from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, prepare_model, seed_epoch, train_epoch, train_step
 
+CUDA = torch.device("cuda")
 FORKS = get_context("forkserver")  # imports once for all processes
 FORKS.set_forkserver_preload([__name__])
 
@@ -123,8 +129,29 @@ def train_with_dropout():
     return [results["train_loss"], dict(state.model.named_parameters()), torch.initial_seed()]
 
 
+def evaluate_apart(clips):
+    """An evaluation of a split of so many clips, in groups of two, where the ranks' running statistics differ."""
+    evaluation_utils.FRAMES_AT_ONCE = 60
+    whole, criterion = make_split(), TripletLoss(0.01, "hard-audio-NS")
+    kept = [caption for caption, clip in enumerate(whole.caption_clips) if clip < clips]
+    split = replace(
+        whole,
+        fids=whole.fids[:clips],
+        log_mels=whole.log_mels[:clips],
+        captions=[whole.captions[caption] for caption in kept],
+        caption_clips=whole.caption_clips[kept],
+    )
+    state = state_of(random_model(), criterion)
+    state.model.audio_enc.cnn[0].running_mean -= processes.rank()
+    return evaluate(state, split, {"semi_hard": TripletLoss(0.5, "semi-hard-NS")}, 5)
+
+
+def evaluations():
+    return [evaluate_apart(clips) for clips in (6, 5, 1)]
+
+
 def all_jobs():
-    return [train_cases(CASES), train_with_dropout()]
+    return [train_cases(CASES), train_with_dropout(), evaluations()]
 
 
 @pytest.fixture(scope="module")
@@ -134,54 +161,122 @@ def two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_two_processes_are_one(two_processes, case):
-    for steps, _ in two_processes:
+    for steps, _, _ in two_processes:
         same_steps(steps[CASES.index(case)], train(case))
 
 
-def test_a_batch_smaller_than_the_processes(tmp_path):
-    for steps in in_processes(3, partial(train_cases, SHORT), tmp_path):
+def of_three():
+    return [train_cases(SHORT), evaluations()]
+
+
+@pytest.fixture(scope="module")
+def three_processes(tmp_path_factory):
+    return in_processes(3, of_three, tmp_path_factory.mktemp("three"))
+
+
+def test_a_batch_smaller_than_the_processes(three_processes):
+    for steps, _ in three_processes:
         for ours, case in zip(steps, SHORT, strict=True):
             same_steps(ours, train(case))
 
 
+def test_processes_that_share_out_the_encoding_evaluate_as_one(two_processes, three_processes, monkeypatch):
+    monkeypatch.setattr(evaluation_utils, "FRAMES_AT_ONCE", 60)
+    alone = evaluations()
+    assert [results for *_, results in (*two_processes, *three_processes)] == [alone] * 5  # to the bit
+
+
+def test_each_rank_encodes_its_share(monkeypatch):
+    encoded, split, model = [], make_split(), random_model().eval()
+    monkeypatch.setattr(evaluation_utils, "FRAMES_AT_ONCE", 60)
+    for place in range(3):
+        monkeypatch.setattr(processes, "world_size", lambda: 3)
+        monkeypatch.setattr(processes, "rank", lambda place=place: place)
+        encoded.append([clip for clip, _ in evaluation_utils.encode_clips(model, split)])
+    assert sorted(clip for share in encoded for clip in share) == list(range(6)) and max(map(len, encoded)) < 6
+
+
 def test_processes_stay_alike_though_each_has_its_own_dropout(two_processes):
-    (_, (loss, weights, seed)), (_, (their_loss, their_weights, their_seed)) = two_processes
+    (_, (loss, weights, seed), _), (_, (their_loss, their_weights, their_seed), _) = two_processes
     assert loss == their_loss and seed != their_seed
     assert all(torch.equal(weights[name], their_weights[name]) for name in weights)
 
 
-def wait_in_a_collective(place, port, folder):
+def wait_for_the_other(place, port, folder, wait):
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(place), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    os.environ["LOCAL_RANK"] = str(place)
+    os.environ |= {"LOCAL_RANK": str(place), "CUDA_VISIBLE_DEVICES": ""}  # gloo
+    processes.SILENCE, processes.BEAT = timedelta(seconds=3), 0.1
+    os.dup2(os.open(folder / f"{place}.err", os.O_WRONLY | os.O_CREAT), 2)
     with process_group():
         all_reduce_sum(torch.zeros(1))
         (folder / str(place)).touch()
         if place == 0:
-            all_reduce_sum(torch.zeros(1))
+            wait()
         time.sleep(60)
 
 
-def test_a_process_that_waits_for_another_obeys_torchrun(tmp_path):
+def wait_in_a_collective():
+    all_reduce_sum(torch.zeros(1))
+
+
+def work_alone():
+    on_rank_zero(partial(time.sleep, 60))
+
+
+@contextmanager
+def two_that_wait(folder, wait):
+    """Two processes that have met; the first waits for the second, which does nothing."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # a free one
-    first, second = (FORKS.Process(target=wait_in_a_collective, args=(place, port, tmp_path)) for place in range(2))
-    first.start()
-    second.start()
-    while len(list(tmp_path.iterdir())) < 2:
-        assert first.is_alive() and second.is_alive()
-        time.sleep(0.1)
-    first.terminate()
-    first.join(timeout=20)
-    second.kill()
-    assert first.exitcode == 2
+    started = [FORKS.Process(target=wait_for_the_other, args=(place, port, folder, wait)) for place in range(2)]
+    for process in started:
+        process.start()
+    try:
+        while not all((folder / str(place)).exists() for place in range(2)):
+            assert all(process.is_alive() for process in started)
+            time.sleep(0.1)
+        yield started
+    finally:
+        for process in started:
+            process.kill()
+
+
+def test_a_process_that_waits_for_another_obeys_torchrun(tmp_path):
+    with two_that_wait(tmp_path, wait_in_a_collective) as (first, _):
+        first.terminate()
+        first.join(timeout=20)
+        assert first.exitcode == 2
+
+
+@pytest.mark.parametrize("wait", [wait_in_a_collective, work_alone])
+@pytest.mark.parametrize("end", [signal.SIGSTOP, signal.SIGKILL], ids=["silent", "killed"])
+def test_a_dead_process_ends_the_others_with_one_line(tmp_path, wait, end):
+    with two_that_wait(tmp_path, wait) as (first, second):
+        os.kill(second.pid, end)  # stopped, its connections stay open, as those to a machine that died
+        first.join(timeout=20)
+        (line,) = (tmp_path / "0.err").read_text().splitlines()
+        assert first.exitcode == 2 and line.startswith(f"error: {processes.KILLED}")
+    assert processes.SILENCE + timedelta(seconds=processes.BEAT) < timedelta(minutes=5)
+
+
+def test_a_gpu_each_is_said_to_nccl(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert processes._backend() == {"backend": "nccl", "device_id": torch.device("cuda", 1)} and chosen == [1]
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 2 has no GPU"):
+        processes._backend()
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="fewer than two CUDA devices")
 def test_two_gpus_with_synchronised_batch_norm_are_one(tmp_path):
-    cases, cuda = [case._replace(live=True) for case in CASES], torch.device("cuda")
-    for steps in in_processes(2, partial(train_cases, cases, cuda), tmp_path, "nccl"):
+    cases = [case._replace(live=True) for case in CASES]
+    for steps in in_processes(2, partial(train_cases, cases, CUDA), tmp_path, "nccl"):
         for ours, case in zip(steps, cases, strict=True):
-            same_steps(ours, train(case, cuda))
+            same_steps(ours, train(case, CUDA))
 
 
 def test_synchronised_batch_norm_leaves_evaluation_and_state_dict_as_they_are():

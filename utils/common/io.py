@@ -14,8 +14,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tqdm import tqdm
-
 from utils.common.errors import UserError
 
 
@@ -117,6 +115,8 @@ def require_file(path: Path | str, made_by: str) -> None:
 def progress(items: Iterable, title: str, total: int, seconds: float = 10.0) -> Iterator:
     """Iterate with a tqdm bar on a terminal, else with a plain line every `seconds`."""
     if sys.stderr.isatty():
+        from tqdm import tqdm
+
         yield from tqdm(items, desc=title, total=total, leave=False)
         return
     last = time.monotonic()

@@ -13,12 +13,12 @@ import multiprocessing
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout, suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,7 +29,9 @@ from utils.common.sigterm import call_on_sigterm
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(hours=2)  # of one collective: longer than rank zero evaluates while the other ranks wait
+TIMEOUT = timedelta(hours=2)  # of one collective: longer than rank zero works alone while the other ranks wait
+SILENCE = timedelta(minutes=4)  # after which a process that nothing is heard of counts as dead
+BEAT = 5  # seconds between two signs of life
 FAILED = "failed"  # the shared store's key for how many processes have failed
 KILLED = (
     "one of this run's processes was killed or cannot be reached, or torchrun was told to stop; go on from the last "
@@ -46,7 +48,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """This process's rank among them; rank zero prints, evaluates and writes."""
+    """This process's rank among them; rank zero prints, sums up evaluations and writes."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
@@ -65,11 +67,10 @@ def process_group() -> Iterator[None]:
     call_on_sigterm(partial(_report_being_ended, failures, leaving))
     try:
         with _silence() if place > 0 else ExitStack():
-            dist.init_process_group(_backend(), store=store, rank=place, world_size=processes, timeout=TIMEOUT)
-            yield
+            dist.init_process_group(store=store, rank=place, world_size=processes, timeout=TIMEOUT, **_backend())
+            with _heartbeat(partial(_report_being_ended, failures, leaving)):
+                yield
     except (Exception, KeyboardInterrupt, SystemExit) as error:
-        if isinstance(error, SystemExit) and not error.code:  # --help, in each of them
-            raise
         leaving.acquire()
         leave(complain(error) if _first_to_fail(failures) else 2)
     dist.destroy_process_group()
@@ -106,14 +107,44 @@ def require_one_process(what: str) -> None:
         raise UserError(f"{what}: starts its own processes; run it with python instead of torchrun")
 
 
-def _backend() -> str:
+@contextmanager
+def _heartbeat(lost: Callable[[], None]) -> Iterator[None]:
+    """Within it, `lost` is called, in a thread of its own, once a process has ended or is silent for SILENCE.
+
+    A connection to a machine that died stays open, and a collective may well have hours of rank zero's work to wait
+    for. So a thread of each process meets the others' every few seconds, until all are through.
+    """
+    group, through = dist.new_group(backend="gloo", timeout=SILENCE), threading.Event()
+
+    def beat() -> None:
+        ended = torch.zeros(1)
+        try:
+            while ended < world_size():
+                ended.fill_(through.wait(BEAT))
+                dist.all_reduce(ended, group=group)
+        except RuntimeError:
+            lost()
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    except SystemExit as end:
+        if end.code:  # else --help, in each of them
+            raise
+    through.set()
+    thread.join()
+
+
+def _backend() -> dict[str, Any]:
+    """What the process group is made of: NCCL and this process's own GPU, or gloo on the CPU."""
     if not torch.cuda.is_available():
-        return "gloo"
+        return {"backend": "gloo"}
     local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
     if local >= gpus:
         raise UserError(f"process {local} has no GPU: this machine has {gpus}; start at most so many, one each")
     torch.cuda.set_device(local)
-    return "nccl"
+    return {"backend": "nccl", "device_id": torch.device("cuda", local)}
 
 
 @contextmanager
@@ -179,6 +210,13 @@ def broadcast_weights(model: nn.Module) -> None:
         _collective(dist.barrier)
 
 
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give every rank rank zero's running statistics, which are what a checkpoint keeps; on CPUs they are its own."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            _collective(dist.broadcast, buffer, 0)
+
+
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Replace the gradients by their sums over ranks, in one collective."""
     if world_size() == 1:
@@ -196,6 +234,17 @@ def _collective(collective: Callable, *args: object) -> None:
     except RuntimeError as error:
         reason = str(error).partition(". ")[0]
         raise UserError(f"{KILLED} ({reason})") from None
+
+
+# --- sharing out -----------------------------------------------------------------------------------------
+
+
+def own_share(items: Sequence[T]) -> Sequence[T]:
+    """This rank's share of what is there to do: every so many, which is even where the work grows along them.
+
+    What comes of each, written into zeros, is everyone's after `all_reduce_sum`.
+    """
+    return items[rank() :: world_size()]
 
 
 # --- shards of a batch -----------------------------------------------------------------------------------
