@@ -232,7 +232,7 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     metrics, files = {}, []
     for name in conf.data_conf.splits:
         split = load_split(paths, name, WORDS, conf.audio_logmel.n_mels)
-        scores = score_split(model, split).cross
+        scores = score_split(model, split).cross.numpy()
         caption_fids = [split.fids[clip] for clip in split.caption_clips]
         files.append(scores_path(trial, name))
         save_scores(files[-1], StoredScores(scores, split.fids, split.tids, caption_fids, 1))

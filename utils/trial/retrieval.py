@@ -42,10 +42,10 @@ def score_trial(trial: Path, conf: Conf) -> None:
         scores = score_split(model, split, all_words=True)
         caption_fids = [split.fids[clip] for clip in split.caption_clips]
         path = scores_path(trial, name)
-        save_scores(path, StoredScores(scores.cross, split.fids, split.tids, caption_fids, epoch))
+        save_scores(path, StoredScores(scores.cross.cpu().numpy(), split.fids, split.tids, caption_fids, epoch))
         print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
         path = word_scores_path(trial, name)
-        save_word_scores(path, WordScores(scores.by_word, words, split.fids, epoch))
+        save_word_scores(path, WordScores(scores.by_word.cpu().numpy(), words, split.fids, epoch))
         print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
     outputs = [path(trial, name) for name in splits for path in (scores_path, word_scores_path)]
     record_files(trial, SCORING, [trial / BEST], outputs, data=data_digests(conf, splits), sources=sources(conf))
