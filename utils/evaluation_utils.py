@@ -6,7 +6,7 @@ Shapes: C clips, M captions, V vocabulary, B batches of N pairs.
 """
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -67,33 +67,28 @@ def score_words(
 ) -> tuple[Tensor, EncodedClips | None]:
     """The score of each word, of (V, E), with every clip: (V, C); and what the clips were encoded to, if it is kept."""
     groups = _groups(split.frames, at_once=64 if model.device.type == "cuda" else 4)
-    frames, starts = np.array(split.frames), np.zeros(len(split.frames), np.int64)
-    rows = words.new_empty(sum(_steps(frames[clips]) for clips in groups) if keep_steps else 0, words.shape[1])
-    scores, row, column = words.new_empty(len(words), len(frames)), 0, 0
-    for clips, steps in zip(groups, encode_groups(model, split, groups), strict=True):
-        scores[:, column : column + len(clips)] = group_word_scores(steps, frames[clips].tolist(), words)
-        column += len(clips)
+    frames, order = np.array(split.frames), np.concatenate(groups)
+    counts, lengths = np.array([[len(clips), frames[clips[0]] // TIME_POOLING] for clips in groups]).T
+    columns, rows = (np.cumsum(sizes) - sizes for sizes in (counts, counts * lengths))  # where each group begins
+    scores = words.new_zeros(len(words), len(frames))
+    steps = words.new_zeros(counts @ lengths if keep_steps else 0, words.shape[1])
+    for clips, column, row in zip(groups, columns, rows, strict=True):
+        encoded = encode_clips(model, split, clips)  # (N, L, E)
+        scores[:, column : column + len(clips)] = group_word_scores(encoded, frames[clips].tolist(), words)
         if keep_steps:
-            rows[row : row + steps.shape[0] * steps.shape[1]] = steps.flatten(0, 1)
-            starts[clips] = row + np.arange(len(clips)) * steps.shape[1]
-            row += steps.shape[0] * steps.shape[1]
-    columns = np.argsort(np.concatenate(groups))  # (C,): where each clip's is
-    by_word = scores.index_select(1, send(torch.from_numpy(columns), model.device))
-    return by_word, EncodedClips(rows, starts, frames) if keep_steps else None
+            steps[row : row + encoded.shape[0] * encoded.shape[1]] = encoded.flatten(0, 1)
+    places = np.argsort(order)  # (C,) of the clips in that order
+    by_word = scores.index_select(1, send(torch.from_numpy(places), model.device))
+    starts = np.concatenate([row + length * np.arange(n) for row, length, n in zip(rows, lengths, counts, strict=True)])
+    return by_word, EncodedClips(steps, starts[places], frames) if keep_steps else None
 
 
-def encode_groups(model: CRNNWordModel, split: Split, groups: list[list[int]]) -> Iterator[Tensor]:
-    """The steps (N, L, E) of each group of clips; of clip i those hold that stand for its own frames."""
-    for clips in groups:
-        log_mels = [split.log_mels[clip] for clip in clips]
-        audio = pad_sequence(log_mels, batch_first=True)
-        audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
-        yield model.audio_steps(send(audio, model.device), torch.tensor([len(log_mel) for log_mel in log_mels]))
-
-
-def _steps(frames: np.ndarray) -> int:
-    """Steps of a group of clips, padded to the longest."""
-    return len(frames) * int(frames.max() // TIME_POOLING)
+def encode_clips(model: CRNNWordModel, split: Split, clips: list[int]) -> Tensor:
+    """The steps of some clips, those of the most steps first: (N, L, E), of each those that its own frames make."""
+    log_mels = [split.log_mels[clip] for clip in clips]
+    audio = pad_sequence(log_mels, batch_first=True)
+    audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
+    return model.audio_steps(send(audio, model.device), torch.tensor([len(log_mel) for log_mel in log_mels]))
 
 
 def _groups(frames: list[int], at_once: int) -> list[list[int]]:
