@@ -8,12 +8,13 @@ from torch.nn.utils.rnn import pad_sequence
 from models import audio_encoders
 from tests.helpers import embedding_scores, random_model, random_split, state_of
 from utils import evaluation_utils
-from utils.criterion_utils import TripletLoss, negative_mask
+from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import collate
-from utils.evaluation_utils import evaluate, objective, score_split, scores_of_batch
+from utils.evaluation_utils import PairBatches, evaluate, score_split
 from utils.metric_utils import both_directions
 from utils.model_utils import Diverged
-from utils.score_utils import score_matrix
+from utils.sampling_utils import STRATEGIES
+from utils.score_utils import BatchScores, score_matrix
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def test_scores_of_a_split_are_those_of_each_clip_and_caption_alone(split, model
     for clip, caption in np.ndindex(*scores.cross.shape):
         with torch.no_grad():
             audio, text = model(split.log_mels[clip].unsqueeze(0), split.captions[caption].unsqueeze(0))
-        assert scores.cross[clip, caption] == pytest.approx(score_matrix(audio, text).item(), abs=1e-6)
-    assert not scores.steps
+        assert scores.cross[clip, caption].item() == pytest.approx(score_matrix(audio, text).item(), abs=1e-6)
+    assert scores.clips is None
 
 
 def test_a_long_clip_is_encoded_apart(split, model, monkeypatch):
@@ -45,7 +46,9 @@ def test_a_long_clip_is_encoded_apart(split, model, monkeypatch):
     assert [int(sizes[0]) for sizes in encoded][-1] == 1 and len(encoded) > 2
     assert all(int(sizes[0]) * 4 * len(sizes) <= 80 for sizes in encoded[:-1])
     np.testing.assert_allclose(parts.cross, whole.cross, atol=1e-6)
-    assert parts.steps[3].shape == (1, 100, 20)
+    assert parts.clips.of(3).shape == (1, 100, 20)
+    for clip in range(6):
+        torch.testing.assert_close(parts.clips.of(clip), whole.clips.of(clip), rtol=0, atol=1e-4)
 
 
 def test_all_words_have_their_scores_by_id(split, model):
@@ -54,7 +57,7 @@ def test_all_words_have_their_scores_by_id(split, model):
     for word, clip in np.ndindex(*scores.by_word.shape):
         with torch.no_grad():
             audio, text = model(split.log_mels[clip].unsqueeze(0), torch.tensor([[word]]))
-        assert scores.by_word[word, clip] == pytest.approx(score_matrix(audio, text).item(), abs=1e-5)
+        assert scores.by_word[word, clip].item() == pytest.approx(score_matrix(audio, text).item(), abs=1e-5)
 
 
 @torch.no_grad()
@@ -69,22 +72,147 @@ def plain_scores(model, split, captions, mask_words):
 
 
 @pytest.mark.parametrize("mask_words", [False, True])
-def test_scores_of_a_batch_are_those_of_every_clip_at_its_own_length(split, model, mask_words):
-    captions = [0, 1, 4, 7, 8, 12, 17]
-    ours = scores_of_batch(model, score_split(model, split, keep_steps=True), np.array(captions), mask_words)
-    theirs = plain_scores(model, split, captions, mask_words)
-    torch.testing.assert_close(ours.audio_text, theirs.audio_text)
-    torch.testing.assert_close(ours.text_text(), theirs.text_text())
-    torch.testing.assert_close(ours.audio_audio(), theirs.audio_audio())
+def test_scores_of_batches_are_those_of_every_clip_at_its_own_length(split, model, mask_words):
+    captions = np.array([[0, 1, 4, 7, 8, 12, 17], [17, 2, 2, 9, 10, 15, 5]])
+    scores = score_split(model, split, keep_steps=True)
+    ours = PairBatches(scores, 18, mask_words).batch_scores(captions)
+    text_text, audio_audio = ours.text_text(), ours.audio_audio()
+    for batch, batch_captions in enumerate(captions.tolist()):
+        theirs = plain_scores(model, split, batch_captions, mask_words)
+        torch.testing.assert_close(ours.audio_text[batch], theirs.audio_text)
+        torch.testing.assert_close(text_text[batch], theirs.text_text())
+        torch.testing.assert_close(audio_audio[batch], theirs.audio_audio())
+
+
+def test_clips_and_captions_that_are_the_same_tie_exactly(split, model):
+    """Then it is the first that a strategy takes, not the one that rounding favours."""
+    split.captions[4], split.captions[11] = torch.tensor([3, 1, 3, 2]), torch.tensor([2, 3, 1, 3])
+    batches = PairBatches(score_split(model, split, keep_steps=True), 18, mask_words=False)
+    captions = np.random.default_rng(1).permutation(18)
+    scores, clips = batches.batch_scores(captions[None]), split.caption_clips[captions]
+    audio_audio, text_text = scores.audio_audio()[0], scores.text_text()[0]
+    for i, j in zip(*np.nonzero(clips[:, None] == clips), strict=True):
+        assert torch.equal(audio_audio[:, i], audio_audio[:, j]) and torch.equal(audio_audio[i], audio_audio[j])
+    assert torch.equal(audio_audio, audio_audio.T)
+    same = [captions.tolist().index(caption) for caption in (4, 11)]
+    assert torch.equal(text_text[:, same[0]], text_text[:, same[1]])
+
+
+PICKS = {  # of a strategy, for anchor i: what the audio and the text negative have the least of; S, T, A: all scores
+    "full-batch-NS": None,
+    "semi-hard-NS": lambda S, T, A, i, j: (abs(S[j, i] - S[i, i]), abs(S[i, j] - S[i, i])),
+    "hard-NS": lambda S, T, A, i, j: (-S[j, i], -S[i, j]),
+    "easy-text-NS": lambda S, T, A, i, j: (T[i, j], T[i, j]),
+    "hard-text-NS": lambda S, T, A, i, j: (-T[i, j], -T[i, j]),
+    "easy-audio-NS": lambda S, T, A, i, j: (A[i, j], A[i, j]),
+    "hard-audio-NS": lambda S, T, A, i, j: (-A[i, j], -A[i, j]),
+}
+
+
+def plain_loss(name, scores, clips, generator):
+    """The loss of a batch by loops over its definition, in float64; None where it has no negatives."""
+    S, T, A = scores
+    draws = None
+    if name == "random-NS" and len(set(clips)) > 1:
+        draws = [torch.rand((len(clips), len(clips)), generator=generator) for _ in range(2)]
+    terms = []
+    for i in range(len(clips)):
+        others = [j for j in range(len(clips)) if clips[j] != clips[i]]
+        if not others:
+            continue
+        if name == "InfoNCE":
+            rows = (np.exp(S[i, [i, *others]] / 0.07), np.exp(S[[i, *others], i] / 0.07))
+            terms.append(-sum(np.log(row[0] / row.sum()) for row in rows) / 2)
+            continue
+        picked = [others, others]
+        if draws:
+            picked = [[max(others, key=lambda j, draw=draw: draw[i, j])] for draw in draws]
+        elif PICKS[name]:
+            values = {j: np.round(PICKS[name](S, T, A, i, j), 12) for j in others}  # what ties in truth ties
+            picked = [[min(others, key=lambda j, side=side: values[j][side])] for side in (0, 1)]  # the first
+        audio, text = ([S[j, i] for j in picked[0]], [S[i, k] for k in picked[1]])
+        terms.append(sum(np.mean([max(0, score - S[i, i] + 0.5) for score in side]) for side in (audio, text)))
+    return np.mean(terms) if terms else None
+
+
+@torch.no_grad()
+def plain_objective(model, split, name, batch_size, mask_words):
+    """The mean over the batches of `plain_loss`, of scores by loops over clips and captions."""
+    model, order, losses = model.double(), np.random.default_rng(0).permutation(len(split.captions)), []
+    audio = [model.audio_branch(log_mel.double().unsqueeze(0))[0] for log_mel in split.log_mels]
+    text = [model.text_branch(caption.unsqueeze(0))[0] for caption in split.captions]
+    generator = torch.Generator().manual_seed(0)
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size].tolist()
+        clips = split.caption_clips[batch].tolist()
+        longest = max(len(text[caption]) for caption in batch)
+
+        def share(caption, longest=longest):
+            return 1 if mask_words else len(text[caption]) / longest
+
+        def mean(one, other):
+            return (one @ other.T).clamp(min=0).mean().item()
+
+        S = np.array([[mean(audio[clip], text[c]) * share(c) for c in batch] for clip in clips])
+        T = np.array([[mean(text[b], text[c]) * share(b) * share(c) for c in batch] for b in batch])
+        A = np.array([[mean(audio[one], audio[other]) for other in clips] for one in clips])
+        losses.append(plain_loss(name, (S, T, A), clips, generator))
+    model.float()
+    assert batch_size > 2 or None in losses  # a batch without negatives
+    return np.mean([loss for loss in losses if loss is not None])
 
 
 @pytest.mark.parametrize("mask_words", [False, True])
-def test_objective_of_one_batch_is_its_loss(split, model, mask_words):
-    criterion, captions = TripletLoss(0.01, "full-batch-NS"), list(range(18))
-    ours = objective(model, score_split(model, split), criterion, 18, mask_words)
-    negatives = negative_mask(torch.from_numpy(split.caption_clips))
-    theirs = criterion(plain_scores(model, split, captions, mask_words), negatives).loss
-    assert ours == pytest.approx(theirs.item(), abs=1e-6)
+@pytest.mark.parametrize("batch_size", [2, 5, 18])  # with and without a last short batch
+@pytest.mark.parametrize("name", ["InfoNCE", *STRATEGIES])
+def test_objective_is_the_plain_loops_mean(split, model, name, batch_size, mask_words):
+    split.captions[4] = split.captions[11].flip(0)  # the same words for two clips
+    if batch_size == 2:
+        first = np.random.default_rng(0).permutation(18)[:2]
+        split.caption_clips[first] = split.caption_clips[first[0]]
+    criterion = InfoNCE(0.07) if name == "InfoNCE" else TripletLoss(0.5, name)
+    batches = PairBatches(score_split(model, split, keep_steps=True), batch_size, mask_words)
+    expected = plain_objective(model, split, name, batch_size, mask_words)
+    assert batches.losses(criterion).mean().item() == pytest.approx(expected, abs=2e-6)
+
+
+@pytest.mark.parametrize("name", ["InfoNCE", *STRATEGIES])
+@torch.no_grad()
+def test_losses_of_all_batches_at_once_are_those_of_each_batch(split, model, name):
+    criterion = InfoNCE(0.07) if name == "InfoNCE" else TripletLoss(0.5, name)
+    batches = PairBatches(score_split(model, split, keep_steps=True), 5, mask_words=False)
+    generator, losses = torch.Generator().manual_seed(0), []
+    for captions in batches.captions:
+        stacked = batches.batch_scores(captions)
+        text_text, audio_audio = stacked.text_text(), stacked.audio_audio()
+        for cross, text, audio, batch in zip(stacked.audio_text, text_text, audio_audio, captions, strict=True):
+            one = BatchScores(cross, lambda text=text: text, lambda audio=audio: audio)
+            negatives = negative_mask(torch.from_numpy(split.caption_clips[batch]))
+            losses.append(criterion(one, negatives, generator).loss)
+    assert len(losses) == 4 and torch.equal(batches.losses(criterion), torch.stack(losses))
+
+
+def test_a_split_without_negatives_has_an_objective_of_0(split, model):
+    split.caption_clips[:] = 0
+    batches = PairBatches(score_split(model, split), 5, mask_words=False)
+    assert batches.losses(TripletLoss(0.5, "hard-NS")).tolist() == [0]
+
+
+def test_a_strategy_that_compares_no_clips_has_none_compared(split, model, monkeypatch):
+    monkeypatch.setattr(evaluation_utils, "clip_pair_scores", None)
+    monkeypatch.setattr(evaluation_utils, "caption_pair_scores", None)
+    assert np.isfinite(evaluate(state_of(model, TripletLoss(0.5, "semi-hard-NS")), split, {}, 5)["val_obj"])
+
+
+def test_each_pair_of_clips_is_scored_once(split, model, monkeypatch):
+    scored, score = [], evaluation_utils.clip_pair_scores
+    monkeypatch.setattr(
+        evaluation_utils, "clip_pair_scores", lambda clips, pairs: (scored.append(pairs), score(clips, pairs))[1]
+    )
+    hard, easy = TripletLoss(0.5, "hard-audio-NS"), TripletLoss(0.5, "easy-audio-NS")
+    evaluate(state_of(model, hard), split, {"easy": easy}, 5)
+    (pairs,) = scored
+    assert len(np.unique(np.sort(pairs, axis=1), axis=0)) == len(pairs) <= 21
 
 
 def test_evaluation_repeats_itself_and_leaves_training_randomness_alone(split, model):
@@ -96,11 +224,11 @@ def test_evaluation_repeats_itself_and_leaves_training_randomness_alone(split, m
     assert torch.equal(torch.get_rng_state(), drawn)
     assert evaluate(state, split, {"x": criterion}, 5) == first
     assert first["val_x"] == first["val_obj"]
-    scores = score_split(model, split).cross
+    scores = score_split(model, split).cross.numpy()
     retrieval = both_directions(scores, split.caption_clips)
     assert first["val_map_text_to_audio"] == retrieval["text_to_audio"]["mAP"]
     assert first["val_map_audio_to_text"] == retrieval["audio_to_text"]["mAP"]
-    assert first["score_std"] == pytest.approx(np.std(scores), rel=1e-5)
+    assert first["score_std"] == np.std(scores, dtype=np.float64)
 
 
 def test_scores_that_are_not_finite_end_the_evaluation(split, model):

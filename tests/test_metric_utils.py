@@ -5,10 +5,19 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import average_precision_score
 
 from tests.helpers import GOLDEN
-from utils.metric_utils import both_directions, chance_both_directions, chance_map, retrieval_metrics
+from utils import metric_utils
+from utils.metric_utils import (
+    both_directions,
+    both_directions_by_places,
+    chance_both_directions,
+    chance_map,
+    places_in_both_directions,
+    retrieval_metrics,
+)
 
 
 def plain_metrics(scores, relevance):
@@ -95,6 +104,17 @@ def test_chance_is_the_map_of_equal_scores():
     metrics = both_directions(np.zeros((4, 8)), caption_clips)
     chance = chance_both_directions(caption_clips, 4)
     assert chance == pytest.approx({direction: values["mAP"] for direction, values in metrics.items()})
+
+
+@pytest.mark.parametrize("block", [1, 100, 10**6])
+@pytest.mark.parametrize("levels", [None, 1, 3, 40])
+def test_metrics_by_places_are_the_metrics_to_the_bit(monkeypatch, levels, block):
+    rng = np.random.default_rng(levels)
+    scores = (rng.random((12, 50)) if levels is None else rng.integers(0, levels, (12, 50)) / 7).astype(np.float32)
+    caption_clips = rng.permutation(np.r_[np.arange(12), rng.integers(0, 12, 38)])
+    monkeypatch.setattr(metric_utils, "_BLOCK", block)
+    places = places_in_both_directions(torch.from_numpy(scores), torch.from_numpy(caption_clips)).numpy()
+    assert both_directions_by_places(places, caption_clips, 12) == both_directions(scores, caption_clips)
 
 
 def test_tied_relevant_items_alone_do_not_count_as_ties():

@@ -1,34 +1,31 @@
 """Evaluation: encode a split's clips once, score them with its captions, and sum up in an objective and in metrics.
 
-Shapes: C clips, M captions, V vocabulary, N pairs of a batch.
+Everything stays on the model's device until the results are read, all at once.
+
+Shapes: C clips, M captions, V vocabulary, B batches of N pairs.
 """
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from functools import cache, cached_property
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from models.audio_encoders import TIME_POOLING
+from models.audio_encoders import TIME_POOLING, send
 from models.core import CRNNWordModel
-from utils.common.processes import all_reduce_sum, broadcast_buffers, on_rank_zero, own_share, world_size
+from utils.common.processes import all_reduce_sum, broadcast_buffers, on_rank_zero, own_share
 from utils.criterion_utils import negative_mask
 from utils.data_utils import Split
-from utils.metric_utils import both_directions
+from utils.metric_utils import both_directions_by_places, places_in_both_directions
 from utils.model_utils import Diverged, TrainState
-from utils.score_utils import (
-    BatchScores,
-    caption_word_weights,
-    pair_scores,
-    self_score_matrix,
-    step_weights,
-    word_scores,
-)
+from utils.score_utils import BatchScores, caption_word_weights
+from utils.split_score_utils import EncodedClips, caption_pair_scores, caption_sums, clip_pair_scores, group_word_scores
 
 LENGTH_STEP = 64  # frames; clips are padded to multiples, since convolutions keep memory for every size that they meet
 FRAMES_AT_ONCE = 2**17  # of all the clips that are encoded together: 64 clips of 40 s
@@ -36,14 +33,17 @@ FRAMES_AT_ONCE = 2**17  # of all the clips that are encoded together: 64 clips o
 
 @dataclass(frozen=True)
 class SplitScores:
-    """Scores of a split under a model, every clip and caption at its own length."""
+    """Scores of a split under a model, every clip and caption at its own length; on the model's device."""
 
     split: Split
-    by_word: np.ndarray  # (V, C) float32: of each word with every clip
-    cross: np.ndarray  # (C, M) float32: of every clip with every caption
-    steps: dict[int, Tensor]  # C of (1, L, E): what the clips were encoded to, where that was asked for
+    words: Tensor  # (V, E) embeddings
+    weights: csr_array  # (M, V) how much of each caption a word is
+    by_word: Tensor  # (V, C) float32: of each word with every clip
+    cross: Tensor  # (C, M) float32: of every clip with every caption
+    clips: EncodedClips | None  # what the clips were encoded to, where that was asked for
 
 
+@torch.no_grad()
 def score_split(
     model: CRNNWordModel, split: Split, keep_steps: bool = False, all_words: bool = False
 ) -> SplitScores:
@@ -56,112 +56,139 @@ def score_split(
         all_words: score every word that the model knows, by id, for texts to come; else those of the captions.
     """
     vocabulary = model.text_enc.embedding.num_embeddings if all_words else None
-    words, weights = caption_word_weights([ids.numpy() for ids in split.captions], vocabulary)  # (V,), (M, V)
-    by_word, steps = score_words(model, split, words, keep_steps)
-    return SplitScores(split, by_word, np.ascontiguousarray((weights @ by_word).T), steps)
+    ids, weights = caption_word_weights([ids.numpy() for ids in split.captions], vocabulary)  # (V,), (M, V)
+    words = model.text_branch(send(torch.from_numpy(ids), model.device).unsqueeze(0))[0]  # (V, E)
+    by_word, clips = score_words(model, split, words, keep_steps)
+    return SplitScores(split, words, weights, by_word, caption_sums(weights, by_word).T.contiguous(), clips)
 
 
 @torch.no_grad()
 def score_words(
-    model: CRNNWordModel, split: Split, words: np.ndarray, keep_steps: bool = False
-) -> tuple[np.ndarray, dict[int, Tensor]]:
-    """The score of each word (V,), by id, with every clip: (V, C) float32; and the clips' steps, if they are kept.
+    model: CRNNWordModel, split: Split, words: Tensor, keep_steps: bool = False
+) -> tuple[Tensor, EncodedClips | None]:
+    """The score of each word, of (V, E), with every clip: (V, C); and what the clips were encoded to, if it is kept.
 
-    Several ranks encode and score a share of the clips each; every rank gets all.
+    Several ranks encode and score a share of the groups each, and every rank gets all: what a clip is encoded to does
+    not depend on the number of ranks, to the bit.
     """
-    embeds = model.text_branch(torch.from_numpy(words).to(model.device).unsqueeze(0))[0]  # (V, E)
-    scores = torch.zeros(len(words), len(split.frames), device=model.device)
-    kept = {}
-    for clip, steps in encode_clips(model, split):
-        scores[:, clip] = word_scores(steps, split.frames[clip], embeds)
+    groups = _groups(split.frames, at_once=64 if model.device.type == "cuda" else 4)
+    frames, order = np.array(split.frames), np.concatenate(groups)
+    counts, lengths = np.array([[len(clips), frames[clips[0]] // TIME_POOLING] for clips in groups]).T
+    columns, rows = (np.cumsum(sizes) - sizes for sizes in (counts, counts * lengths))  # where each group begins
+    scores = words.new_zeros(len(words), len(frames))
+    steps = words.new_zeros(counts @ lengths if keep_steps else 0, words.shape[1])
+    for clips, column, row in own_share(list(zip(groups, columns, rows, strict=True))):
+        encoded = encode_clips(model, split, clips)  # (N, L, E)
+        scores[:, column : column + len(clips)] = group_word_scores(encoded, frames[clips].tolist(), words)
         if keep_steps:
-            kept[clip] = steps.clone()  # not the batch that it is a part of
-    return all_reduce_sum(scores).cpu().numpy(), _everyones(kept, split, embeds) if keep_steps else kept
+            steps[row : row + encoded.shape[0] * encoded.shape[1]] = encoded.flatten(0, 1)
+    all_reduce_sum(scores)
+    all_reduce_sum(steps)
+    places = np.argsort(order)  # (C,) of the clips in that order
+    by_word = scores.index_select(1, send(torch.from_numpy(places), model.device))
+    starts = np.concatenate([row + length * np.arange(n) for row, length, n in zip(rows, lengths, counts, strict=True)])
+    return by_word, EncodedClips(steps, starts[places], frames) if keep_steps else None
 
 
-def _everyones(kept: dict[int, Tensor], split: Split, like: Tensor) -> dict[int, Tensor]:
-    """The steps of all clips, from those of this rank's share."""
-    if world_size() == 1:
-        return kept
-    lens = [frames // TIME_POOLING for frames in split.frames]
-    steps = [kept.get(clip, like.new_zeros(1, length, like.shape[1])) for clip, length in enumerate(lens)]
-    return dict(enumerate(all_reduce_sum(torch.cat(steps, dim=1)).split(lens, dim=1)))
+def encode_clips(model: CRNNWordModel, split: Split, clips: list[int]) -> Tensor:
+    """The steps of some clips, those of the most steps first: (N, L, E), of each those that its own frames make."""
+    log_mels = [split.log_mels[clip] for clip in clips]
+    audio = pad_sequence(log_mels, batch_first=True)
+    audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
+    return model.audio_steps(send(audio, model.device), torch.tensor([len(log_mel) for log_mel in log_mels]))
 
 
-@torch.no_grad()
-def encode_clips(model: CRNNWordModel, split: Split) -> Iterator[tuple[int, Tensor]]:
-    """Of this rank's share, each clip's index and steps (1, L, E), at its own length; shortest clips first.
+def _groups(frames: list[int], at_once: int) -> list[list[int]]:
+    """The clips by length, so many at once, fewer where they are long: the memory is bounded, or a single clip's.
 
-    Whole groups are shared out: what a clip is encoded to does not depend on the number of ranks, to the bit.
+    Short clips come first; within a group, those of the most steps.
     """
-    for clips in own_share(list(_groups(split.frames, at_once=64 if model.device.type == "cuda" else 4))):
-        log_mels = [split.log_mels[clip] for clip in clips]
-        lens = torch.tensor([len(log_mel) for log_mel in log_mels])
-        audio = pad_sequence(log_mels, batch_first=True)
-        audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
-        steps = model.audio_steps(audio.to(model.device), lens)
-        for i, clip in enumerate(clips):
-            yield clip, steps[i : i + 1, : lens[i] // TIME_POOLING]
-
-
-def _groups(frames: list[int], at_once: int) -> Iterator[list[int]]:
-    """The clips by length, so many at once, fewer where they are long: the memory is bounded, or a single clip's."""
-    group: list[int] = []
+    groups: list[list[int]] = [[]]
     for clip in np.argsort(frames, kind="stable").tolist():
+        group = groups[-1]
         if len(group) == at_once or (group and (len(group) + 1) * frames[clip] > FRAMES_AT_ONCE):
-            yield group
-            group = []
-        group.append(clip)
-    yield group
+            groups.append([])
+        groups[-1].append(clip)
+    return [sorted(group, key=lambda clip: -(frames[clip] // TIME_POOLING)) for group in groups]
 
 
-@torch.no_grad()
-def clip_scores(scores: SplitScores, clips: np.ndarray) -> Tensor:
-    """Scores of clips (N,) with clips, every pair at its own lengths: (N, N)."""
-    steps, frames = [scores.steps[clip] for clip in clips], scores.split.frames
-    weights = [step_weights(part, frames[clip]) for part, clip in zip(steps, clips, strict=True)]
-    within = torch.empty(len(clips), len(clips))
-    for i, j in combinations_with_replacement(range(len(clips)), 2):
-        within[i, j] = within[j, i] = pair_scores(steps[i][0], weights[i][0], steps[j], weights[j])[0]
-    return within
-
-
-@torch.no_grad()
-def scores_of_batch(
-    model: CRNNWordModel, scores: SplitScores, captions: np.ndarray, mask_words: bool
-) -> BatchScores:
-    """Scores among some captions (N,) and their clips, as a batch of the loss.
+class PairBatches:
+    """A split's pairs in batches, in one fixed shuffled order and with fixed draws; those of one size go at once.
 
     Frames are averaged over each clip's own length; words over the longest caption of the batch, as published, unless
-    mask_words. S_padded = n_words / W_max * S_masked, exactly.
+    mask_words. S_padded = n_words / W_max * S_masked, exactly. Batches without any negative are left out.
     """
-    split = scores.split
-    clips = split.caption_clips[captions]
-    cross = torch.from_numpy(scores.cross[np.ix_(clips, captions)])
-    text = pad_sequence([split.captions[caption] for caption in captions], batch_first=True)
-    lens = torch.tensor([len(split.captions[caption]) for caption in captions])
 
-    def text_text() -> Tensor:
-        return self_score_matrix(model.text_branch(text.to(model.device)), lens if mask_words else None).cpu()
+    def __init__(self, scores: SplitScores, batch_size: int, mask_words: bool):
+        self.scores, self.mask_words = scores, mask_words
+        order = np.random.default_rng(0).permutation(len(scores.split.captions))
+        whole = len(order) // batch_size * batch_size
+        clips, generator = scores.split.caption_clips, torch.Generator().manual_seed(0)
+        self.captions: list[np.ndarray] = []  # (B, N) each
+        self.draws: list[Tensor] = []  # (B, 2, N, N) for each
+        for captions in (order[:whole].reshape(-1, batch_size), order[whole:].reshape(1, -1)):
+            captions = captions[(clips[captions] != clips[captions[:, :1]]).any(axis=1)]
+            if len(captions):
+                n = captions.shape[1]
+                self.captions.append(captions)
+                self.draws.append(torch.rand((len(captions), 2, n, n), generator=generator))
 
-    cross = cross if mask_words else cross * (lens / lens.max())
-    return BatchScores(cross, text_text, lambda: clip_scores(scores, clips))
+    @torch.no_grad()
+    def losses(self, criterion: nn.Module) -> Tensor:
+        """The criterion's loss of each batch: (B,), on the device."""
+        parts = zip(map(self.batch_scores, self.captions), self.captions, self.draws, strict=True)
+        losses = [self._losses_at_once(criterion, *part) for part in parts]
+        return torch.cat(losses) if losses else self.scores.cross.new_zeros(1)
 
+    def _losses_at_once(
+        self, criterion: nn.Module, scores: BatchScores, captions: np.ndarray, draws: Tensor
+    ) -> Tensor:
+        """(B,), as if the criterion were called batch by batch."""
 
-def objective(
-    model: CRNNWordModel, scores: SplitScores, criterion: nn.Module, batch_size: int, mask_words: bool
-) -> float:
-    """The mean loss over batches of the split's pairs, in one fixed shuffled order and with fixed draws."""
-    order = np.random.default_rng(0).permutation(len(scores.split.captions))
-    generator = torch.Generator().manual_seed(0)
-    losses = []
-    for start in range(0, len(order), batch_size):
-        captions = order[start : start + batch_size]
-        negatives = negative_mask(torch.from_numpy(scores.split.caption_clips[captions]))
-        if negatives.any():
-            batch = scores_of_batch(model, scores, captions, mask_words)
-            losses.append(criterion(batch, negatives, generator).loss.item())
-    return statistics.fmean(losses) if losses else 0.0
+        def loss(batch: Tensor, cross: Tensor, negatives: Tensor, drawn: Tensor) -> Tensor:
+            def of_batch(within: Callable[[], Tensor]) -> Callable[[], Tensor]:
+                return lambda: within().index_select(0, batch.unsqueeze(0))[0]  # (N, N)
+
+            one = BatchScores(cross, of_batch(scores.text_text), of_batch(scores.audio_audio))
+            return criterion(one, negatives, drawn).loss
+
+        cross, device = scores.audio_text, scores.audio_text.device
+        clips = send(torch.from_numpy(self.scores.split.caption_clips[captions]), device)  # (B, N)
+        negatives = torch.vmap(negative_mask)(clips)  # (B, N, N)
+        return torch.vmap(loss)(torch.arange(len(cross), device=device), cross, negatives, send(draws, device))
+
+    def batch_scores(self, captions: np.ndarray) -> BatchScores:
+        """The scores of B batches of captions (B, N) and their clips, (B, N, N) each."""
+        split, device = self.scores.split, self.scores.cross.device
+        columns = send(torch.from_numpy(captions), device)
+        clips = send(torch.from_numpy(split.caption_clips[captions]), device)
+        lens = torch.tensor([[len(split.captions[caption]) for caption in batch] for batch in captions])
+        shares = send(lens / lens.amax(dim=1, keepdim=True), device)  # (B, N)
+        cross = self.scores.cross[clips.unsqueeze(2), columns.unsqueeze(1)]
+
+        @cache
+        def text_text() -> Tensor:
+            within = caption_pair_scores(self.scores.words, self.scores.weights, captions)
+            return within if self.mask_words else within * shares.unsqueeze(2) * shares.unsqueeze(1)
+
+        return BatchScores(
+            audio_text=cross if self.mask_words else cross * shares.unsqueeze(1),
+            text_text=text_text,
+            audio_audio=lambda: self.clips_with_clips[clips.unsqueeze(2), clips.unsqueeze(1)],
+        )
+
+    @cached_property
+    def clips_with_clips(self) -> Tensor:
+        """(C, C): the scores of all clips that meet in a batch, each pair of clips scored once."""
+        encoded, count = self.scores.clips, len(self.scores.split.fids)
+        clips = [self.scores.split.caption_clips[captions] for captions in self.captions]  # (B, N) each
+        met = np.unique(np.concatenate([(part[:, :, None] * count + part[:, None, :]).ravel() for part in clips]))
+        pairs = np.stack([met // count, met % count], axis=1)
+        pairs = pairs[pairs[:, 0] <= pairs[:, 1]]  # (P, 2)
+        within = encoded.rows.new_full((count, count), torch.nan)
+        i, j = send(torch.from_numpy(pairs), within.device).unbind(dim=1)
+        within[i, j] = within[j, i] = clip_pair_scores(encoded, pairs)
+        return within
 
 
 def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], batch_size: int) -> dict[str, float]:
@@ -180,18 +207,34 @@ def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], bat
 def _results(
     state: TrainState, scores: SplitScores, metrics: dict[str, nn.Module], batch_size: int
 ) -> dict[str, float]:
-    if not np.isfinite(scores.cross).all():
+    batches = PairBatches(scores, batch_size, state.mask_words)
+    losses = {name: batches.losses(criterion) for name, criterion in ({"obj": state.criterion} | metrics).items()}
+    caption_clips = send(torch.from_numpy(scores.split.caption_clips), state.device)
+    places = places_in_both_directions(scores.cross, caption_clips)  # (5, M)
+    summary = torch.stack([torch.isfinite(scores.cross).all().double(), _spread(scores.cross)])
+    parts = [summary, places.flatten(), *losses.values()]
+    (finite, spread), *read = _read(parts)
+    if not finite:
         raise Diverged("the validation scores are not finite", [])
-    losses = {
-        name: objective(state.model, scores, criterion, batch_size, state.mask_words)
-        for name, criterion in ({"obj": state.criterion} | metrics).items()
-    }
-    retrieval = both_directions(scores.cross, scores.split.caption_clips)
+    retrieval = both_directions_by_places(read[0].reshape(5, -1), scores.split.caption_clips, len(scores.split.fids))
     text_to_audio, audio_to_text = retrieval["text_to_audio"]["mAP"], retrieval["audio_to_text"]["mAP"]
     return {
-        **{f"val_{name}": loss for name, loss in losses.items()},
+        **{f"val_{name}": statistics.fmean(values) for name, values in zip(losses, read[1:], strict=True)},
         "val_map_text_to_audio": text_to_audio,
         "val_map_audio_to_text": audio_to_text,
         "val_map": (text_to_audio + audio_to_text) / 2,
-        "score_std": float(scores.cross.std(dtype=np.float64)),
+        "score_std": float(spread),
     }
+
+
+def _read(parts: list[Tensor]) -> list[np.ndarray]:
+    """Vectors on the device as float64 arrays, by one copy, for which the host waits once."""
+    values = torch.cat([part.double() for part in parts]).cpu().numpy()
+    return np.split(values, np.cumsum([len(part) for part in parts])[:-1])
+
+
+def _spread(scores: Tensor) -> Tensor:
+    """The standard deviation of scores, a float64 scalar where they are."""
+    if scores.is_cuda:
+        return scores.double().std(correction=0)
+    return torch.tensor(scores.numpy().std(dtype=np.float64))

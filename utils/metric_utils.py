@@ -6,6 +6,8 @@ score above it and how many as much, so the cost is one pass over the scores for
 """
 
 import numpy as np
+import torch
+from torch import Tensor
 
 CUTOFFS = (1, 5, 10)
 AVERAGED = ("mAP", "mAP10", *(f"R{k}" for k in CUTOFFS), *(f"HR{k}" for k in CUTOFFS))
@@ -43,15 +45,29 @@ def per_query_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, np
     _check(scores, relevance)
     query, item = np.nonzero(relevance)  # L entries, by query
     above, tied = _places(scores, query, item)
-    relevant_above, relevant_tied = _relevant_places(scores[query, item], query)
-    total = np.bincount(query, minlength=len(scores))  # (Q,) relevant items
+    return _metrics_of_places(scores[query, item], above, tied, query, scores.shape)
+
+
+def _metrics_of_places(
+    own: np.ndarray, above: np.ndarray, tied: np.ndarray, query: np.ndarray, shape: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """`per_query_metrics` of scores of a shape (Q, I) whose relevant items, entries (L,) by query, have these places.
+
+    Args:
+        own: (L,) the entries' scores.
+        above, tied: (L,) of `_places`.
+        query: (L,) whose query's they are.
+    """
+    queries, items = shape
+    relevant_above, relevant_tied = _relevant_places(own, query)
+    total = np.bincount(query, minlength=queries)  # (Q,) relevant items
     groups = _Groups(above, tied, relevant_above, relevant_tied)
 
     def sums(entries: np.ndarray) -> np.ndarray:
-        return np.bincount(query, weights=entries, minlength=len(scores))  # (Q,)
+        return np.bincount(query, weights=entries, minlength=queries)  # (Q,)
 
     values = {
-        "mAP": sums(groups.precision(cutoff=scores.shape[1])) / total,
+        "mAP": sums(groups.precision(cutoff=items)) / total,
         "mAP10": sums(groups.precision(cutoff=10)) / np.minimum(total, 10),
     }
     for k in CUTOFFS:
@@ -93,6 +109,44 @@ def per_query_both_directions(scores: np.ndarray, caption_clips: np.ndarray) -> 
     return {
         "text_to_audio": per_query_metrics(np.ascontiguousarray(scores.T), relevance.T),
         "audio_to_text": per_query_metrics(scores, relevance),
+    }
+
+
+def places_in_both_directions(scores: Tensor, caption_clips: Tensor) -> Tensor:
+    """What both directions' metrics take of the scores, counted where these are, a GPU perhaps.
+
+    Args:
+        scores: (C, M) of clips and captions.
+        caption_clips: (M,) the clip that each caption describes.
+
+    Returns:
+        (5, M) float64 of each caption with its clip: their score; how many clips score above it for the caption, and
+        how many as much; how many captions for the clip, and how many as much.
+    """
+    own = scores.gather(0, caption_clips.unsqueeze(0))  # (1, M)
+    counts = [[(scores > own).sum(dim=0)], [(scores == own).sum(dim=0)], [], []]
+    step = max(1, _BLOCK // scores.shape[1])
+    for clips, some in zip(caption_clips.split(step), own.T.split(step), strict=True):
+        rows = scores[clips]  # (step, M)
+        counts[2].append((rows > some).sum(dim=1))
+        counts[3].append((rows == some).sum(dim=1))
+    return torch.cat([own.double(), torch.stack([torch.cat(parts) for parts in counts]).double()])
+
+
+def both_directions_by_places(
+    places: np.ndarray, caption_clips: np.ndarray, clips: int
+) -> dict[str, dict[str, float]]:
+    """`both_directions` of `places_in_both_directions` (5, M), the same numbers; clips: C."""
+    own, *counts = places
+    above, tied, clip_above, clip_tied = np.array(counts).astype(np.int64)
+    captions, by_clip = np.arange(len(own)), np.argsort(caption_clips, kind="stable")
+    return {
+        "text_to_audio": averages(_metrics_of_places(own, above, tied, captions, (len(own), clips))),
+        "audio_to_text": averages(
+            _metrics_of_places(
+                own[by_clip], clip_above[by_clip], clip_tied[by_clip], caption_clips[by_clip], (clips, len(own))
+            )
+        ),
     }
 
 

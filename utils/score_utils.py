@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
@@ -137,20 +136,20 @@ def pair_scores(steps: Tensor, weights: Tensor, other_steps: Tensor, other_weigh
         (N,) scores; frame by frame dot products are interpolated from step by step ones in both directions, of long
         clips from those of some frames of the others at a time.
     """
-    size = (other_weights.shape[1], len(weights))
+    size = (other_weights.shape[1], len(weights))  # S, T
     at_once = max(1, AT_ONCE // (len(other_steps) * size[1]))  # frames of the others
     if size[0] <= at_once:
-        dots = other_steps @ steps.T  # (N, K, L)
-        similarities = F.interpolate(dots.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
-        by_frame = similarities.clamp_(min=0) @ weights  # (N, S)
-        return (by_frame * other_weights).sum(dim=-1)
+        by_frame = upsample(steps @ other_steps.transpose(1, 2), size[1])  # (N, T, K)
+        # Upsampling goes row by row, through memory as it lies.
+        similarities = upsample(by_frame.transpose(1, 2).contiguous(), size[0]).clamp_(min=0)  # (N, S, T)
+        return (similarities @ weights * other_weights).sum(dim=-1)
     left, right, p = _between(other_steps, size[0])
     scores = other_weights.new_zeros(len(other_steps))
     for first in range(0, size[0], at_once):
         some = slice(first, first + at_once)  # S'
         others = torch.lerp(other_steps[:, left[some]], other_steps[:, right[some]], p[some].unsqueeze(1))
-        similarities = F.interpolate(others @ steps.T, size=size[1], mode="linear", align_corners=False)  # (N, S', T)
-        scores += (similarities.clamp_(min=0) @ weights * other_weights[:, some]).sum(dim=-1)
+        similarities = upsample(steps @ others.transpose(1, 2), size[1]).clamp_(min=0)  # (N, T, S')
+        scores += (weights @ similarities * other_weights[:, some]).sum(dim=-1)
     return scores
 
 

@@ -98,7 +98,7 @@ def trial(data, tmp_path):
     begin(folder, data["conf"], {})
     content = {"model": data["model"].state_dict(), "words": WORDS, "conf": {}, "history": [], "epoch": 3}
     (folder / BEST).write_bytes(checkpoint_bytes(content | {"trial": identity(folder)}))
-    stored = WordScores(data["scores"].by_word, WORDS, data["split"].fids, epoch=3)
+    stored = WordScores(data["scores"].by_word.numpy(), WORDS, data["split"].fids, epoch=3)
     save_word_scores(folder / SCORES, stored)
     return sign(folder)
 
@@ -140,7 +140,7 @@ def test_a_splits_own_caption_gets_the_stored_scores(data, trial):
     search = ClipSearch.open(trial)
     for caption, raw_text in enumerate(RAW_TEXTS):
         for hit in search.by_text(raw_text, top=len(FILES)):
-            assert hit.score == pytest.approx(data["scores"].cross[int(hit.fid, 16), caption], abs=1e-6)
+            assert hit.score == pytest.approx(data["scores"].cross[int(hit.fid, 16), caption].item(), abs=1e-6)
         assert search.unknown_words(raw_text) == []
 
 
@@ -159,7 +159,7 @@ def test_a_sound_finds_captions_by_the_plain_score(data, trial):
         for hit in hits:
             caption = int(hit.tid[3:])
             assert hit.score == pytest.approx(expected[caption], abs=1e-6)
-            assert hit.score == pytest.approx(data["scores"].cross[clip, caption], abs=1e-6)
+            assert hit.score == pytest.approx(data["scores"].cross[clip, caption].item(), abs=1e-6)
             assert hit.text == RAW_TEXTS[caption]
 
 
@@ -192,7 +192,7 @@ def test_best_is_the_stable_order_of_all(levels):
 
 
 def test_a_split_of_a_single_clip(data, trial):
-    stored = WordScores(data["scores"].by_word[:, 2:3], WORDS, [f"{2:016x}"], epoch=3)
+    stored = WordScores(data["scores"].by_word[:, 2:3].numpy(), WORDS, [f"{2:016x}"], epoch=3)
     save_word_scores(trial / SCORES, stored)
     (hit,) = ClipSearch.open(sign(trial)).by_text("rain", top=5)
     assert hit.fid == f"{2:016x}" and hit.captions == []
@@ -224,7 +224,7 @@ def test_only_the_querys_words_are_read(trial):
 
 
 def test_stale_scores_are_refused(data, trial):
-    stored = WordScores(data["scores"].by_word, WORDS, data["split"].fids, epoch=2)
+    stored = WordScores(data["scores"].by_word.numpy(), WORDS, data["split"].fids, epoch=2)
     save_word_scores(trial / SCORES, stored)
     with pytest.raises(UserError, match=r"evaluation_word_scores.* is not as .*1_xmodal_scores\.py wrote it; run that"):
         ClipSearch.open(trial).by_text("rain")

@@ -51,10 +51,10 @@ def _score_split(trial: Path, name: str, split: Split, model: CRNNWordModel, wor
     scores = score_split(model, split, all_words=True)
     caption_fids = [split.fids[clip] for clip in split.caption_clips]
     path = scores_path(trial, name)
-    save_scores(path, StoredScores(scores.cross, split.fids, split.tids, caption_fids, epoch))
+    save_scores(path, StoredScores(scores.cross.cpu().numpy(), split.fids, split.tids, caption_fids, epoch))
     print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
     path = word_scores_path(trial, name)
-    save_word_scores(path, WordScores(scores.by_word, words, split.fids, epoch))
+    save_word_scores(path, WordScores(scores.by_word.cpu().numpy(), words, split.fids, epoch))
     print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
 
 

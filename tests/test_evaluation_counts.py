@@ -1,0 +1,64 @@
+"""Evaluation on a CUDA device: on a real one, or on the pretended one, where this file runs once more in a process."""
+
+import copy
+
+import pytest
+import torch
+
+from tests.helpers import CPU, PRETEND, needs_pretended_device, random_model, random_split, run, state_of
+from utils import split_score_utils
+from utils.criterion_utils import InfoNCE, TripletLoss
+from utils.evaluation_utils import evaluate, score_split
+from utils.model_utils import Diverged
+from utils.sampling_utils import STRATEGIES
+
+CUDA = torch.device("cuda")
+on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@needs_pretended_device
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_all_of_this_holds_on_the_pretended_device():
+    out = run(PRETEND / "run.py", "-m", "pytest", "-p", "no:cacheprovider", "tests/test_evaluation_counts.py")
+    assert " passed, 1 skipped" in out, out  # itself
+
+
+@on_cuda
+@pytest.mark.parametrize("name", ["semi-hard-NS", "hard-text-NS", "easy-audio-NS"])
+def test_an_evaluation_of_64_clips_is_few_kernels_and_one_wait(name):
+    pytest.importorskip("pretend", reason="counts are the pretended device's")
+    from benchmarks.device_counts import objectives, of_evaluation
+
+    watch = of_evaluation(objectives()[name])
+    assert watch.kernels.total() <= 300, watch.report()
+    assert watch.syncs.total() <= 3 and not watch.pageable, watch.report()
+
+
+@on_cuda
+@pytest.mark.parametrize("at_once", [1, 2000, 2**27])  # similarities: clip by clip, in several products, in one
+@pytest.mark.parametrize("name", ["InfoNCE", *STRATEGIES])
+def test_evaluation_on_cuda_is_that_of_the_cpu(monkeypatch, name, at_once):
+    monkeypatch.setattr(split_score_utils, "AT_ONCE", at_once)
+    criterion = InfoNCE(0.07) if name == "InfoNCE" else TripletLoss(0.5, name)
+    results = []
+    for device in (CPU, CUDA):
+        state = state_of(random_model().to(device), copy.deepcopy(criterion).to(device), device)
+        results.append(evaluate(state, random_split(), {"x": TripletLoss(0.1, "full-batch-NS")}, 5))
+    assert results[1] == pytest.approx(results[0], abs=1e-5)
+
+
+@on_cuda
+def test_scores_on_cuda_are_those_of_the_cpu():
+    ours, theirs = (score_split(random_model().to(each).eval(), random_split(), all_words=True) for each in (CUDA, CPU))
+    assert ours.cross.is_cuda
+    torch.testing.assert_close(ours.cross.cpu(), theirs.cross, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours.by_word.cpu(), theirs.by_word, rtol=0, atol=1e-5)
+
+
+@on_cuda
+def test_scores_on_cuda_that_are_not_finite_end_the_evaluation():
+    model = random_model().to(CUDA)
+    with torch.no_grad():
+        model.audio_enc.gru.bias_ih_l0[0] = torch.nan
+    with pytest.raises(Diverged, match="validation scores are not finite"):
+        evaluate(state_of(model, TripletLoss(0.5, "hard-audio-NS"), CUDA), random_split(), {}, 5)
