@@ -191,9 +191,12 @@ def test_each_rank_encodes_its_share(monkeypatch):
     monkeypatch.setattr(evaluation_utils, "FRAMES_AT_ONCE", 60)
     monkeypatch.setattr(evaluation_utils, "all_reduce_sum", lambda tensor: tensor)
     encode_clips = evaluation_utils.encode_clips
-    monkeypatch.setattr(
-        evaluation_utils, "encode_clips", lambda *arguments: encoded[-1].extend(arguments[2]) or encode_clips(*arguments)
-    )
+
+    def noted(model, split, clips):
+        encoded[-1] += clips
+        return encode_clips(model, split, clips)
+
+    monkeypatch.setattr(evaluation_utils, "encode_clips", noted)
     for place in range(3):
         monkeypatch.setattr(processes, "world_size", lambda: 3)
         monkeypatch.setattr(processes, "rank", lambda place=place: place)
