@@ -118,3 +118,7 @@ def test_the_documented_strategy_is_one():
     audio, text = names["middle_ns"](BatchScores(cross, None, None), ~torch.eye(4, dtype=torch.bool), None)
     assert text.int().argmax(dim=1).tolist() == [3, 0, 3, 1]  # the middle of each row's three, S_ii left out
     assert audio.int().argmax(dim=1).tolist() == [1, 0, 0, 0]  # and of each column's; ties: the first
+    both = torch.stack([cross, cross.T])  # as evaluation calls it
+    others = ~torch.eye(4, dtype=torch.bool)
+    picks = torch.vmap(lambda one: names["middle_ns"](BatchScores(one, None, None), others, None))(both)
+    assert torch.equal(picks[0], torch.stack([audio, text])) and torch.equal(picks[1], torch.stack([text, audio]))

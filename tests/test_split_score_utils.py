@@ -51,8 +51,10 @@ def test_words_are_scored_with_each_clip_of_a_group(clips, frames):
         torch.testing.assert_close(scores[:, clip], score_matrix(own.unsqueeze(0), words.unsqueeze(1))[0])
 
 
-def test_clips_are_scored_in_pairs(clips, frames):
-    pairs = np.array([[0, 3], [5, 0], [2, 2], [1, 4], [3, 3]])
+@pytest.mark.parametrize("at_once", [1, 1000, 10**6])
+def test_clips_are_scored_in_pairs(monkeypatch, clips, frames, at_once):
+    monkeypatch.setattr(split_score_utils, "AT_ONCE", at_once)
+    pairs = np.array([[0, 3], [0, 1], [0, 0], [0, 5], [0, 2], [0, 4], [5, 0], [2, 2], [1, 4], [3, 3]])
     for (i, j), score in zip(pairs, clip_pair_scores(clips, pairs), strict=True):
         assert score.item() == pytest.approx(score_matrix(frames[i][None], frames[j][None]).item(), abs=1e-6)
     assert clip_pair_scores(clips, pairs[:0]).shape == (0,)

@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from models.audio_encoders import TIME_POOLING, send
+from models.audio_encoders import TIME_POOLING, send, upsample
 from utils.score_utils import AT_ONCE, pair_scores, step_weights, word_scores
+
+PARTNERS = 4  # clips that a clip is compared with at once on a CPU
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,31 @@ def clip_pair_scores(clips: EncodedClips, pairs: np.ndarray) -> Tensor:
 
 
 def _in_turn(clips: EncodedClips, pairs: np.ndarray) -> list[Tensor]:
-    """P of (1,): each pair's score."""
+    """The scores of P pairs, in vectors one behind the other: of a clip with a few of its partners at a time."""
     weights = {clip: step_weights(clips.of(clip), int(clips.frames[clip])) for clip in np.unique(pairs).tolist()}
-    return [pair_scores(clips.of(i)[0], weights[i][0], clips.of(j), weights[j]) for i, j in pairs.tolist()]
+    changes = np.flatnonzero(np.diff(pairs[:, 0])) + 1
+    scores = []
+    for same in np.split(pairs, changes) if len(pairs) else []:
+        i, frames = int(same[0, 0]), int(clips.frames[same[0, 0]])
+        for others in np.split(same[:, 1], range(PARTNERS, len(same), PARTNERS)):
+            longest = int(clips.frames[others].max())
+            if len(others) * frames * longest <= AT_ONCE:
+                scores += _with_partners(clips, weights, i, others.tolist())
+            else:
+                scores += [pair_scores(clips.of(i)[0], weights[i][0], clips.of(j), weights[j]) for j in others.tolist()]
+    return scores
+
+
+def _with_partners(clips: EncodedClips, weights: dict[int, Tensor], clip: int, others: list[int]) -> list[Tensor]:
+    """`pair_scores` of a clip with each of some others, which are compared step by step in one product."""
+    steps = [clips.of(other)[0] for other in others]  # (K, E) each
+    dots = clips.of(clip)[0] @ torch.cat(steps).T  # (L, all K)
+    by_step = upsample(dots.unsqueeze(0), int(clips.frames[clip]))[0].T.contiguous()  # (all K, T)
+    scores = []
+    for part, other in zip(by_step.split([len(each) for each in steps]), others, strict=True):
+        similarities = upsample(part.unsqueeze(0), int(clips.frames[other]))[0].clamp_(min=0)  # (S, T)
+        scores.append(weights[other] @ (similarities @ weights[clip][0]))
+    return scores
 
 
 def _parts(frames: np.ndarray) -> list[tuple[slice, np.ndarray]]:
