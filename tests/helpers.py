@@ -19,6 +19,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
+import pytest
 import soundfile
 import torch
 import yaml
@@ -85,6 +86,17 @@ def call(script, *arguments, status=0):
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     assert (ended or 0) == status, complaints
     return complaints if status else out.getvalue()
+
+
+# a CUDA device for the CPU build of PyTorch, beside the checkout: raises where devices mix, counts what is waited for
+PRETEND = ROOT.parent / "shared" / "tools" / "pretend_cuda"
+
+
+def needs_pretended_device(test):
+    """Skip a test where there is no pretended CUDA device to run a command on."""
+    missing = [] if (PRETEND / "run.py").exists() else [f"no {PRETEND}"]
+    missing += [] if shutil.which(os.environ.get("CXX", "g++")) else ["no C++ compiler"]
+    return pytest.mark.skipif(bool(missing), reason=", ".join(missing))(test)
 
 
 @contextmanager
