@@ -120,6 +120,13 @@ class CRNNEncoder(nn.Module):
         return -(-reach // TIME_POOLING)
 
 
+def send(values: Tensor, device: torch.device) -> Tensor:
+    """Values of the host on a device; CUDA copies them from pinned memory, and the host goes on."""
+    if device.type != "cuda" or values.is_cuda:
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def upsample(steps: Tensor, frames: int) -> Tensor:
     """(N, L, K) -> (N, frames, K) by linear interpolation in time (align_corners=False)."""
     image = steps.unsqueeze(2).permute(0, 3, 1, 2)  # (N, K, L, 1), channels last: K runs fastest in memory

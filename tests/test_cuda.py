@@ -1,5 +1,6 @@
 """Training on a CUDA device: on a real one, or on the pretended one, where this file runs once more in a process."""
 
+import copy
 import shutil
 from contextlib import contextmanager
 
@@ -19,9 +20,11 @@ from tests.helpers import (
     state_of,
     tiny_conf,
 )
+from utils import device_utils
 from utils.criterion_utils import TripletLoss, negative_mask
-from utils.data_utils import collate
-from utils.model_utils import train_step
+from utils.data_utils import batches, collate
+from utils.device_utils import Diverged, FiniteSteps
+from utils.model_utils import seed_epoch, train_epoch, train_step
 from utils.trial.names import LAST
 
 CUDA = torch.device("cuda")
@@ -54,6 +57,52 @@ def test_the_gru_is_in_float32_whatever_the_precision(precision):
     gru.register_forward_hook(lambda module, inputs, outputs: seen.extend([inputs[0], outputs[0]]))
     take_step(state)
     assert [part.dtype for part in seen] == [torch.float32] * 2
+
+
+@on_cuda
+def test_a_step_that_is_not_finite_updates_nothing_though_it_is_noticed_later():
+    """Nor does any after it; the optimiser's state is what it was as well."""
+    split, state = random_split(), cuda_state(random_model())
+    take_step(state)
+    kept = [weight.detach().clone() for weight in state.model.parameters()]
+    moments = copy.deepcopy(state.optimizer.state_dict()["state"])
+    split.log_mels[2][0, 0] = torch.inf
+    for captions in ([0, 6, 12], [1, 4, 9], [6, 13, 16]):
+        batch = collate(split, captions)
+        train_step(state, batch, negative_mask(batch.clips))
+    with pytest.raises(Diverged, match="the loss is nan and the gradient's length nan") as stop:
+        state.finite.read()
+    assert stop.value.clips == [0, 2, 4]  # the first
+    assert all(torch.equal(*pair) for pair in zip(kept, state.model.parameters(), strict=True))
+    for place, values in state.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(value, values[name]) for name, value in moments[place].items())
+
+
+@on_cuda
+def test_an_epoch_looks_at_its_steps_before_it_ends(monkeypatch):
+    split, state, looks = random_split(), cuda_state(random_model()), []
+    monkeypatch.setattr(device_utils, "READ_EVERY", 4)
+    read = FiniteSteps.read
+    monkeypatch.setattr(FiniteSteps, "read", lambda finite: (looks.append(len(finite.unread)), read(finite)))
+    seed_epoch(0, 1)
+    train_epoch(state, batches(split, 3, shuffle=True))
+    assert looks == [4, 2]
+    split.log_mels[5][0, 0] = torch.inf
+    with pytest.raises(Diverged):
+        train_epoch(state, batches(split, 3, shuffle=True))
+
+
+@on_cuda
+def test_random_negatives_are_those_of_the_cpu():
+    """An epoch's draws are made and copied at once there."""
+    results = []
+    for device in (CPU, CUDA):
+        model = random_model()
+        model.audio_enc.cnn[-1].p = 0.0  # dropout
+        state = state_of(model.to(device), TripletLoss(0.1, "random-NS"), device)
+        state.optimizer.param_groups[0]["lr"] = 0.0
+        results.append(train_epoch(state, batches(random_split(), 6), torch.Generator().manual_seed(0)))
+    assert results[0] == pytest.approx(results[1], abs=1e-5)
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from models.audio_encoders import TIME_POOLING
+from models.audio_encoders import TIME_POOLING, send
 from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, readable
 from utils.common.memory import free_memory
@@ -72,12 +72,13 @@ class Batch(NamedTuple):
 
     audio: Tensor  # (N, T, n_mels) float32; of several ranks (n, T, n_mels), n its shard of N
     text: Tensor  # (N, W) int64 word ids
-    clips: Tensor  # (N,) int64: which clip; equal where two captions describe one clip
+    clips: Tensor  # (N,) int64, on the CPU: which clip; equal where two captions describe one clip
     audio_lens: Tensor  # (N,) int64 true frames
     text_lens: Tensor  # (N,) int64 true words
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(part.to(device, non_blocking=True) for part in self))
+        """The batch on a device, but for `clips`: by these the host decides whether there is a step."""
+        return Batch(*(part if part is self.clips else send(part, device) for part in self))
 
 
 def load_split(

@@ -19,14 +19,12 @@ Picks = tuple[Tensor, Tensor]  # audio negatives, text negatives: (N, N) bool ea
 Strategy = Callable[[BatchScores, Tensor, torch.Generator | None], Picks]
 
 
-def random_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
-    """One audio and one text negative, each uniformly at random, drawn apart."""
-
-    def draw() -> Tensor:
+def random_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | Tensor | None) -> Picks:
+    """One audio and one text negative, each uniformly at random, drawn apart; or by draws (2, N, N) made before."""
+    if not isinstance(generator, Tensor):
         # on the CPU: the same negatives on every device
-        return torch.rand(negatives.shape, generator=generator).to(negatives.device)
-
-    return _highest(draw(), negatives), _highest(draw(), negatives)
+        generator = torch.rand((2, *negatives.shape), generator=generator).to(negatives.device)
+    return _highest(generator[0], negatives), _highest(generator[1], negatives)
 
 
 def full_batch_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
