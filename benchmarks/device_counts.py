@@ -7,6 +7,7 @@ a Markdown table, a row for each objective and precision, with the lines of the 
 import argparse
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -18,6 +19,7 @@ from benchmarks.inputs import ROOT, new_state, synthetic_split
 from models.audio_encoders import CRNNEncoder
 from utils.conf.reading import load_conf
 from utils.data_utils import batches
+from utils.device_utils import DeviceLogMels
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, seed_epoch, train_epoch
 from utils.sampling_utils import STRATEGIES
@@ -56,11 +58,13 @@ def state_on_device(settings: list[str]) -> TrainState:
 
 
 def of_step(settings: list[str]) -> Watch:
-    """Of a step: what an epoch of two has more than one of one, once a first epoch has set up the optimiser."""
+    """Of a step by data on the device: what an epoch of two has more than one of one, once one has set up Adam."""
     state = state_on_device(settings)
     watches = []
     for pairs in (2, PAIRS, 2 * PAIRS):
-        loader = batches(synthetic_split(pairs, FRAMES, 1), PAIRS, shuffle=True)
+        split = synthetic_split(pairs, FRAMES, 1)
+        split = replace(split, log_mels=DeviceLogMels(split.log_mels, state.device))
+        loader = batches(split, PAIRS, shuffle=True)
         with Watch() as watch:
             train_epoch(state, loader, seed_epoch(0, 1))
         watches.append(watch)

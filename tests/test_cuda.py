@@ -20,11 +20,12 @@ from tests.helpers import (
     state_of,
     tiny_conf,
 )
-from utils import device_utils
+from utils import device_utils, score_utils
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import batches, collate
 from utils.device_utils import Diverged, FiniteSteps
 from utils.model_utils import seed_epoch, train_epoch, train_step
+from utils.score_utils import self_score_matrix, self_step_score_matrix
 from utils.trial.names import LAST
 
 CUDA = torch.device("cuda")
@@ -105,6 +106,29 @@ def test_random_negatives_are_those_of_the_cpu():
     assert results[0] == pytest.approx(results[1], abs=1e-5)
 
 
+@on_cuda
+@pytest.mark.parametrize("at_once", [1, 150, 2000, 2**27])  # a pair of 12 frames is 144
+@pytest.mark.parametrize("masked", [False, True])
+def test_scores_within_a_modality_are_those_of_the_cpu(monkeypatch, at_once, masked):
+    """There they are made in one product, or so many pairs at a time."""
+    monkeypatch.setattr(score_utils, "AT_ONCE", at_once)
+    steps, lens = torch.randn(7, 3, 6), torch.tensor([12, 1, 2, 12, 4, 5, 11]) if masked else None
+    there = None if lens is None else lens.to(CUDA)
+    for scores, plain in (
+        (self_step_score_matrix(steps.to(CUDA), 12, there), self_step_score_matrix(steps, 12, lens)),
+        (
+            self_step_score_matrix(steps.to(CUDA), 12, there, range(1, 7, 3)),
+            self_step_score_matrix(steps, 12, lens, range(1, 7, 3)),
+        ),
+        (
+            self_score_matrix(steps.to(CUDA), there if there is None else there.clamp(max=3)),
+            self_score_matrix(steps, lens if lens is None else lens.clamp(max=3)),
+        ),
+    ):
+        assert torch.equal(scores, scores.T)
+        torch.testing.assert_close(scores.cpu(), plain)
+
+
 # --- checkpoints ---------------------------------------------------------------------------------------------
 
 
@@ -131,7 +155,8 @@ def trials(tmp_path_factory):
     made = {}
     for name, device, epochs in (("cpu", CPU, 1), ("cuda", CUDA, 1), ("whole", CUDA, 2)):
         with on(device):
-            call("main.py", "--conf", conf, f"param_conf.num_epoch={epochs}", f"trial_base={folder / name}")
+            out = call("main.py", "--conf", conf, f"param_conf.num_epoch={epochs}", f"trial_base={folder / name}")
+        assert ("log-mels on the device" in out) == (device == CUDA)
         (made[name],) = (folder / name / "demo").iterdir()
     return made
 

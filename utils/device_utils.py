@@ -2,6 +2,7 @@
 later."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -58,6 +59,39 @@ class FiniteSteps:
         for (loss, length), (_, clips) in zip(numbers, unread, strict=True):
             if not math.isfinite(loss + length):
                 raise Diverged(f"the loss is {loss:g} and the gradient's length {length:g}", clips.tolist())
+
+
+class DeviceLogMels(Sequence[Tensor]):
+    """Log-mels of C clips on a device, their frames in one row: those of a batch are one look-up.
+
+    Args:
+        log_mels: C of (T, n_mels).
+        device: where they go.
+    """
+
+    def __init__(self, log_mels: Sequence[Tensor], device: torch.device):
+        self.frames, self.device = [len(log_mel) for log_mel in log_mels], device
+        self.rows = torch.zeros(sum(self.frames) + 1, log_mels[0].shape[1], device=device)  # the last is the padding
+        starts = torch.tensor([0, *self.frames]).cumsum(0)  # (C + 1,)
+        self.places: list[int] = starts.tolist()
+        for log_mel, start in zip(log_mels, self.places, strict=False):
+            self.rows[start : start + len(log_mel)] = log_mel
+        self.starts, self.lens = send(starts[:-1], device), send(torch.tensor(self.frames), device)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, clip: int) -> Tensor:
+        if not 0 <= clip < len(self):
+            raise IndexError(clip)
+        start = self.places[clip]
+        return self.rows[start : start + self.frames[clip]]
+
+    def padded(self, clips: Tensor, frames: int) -> Tensor:
+        """The log-mels of clips (n,), on the device, zero-padded: (n, frames, n_mels)."""
+        place = torch.arange(frames, device=self.device)  # (T,)
+        row = self.starts[clips].unsqueeze(1) + place  # (n, T)
+        return self.rows[torch.where(place < self.lens[clips].unsqueeze(1), row, len(self.rows) - 1)]
 
 
 class Draws:

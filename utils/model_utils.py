@@ -76,8 +76,9 @@ def build_state(conf: Conf, word_vectors: np.ndarray, device: torch.device) -> T
     return TrainState(model, criterion, optimizer, scheduler, device, params.precision, **conf.score.model_dump())
 
 
-def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> None:
-    """Say what a step by the split's longest batch will need, estimated, and which clip it is as long as.
+def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> float:
+    """Say, and return, what bytes a step by the split's longest batch will need, estimated, and which clip it is as
+    long as.
 
     Several ranks share the memory of a CPU; each has a GPU's for its shard alone.
 
@@ -99,6 +100,7 @@ def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> 
             f"{name}: {batch}, needs {sizes}; shorten that clip or leave it out, or lower param_conf.batch_size"
         )
     print(f"{name}: {batch}, needs {sizes}")
+    return need
 
 
 @torch.no_grad()
