@@ -1,5 +1,7 @@
 """Audio encoders: log-mel frames to frame embeddings."""
 
+from contextlib import nullcontext
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -48,8 +50,14 @@ class CRNNEncoder(nn.Module):
         self.gru = nn.GRU(CHANNELS * (in_dim // MEL_POOLING), out_dim // 2, bidirectional=True, batch_first=True)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """(N, T, in_dim) log-mel -> (N, L, E) steps, L = T // 4 >= 1: to be upsampled to T frames and normalised."""
-        x, _ = self.gru(self._features(audio))  # (N, L, E)
+        """(N, T, in_dim) log-mel -> (N, L, E) steps, L = T // 4 >= 1: to be upsampled to T frames and normalised.
+
+        Under autocast the GRU stays in float32 on CUDA: cuDNN's would run in float16, whatever type was asked for,
+        and most gradients at the steps are below its smallest normal number.
+        """
+        features = self._features(audio)
+        with torch.autocast("cuda", enabled=False) if features.is_cuda else nullcontext():
+            x, _ = self.gru(features)  # (N, L, E)
         return x
 
     def encode_clips(self, audio: Tensor, lens: Tensor) -> Tensor:

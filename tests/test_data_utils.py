@@ -1,16 +1,20 @@
 """Splits as they are read from a small data set, and their batches."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers import random_split
+from tests.helpers import CPU, random_split
+from utils import data_utils
 from utils.common.errors import UserError
 from utils.common.io import write_csv
-from utils.data_utils import DiskLogMels, batches, load_split
+from utils.data_utils import DiskLogMels, batches, load_split, on_device
 from utils.dataset.index import TEXT_COLUMNS
 from utils.dataset.paths import DatasetPaths
+from utils.device_utils import DeviceLogMels
 from utils.model_utils import seed_epoch
 
 WORDS = ["<pad>", "a", "b"]
@@ -70,6 +74,37 @@ def test_batches_from_disk_are_those_from_memory(dataset):
             epochs[-1] += [part for batch in loader for part in batch] + [torch.rand(1)]
     assert len(epochs[0]) == len(epochs[1]) == 2 * (2 * 5 + 1)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*epochs, strict=True))
+
+
+@pytest.mark.parametrize(("rank", "ranks"), [(0, 1), (0, 3), (1, 3), (2, 3)])
+def test_batches_from_a_device_are_those_from_memory(monkeypatch, rank, ranks):
+    """Of odd lengths, and of a rank's shard of them; the order and what is drawn after it are the same too."""
+    monkeypatch.setattr("utils.common.processes.rank", lambda: rank)
+    monkeypatch.setattr("utils.common.processes.world_size", lambda: ranks)
+    split = random_split()
+    there = replace(split, log_mels=DeviceLogMels(split.log_mels, CPU))
+    assert there.frames == split.frames and len(there.log_mels) == 6
+    assert all(torch.equal(*pair) for pair in zip(there.log_mels, split.log_mels, strict=True))
+    epochs = []
+    for loader in (batches(split, 4, shuffle=True), batches(there, 4, shuffle=True)):
+        seed_epoch(0, 1)
+        epochs.append([*(part for batch in loader for part in batch), torch.rand(1)])
+        assert len(loader) == 5
+    assert len(epochs[0]) == len(epochs[1]) == 5 * 5 + 1
+    assert all(torch.equal(*pair) for pair in zip(*epochs, strict=True))
+
+
+def test_log_mels_go_to_a_gpu_that_has_room_and_it_is_said(monkeypatch, capsys):
+    split, cuda = random_split(), torch.device("cuda", 0)
+    size = sum(log_mel.nbytes for log_mel in split.log_mels)
+    monkeypatch.setattr(data_utils, "DeviceLogMels", lambda log_mels, device: f"on {device}")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * size + 100, 1e12))
+    for cache in ("memory", "device"):
+        assert on_device(split, "dev", cuda, cache, 100).log_mels == "on cuda:0"
+        assert "dev: 6 clips, log-mels on the device (0 MB)" in capsys.readouterr().out
+        assert on_device(split, "dev", cuda, cache, 102) is split  # what a step needs is left
+        assert "stay in memory: they do not fit on the device" in capsys.readouterr().out
+    assert on_device(split, "dev", cuda, "disk", 0) is split and on_device(split, "dev", CPU, "device", 0) is split
 
 
 def test_a_split_of_one_clip_cannot_be_trained_on(dataset):

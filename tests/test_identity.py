@@ -313,7 +313,7 @@ def diverge(monkeypatch):
 
     def diverge(*arguments):
         with monkeypatch.context() as patch:
-            patch.setattr("torch.nn.utils.get_total_norm", lambda gradients: torch.tensor(torch.nan))
+            patch.setattr("torch.nn.utils.get_total_norm", lambda gradients: gradients[0].new_tensor(torch.nan))
             return call("main.py", *arguments, status=2)
 
     return diverge

@@ -40,13 +40,15 @@ class TripletLoss(nn.Module):
         self.margin = margin
         self.pick = STRATEGIES[sampling]
 
-    def forward(self, scores: BatchScores, negatives: Tensor, generator: torch.Generator | None = None) -> LossTerms:
+    def forward(
+        self, scores: BatchScores, negatives: Tensor, generator: torch.Generator | Tensor | None = None
+    ) -> LossTerms:
         """The loss of N pairs.
 
         Args:
             scores: (N, N) each.
             negatives: (N, N) of `negative_mask`.
-            generator: of random negatives; None is torch's own.
+            generator: of random negatives, or their draws (2, N, N); None is torch's own.
         """
         cross = scores.audio_text
         with torch.no_grad():
@@ -77,7 +79,9 @@ class InfoNCE(nn.Module):
         super().__init__()
         self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature)))
 
-    def forward(self, scores: BatchScores, negatives: Tensor, generator: torch.Generator | None = None) -> LossTerms:
+    def forward(
+        self, scores: BatchScores, negatives: Tensor, generator: torch.Generator | Tensor | None = None
+    ) -> LossTerms:
         """The loss of N pairs; arguments as in `TripletLoss.forward`, the generator is not needed."""
         cross = scores.audio_text
         own = torch.arange(len(cross), device=cross.device)

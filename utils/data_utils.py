@@ -1,8 +1,8 @@
 """A split's clips and captions, and its batches of caption-clip pairs."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,13 +15,14 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from models.audio_encoders import TIME_POOLING
+from models.audio_encoders import TIME_POOLING, send
 from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, readable
 from utils.common.memory import free_memory
 from utils.common.processes import shard
 from utils.common.steps import EMBEDDING, INDEXING, LOG_MELS, TRAINING
 from utils.dataset.paths import DatasetPaths
+from utils.device_utils import DeviceLogMels
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +57,7 @@ class Split:
     """Clips and captions of a split; C clips, M captions."""
 
     fids: list[str]  # C
-    log_mels: Sequence[Tensor]  # C of (T, n_mels) float32: in memory, or DiskLogMels
+    log_mels: Sequence[Tensor]  # C of (T, n_mels) float32: in memory, DiskLogMels or DeviceLogMels
     tids: list[str]  # M
     captions: list[Tensor]  # M of (W,) int64 word ids
     caption_clips: np.ndarray  # (M,) int64: the clip, in [0, C), that each caption describes
@@ -64,8 +65,9 @@ class Split:
     @cached_property
     def frames(self) -> list[int]:
         """C numbers of frames, without reading any."""
-        log_mels = self.log_mels
-        return log_mels.frames if isinstance(log_mels, DiskLogMels) else [len(log_mel) for log_mel in log_mels]
+        if isinstance(self.log_mels, DiskLogMels | DeviceLogMels):
+            return self.log_mels.frames
+        return [len(log_mel) for log_mel in self.log_mels]
 
 
 class Batch(NamedTuple):
@@ -73,12 +75,13 @@ class Batch(NamedTuple):
 
     audio: Tensor  # (N, T, n_mels) float32; of several ranks (n, T, n_mels), n its shard of N
     text: Tensor  # (N, W) int64 word ids
-    clips: Tensor  # (N,) int64: which clip; equal where two captions describe one clip
+    clips: Tensor  # (N,) int64, on the CPU: which clip; equal where two captions describe one clip
     audio_lens: Tensor  # (N,) int64 true frames
     text_lens: Tensor  # (N,) int64 true words
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(part.to(device, non_blocking=True) for part in self))
+        """The batch on a device, but for `clips`: by these the host decides whether there is a step."""
+        return Batch(*(part if part is self.clips else send(part, device) for part in self))
 
 
 def load_split(
@@ -94,7 +97,7 @@ def load_split(
     Args:
         words: the vocabulary; a word's id is its place.
         n_mels: the bands that the log-mels must have.
-        cache: "memory" keeps the log-mels there if they fit, "disk" leaves them in their file.
+        cache: "memory" or "device" keeps the log-mels in memory if they fit, "disk" leaves them in their file.
         needs_negatives: whether one clip is too few.
 
     Raises:
@@ -133,8 +136,29 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> "tuple[p
     return table, [_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]]
 
 
-def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
+def on_device(split: Split, name: str, device: torch.device, cache: str, needed: float) -> Split:
+    """The split with its log-mels on a CUDA device, if there is room and they are not to stay on disk; it says so.
+
+    Args:
+        name: of the split.
+        cache: "device", "memory" (which stands for the device where there is one), or "disk".
+        needed: bytes that are to be left for a training step.
+    """
+    if device.type != "cuda" or cache == "disk" or isinstance(split.log_mels, DiskLogMels):
+        return split
+    size = sum(log_mel.nbytes for log_mel in split.log_mels)
+    free = torch.cuda.mem_get_info(device)[0] - needed
+    if size > FREE_MEMORY_SHARE * free:
+        print(f"{name}: its log-mels ({size / 1e6:.0f} MB) stay in memory: they do not fit on the device")
+        return split
+    print(f"{name}: {len(split.fids)} clips, log-mels on the device ({size / 1e6:.0f} MB)")
+    return replace(split, log_mels=DeviceLogMels(split.log_mels, device))
+
+
+def batches(split: Split, batch_size: int, shuffle: bool = False) -> "DataLoader | DeviceBatches":
     """Batches of a split's caption-clip pairs: every caption once, in an order from torch's generator if shuffled."""
+    if isinstance(split.log_mels, DeviceLogMels):
+        return DeviceBatches(split, batch_size, shuffle)
     return DataLoader(
         range(len(split.captions)),
         batch_size,
@@ -143,6 +167,41 @@ def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
         pin_memory=torch.cuda.is_available(),
         collate_fn=lambda captions: collate(split, captions),
     )
+
+
+class DeviceBatches:
+    """`batches` of a split that is on a device: the epoch's order is made and copied at once, a batch is a look-up."""
+
+    def __init__(self, split: Split, batch_size: int, shuffle: bool):
+        self.split, self.device = split, split.log_mels.device
+        # the loader's own order, by the same draws
+        self.order = DataLoader(range(len(split.captions)), batch_size, shuffle=shuffle, collate_fn=list)
+        self.words = np.array([len(words) for words in split.captions])
+        self.text = send(pad_sequence(split.captions, batch_first=True), self.device)  # (M, W)
+        self.text_lens = send(torch.from_numpy(self.words), self.device)
+        self.clips = send(torch.from_numpy(split.caption_clips), self.device)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = list(self.order)
+        captions = send(torch.tensor([caption for batch in order for caption in batch]), self.device)
+        for batch, own in zip(order, captions.split(self.order.batch_size), strict=True):
+            yield self._batch(batch, own)
+
+    def _batch(self, captions: list[int], there: Tensor) -> Batch:
+        """The batch of some captions, by index, here and on the device."""
+        clips, log_mels = self.split.caption_clips[captions], self.split.log_mels
+        longest = max(log_mels.frames[clip] for clip in clips)  # of all shards
+        those = self.clips[there]
+        return Batch(
+            audio=log_mels.padded(those[shard(len(clips))], longest),
+            text=self.text[:, : self.words[captions].max()][there],
+            clips=torch.from_numpy(clips),
+            audio_lens=log_mels.lens[those],
+            text_lens=self.text_lens[there],
+        )
 
 
 def collate(split: Split, captions: list[int]) -> Batch:
@@ -187,7 +246,7 @@ def _open_log_mels(
         frames = [_checked_frames(store, path, fid, n_mels) for fid in fids]
         size = 4 * n_mels * sum(frames)  # bytes
         fits = size < FREE_MEMORY_SHARE * free_memory()
-        if cache == "memory" and fits:
+        if cache != "disk" and fits:
             print(f"{split}: {len(fids)} clips, log-mels in memory ({size / 1e6:.0f} MB)")
             return [_finite(store[fid][()], path, fid) for fid in fids]
     why = "as set" if cache == "disk" else "they do not fit into memory"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from models.audio_encoders import TIME_POOLING, CRNNEncoder
+from models.audio_encoders import TIME_POOLING, CRNNEncoder, send
 from models.core import CRNNWordModel
 from utils.common.errors import UserError
 from utils.common.memory import free_memory, keep_freed_memory
@@ -29,6 +29,8 @@ from utils.common.steps import INDEXING
 from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
 from utils.data_utils import Batch, Split
 from utils.dataset.paths import DatasetPaths
+from utils.device_utils import Diverged as Diverged
+from utils.device_utils import Draws, FiniteSteps
 from utils.score_utils import AT_ONCE, BatchScores, batch_scores, self_step_score_matrix
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ class TrainState:
     mask_words: bool = False  # scores average over each caption's own words, not over the batch's padded length
     mask_frames: bool = False  # the same for a clip's frames
 
+    def __post_init__(self):
+        self.finite = FiniteSteps(self.optimizer, self.device)
+
     @property
     def parts(self) -> dict[str, object]:
         """What a checkpoint keeps the state of, by name."""
@@ -76,8 +81,9 @@ def build_state(conf: "Conf", word_vectors: np.ndarray, device: torch.device) ->
     return TrainState(model, criterion, optimizer, scheduler, device, params.precision, **conf.score.model_dump())
 
 
-def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -> None:
-    """Say what a step by the split's longest batch will need, estimated, and which clip it is as long as.
+def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -> float:
+    """Say, and return, what bytes a step by the split's longest batch will need, estimated, and which clip it is as
+    long as.
 
     Several ranks share the memory of a CPU; each has a GPU's for its shard alone.
 
@@ -101,6 +107,7 @@ def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -
             f"{name}: {batch}, needs {sizes}; shorten that clip or leave it out, or lower param_conf.batch_size"
         )
     print(f"{name}: {batch}, needs {sizes}")
+    return need
 
 
 @torch.no_grad()
@@ -166,21 +173,8 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(negatives))
 
 
-class Diverged(Exception):
-    """Something that must be finite is NaN or infinite; the model is as it was before it.
-
-    Args:
-        what: the thing, with its value.
-        clips: (N,) the clips of the batch where it came up.
-    """
-
-    def __init__(self, what: str, clips: list[int]):
-        super().__init__(what)
-        self.clips = clips
-
-
 def train_step(
-    state: TrainState, batch: Batch, negatives: Tensor, generator: torch.Generator | None = None
+    state: TrainState, batch: Batch, negatives: Tensor, generator: torch.Generator | Tensor | None = None
 ) -> LossTerms:
     """One update by one batch of N pairs; the loss and the share of active triplets stay on the device, detached.
 
@@ -188,24 +182,22 @@ def train_step(
 
     Args:
         negatives: (N, N) of `negative_mask`.
-        generator: of random negatives; None is torch's own.
+        generator: of random negatives, or their draws (2, N, N); None is torch's own.
 
     Raises:
-        Diverged: before the update.
+        Diverged: before the update; on CUDA some steps later, none of which has changed anything: see `FiniteSteps`.
     """
     batch = batch.to(state.device)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
         steps = state.model.audio_steps(batch.audio)
     scores = step_scores(state, batch, steps.to(batch.audio.dtype))  # under autocast steps are bfloat16
-    terms = state.criterion(scores, negatives.to(state.device), generator)
+    terms = state.criterion(scores, send(negatives, state.device), generator)
     state.optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
     all_reduce_gradients(state.model.parameters())  # the criterion's are whole on every rank already
     gradients = [weight.grad for group in state.optimizer.param_groups for weight in group["params"]]
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
-    if not torch.isfinite(terms.loss + norm):
-        what = f"the loss is {terms.loss.item():g} and the gradient's length {norm.item():g}"
-        raise Diverged(what, batch.clips.tolist())
+    state.finite.add(terms.loss, norm, batch.clips)
     state.optimizer.step()
     return LossTerms(terms.loss.detach(), terms.active)
 
@@ -239,11 +231,13 @@ def train_epoch(
     Returns the mean over batches of the loss and of the share of active triplets.
     """
     state.model.train()
-    terms = []
+    draws, terms = Draws(generator, state.device) if state.device.type == "cuda" else None, []
     for batch in seeded_apart(batches):
         negatives = negative_mask(batch.clips)
         if negatives.any():
-            terms.append(train_step(state, batch, negatives, generator))
+            drawn = draws.take(2, *negatives.shape) if draws else generator
+            terms.append(train_step(state, batch, negatives, drawn))
+    state.finite.read()
     if not terms:
         return {"train_loss": 0.0, "active": 0.0}
     return {

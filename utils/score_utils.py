@@ -12,10 +12,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from models.audio_encoders import upsample
+from models.audio_encoders import send, upsample
 
 AT_ONCE = 2**27  # similarities, frame by word or frame by frame: ten minutes by the words of Clotho; 0.5 GB
 
@@ -59,9 +60,12 @@ def self_score_matrix(embeds: Tensor, lens: Tensor | None = None) -> Tensor:
         embeds: (N, T, E); lens: (N,) true lengths or None, as in `score_matrix`.
 
     Returns:
-        (N, N), symmetric. One row of pairs at a time bounds the memory at T * N * T values.
+        (N, N), symmetric. One row of pairs at a time bounds the memory at T * N * T values; CUDA takes all in one
+        product where they are few.
     """
     n = len(embeds)
+    if embeds.is_cuda and (n * embeds.shape[1]) ** 2 <= AT_ONCE:
+        return _symmetric(score_matrix(embeds, embeds, lens, lens))
     scores = embeds.new_empty(n, n)
     for i in range(n):
         one_lens, rest_lens = (None, None) if lens is None else (lens[i : i + 1], lens[i:])
@@ -160,13 +164,29 @@ def self_step_score_matrix(steps: Tensor, frames: int, lens: Tensor | None = Non
     With `rows`, only the pairs i <= j whose i is among them, and 0 elsewhere: the parts add up to the whole.
     """
     n, weights = len(steps), step_weights(steps, frames, lens)
-    at_once = n if steps.is_cuda else 1  # on a CPU one pair's T * T values stay in the cache
-    scores = steps.new_zeros(n, n)
-    for i in range(n) if rows is None else rows:
-        for j in range(i, n, at_once):
-            others = slice(j, j + at_once)
-            scores[i, others] = pair_scores(steps[i], weights[i], steps[others], weights[others])
+    scores, rows = steps.new_zeros(n, n), range(n) if rows is None else rows
+    pairs = torch.tensor([(i, j) for i in rows for j in range(i, n)], dtype=torch.int64).view(-1, 2).T  # (2, P)
+    if steps.is_cuda and frames**2 <= AT_ONCE:
+        for i, j in send(pairs, steps.device).split(AT_ONCE // frames**2, dim=1):
+            scores[i, j] = _scores_of_pairs(steps[i], weights[i], steps[j], weights[j])
+    else:  # on a CPU one pair's T * T values stay in the cache
+        for i, j in pairs.T.tolist():
+            scores[i, j] = pair_scores(steps[i], weights[i], steps[j : j + 1], weights[j : j + 1])[0]
+    return _symmetric(scores)
+
+
+def _symmetric(scores: Tensor) -> Tensor:
+    """(N, N), with what is above the diagonal below it as well."""
     return torch.triu(scores) + torch.triu(scores, diagonal=1).T
+
+
+def _scores_of_pairs(steps: Tensor, weights: Tensor, other_steps: Tensor, other_weights: Tensor) -> Tensor:
+    """`pair_scores` of P clips (P, L, E) with one other each, weights (P, T): (P,), from P products at once."""
+    dots = steps @ other_steps.transpose(1, 2)  # (P, L, L)
+    size = weights.shape[1], other_weights.shape[1]
+    similarities = F.interpolate(dots.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+    by_frame = torch.bmm(weights.unsqueeze(1), similarities.clamp_(min=0)).squeeze(1)  # (P, T)
+    return (by_frame * other_weights).sum(dim=-1)
 
 
 class BatchScores(NamedTuple):

@@ -37,7 +37,7 @@ class DataConf(Section):
     train_data: FileName
     val_data: FileName
     eval_data: Annotated[FileName, Role.MEASURED]
-    cache: Annotated[Literal["memory", "disk"], Role.AROUND]
+    cache: Annotated[Literal["device", "memory", "disk"], Role.AROUND]
 
     @property
     def splits(self) -> list[str]:

@@ -83,6 +83,11 @@ class TrialRecord:
             raise UserError(f"{self.trial}: the vocabulary is not the one that the trial began with; start a new trial")
         try:
             check_states(self.checkpoint, parts["optimizer"], parts["scheduler"])
+            # fused is the device's, not the trial's; torch puts the step counters where it says
+            for group, own in zip(
+                self.checkpoint["optimizer"]["param_groups"], parts["optimizer"].param_groups, strict=True
+            ):
+                group["fused"] = own["fused"]
             for name, part in parts.items():
                 part.load_state_dict(self.checkpoint[name])
         except Exception as error:  # as in load_model

@@ -7,7 +7,7 @@ import numpy as np
 from utils.common.processes import pick_device
 from utils.common.steps import PREPROCESSING
 from utils.conf.schema import Conf
-from utils.data_utils import Split, load_split
+from utils.data_utils import Split, load_split, on_device
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
 from utils.model_utils import require_memory
@@ -35,5 +35,7 @@ def load_training_data(conf: Conf) -> TrainingData:
         load_split(paths, split, words, conf.audio_logmel.n_mels, data.cache, needs_negatives=True)
         for split in (data.train_data, data.val_data)
     )
-    require_memory(conf, vectors.shape[1], train, pick_device())
+    device = pick_device()
+    needed = require_memory(conf, vectors.shape[1], train, device)
+    train = on_device(train, data.train_data, device, data.cache, needed)
     return TrainingData(words, vectors, train, val, files)
