@@ -24,7 +24,7 @@ from utils.common.processes import (
     require_pair_each,
 )
 from utils.common.steps import TRAINING
-from utils.conf.command import command_parser, named_directory, parse_command, refuse_conf_beside
+from utils.conf.command import command_parser, named, parse_command, refuse_conf_beside
 from utils.conf.reading import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss
@@ -66,7 +66,7 @@ def main() -> None:
 def train_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     going_on = "go on with a trial, by its own configuration"
-    parser.add_argument("--resume", type=named_directory, metavar="TRIAL_DIR", help=going_on)
+    parser.add_argument("--resume", type=named, metavar="TRIAL_DIR", help=going_on)
     parser.add_argument(
         "--sweep",
         action="store_true",

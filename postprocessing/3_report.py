@@ -12,7 +12,7 @@ from utils.common.errors import UserError, begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-from utils.conf.command import named_directory, parse_command
+from utils.conf.command import named, parse_command
 from utils.report.comparison import write_comparison
 from utils.report.report import write_report
 from utils.trial.directory import trial_of, trial_parser
@@ -21,8 +21,8 @@ from utils.trial.directory import trial_of, trial_parser
 def main() -> None:
     parser = trial_parser(__doc__)
     what, where = "compare these trials instead", "folder of the comparison (default: comparison/ beside the first)"
-    parser.add_argument("--compare", type=named_directory, nargs="+", metavar="TRIAL_DIR", help=what)
-    parser.add_argument("--out", type=named_directory, metavar="DIR", help=where)
+    parser.add_argument("--compare", type=named, nargs="+", metavar="TRIAL_DIR", help=what)
+    parser.add_argument("--out", type=named, metavar="DIR", help=where)
     args = parse_command(parser)
     if args.compare is None:
         if args.out:

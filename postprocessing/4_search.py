@@ -17,7 +17,7 @@ if __name__ == "__main__":
     begin_command()
 
 from utils.common.streams import visible
-from utils.conf.command import parse_command
+from utils.conf.command import named, parse_command
 from utils.conf.schema import Conf
 from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
 from utils.trial.directory import trial_of, trial_parser
@@ -45,11 +45,11 @@ def main() -> None:
 def search_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
     parser.usage = "%(prog)s (QUERY | --audio FILE) [options] [section.key=value ...]"
-    parser.add_argument("--audio", type=Path, metavar="FILE", help="search for captions of this sound")
+    parser.add_argument("--audio", type=named, metavar="FILE", help="search for captions of this sound")
     parser.add_argument("--top", type=int, default=5, metavar="K", help="results (default: %(default)s)")
     parser.add_argument("--split", metavar="NAME", help="split to search (default: data_conf.eval_data)")
     parser.add_argument("--json", action="store_true", help="print the results as a JSON list")
-    parser.add_argument("--play-list", type=Path, metavar="FILE", help="write the clips as a play list (.m3u8)")
+    parser.add_argument("--play-list", type=named, metavar="FILE", help="write the clips as a play list (.m3u8)")
     return parser
 
 

@@ -206,8 +206,9 @@ def test_what_is_no_trial_is_not_gone_on_with(folder):
     before = (ROOT / "conf.yaml").read_bytes()
     for option in ("--resume", "--trial"):
         script = "main.py" if option == "--resume" else SCORE
-        assert "a directory on the command line is empty text" in refused(script, option, "")
+        assert "a path on the command line is empty text" in refused(script, option, "")
         assert "not a trial directory" in refused(script, option, ".")
+        assert "there is no such folder" in refused(script, option, folder / "nowhere")
         assert "not a trial directory" in refused(script, option, folder)  # it has a conf.yaml
     assert (ROOT / "conf.yaml").read_bytes() == before and not (ROOT / "train.log").exists()
 
@@ -246,6 +247,19 @@ def test_a_checkpoint_of_another_trial_is_refused(folder):
         assert f"checkpoint_{name}.pt: of another trial; put this trial's own back" in message
 
 
+def test_a_trial_is_not_resumed_to_fewer_epochs_than_it_has(folder):
+    trial = only_trial(folder)
+    message = refused("main.py", "--resume", trial, "param_conf.num_epoch=0")
+    assert "param_conf.num_epoch is 0, but 1 are trained" in message
+    assert yaml.safe_load((trial / "conf.yaml").read_text())["param_conf"]["num_epoch"] == 1
+
+
+def test_sounds_are_checked_though_their_list_is_gone(folder):
+    (folder / "data" / "audio_info.json").unlink()
+    for command in (("main.py", "--conf", folder / "conf.yaml"), (SCORE, "--trial", only_trial(folder))):
+        assert "audio_info.json: no such file; preprocessing/2_clotho_dataset.py makes it" in refused(*command)
+
+
 # --- 6: whose files --------------------------------------------------------------------------------------
 
 
@@ -266,6 +280,8 @@ def test_a_report_replaces_what_a_report_wrote_and_nothing_else(folder):
 def test_a_comparison_replaces_what_a_comparison_wrote_and_nothing_else(folder):
     trial, out = only_trial(folder), folder / "paper"
     call(REPORT, "--compare", trial, "--out", out)
+    message = refused(REPORT, "--compare", trial, "--out", trial / "report")  # a report, not a comparison
+    assert "is not what an earlier run wrote there" in message
     (out / "paper.tex").write_text("mine")
     assert "paper.tex: is not what an earlier run wrote" in refused(REPORT, "--compare", trial, "--out", out)
     assert (out / "paper.tex").read_text() == "mine"

@@ -7,7 +7,7 @@ from utils.common.folders import WRITTEN, whole_folder
 
 
 def write(path, **texts):
-    with whole_folder(path) as temporary:
+    with whole_folder(path, "deep/page") as temporary:
         for name, text in texts.items():
             (temporary / "deep").mkdir(exist_ok=True)
             (temporary / "deep" / name).write_text(text)
@@ -22,7 +22,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     write(path, page="old", old="")
     write(path, page="new", new="")
     assert texts(path) == {"page": "new", "new": ""}
-    with pytest.raises(RuntimeError), whole_folder(path) as temporary:
+    with pytest.raises(RuntimeError), whole_folder(path, "deep/page") as temporary:
         (temporary / "page").write_text("half")
         raise RuntimeError
     assert texts(path) == {"page": "new", "new": ""} and list(path.parent.iterdir()) == [path]
@@ -55,7 +55,7 @@ def file_for_folder(path):
         (lambda path: (path / "folder").symlink_to("deep"), "folder: is not what an earlier run wrote"),
         (lambda path: (path / "empty").mkdir(), "empty: is not what an earlier run wrote"),
         (lambda path: (path / WRITTEN).unlink(), "deep/page: is not what an earlier run wrote"),
-        (lambda path: (path / WRITTEN).write_text("{"), "not valid JSON"),
+        (lambda path: (path / WRITTEN).write_text("{"), "deep/page: is not what"),
         (lambda path: (path / WRITTEN).write_text(json.dumps({"deep/page": []})), "deep/page: is not what"),
         (link_to_folder, "pages: is a link"),
         (file_for_folder, "pages: is a file"),
@@ -66,7 +66,7 @@ def test_what_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
     write(path, page="old")
     spoil(path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(UserError, match=named), whole_folder(path):
+    with pytest.raises(UserError, match=named), whole_folder(path, "deep/page"):
         raise AssertionError("not to be entered")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
@@ -74,7 +74,13 @@ def test_what_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
 def test_what_comes_while_a_folder_is_written_is_left_alone(tmp_path):
     path = tmp_path / "pages"
     write(path, page="old")
-    with pytest.raises(UserError, match=r"notes\.txt: is not what"), whole_folder(path) as temporary:
+    with pytest.raises(UserError, match=r"notes\.txt: is not what"), whole_folder(path, "deep/page") as temporary:
         (temporary / "page").write_text("new")
         (path / "notes.txt").write_text("mine")
     assert texts(path) == {"page": "old", "notes.txt": "mine"}
+
+
+def test_what_another_command_wrote_is_left_alone(tmp_path):
+    write(tmp_path / "pages", page="old")
+    with pytest.raises(UserError, match="deep/page: is not what"), whole_folder(tmp_path / "pages", "other.html"):
+        raise AssertionError("not to be entered")

@@ -74,6 +74,8 @@ def _digest(path: Path, state: State) -> str:
 def _kept(root: Path) -> dict[str, tuple[State, str]]:
     """What earlier commands kept in a directory, by name; empty where that is none of it."""
     try:
+        if not (root / KEPT).is_file():  # a pipe would be waited for
+            return {}
         return TypeAdapter(dict[str, tuple[State, str]]).validate_json((root / KEPT).read_bytes())
     except (OSError, ValueError):
         return {}

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.common.digests import file_digest
@@ -15,20 +15,23 @@ NOBODYS = {".DS_Store", "Thumbs.db"}  # left by file managers that have shown it
 
 
 @contextmanager
-def whole_folder(path: Path | str) -> Iterator[Path]:
+def whole_folder(path: Path | str, page: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
+
+    Args:
+        page: a file that it will hold, and that tells it from what other commands write.
 
     Raises UserError where `path` is a link, or holds anything that was not written so, or was changed since.
     """
     path = Path(path)
-    _require_own(path)
+    _require_own(path, page)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, old = (new_beside(path, kind) for kind in ("tmp", "old"))
     try:
         temporary.mkdir()
         yield temporary
         write_json(temporary / WRITTEN, {name: file_digest(temporary / name) for name in sorted(_files(temporary))})
-        _require_own(path)  # once more: it took a while
+        _require_own(path, page)  # once more: it took a while
         if path.exists():
             path.replace(old)
         temporary.replace(path)
@@ -41,10 +44,14 @@ def whole_folder(path: Path | str) -> Iterator[Path]:
             shutil.rmtree(rest, ignore_errors=True)
 
 
-def _require_own(path: Path) -> None:
+def _require_own(path: Path, page: str) -> None:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(f"{path}: is a {'link' if path.is_symlink() else 'file'}; it is not replaced: remove it")
-    written = read_json(path / WRITTEN, "its command") if (path / WRITTEN).is_file() else {}
+    written = {}
+    with suppress(UserError):  # missing or damaged
+        written = read_json(path / WRITTEN, "its command")
+    if page not in written:
+        written = {}
     for name in _files(path):
         file = path / name
         if file.is_symlink() or not file.is_file() or written.get(name) != file_digest(file):

@@ -20,10 +20,23 @@ class CommandParser(argparse.ArgumentParser):
         raise UserError(f"{message}; {f'did you mean {close[0]}?' if close else '--help lists what there is'}")
 
 
+def named(text: str) -> Path:
+    """An argument that names a file or a directory.
+
+    Raises UserError where it is empty, which Path would take for the current directory, or not UTF-8: pages and
+    records, which name it, are.
+    """
+    if not text.strip():
+        raise UserError("a path on the command line is empty text; was a variable not set?")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{text}: the name of this file or directory is not UTF-8; rename it")
+    return Path(text)
+
+
 def command_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every command takes: --conf FILE and section.key=value ..."""
     parser = CommandParser(description=description)
-    parser.add_argument("--conf", metavar="FILE", help=f"configuration file (default: {DEFAULT_CONF})")
+    parser.add_argument("--conf", type=named, metavar="FILE", help=f"configuration file (default: {DEFAULT_CONF})")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, read as YAML"
     )
@@ -33,18 +46,6 @@ def command_parser(description: str) -> argparse.ArgumentParser:
 def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; settings may stand before, between and after the other arguments."""
     return parser.parse_intermixed_args()
-
-
-def named_directory(text: str) -> Path:
-    """An argument that names a directory; UserError where it is empty, which Path would take for the current one.
-
-    Or where it is not UTF-8: pages and records, which name it, are.
-    """
-    if not text.strip():
-        raise UserError("a directory on the command line is empty text; was a variable not set?")
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"{text}: the name of this directory is not UTF-8; rename it")
-    return Path(text)
 
 
 def refuse_conf_beside(args: argparse.Namespace, option: str) -> None:

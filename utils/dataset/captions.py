@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from utils.common.errors import UserError
 
-# Hyphens stay: "walkie-talkie" is one word. Curly quotes go as their straight kin do (Clotho has none).
-PUNCTUATION = re.compile(r"""[!"#$%&'()*+,./\\:;<=>?@\[\]^_`{|}~‘’‚‛“”„‟‹›«»]""")
+# Hyphens stay: "walkie-talkie" is one word. Curly quotes go as their straight kin do, and control characters do not
+# stand in words (Clotho has neither).
+PUNCTUATION = re.compile(r"""[!"#$%&'()*+,./\\:;<=>?@\[\]^_`{|}~‘’‚‛“”„‟‹›«»\x00-\x1f\x7f-\x9f]""")
 INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")  # soft hyphens, characters of no width
 DASHES = re.compile("[-\u2010-\u2015\u2212 ]*")
 CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]

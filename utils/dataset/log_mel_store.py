@@ -78,7 +78,7 @@ class LogMelStore:
 
         Raises UserError where the sound is not the one that was indexed, or cannot be decoded or transformed.
         """
-        if file_digest(audio) != clip.sha256:
+        if not audio.is_file() or file_digest(audio) != clip.sha256:
             raise UserError(f"{audio}: has changed since {INDEXING} read it; run that again")
         if is_stored or self._has_part(fid, clip):
             return False

@@ -35,7 +35,7 @@ def write_comparison(trials: list[Path], out: Path) -> Path:
         _require_same_data(results[0], result)
     groups = group_trials(results)
     best = {(side, metric): best_groups(groups, side, metric) for side in DIRECTIONS for metric in METRICS}
-    with whole_folder(out) as folder:
+    with whole_folder(out, COMPARISON) as folder:
         page = Page(folder)
         page.render(
             "comparison.html",

@@ -35,7 +35,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
     names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
     rankings = {name: load_rankings(trial, name, epoch) for name in names}
     main = rankings[names[0]]
-    with whole_folder(trial / "report") as folder:
+    with whole_folder(trial / "report", REPORT) as folder:
         page = Page(folder)
         gallery = Gallery(model, words, conf, main["text_to_audio"], page)
         page.render(
@@ -63,7 +63,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
 
 def training_provenance(trial: Path) -> dict[str, object]:
     """The trial's record of its training, flat: the seed, the data's digests, each run's machine and versions."""
-    content = training_of(trial).model_dump(exclude_defaults=True, exclude={"settings"})
+    content = training_of(trial).model_dump(exclude_defaults=True, exclude={"settings", "token"})
     runs = {f"run {number}": run for number, run in enumerate(content.pop("runs", []), start=1)}
     return flat(content | runs)
 

@@ -11,7 +11,7 @@ from utils.common.errors import UserError
 from utils.common.lock import held
 from utils.common.processes import rank
 from utils.common.steps import TRAINING
-from utils.conf.command import command_parser, named_directory, parse_command, refuse_conf_beside
+from utils.conf.command import command_parser, named, parse_command, refuse_conf_beside
 from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf, role_of, telling
 from utils.trial.identity import begin, require_same_run, training_of, warn_diverged
@@ -111,7 +111,7 @@ def trial_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every postprocessing script takes."""
     parser = command_parser(description)
     default = "the newest of the configuration's series with the settings of the command line"
-    parser.add_argument("--trial", type=named_directory, metavar="DIR", help=f"trial directory (default: {default})")
+    parser.add_argument("--trial", type=named, metavar="DIR", help=f"trial directory (default: {default})")
     return parser
 
 

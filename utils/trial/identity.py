@@ -45,6 +45,8 @@ def data_digests(conf: Conf, splits: Iterable[str]) -> dict[str, str]:
 
 def training_of(trial: Path) -> Entry:
     """The record of a trial's training; UserError where a directory is no trial, or one of another format."""
+    if not trial.is_dir():
+        raise UserError(f"{trial}: not a trial directory: {'a file' if trial.exists() else 'there is no such folder'}")
     if (trial / POINTS).is_dir():
         raise UserError(f"{trial}: a sweep, not a trial: go on with it by --sweep --resume, or name one of its trials")
     entry = read_provenance(trial).get(TRAINING)

@@ -65,6 +65,8 @@ class TrialRecord:
         Raises UserError where the data or the checkpoint are of another run; then the trial directory is as it was.
         """
         check_data(self.trial, self.conf, TRAINING)
+        if self.history:
+            self._require_fit()
         if self.checkpoint is not None:
             self._load(parts)
         if rank() > 0:
@@ -77,6 +79,14 @@ class TrialRecord:
                     shutil.copyfile(self.trial / LAST, temporary)
         if self.conf.log_tensorboard:
             self.events = EpochEvents(self.trial, self.history)
+
+    def _require_fit(self) -> None:
+        """Raise UserError where fewer epochs are asked for than there are, or the best of them is not this trial's."""
+        asked, trained = self.conf.param_conf.num_epoch, self.history[-1]["epoch"]
+        if asked < trained:
+            raise UserError(f"{self.trial}: param_conf.num_epoch is {asked}, but {trained} are trained; ask for those")
+        if self.best is not self.history[-1] and (self.trial / BEST).exists():  # it stays
+            load_checkpoint(self.trial / BEST, self.identity)
 
     def _load(self, parts: dict[str, Stateful]) -> None:
         if self.checkpoint["words"] != self.words:
@@ -107,16 +117,16 @@ class TrialRecord:
     def stop_at(self, epoch: int, error: Diverged, fids: list[str]) -> NoReturn:
         """Mark the trial as diverged, on these clips, in train.log as well, and raise UserError."""
         batch = f"; the batch's clips are {' '.join(dict.fromkeys(fids))}" if fids else ""
-        how = f"diverged in epoch {epoch}: {error}{batch}"
+        how = f"diverged in epoch {epoch}: {error}"
         good = f"{LAST} holds epoch {epoch - 1}" if self.history else "there is no checkpoint yet"
         mark = partial(mark_diverged, self.trial, how)
         if fids:  # in a step, which all ranks take
             on_rank_zero(mark)
         elif rank() == 0:
             mark()
-        self.logger.warning(how)
+        self.logger.warning(f"{how}{batch}")
         raise UserError(
-            f"{self.trial}: {how}; {good}; start a new trial with a lower AdamOptimizer.lr, or look at "
+            f"{self.trial}: {how}{batch}; {good}; start a new trial with a lower AdamOptimizer.lr, or look at "
             "these clips"
         )
 
