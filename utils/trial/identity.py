@@ -1,7 +1,7 @@
 """What a trial's numbers belong to: its settings, its data, its word vectors, told by digest.
 
 A trial's provenance.json is begun with it: the record of its training names the settings that decide its numbers and
-digests the data. Each checkpoint carries the digest of both, each later step records the files that it read and wrote.
+digests the data. Each checkpoint carries the trial's `identity`, each later step records what files it read and wrote.
 Whoever reads a number checks the way back from it, by `check_trial`.
 """
 
@@ -27,8 +27,8 @@ FORMAT = 2  # of trials; see docs/reliability.md
 
 def begin(trial: Path, conf: Conf, data: dict[str, str]) -> None:
     """Make a directory a trial: record what it is to be trained by, and on which files (`data_digests`)."""
-    entry = Entry(settings=deciding(conf), data=data, seed=conf.param_conf.seed, format=FORMAT)
-    record(trial, TRAINING, entry.model_copy(update={"token": secrets.token_hex(8)}))
+    seed, token = conf.param_conf.seed, secrets.token_hex(8)
+    record(trial, TRAINING, Entry(settings=deciding(conf), data=data, seed=seed, token=token, format=FORMAT))
 
 
 def deciding(conf: Conf) -> dict[str, Any]:
