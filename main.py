@@ -29,8 +29,9 @@ from utils.conf.reading import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import batches
+from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate
-from utils.model_utils import Diverged, PlateauStopper, build_state, seed_epoch, train_epoch
+from utils.model_utils import PlateauStopper, build_state, seed_epoch, train_epoch
 from utils.sweep.points import open_sweep
 from utils.sweep.run import run_sweep
 from utils.trial.directory import create_trial, on_its_own, resume_conf

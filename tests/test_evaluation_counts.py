@@ -8,8 +8,8 @@ import torch
 from tests.helpers import CPU, PRETEND, needs_pretended_device, random_model, random_split, run, state_of
 from utils import split_score_utils
 from utils.criterion_utils import InfoNCE, TripletLoss
+from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate, score_split
-from utils.model_utils import Diverged
 from utils.sampling_utils import STRATEGIES
 
 CUDA = torch.device("cuda")

@@ -10,9 +10,9 @@ from tests.helpers import embedding_scores, random_model, random_split, state_of
 from utils import evaluation_utils
 from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import collate
+from utils.device_utils import Diverged
 from utils.evaluation_utils import PairBatches, evaluate, score_split
 from utils.metric_utils import both_directions
-from utils.model_utils import Diverged
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import BatchScores, score_matrix
 

@@ -17,9 +17,9 @@ from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Split, batches, collate
 from utils.dataset.index import TEXT_COLUMNS
 from utils.dataset.paths import DatasetPaths
+from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate
 from utils.model_utils import (
-    Diverged,
     PlateauStopper,
     build_state,
     prepare_model,

@@ -22,8 +22,9 @@ from models.core import CRNNWordModel
 from utils.common.processes import all_reduce_sum, broadcast_buffers, on_rank_zero, own_share
 from utils.criterion_utils import negative_mask
 from utils.data_utils import Split
+from utils.device_utils import Diverged
 from utils.metric_utils import both_directions_by_places, places_in_both_directions
-from utils.model_utils import Diverged, TrainState
+from utils.model_utils import TrainState
 from utils.score_utils import BatchScores, caption_word_weights
 from utils.split_score_utils import EncodedClips, caption_pair_scores, caption_sums, clip_pair_scores, group_word_scores
 

@@ -29,7 +29,6 @@ from utils.common.steps import INDEXING
 from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
 from utils.data_utils import Batch, Split
 from utils.dataset.paths import DatasetPaths
-from utils.device_utils import Diverged as Diverged
 from utils.device_utils import Draws, FiniteSteps
 from utils.score_utils import AT_ONCE, BatchScores, batch_scores, self_step_score_matrix
 

@@ -16,7 +16,7 @@ from utils.common.processes import on_rank_zero, rank, world_size
 from utils.common.steps import TRAINING
 from utils.conf.reading import save_conf
 from utils.conf.schema import Conf
-from utils.model_utils import Diverged
+from utils.device_utils import Diverged
 from utils.trial.checkpoint import check_states, checkpoint_bytes, first_line, load_checkpoint
 from utils.trial.history import collapse_warning, epoch_line
 from utils.trial.identity import check_data, identity, mark_diverged, training_of
