@@ -80,7 +80,7 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
     """Run the epochs that the trial's record does not hold yet; epoch 0 only evaluates."""
     params = conf.param_conf
     torch.manual_seed(params.seed)
-    state = build_state(conf, data.vectors, pick_device())
+    state = build_state(conf, data.vectors, pick_device(), data.train.captions)
     metrics = {name: TripletLoss(**settings.model_dump()) for name, settings in conf.metrics.items()}
     stopper = PlateauStopper(**conf.TrialPlateauStopper.model_dump())
     loader = batches(data.train, params.batch_size, shuffle=True)

@@ -42,7 +42,9 @@ def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -
             audio_enc=Settings(in_dim=None, out_dim=None),
             text_enc=Settings(trainable=False),
         ),
-        score=Settings(mask_words=False, mask_frames=False),
+        score=Settings(
+            frames="mean", sharpness=10.0, learn_sharpness=False, words="mean", mask_words=False, mask_frames=False
+        ),
         criteria=Settings(
             TripletLoss=Settings(margin=0.5, sampling=objective if triplets else "random-NS"),
             InfoNCE=Settings(temperature=0.07),

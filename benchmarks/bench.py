@@ -52,7 +52,7 @@ from utils.dataset.word_vectors import load_embeddings
 from utils.evaluation_utils import evaluate, score_split
 from utils.metric_utils import both_directions
 from utils.model_utils import build_state, train_epoch, train_step
-from utils.score_utils import batch_scores
+from utils.step_score_utils import batch_scores
 
 STRATEGY = "random-NS"  # of training steps and epochs: the one that gains least
 PRECISIONS = ("float32", "bfloat16")
@@ -114,8 +114,8 @@ class Row:
         return f"| {' | '.join(cells)} | {target:>9}, {'met' if met else 'missed':6} |"
 
 
-HEADER = f"""| {'what':72} | {'theirs':>9} | {'ours':>9} | {'ratio':>6} | {'target':17} |
-| {'-' * 72} | {'-' * 8}: | {'-' * 8}: | {'-' * 5}: | {'-' * 17} |"""
+HEADER = f"""| {"what":72} | {"theirs":>9} | {"ours":>9} | {"ratio":>6} | {"target":17} |
+| {"-" * 72} | {"-" * 8}: | {"-" * 8}: | {"-" * 5}: | {"-" * 17} |"""
 
 
 def _amount(value: float, unit: str) -> str:

@@ -39,7 +39,7 @@ from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
 from utils.metric_utils import both_directions
 from utils.model_utils import TrainState, build_optimizer
-from utils.score_utils import BatchScores, score_matrix
+from utils.score_utils import BatchScores, Score, score_matrix
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST, LOG
@@ -172,10 +172,10 @@ def random_model(trainable_words=False):
     return CRNNWordModel(64, 20, words, trainable_words)
 
 
-def embedding_scores(audio, text, audio_lens=None, text_lens=None):
+def embedding_scores(audio, text, audio_lens=None, text_lens=None, **choices):
     """A batch's scores by their definition, from its embeddings (N, T, E) and (N, W, E)."""
     return BatchScores(
-        score_matrix(audio, text, audio_lens, text_lens),
+        score_matrix(audio, text, audio_lens, text_lens, **choices),
         lambda: score_matrix(text, text, text_lens, text_lens).detach(),
         lambda: score_matrix(audio, audio, audio_lens, audio_lens).detach(),
     )
@@ -183,7 +183,8 @@ def embedding_scores(audio, text, audio_lens=None, text_lens=None):
 
 def state_of(model, criterion, device=CPU, **settings):
     """What trains a model by a criterion, with conf.yaml's optimiser."""
-    optimizer, scheduler = build_optimizer(load_conf(ROOT / "conf.yaml"), model, criterion)
+    score = settings.setdefault("score", Score())
+    optimizer, scheduler = build_optimizer(load_conf(ROOT / "conf.yaml"), model, criterion, score)
     return TrainState(model, criterion, optimizer, scheduler, device, **settings)
 
 
@@ -413,8 +414,7 @@ class Stages:
         changed = [
             name
             for name in kept.keys() & now.keys()
-            if not (name.split("/")[-1] in EVER_NEW and name.startswith("TRIAL"))
-            and not _same(kept[name], now[name])
+            if not (name.split("/")[-1] in EVER_NEW and name.startswith("TRIAL")) and not _same(kept[name], now[name])
         ]
         return sorted([*changed, *(kept.keys() ^ now.keys())])
 

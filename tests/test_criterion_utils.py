@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import embedding_scores
-from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
+from utils.criterion_utils import InfoNCE, TripletLoss, compares_clips, negative_mask
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import BatchScores
 
@@ -16,6 +16,11 @@ DETERMINISTIC = sorted(set(STRATEGIES) - {"random-NS"})
 
 def test_negatives_are_of_another_clip():
     assert negative_mask(torch.tensor([4, 7, 4])).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+
+
+def test_two_strategies_compare_clips_with_clips():
+    assert {name for name in STRATEGIES if compares_clips(TripletLoss(0.5, name))} == {"easy-audio-NS", "hard-audio-NS"}
+    assert not compares_clips(InfoNCE(0.1))
 
 
 # --- the triplet loss ------------------------------------------------------------------------------------

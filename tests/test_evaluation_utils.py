@@ -6,7 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from models import audio_encoders
-from tests.helpers import embedding_scores, random_model, random_split, state_of
+from tests.helpers import VOCABULARY, embedding_scores, random_model, random_split, state_of
 from utils import evaluation_utils
 from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import collate
@@ -14,7 +14,7 @@ from utils.device_utils import Diverged
 from utils.evaluation_utils import PairBatches, evaluate, score_split
 from utils.metric_utils import both_directions
 from utils.sampling_utils import STRATEGIES
-from utils.score_utils import BatchScores, score_matrix
+from utils.score_utils import BatchScores, Score, score_matrix
 
 
 @pytest.fixture
@@ -60,25 +60,51 @@ def test_all_words_have_their_scores_by_id(split, model):
         assert scores.by_word[word, clip].item() == pytest.approx(score_matrix(audio, text).item(), abs=1e-5)
 
 
+def chosen_score(split, frames, words):
+    score = Score(frames, words=words, vocabulary=VOCABULARY)
+    score.count_words(split.captions)
+    return score
+
+
+CHOICES = [("mean", "mean"), ("max", "mean"), ("softmax", "idf"), ("mean", "idf")]
+
+
+@pytest.mark.parametrize(("frames", "words"), CHOICES[1:])
+def test_scores_of_a_split_by_another_score(split, model, frames, words):
+    score = chosen_score(split, frames, words)
+    scores, known = score_split(model, split, score), score_split(model, split, score, all_words=True)
+    np.testing.assert_allclose(known.cross, scores.cross, atol=1e-6)
+    for clip, caption in np.ndindex(*scores.cross.shape):
+        ids = split.captions[caption].unsqueeze(0)
+        with torch.no_grad():
+            audio, text = model(split.log_mels[clip].unsqueeze(0), ids)
+        expected = score_matrix(audio, text, pool=score.pool, importance=score.importance(ids))
+        assert scores.cross[clip, caption].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
 @torch.no_grad()
-def plain_scores(model, split, captions, mask_words):
+def plain_scores(model, split, captions, mask_words, score=None):
     """The scores among captions and their clips, of embeddings that were made clip by clip."""
     batch = collate(split, captions)
     frames = [model.audio_branch(split.log_mels[clip].unsqueeze(0))[0] for clip in batch.clips]
     text_lens = batch.text_lens if mask_words else None
+    score = score or Score()
     return embedding_scores(
-        pad_sequence(frames, batch_first=True), model.text_branch(batch.text), batch.audio_lens, text_lens
-    )
+        pad_sequence(frames, batch_first=True), model.text_branch(batch.text), batch.audio_lens, text_lens,
+        pool=score.pool, importance=score.importance(batch.text),
+    )  # fmt: skip
 
 
+@pytest.mark.parametrize(("frames", "words"), CHOICES)
 @pytest.mark.parametrize("mask_words", [False, True])
-def test_scores_of_batches_are_those_of_every_clip_at_its_own_length(split, model, mask_words):
+def test_scores_of_batches_are_those_of_every_clip_at_its_own_length(split, model, mask_words, frames, words):
     captions = np.array([[0, 1, 4, 7, 8, 12, 17], [17, 2, 2, 9, 10, 15, 5]])
-    scores = score_split(model, split, keep_steps=True)
+    score = chosen_score(split, frames, words)
+    scores = score_split(model, split, score, keep_steps=True)
     ours = PairBatches(scores, 18, mask_words).batch_scores(captions)
     text_text, audio_audio = ours.text_text(), ours.audio_audio()
     for batch, batch_captions in enumerate(captions.tolist()):
-        theirs = plain_scores(model, split, batch_captions, mask_words)
+        theirs = plain_scores(model, split, batch_captions, mask_words, score)
         torch.testing.assert_close(ours.audio_text[batch], theirs.audio_text)
         torch.testing.assert_close(text_text[batch], theirs.text_text())
         torch.testing.assert_close(audio_audio[batch], theirs.audio_audio())

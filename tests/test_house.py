@@ -14,7 +14,7 @@ from utils import sampling_utils
 from utils.common.processes import pick_device
 from utils.score_utils import BatchScores
 
-PURE = ("score_utils", "sampling_utils", "criterion_utils", "metric_utils")
+PURE = ("score_utils", "step_score_utils", "sampling_utils", "criterion_utils", "metric_utils")
 SOURCES = [path.relative_to(ROOT) for folder in ("utils", "models") for path in sorted((ROOT / folder).rglob("*.py"))]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CPU, ROOT, embedding_scores, random_model, random_split, state_of
+from tests.helpers import CPU, ROOT, VOCABULARY, embedding_scores, random_model, random_split, state_of
 from utils.common.errors import UserError
 from utils.common.io import write_csv
 from utils.conf.reading import load_conf
@@ -30,6 +30,7 @@ from utils.model_utils import (
     train_step,
 )
 from utils.sampling_utils import STRATEGIES
+from utils.score_utils import Score
 
 FULL = TripletLoss(0.5, "full-batch-NS")
 CUDA = torch.device("cuda")
@@ -61,7 +62,7 @@ def test_a_state_trains_what_the_configuration_says():
     (group,) = state.optimizer.param_groups
     trained = {id(weight) for weight in group["params"]}
     assert {id(state.criterion.log_temperature), id(state.model.text_enc.embedding.weight)} < trained
-    assert group["lr"] == 0.5 and state.mask_words and not state.mask_frames
+    assert group["lr"] == 0.5 and state.score.mask_words and not state.score.mask_frames
 
 
 def test_training_repeats_itself_bit_for_bit(split):
@@ -105,16 +106,29 @@ def test_a_step_that_is_not_finite_names_its_clips_and_updates_nothing(split, mo
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
 
 
-@pytest.mark.parametrize("masks", [{}, {"mask_words": True}, {"mask_frames": True}])
-def test_a_step_averages_over_what_the_state_says(split, model, masks):
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {},
+        {"mask_words": True},
+        {"mask_frames": True},
+        {"frames": "max"},
+        {"frames": "softmax", "mask_frames": True},
+        {"words": "idf", "vocabulary": VOCABULARY, "mask_words": True, "frames": "max"},
+    ],
+)
+def test_a_step_scores_as_the_state_says(split, model, choice):
     model.audio_enc.cnn[-1].eval()  # dropout
     captions = list(range(0, 18, 2))
     audio, text = copy.deepcopy(model)(*collate(split, captions)[:2])
     batch = collate(split, captions)
-    lens = (batch.audio_lens if "mask_frames" in masks else None, batch.text_lens if "mask_words" in masks else None)
+    lens = (batch.audio_lens if "mask_frames" in choice else None, batch.text_lens if "mask_words" in choice else None)
+    score = Score(**choice)
+    score.count_words(split.captions)
     negatives = negative_mask(batch.clips)
-    expected = FULL(embedding_scores(audio, text, *lens), negatives)
-    terms = train_step(state_of(model, FULL, **masks), batch, negatives)
+    plain = embedding_scores(audio, text, *lens, pool=score.pool, importance=score.importance(batch.text))
+    expected = FULL(plain, negatives)
+    terms = train_step(state_of(model, FULL, score=score), batch, negatives)
     assert terms.loss.item() == pytest.approx(expected.loss.item(), abs=1e-6)
 
 

@@ -23,7 +23,8 @@ from utils.dataset.captions import clean_caption, read_captions
 from utils.dataset.index import read_table
 from utils.metric_utils import retrieval_metrics
 from utils.sampling_utils import STRATEGIES
-from utils.score_utils import batch_scores, score_matrix, step_score_matrix
+from utils.score_utils import score_matrix
+from utils.step_score_utils import batch_scores, step_score_matrix
 
 few = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 fewer = settings(few, max_examples=25)

@@ -3,16 +3,27 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.feature_extraction.text import TfidfVectorizer
+from torch.nn.utils.rnn import pad_sequence
 
 from models.audio_encoders import upsample
 from tests.helpers import embedding_scores
-from utils import score_utils
+from utils import step_score_utils
 from utils.score_utils import (
-    batch_scores,
+    POOLINGS,
+    Score,
+    best_frame,
     caption_word_weights,
-    pair_scores,
+    inverse_document_frequency,
+    mean_over_frames,
     score_matrix,
     self_score_matrix,
+    softmax_over_frames,
+)
+from utils.step_score_utils import (
+    batch_scores,
+    pair_scores,
     self_step_score_matrix,
     step_score_matrix,
     step_weights,
@@ -112,6 +123,122 @@ def test_scores_and_gradients_of_steps_are_those_of_their_frames(length, frames,
         torch.testing.assert_close(ours, theirs)
 
 
+# --- the choices of pool, words and masks ---------------------------------------------------------------
+
+
+def plain_pool(values, name, sharpness):
+    """What a word scores over similarities with frames, a list of scalars of torch, by its definition."""
+    if name == "max":
+        return max(values)
+    weights = [torch.exp(sharpness * value) if name == "softmax" else 1.0 for value in values]
+    return sum(weight * value for weight, value in zip(weights, values, strict=True)) / sum(weights)
+
+
+def plain_choice(frames, words, name, sharpness, importance, places):
+    """S of lists of vectors: a mean over `places` of words, of which those beyond the last score 0."""
+    pooled = [plain_pool([(a @ w).clamp(min=0) for a in frames], name, sharpness) for w in words]
+    weights = [float(value) * len(words) / float(sum(importance)) for value in importance]
+    return sum(weight * value for weight, value in zip(weights, pooled, strict=True)) / places
+
+
+CHOICES = [
+    (frames, words, *masks)
+    for frames in POOLINGS
+    for words in ("mean", "idf")
+    for masks in ((False, False), (True, False), (False, True), (True, True))
+]
+
+
+@pytest.mark.parametrize(("frames", "words", "mask_words", "mask_frames"), CHOICES)
+def test_every_choice_is_its_plain_loop_with_its_gradients(frames, words, mask_words, mask_frames):
+    generator = torch.Generator().manual_seed(3)
+    steps = torch.randn(3, 3, 4, generator=generator, dtype=torch.float64).requires_grad_()
+    vectors = F.normalize(torch.randn(9, 4, generator=generator, dtype=torch.float64), dim=-1)
+    vectors[0] = 0
+    ids, audio_lens, text_lens = torch.tensor([[3, 3, 8, 1], [2, 0, 0, 0]]), torch.tensor([13, 5, 1]), [4, 1]
+    score = Score(frames, 7.0, frames == "softmax", words, mask_words, mask_frames, vocabulary=9).double()
+    score.count_words([torch.tensor([3, 1]), torch.tensor([3, 3]), torch.tensor([8])])
+    inputs = (steps, *score.parameters())
+    lens = (audio_lens if mask_frames else None, torch.tensor(text_lens) if mask_words else None)
+    made = step_score_matrix(steps, 13, vectors[ids], *lens, score.pool, score.importance(ids))
+    embeds = make_frames(steps, 13)
+    by_frames = score_matrix(embeds, vectors[ids], *lens, score.pool, score.importance(ids))
+    idf = [1.0] * 9 if words == "mean" else [np.log(4 / (1 + count)) + 1 for count in (0, 1, 0, 2, 0, 0, 0, 0, 1)]
+    sharpness = score.log_sharpness.exp() if frames == "softmax" else None
+    plain = torch.stack(
+        [
+            plain_choice(
+                embeds[i, : audio_lens[i] if mask_frames else 13], vectors[ids[j, : text_lens[j]]], frames, sharpness,
+                [idf[word] for word in ids[j, : text_lens[j]]], text_lens[j] if mask_words else 4,
+            )
+            for i in range(3)
+            for j in range(2)
+        ]
+    ).view(3, 2)  # fmt: skip
+    weights = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+    expected = torch.autograd.grad((plain * weights).sum(), inputs, retain_graph=True)
+    for scores in (made, by_frames):
+        torch.testing.assert_close(scores, plain, rtol=1e-6, atol=1e-6)  # idf is float32
+        gradients = torch.autograd.grad((scores * weights).sum(), inputs, retain_graph=True)
+        for ours, theirs in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_frames_that_tie_share_the_gradient_of_the_best():
+    similarities = torch.tensor([[[0.5], [0.2], [0.5], [0.9]]], requires_grad=True)  # the last beyond the clip's end
+    best_frame(similarities, None, torch.tensor([3])).sum().backward()
+    assert similarities.grad.flatten().tolist() == [0.5, 0.0, 0.5, 0.0]
+
+
+def test_sharpness_leads_from_the_mean_to_the_best_frame():
+    similarities = torch.rand(2, 30, 3, generator=torch.Generator().manual_seed(0))
+    lens = torch.tensor([30, 7])
+    torch.testing.assert_close(
+        softmax_over_frames(similarities, lens=lens, sharpness=0.0), mean_over_frames(similarities, lens=lens)
+    )
+    torch.testing.assert_close(
+        softmax_over_frames(similarities, lens=lens, sharpness=1e4), best_frame(similarities, lens=lens)
+    )
+
+
+@pytest.mark.parametrize("frames", POOLINGS)
+def test_shares_of_frames_add_up_to_a_words_score(frames):
+    similarities = torch.rand(20, 4, generator=torch.Generator().manual_seed(0))
+    similarities[:, 3] = 0.0  # all tie
+    score = Score(frames)
+    shares = score.frame_shares(similarities)
+    torch.testing.assert_close(shares.sum(dim=0), torch.ones(4))
+    torch.testing.assert_close((shares * similarities).sum(dim=0), score.pool(similarities.unsqueeze(0))[0])
+
+
+def test_idf_is_scikit_learns():
+    captions = [[1, 2, 2], [2, 3], [2], [5, 1]]
+    texts = [" ".join(f"w{word}" for word in caption) for caption in captions]
+    theirs = TfidfVectorizer(vocabulary=[f"w{word}" for word in range(6)], token_pattern=r"\w+").fit(texts).idf_
+    ours = inverse_document_frequency([torch.tensor(caption) for caption in captions], 6)
+    np.testing.assert_allclose(ours[1:], theirs[1:], rtol=1e-6)
+    assert ours[0] == 0 and inverse_document_frequency([], 3).tolist() == [0, 1, 1]
+
+
+def test_captions_weigh_words_by_importance_as_a_batch_does(make_batch):
+    audio, _, _, audio_lens, _ = make_batch(3)
+    vocabulary = F.normalize(torch.randn(20, audio.shape[2]), dim=-1)
+    vocabulary[0] = 0
+    score = Score("max", words="idf", vocabulary=20)
+    captions = [torch.tensor(ids) for ids in ([3, 3, 7], [19], [5, 1, 2, 3, 4])]
+    score.count_words(captions)
+    words, weights = caption_word_weights([ids.numpy() for ids in captions], importance=score.idf.numpy())
+    by_word = score_matrix(audio, vocabulary[words].unsqueeze(1), audio_lens, pool=score.pool)  # (N, V)
+    ids, lens = pad_sequence(captions, batch_first=True), torch.tensor([3, 1, 5])
+    expected = score_matrix(audio, vocabulary[ids], audio_lens, lens, score.pool, score.importance(ids))
+    np.testing.assert_allclose((weights @ by_word.numpy().T).T, expected, atol=1e-6)
+
+
+def test_a_score_says_how_it_was_taken():
+    assert str(Score()) == "frames=mean, words=mean"
+    assert str(Score("softmax", 12.5, words="idf", mask_words=True)) == "frames=softmax(12.5), words=idf"
+
+
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("length", "frames"), [(1, 5), (3, 12), (5, 23)])
 def test_self_scores_of_steps_are_those_of_their_frames(length, frames, masked):
@@ -135,7 +262,7 @@ def test_long_clips_are_scored_part_by_part(monkeypatch, at_once):
     weights = step_weights(one, 14)[0], step_weights(others, 29)
     pairs, by_word = pair_scores(one[0], weights[0], others, weights[1]), word_scores(one, 14, words)
     torch.testing.assert_close(by_word, score_matrix(make_frames(one, 14), words.unsqueeze(1))[0])
-    monkeypatch.setattr(score_utils, "AT_ONCE", at_once)
+    monkeypatch.setattr(step_score_utils, "AT_ONCE", at_once)
     sizes = []
     clamp = torch.Tensor.clamp_
     monkeypatch.setattr(torch.Tensor, "clamp_", lambda made, min: (sizes.append(made.numel()), clamp(made, min=min))[1])

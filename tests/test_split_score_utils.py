@@ -6,7 +6,7 @@ import torch
 
 from models.audio_encoders import upsample
 from utils import split_score_utils
-from utils.score_utils import caption_word_weights, score_matrix
+from utils.score_utils import POOLINGS, caption_word_weights, score_matrix
 from utils.split_score_utils import (
     EncodedClips,
     caption_pair_scores,
@@ -43,12 +43,13 @@ def test_frames_of_clips_of_different_lengths_are_each_ones_own(clips, frames):
         assert not ours[len(theirs) :].any()
 
 
-def test_words_are_scored_with_each_clip_of_a_group(clips, frames):
+@pytest.mark.parametrize("pool", POOLINGS.values())
+def test_words_are_scored_with_each_clip_of_a_group(clips, frames, pool):
     words = torch.nn.functional.normalize(torch.randn(9, 6), dim=-1)
     steps = torch.nn.utils.rnn.pad_sequence([clips.of(clip)[0] for clip in range(6)], batch_first=True)
-    scores = group_word_scores(steps, FRAMES, words)
+    scores = group_word_scores(steps, FRAMES, words, pool)
     for clip, own in enumerate(frames):
-        torch.testing.assert_close(scores[:, clip], score_matrix(own.unsqueeze(0), words.unsqueeze(1))[0])
+        torch.testing.assert_close(scores[:, clip], score_matrix(own.unsqueeze(0), words.unsqueeze(1), pool=pool)[0])
 
 
 @pytest.mark.parametrize("at_once", [1, 1000, 10**6])

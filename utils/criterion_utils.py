@@ -96,6 +96,15 @@ class InfoNCE(nn.Module):
 CRITERIA: dict[str, type[nn.Module]] = {"TripletLoss": TripletLoss, "InfoNCE": InfoNCE}
 
 
+def compares_clips(criterion: nn.Module) -> bool:
+    """Whether a criterion's strategy asks for the scores of clips with clips, found out on a batch of two pairs."""
+    asked, equal = [], torch.zeros(2, 2)
+    scores = BatchScores(equal, lambda: equal, lambda: asked.append(True) or equal)
+    if isinstance(criterion, TripletLoss):
+        criterion.pick(scores, ~torch.eye(2, dtype=torch.bool), torch.zeros(2, 2, 2))
+    return bool(asked)
+
+
 def negative_mask(fids: Tensor) -> Tensor:
     """(N,) integers, one a clip -> (N, N) bool: [i, j] is whether item j may be a negative of anchor i, that is, is of
     another clip."""

@@ -20,12 +20,12 @@ from torch.nn.utils.rnn import pad_sequence
 from models.audio_encoders import TIME_POOLING, send
 from models.core import CRNNWordModel
 from utils.common.processes import all_reduce_sum, broadcast_buffers, on_rank_zero, own_share
-from utils.criterion_utils import negative_mask
+from utils.criterion_utils import compares_clips, negative_mask
 from utils.data_utils import Split
 from utils.device_utils import Diverged
 from utils.metric_utils import both_directions_by_places, places_in_both_directions
 from utils.model_utils import TrainState
-from utils.score_utils import BatchScores, caption_word_weights
+from utils.score_utils import BatchScores, Pool, Score, caption_word_weights, mean_over_frames
 from utils.split_score_utils import EncodedClips, caption_pair_scores, caption_sums, clip_pair_scores, group_word_scores
 
 LENGTH_STEP = 64  # frames; clips are padded to multiples, since convolutions keep memory for every size that they meet
@@ -38,7 +38,7 @@ class SplitScores:
 
     split: Split
     words: Tensor  # (V, E) embeddings
-    weights: csr_array  # (M, V) how much of each caption a word is
+    weights: csr_array  # (M, V) how much of each caption a word is, all words alike
     by_word: Tensor  # (V, C) float32: of each word with every clip
     cross: Tensor  # (C, M) float32: of every clip with every caption
     clips: EncodedClips | None  # what the clips were encoded to, where that was asked for
@@ -46,26 +46,30 @@ class SplitScores:
 
 @torch.no_grad()
 def score_split(
-    model: CRNNWordModel, split: Split, keep_steps: bool = False, all_words: bool = False
+    model: CRNNWordModel, split: Split, score: Score | None = None, keep_steps: bool = False, all_words: bool = False
 ) -> SplitScores:
     """Score every clip of a split with every caption, from one encoding of each clip.
 
     Args:
         model: in evaluation mode.
         split: C clips, M captions.
+        score: its pool and the weights of its words; None: the published score.
         keep_steps: keep what clips were encoded to, for the strategies that compare clips with clips.
         all_words: score every word that the model knows, by id, for texts to come; else those of the captions.
     """
+    score = score or Score()
     vocabulary = model.text_enc.embedding.num_embeddings if all_words else None
-    ids, weights = caption_word_weights([ids.numpy() for ids in split.captions], vocabulary)  # (V,), (M, V)
+    captions = [ids.numpy() for ids in split.captions]
+    ids, weights = caption_word_weights(captions, vocabulary)  # (V,), (M, V)
     words = model.text_branch(send(torch.from_numpy(ids), model.device).unsqueeze(0))[0]  # (V, E)
-    by_word, clips = score_words(model, split, words, keep_steps)
-    return SplitScores(split, words, weights, by_word, caption_sums(weights, by_word).T.contiguous(), clips)
+    by_word, clips = score_words(model, split, words, score.pool, keep_steps)
+    weighed = weights if score.idf is None else caption_word_weights(captions, vocabulary, score.idf.cpu().numpy())[1]
+    return SplitScores(split, words, weights, by_word, caption_sums(weighed, by_word).T.contiguous(), clips)
 
 
 @torch.no_grad()
 def score_words(
-    model: CRNNWordModel, split: Split, words: Tensor, keep_steps: bool = False
+    model: CRNNWordModel, split: Split, words: Tensor, pool: Pool = mean_over_frames, keep_steps: bool = False
 ) -> tuple[Tensor, EncodedClips | None]:
     """The score of each word, of (V, E), with every clip: (V, C); and what the clips were encoded to, if it is kept.
 
@@ -80,7 +84,8 @@ def score_words(
     steps = words.new_zeros(counts @ lengths if keep_steps else 0, words.shape[1])
     for clips, column, row in own_share(list(zip(groups, columns, rows, strict=True))):
         encoded = encode_clips(model, split, clips)  # (N, L, E)
-        scores[:, column : column + len(clips)] = group_word_scores(encoded, frames[clips].tolist(), words)
+        by_clip = group_word_scores(encoded, frames[clips].tolist(), words, pool)
+        scores[:, column : column + len(clips)] = by_clip
         if keep_steps:
             steps[row : row + encoded.shape[0] * encoded.shape[1]] = encoded.flatten(0, 1)
     all_reduce_sum(scores)
@@ -116,8 +121,8 @@ def _groups(frames: list[int], at_once: int) -> list[list[int]]:
 class PairBatches:
     """A split's pairs in batches, in one fixed shuffled order and with fixed draws; those of one size go at once.
 
-    Frames are averaged over each clip's own length; words over the longest caption of the batch, as published, unless
-    mask_words. S_padded = n_words / W_max * S_masked, exactly. Batches without any negative are left out.
+    Frames are pooled over each clip's own length; words averaged over the longest caption of the batch, as published,
+    unless mask_words. S_padded = n_words / W_max * S_masked, exactly. Batches without any negative are left out.
     """
 
     def __init__(self, scores: SplitScores, batch_size: int, mask_words: bool):
@@ -141,9 +146,7 @@ class PairBatches:
         losses = [self._losses_at_once(criterion, *part) for part in parts]
         return torch.cat(losses) if losses else self.scores.cross.new_zeros(1)
 
-    def _losses_at_once(
-        self, criterion: nn.Module, scores: BatchScores, captions: np.ndarray, draws: Tensor
-    ) -> Tensor:
+    def _losses_at_once(self, criterion: nn.Module, scores: BatchScores, captions: np.ndarray, draws: Tensor) -> Tensor:
         """(B,), as if the criterion were called batch by batch."""
 
         def loss(batch: Tensor, cross: Tensor, negatives: Tensor, drawn: Tensor) -> Tensor:
@@ -201,14 +204,15 @@ def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], bat
     """
     state.model.eval()
     broadcast_buffers(state.model)
-    scores = score_split(state.model, split, keep_steps=True)
+    compare = any(map(compares_clips, [state.criterion, *metrics.values()]))
+    scores = score_split(state.model, split, state.score, keep_steps=compare)
     return on_rank_zero(lambda: _results(state, scores, metrics, batch_size))
 
 
 def _results(
     state: TrainState, scores: SplitScores, metrics: dict[str, nn.Module], batch_size: int
 ) -> dict[str, float]:
-    batches = PairBatches(scores, batch_size, state.mask_words)
+    batches = PairBatches(scores, batch_size, state.score.mask_words)
     losses = {name: batches.losses(criterion) for name, criterion in ({"obj": state.criterion} | metrics).items()}
     caption_clips = send(torch.from_numpy(scores.split.caption_clips), state.device)
     places = places_in_both_directions(scores.cross, caption_clips)  # (5, M)

@@ -4,7 +4,7 @@ import math
 import shutil
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,11 +26,12 @@ from utils.common.processes import (
     world_size,
 )
 from utils.common.steps import INDEXING
-from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
+from utils.criterion_utils import CRITERIA, LossTerms, compares_clips, negative_mask
 from utils.data_utils import Batch, Split
 from utils.dataset.paths import DatasetPaths
 from utils.device_utils import Draws, FiniteSteps
-from utils.score_utils import AT_ONCE, BatchScores, batch_scores, self_step_score_matrix
+from utils.score_utils import AT_ONCE, BatchScores, Score
+from utils.step_score_utils import batch_scores, self_step_score_matrix
 
 if TYPE_CHECKING:
     from utils.conf.schema import Conf
@@ -54,8 +55,7 @@ class TrainState:
     scheduler: ReduceLROnPlateau
     device: torch.device
     precision: str = "float32"  # of the encoder: float32 | bfloat16
-    mask_words: bool = False  # scores average over each caption's own words, not over the batch's padded length
-    mask_frames: bool = False  # the same for a clip's frames
+    score: Score = field(default_factory=Score)
 
     def __post_init__(self):
         self.finite = FiniteSteps(self.optimizer, self.device)
@@ -63,21 +63,26 @@ class TrainState:
     @property
     def parts(self) -> dict[str, object]:
         """What a checkpoint keeps the state of, by name."""
-        names = ("model", "criterion", "optimizer", "scheduler")
+        names = ("model", "score", "criterion", "optimizer", "scheduler")
         return {name: getattr(self, name) for name in names}
 
 
-def build_state(conf: "Conf", word_vectors: np.ndarray, device: torch.device) -> TrainState:
-    """The configured model around the word vectors (V, E), its objective and its optimiser, on a device.
+def build_state(
+    conf: "Conf", word_vectors: np.ndarray, device: torch.device, captions: Iterable[Tensor] = ()
+) -> TrainState:
+    """The configured model around the word vectors (V, E), its score, objective and optimiser, on a device.
 
+    The training split's captions, tensors of word ids, tell how telling each word is, where the score goes by that.
     Weights are drawn from torch's generator.
     """
     params = conf.param_conf
     model = build_model(conf, word_vectors)
     prepare_model(conf, model, device)
-    criterion = CRITERIA[params.criterion](**getattr(conf.criteria, params.criterion).model_dump()).to(device)
-    optimizer, scheduler = build_optimizer(conf, model, criterion)
-    return TrainState(model, criterion, optimizer, scheduler, device, params.precision, **conf.score.model_dump())
+    criterion = build_criterion(conf).to(device)
+    score = Score(**conf.score.model_dump(), vocabulary=len(word_vectors))
+    score.count_words(captions)
+    optimizer, scheduler = build_optimizer(conf, model, criterion, score.to(device))
+    return TrainState(model, criterion, optimizer, scheduler, device, params.precision, score)
 
 
 def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -> float:
@@ -128,7 +133,7 @@ def step_memory(conf: "Conf", dim: int, clips: int, frames: int, words: int) -> 
             before, x = x, layer(x)
             images += x.nbytes if x.data_ptr() != before.data_ptr() else 0
     of_frame = IMAGE_COPIES * images / TIME_POOLING + WORD_COPIES * 4 * words
-    compares = conf.param_conf.criterion == "TripletLoss" and conf.criteria.TripletLoss.sampling.endswith("audio-NS")
+    compares = compares_clips(build_criterion(conf))
     return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)
 
 
@@ -136,6 +141,12 @@ def build_model(conf: "Conf", word_vectors: np.ndarray) -> CRNNWordModel:
     """The configured model around the word vectors (V, E)."""
     trainable = conf.CRNNWordModel.text_enc.trainable
     return CRNNWordModel(conf.audio_logmel.n_mels, word_vectors.shape[1], torch.from_numpy(word_vectors), trainable)
+
+
+def build_criterion(conf: "Conf") -> nn.Module:
+    """The configured training loss."""
+    name = conf.param_conf.criterion
+    return CRITERIA[name](**getattr(conf.criteria, name).model_dump())
 
 
 def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> None:
@@ -193,7 +204,8 @@ def train_step(
     terms = state.criterion(scores, send(negatives, state.device), generator)
     state.optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
-    all_reduce_gradients(state.model.parameters())  # the criterion's are whole on every rank already
+    partial = [*state.model.parameters(), *state.score.parameters()]
+    all_reduce_gradients(partial)  # the criterion's are whole on every rank already
     gradients = [weight.grad for group in state.optimizer.param_groups for weight in group["params"]]
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     state.finite.add(terms.loss, norm, batch.clips)
@@ -207,10 +219,11 @@ def step_scores(state: TrainState, batch: Batch, steps: Tensor) -> BatchScores:
     Every rank gets them all, with that part of the gradient that goes through its own steps.
     """
     pairs, frames = len(batch.text), batch.audio.shape[1]
-    audio_lens = batch.audio_lens if state.mask_frames else None
-    text_lens = batch.text_lens if state.mask_words else None
+    audio_lens = batch.audio_lens if state.score.mask_frames else None
+    text_lens = batch.text_lens if state.score.mask_words else None
     own_lens = None if audio_lens is None else audio_lens[shard(pairs)]
-    scores = batch_scores(steps, frames, state.model.text_branch(batch.text), own_lens, text_lens)
+    words, importance = state.model.text_branch(batch.text), state.score.importance(batch.text)
+    scores = batch_scores(steps, frames, words, own_lens, text_lens, state.score.pool, importance)
     if world_size() == 1:
         return scores
 

@@ -1,37 +1,197 @@
-"""The score of a clip and a caption: S = mean over frames f and words w of max(0, a_f . e_w).
+"""The score of a clip and a caption: S = weighted mean over words w of pool over frames f of max(0, a_f . e_w).
 
-`score_matrix` is the definition. The functions of steps give the same numbers from dot products at a quarter of the
-frames; lengths decide whether a mean runs over the padding as well, as published, or over each item's own.
+As published the pool is the mean over frames, and all words weigh the same; `Score` has the other choices.
+`score_matrix` is the definition; `utils.step_score_utils` computes the same from what the encoder gives before
+upsampling. Lengths decide whether padding takes part, as published, or each item's own frames and words alone.
 
-Shapes: N, M items; T frames; W words; L steps; E embedding dimension; V vocabulary; C clips.
+Shapes: N, M items; T frames; W words; E embedding dimension; V vocabulary; C clips.
 Source: Xie, Räsänen, Virtanen, "On Negative Sampling for Contrastive Audio-Text Retrieval", ICASSP 2023.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from scipy.sparse import csr_array
-from torch import Tensor
-
-from models.audio_encoders import send, upsample
+from torch import Tensor, nn
 
 AT_ONCE = 2**27  # similarities, frame by word or frame by frame: ten minutes by the words of Clotho; 0.5 GB
 
+# --- over frames -----------------------------------------------------------------------------------------
+
+# (similarities (N, T, K), norms (N, T) that they are still to be divided by, or None, lens (N,) or None) -> (N, K)
+Pool = Callable[[Tensor, Tensor | None, Tensor | None], Tensor]
+
+
+def mean_over_frames(similarities: Tensor, norms: Tensor | None = None, lens: Tensor | None = None) -> Tensor:
+    """The mean over all T frames, or over each clip's own `lens`, as published."""
+    n, t, _ = similarities.shape
+    weights = mean_weights(lens, n, t, similarities)  # (N, T)
+    weights = weights if norms is None else weights / norms
+    return torch.bmm(weights.unsqueeze(1), similarities).squeeze(1)
+
+
+def best_frame(similarities: Tensor, norms: Tensor | None = None, lens: Tensor | None = None) -> Tensor:
+    """The highest of the frames; those that tie share the gradient evenly."""
+    return _own_alone(_normalised(similarities, norms), lens).amax(dim=1)
+
+
+def softmax_over_frames(
+    similarities: Tensor, norms: Tensor | None = None, lens: Tensor | None = None, sharpness: float | Tensor = 10.0
+) -> Tensor:
+    """The mean weighted by softmax(sharpness * similarity): between the mean (0) and the best frame (infinity)."""
+    similarities = _normalised(similarities, norms)
+    shares = torch.softmax(_own_alone(sharpness * similarities, lens), dim=1)
+    return (shares * similarities).sum(dim=1)
+
+
+def _normalised(similarities: Tensor, norms: Tensor | None) -> Tensor:
+    return similarities if norms is None else similarities / norms.unsqueeze(2)
+
+
+def _own_alone(values: Tensor, lens: Tensor | None) -> Tensor:
+    """(N, T, K), -inf beyond each clip's own frames."""
+    if lens is None:
+        return values
+    beyond = torch.arange(values.shape[1], device=values.device) >= lens.to(values.device).unsqueeze(1)  # (N, T)
+    return values.masked_fill(beyond.unsqueeze(2), -torch.inf)
+
+
+POOLINGS: dict[str, Callable[..., Tensor]] = {
+    "mean": mean_over_frames,
+    "max": best_frame,
+    "softmax": softmax_over_frames,
+}
+
+# --- over words ------------------------------------------------------------------------------------------
+
+
+def word_weights(lens: Tensor | None, items: int, size: int, like: Tensor, importance: Tensor | None = None) -> Tensor:
+    """What each word counts in a caption's score: (M, W) weights of M items padded to size W words.
+
+    Args:
+        lens: (M,) true lengths, to average over those alone; None averages over all W places, padding included.
+        like: a tensor of the wanted type and device.
+        importance: (M, W) what the words weigh beside each other, 0 at the padding, whose places then weigh as much as
+            an average word; None weighs all the same.
+    """
+    if importance is None:
+        return mean_weights(lens, items, size, like)
+    weights = importance / importance.sum(dim=1, keepdim=True).clamp(min=1e-12)
+    if lens is None:
+        weights = weights * ((importance > 0).sum(dim=1, keepdim=True) / size)
+    return weights.to(like.dtype)
+
+
+def mean_weights(lens: Tensor | None, items: int, size: int, like: Tensor) -> Tensor:
+    """(items, size) weights whose weighted sum is the mean over all places, or over each item's first `lens`."""
+    if lens is None:
+        return like.new_full((items, size), 1.0 / max(size, 1))
+    lens = lens.to(like.device)
+    inside = torch.arange(size, device=like.device) < lens.unsqueeze(1)
+    return inside.to(like.dtype) / lens.clamp(min=1).unsqueeze(1)
+
+
+def inverse_document_frequency(captions: Iterable[Tensor], vocabulary: int) -> Tensor:
+    """How telling each word is: log((1 + M) / (1 + M_w)) + 1, of M captions M_w of which have the word; 0 for id 0.
+
+    Args:
+        captions: M tensors of word ids.
+        vocabulary: V, ids with the padding's.
+
+    Returns:
+        (V,) float32. Source: Spärck Jones 1972, smoothed as in scikit-learn's TfidfTransformer.
+    """
+    distinct = [torch.unique(ids) for ids in captions]
+    counts = torch.bincount(torch.cat([*distinct, torch.empty(0, dtype=torch.int64)]), minlength=vocabulary)  # (V,)
+    idf = torch.log((1 + len(distinct)) / (1 + counts.double())) + 1
+    idf[0] = 0
+    return idf.float()
+
+
+# --- the score -------------------------------------------------------------------------------------------
+
+
+class Score(nn.Module):
+    """What S is under a configuration: its pool over frames, what its words weigh, and whether padding takes part.
+
+    Args:
+        frames: a name in POOLINGS.
+        sharpness: of the pool "softmax"; at the start, if it is learnt, by its logarithm.
+        learn_sharpness: see above.
+        words: mean | idf (`inverse_document_frequency` among the training split's captions).
+        mask_words, mask_frames: average over each caption's own words, and pool over each clip's own frames; else over
+            the batch's padded length.
+        vocabulary: V, for idf.
+    """
+
+    def __init__(
+        self,
+        frames: str = "mean",
+        sharpness: float = 10.0,
+        learn_sharpness: bool = False,
+        words: str = "mean",
+        mask_words: bool = False,
+        mask_frames: bool = False,
+        vocabulary: int = 1,
+    ):
+        super().__init__()
+        self.frames, self.words, self.mask_words, self.mask_frames = frames, words, mask_words, mask_frames
+        if frames == "softmax":
+            log_sharpness = torch.tensor(math.log(sharpness))
+            self.log_sharpness = nn.Parameter(log_sharpness, requires_grad=learn_sharpness)
+        self.register_buffer("idf", (torch.arange(vocabulary) > 0).float() if words == "idf" else None)
+
+    def count_words(self, captions: Iterable[Tensor]) -> None:
+        """Weigh words by how few of the training split's captions have them, where the words are weighed."""
+        if self.idf is not None:
+            self.idf = inverse_document_frequency(captions, len(self.idf)).to(self.idf.device)
+
+    def pool(self, similarities: Tensor, norms: Tensor | None = None, lens: Tensor | None = None) -> Tensor:
+        """(N, T, K) -> (N, K), as the functions of POOLINGS."""
+        if self.frames == "softmax":
+            return softmax_over_frames(similarities, norms, lens, self.log_sharpness.exp())
+        return POOLINGS[self.frames](similarities, norms, lens)
+
+    def importance(self, ids: Tensor) -> Tensor | None:
+        """What words (of any shape) weigh beside each other; None: all the same."""
+        return None if self.idf is None else self.idf[ids]
+
+    @torch.no_grad()
+    def frame_shares(self, similarities: Tensor) -> Tensor:
+        """How much each frame counts in each word's score: (T, W) -> (T, W); S_w = sum over frames of share * value."""
+        if self.frames == "max":
+            best = (similarities == similarities.amax(dim=0)).to(similarities.dtype)
+            return best / best.sum(dim=0)
+        sharpness = self.log_sharpness.exp() if self.frames == "softmax" else 0.0
+        return torch.softmax(sharpness * similarities, dim=0)
+
+    def __str__(self) -> str:
+        """What decides the scores of whole clips and captions."""
+        pool = f"softmax({self.log_sharpness.exp().item():.6g})" if self.frames == "softmax" else self.frames
+        return f"frames={pool}, words={self.words}"
+
 
 def score_matrix(
-    audio_embeds: Tensor, text_embeds: Tensor, audio_lens: Tensor | None = None, text_lens: Tensor | None = None
+    audio_embeds: Tensor,
+    text_embeds: Tensor,
+    audio_lens: Tensor | None = None,
+    text_lens: Tensor | None = None,
+    pool: Pool = mean_over_frames,
+    importance: Tensor | None = None,
 ) -> Tensor:
-    """Scores of every clip with every caption, as one matrix product.
+    """Scores of every clip with every caption, from one matrix product.
 
     Args:
         audio_embeds: (N, T, E) frame embeddings.
         text_embeds: (M, W, E) word embeddings.
-        audio_lens: (N,) true frame counts, to average over those alone; None averages over all T, padding
-            included, as published.
+        audio_lens: (N,) true frame counts, to pool over those alone; None pools over all T, padding included, as
+            published.
         text_lens: (M,) true word counts, likewise.
+        pool: over frames.
+        importance: (M, W) of the words, as in `word_weights`.
 
     Returns:
         (N, M) scores. Either side may as well hold the other modality: S(t, t) and S(a, a) are the same function.
@@ -41,20 +201,18 @@ def score_matrix(
     similarities = audio_embeds.flatten(0, 1) @ text_embeds.flatten(0, 1).T  # (N*T, M*W)
     # clamp, not relu: the published code's gradient at exactly 0
     similarities = similarities.clamp(min=0).view(n, t, m * w)  # (N, T, M*W)
-    frame_weights = _mean_weights(audio_lens, n, t, similarities)  # (N, T)
-    word_weights = _mean_weights(text_lens, m, w, similarities)  # (M, W)
-    by_word = torch.bmm(frame_weights.unsqueeze(1), similarities).view(n, m, w)  # (N, M, W)
-    return (by_word * word_weights).sum(dim=-1)
+    by_word = pool(similarities, None, audio_lens).view(n, m, w)  # (N, M, W)
+    return (by_word * word_weights(text_lens, m, w, similarities, importance)).sum(dim=-1)
 
 
 def alignment_map(audio_embeds: Tensor, text_embeds: Tensor) -> Tensor:
-    """What a score is the mean of: frames (T, E) and words (W, E) -> (T, W), max(0, a_f . e_w)."""
+    """What a score sums up: frames (T, E) and words (W, E) -> (T, W), max(0, a_f . e_w)."""
     return (audio_embeds @ text_embeds.T).clamp(min=0)
 
 
 @torch.no_grad()
 def self_score_matrix(embeds: Tensor, lens: Tensor | None = None) -> Tensor:
-    """Scores of items of one modality with each other, without gradient; each pair is computed once.
+    """Scores of items of one modality with each other, as published, without gradient; each pair is computed once.
 
     Args:
         embeds: (N, T, E); lens: (N,) true lengths or None, as in `score_matrix`.
@@ -65,7 +223,7 @@ def self_score_matrix(embeds: Tensor, lens: Tensor | None = None) -> Tensor:
     """
     n = len(embeds)
     if embeds.is_cuda and (n * embeds.shape[1]) ** 2 <= AT_ONCE:
-        return _symmetric(score_matrix(embeds, embeds, lens, lens))
+        return symmetric(score_matrix(embeds, embeds, lens, lens))
     scores = embeds.new_empty(n, n)
     for i in range(n):
         one_lens, rest_lens = (None, None) if lens is None else (lens[i : i + 1], lens[i:])
@@ -74,177 +232,43 @@ def self_score_matrix(embeds: Tensor, lens: Tensor | None = None) -> Tensor:
     return scores
 
 
-def step_score_matrix(
-    steps: Tensor,
-    frames: int,
-    text_embeds: Tensor,
-    audio_lens: Tensor | None = None,
-    text_lens: Tensor | None = None,
-) -> Tensor:
-    """`score_matrix` of upsampled and normalised steps, without making the frames: dot products commute with
-    upsampling, max(0, normalise(upsample(x)) . w) = max(0, upsample(x . w)) / |upsample(x)|.
-
-    Args:
-        steps: (N, L, E) of `CRNNWordModel.audio_steps`.
-        frames: T, the number of frames that they stand for.
-        text_embeds: (M, W, E).
-        audio_lens, text_lens: (N,) frames and (M,) words, as in `score_matrix`.
-
-    Returns:
-        (N, M) scores.
-    """
-    n, length, _ = steps.shape
-    m, w, _ = text_embeds.shape
-    dots = steps.flatten(0, 1) @ text_embeds.flatten(0, 1).T  # (N*L, M*W)
-    similarities = upsample(dots.view(n, length, m * w), frames).clamp_(min=0)  # (N, T, M*W)
-    frame_weights = step_weights(steps, frames, audio_lens)  # (N, T)
-    word_weights = _mean_weights(text_lens, m, w, similarities)  # (M, W)
-    by_word = torch.bmm(frame_weights.unsqueeze(1), similarities).view(n, m, w)  # (N, M, W)
-    return (by_word * word_weights).sum(dim=-1)
-
-
-@torch.no_grad()
-def word_scores(steps: Tensor, frames: int, embeds: Tensor) -> Tensor:
-    """`step_score_matrix` of one clip's steps (1, L, E) with words (V, E), without gradient: (V,).
-
-    So many words at a time as bound the memory.
-    """
-    at_once = max(1, AT_ONCE // frames)
-    return torch.cat([step_score_matrix(steps, frames, some.unsqueeze(1))[0] for some in embeds.split(at_once)])
-
-
-def step_weights(steps: Tensor, frames: int, lens: Tensor | None = None) -> Tensor:
-    """(N, T): what each upsampled frame of steps (N, L, E) counts in a mean over T or `lens` normalised frames.
-
-    The squared length of (1 - p) x + p y is (1 - p)^2 |x|^2 + 2 p (1 - p) x.y + p^2 |y|^2.
-    """
-    left, right, p = _between(steps, frames)
-    squares = steps.square().sum(dim=-1)  # (N, L)
-    products = (steps * torch.cat([steps[:, 1:], steps[:, -1:]], dim=1)).sum(dim=-1)  # (N, L)
-    apart = (1 - p) ** 2 * squares[:, left] + p**2 * squares[:, right]
-    square = apart + 2 * p * (1 - p) * products[:, left]
-    # Where neighbours cancel out, only rounding is left of the frame: it is kept from growing to full length.
-    floor = (1e-6 * apart).detach().clamp(min=1e-24)
-    return _mean_weights(lens, len(steps), frames, steps) / square.maximum(floor).sqrt()
-
-
-@torch.no_grad()
-def pair_scores(steps: Tensor, weights: Tensor, other_steps: Tensor, other_weights: Tensor) -> Tensor:
-    """Scores of one clip with others of one length, frame by frame, without gradient.
-
-    Args:
-        steps: (L, E), and weights: (T,) of `step_weights`.
-        other_steps: (N, K, E), and other_weights: (N, S).
-
-    Returns:
-        (N,) scores; frame by frame dot products are interpolated from step by step ones in both directions, of long
-        clips from those of some frames of the others at a time.
-    """
-    size = (other_weights.shape[1], len(weights))  # S, T
-    at_once = max(1, AT_ONCE // (len(other_steps) * size[1]))  # frames of the others
-    if size[0] <= at_once:
-        by_frame = upsample(steps @ other_steps.transpose(1, 2), size[1])  # (N, T, K)
-        # Upsampling goes row by row, through memory as it lies.
-        similarities = upsample(by_frame.transpose(1, 2).contiguous(), size[0]).clamp_(min=0)  # (N, S, T)
-        return (similarities @ weights * other_weights).sum(dim=-1)
-    left, right, p = _between(other_steps, size[0])
-    scores = other_weights.new_zeros(len(other_steps))
-    for first in range(0, size[0], at_once):
-        some = slice(first, first + at_once)  # S'
-        others = torch.lerp(other_steps[:, left[some]], other_steps[:, right[some]], p[some].unsqueeze(1))
-        similarities = upsample(steps @ others.transpose(1, 2), size[1]).clamp_(min=0)  # (N, T, S')
-        scores += (weights @ similarities * other_weights[:, some]).sum(dim=-1)
-    return scores
-
-
-@torch.no_grad()
-def self_step_score_matrix(steps: Tensor, frames: int, lens: Tensor | None = None, rows: range | None = None) -> Tensor:
-    """`self_score_matrix` of upsampled and normalised steps (N, L, E), without making the frames: (N, N).
-
-    With `rows`, only the pairs i <= j whose i is among them, and 0 elsewhere: the parts add up to the whole.
-    """
-    n, weights = len(steps), step_weights(steps, frames, lens)
-    scores, rows = steps.new_zeros(n, n), range(n) if rows is None else rows
-    pairs = torch.tensor([(i, j) for i in rows for j in range(i, n)], dtype=torch.int64).view(-1, 2).T  # (2, P)
-    if steps.is_cuda and frames**2 <= AT_ONCE:
-        for i, j in send(pairs, steps.device).split(AT_ONCE // frames**2, dim=1):
-            scores[i, j] = _scores_of_pairs(steps[i], weights[i], steps[j], weights[j])
-    else:  # on a CPU one pair's T * T values stay in the cache
-        for i, j in pairs.T.tolist():
-            scores[i, j] = pair_scores(steps[i], weights[i], steps[j : j + 1], weights[j : j + 1])[0]
-    return _symmetric(scores)
-
-
-def _symmetric(scores: Tensor) -> Tensor:
+def symmetric(scores: Tensor) -> Tensor:
     """(N, N), with what is above the diagonal below it as well."""
     return torch.triu(scores) + torch.triu(scores, diagonal=1).T
-
-
-def _scores_of_pairs(steps: Tensor, weights: Tensor, other_steps: Tensor, other_weights: Tensor) -> Tensor:
-    """`pair_scores` of P clips (P, L, E) with one other each, weights (P, T): (P,), from P products at once."""
-    dots = steps @ other_steps.transpose(1, 2)  # (P, L, L)
-    size = weights.shape[1], other_weights.shape[1]
-    similarities = F.interpolate(dots.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
-    by_frame = torch.bmm(weights.unsqueeze(1), similarities.clamp_(min=0)).squeeze(1)  # (P, T)
-    return (by_frame * other_weights).sum(dim=-1)
 
 
 class BatchScores(NamedTuple):
     """Scores within a batch of N pairs; those within a modality are computed only for a strategy that asks."""
 
     audio_text: Tensor  # (N, N): S(a_i, t_j)
-    text_text: Callable[[], Tensor]  # () -> (N, N): S(t_i, t_j), without gradient
-    audio_audio: Callable[[], Tensor]  # () -> (N, N): S(a_i, a_j), without gradient
+    text_text: Callable[[], Tensor]  # () -> (N, N): S(t_i, t_j), as published, without gradient
+    audio_audio: Callable[[], Tensor]  # () -> (N, N): S(a_i, a_j), as published, without gradient
 
 
-def batch_scores(
-    steps: Tensor,
-    frames: int,
-    text_embeds: Tensor,
-    audio_lens: Tensor | None = None,
-    text_lens: Tensor | None = None,
-) -> BatchScores:
-    """The scores of a batch, from the steps (N, L, E) of its clips; arguments as in `step_score_matrix`."""
-    return BatchScores(
-        audio_text=step_score_matrix(steps, frames, text_embeds, audio_lens, text_lens),
-        text_text=lambda: self_score_matrix(text_embeds, text_lens),
-        audio_audio=lambda: self_step_score_matrix(steps.detach(), frames, audio_lens),
-    )
-
-
-def caption_word_weights(captions: list[np.ndarray], vocabulary: int | None = None) -> tuple[np.ndarray, csr_array]:
+def caption_word_weights(
+    captions: list[np.ndarray], vocabulary: int | None = None, importance: np.ndarray | None = None
+) -> tuple[np.ndarray, csr_array]:
     """The captions' distinct words, and their share in each caption: S is one sparse product with the words' scores.
 
     Args:
         captions: M arrays of word ids.
         vocabulary: how many ids there are, to have a column for each; else for those that occur.
+        importance: what each id weighs beside others; None: all the same.
 
     Returns:
         words: (V,) the columns' ids, sorted.
-        weights: (M, V) sparse float32: how often caption m has word v, over its length. With the word scores
-            s (V, C) of clips, S = (weights @ s).T is the (C, M) matrix of masked scores.
+        weights: (M, V) sparse float32: how often caption m has word v, over its length, or by importance. With the word
+            scores s (V, C) of clips, S = (weights @ s).T is the (C, M) matrix of masked scores.
     """
     lens = np.array([len(ids) for ids in captions], dtype=np.int64)
-    words, columns = np.unique(np.concatenate([*captions, np.empty(0, np.int64)]), return_inverse=True)
+    ids = np.concatenate([*captions, np.empty(0, np.int64)])
+    words, columns = np.unique(ids, return_inverse=True)
     if vocabulary is not None:
         words, columns = np.arange(vocabulary), words[columns]
-    shares = np.repeat(1.0 / np.maximum(lens, 1), lens).astype(np.float32)
     rows = np.repeat(np.arange(len(captions)), lens)
+    if importance is None:
+        shares = np.repeat(1.0 / np.maximum(lens, 1), lens).astype(np.float32)
+    else:
+        own = importance[ids.astype(np.int64)].astype(np.float64)
+        shares = (own / np.bincount(rows, weights=own, minlength=len(captions))[rows]).astype(np.float32)
     return words.astype(np.int64), csr_array((shares, (rows, columns)), shape=(len(captions), len(words)))
-
-
-def _between(steps: Tensor, frames: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The steps (of N, L, E) that each upsampled frame lies between, and how near it is to the right one: (T,) each."""
-    length = steps.shape[1]
-    place = ((torch.arange(frames, device=steps.device) + 0.5) * (length / frames) - 0.5).clamp(min=0)
-    left = place.long().clamp(max=length - 1)
-    return left, (left + 1).clamp(max=length - 1), (place - left).to(steps.dtype)
-
-
-def _mean_weights(lens: Tensor | None, items: int, size: int, like: Tensor) -> Tensor:
-    """(items, size) weights whose weighted sum is the mean over all places, or over each item's first `lens`."""
-    if lens is None:
-        return like.new_full((items, size), 1.0 / max(size, 1))
-    lens = lens.to(like.device)
-    inside = torch.arange(size, device=like.device) < lens.unsqueeze(1)
-    return inside.to(like.dtype) / lens.clamp(min=1).unsqueeze(1)

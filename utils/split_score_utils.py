@@ -1,6 +1,6 @@
 """Scores of a whole split: of words and captions with clips, of clips with clips and of captions with captions.
 
-Every clip and caption is averaged over its own length. On a CPU it goes clip by clip, whose values stay in the cache;
+Every clip and caption is taken at its own length. On a CPU it goes clip by clip, whose values stay in the cache;
 on CUDA in few large products. AT_ONCE bounds the similarities that are held at a time.
 
 Shapes: N clips of a group; C clips, M captions of the split; T frames, L steps, E embedding dimension; V words;
@@ -16,7 +16,8 @@ from scipy.sparse import csr_array
 from torch import Tensor
 
 from models.audio_encoders import TIME_POOLING, send, upsample
-from utils.score_utils import AT_ONCE, pair_scores, step_weights, word_scores
+from utils.score_utils import AT_ONCE, Pool, mean_over_frames
+from utils.step_score_utils import pair_scores, step_weights, word_scores
 
 PARTNERS = 4  # clips that a clip is compared with at once on a CPU
 
@@ -36,18 +37,18 @@ class EncodedClips:
 
 
 @torch.no_grad()
-def group_word_scores(steps: Tensor, frames: list[int], embeds: Tensor) -> Tensor:
+def group_word_scores(steps: Tensor, frames: list[int], embeds: Tensor, pool: Pool = mean_over_frames) -> Tensor:
     """Scores of words (V, E) with clips, padded steps (N, L, E) that stand for so many frames each: (V, N)."""
     if not steps.is_cuda:
         clips = zip(steps.split(1), frames, strict=True)
-        return torch.stack([word_scores(clip[:, : t // TIME_POOLING], t, embeds) for clip, t in clips], dim=1)
+        return torch.stack([word_scores(clip[:, : t // TIME_POOLING], t, embeds, pool) for clip, t in clips], dim=1)
     size, (n, length, _) = max(frames), steps.shape
     own = send(torch.tensor(frames), steps.device)  # (N,)
     starts = torch.arange(n, device=steps.device) * length
     made = own_frames(steps.flatten(0, 1), starts, own, size).flatten(0, 1)  # (N*T, E)
     at_once = max(1, AT_ONCE // len(made))  # words
-    sums = [(made @ some.T).clamp_(min=0).view(n, size, -1).sum(dim=1) for some in embeds.split(at_once)]
-    return (torch.cat(sums, dim=1) / own.unsqueeze(1)).T
+    parts = ((made @ some.T).clamp_(min=0).view(n, size, -1) for some in embeds.split(at_once))
+    return torch.cat([pool(similarities, None, own) for similarities in parts], dim=1).T
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from tests.helpers import CPU, ROOT, random_model, random_split, state_of
+from tests.helpers import CPU, ROOT, VOCABULARY, random_model, random_split, state_of
 from utils import evaluation_utils
 from utils.common import processes
 from utils.common.errors import UserError
@@ -26,6 +26,7 @@ from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import batches
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, prepare_model, seed_epoch, train_epoch, train_step
+from utils.score_utils import Score
 
 CUDA = torch.device("cuda")
 FORKS = get_context("forkserver")  # imports once for all processes
@@ -40,6 +41,8 @@ class Case(NamedTuple):
     trainable_words: bool = False
     batch_size: int = 7  # of 18 pairs: the last batch has 4
     live: bool = False
+    frames: str = "mean"
+    words: str = "mean"
 
 
 CASES = [
@@ -50,6 +53,8 @@ CASES = [
     Case("hard-audio-NS"),
     Case("easy-audio-NS", masked=True),
     Case("InfoNCE", masked=True),
+    Case("InfoNCE", masked=True, frames="softmax", words="idf"),
+    Case("semi-hard-NS", frames="max"),
 ]
 SHORT = [Case("hard-audio-NS", True, True, 4), Case("InfoNCE", False, True, 4)]  # the last has 2, fewer than processes
 
@@ -67,12 +72,16 @@ def train(case, device=CPU):
     model.audio_enc.cnn[-1].eval()  # dropout
     criterion = InfoNCE(0.1) if case.strategy == "InfoNCE" else TripletLoss(0.01, case.strategy)
     criterion = criterion.double().to(device)
-    named = dict(model.named_parameters()) | dict(criterion.named_parameters())
+    score = Score(case.frames, 10.0, True, case.words, case.masked, case.masked, vocabulary=VOCABULARY)
+    score = score.double().to(device)
+    split = make_split()
+    score.count_words(split.captions)
+    named = dict(model.named_parameters()) | dict(criterion.named_parameters()) | dict(score.named_parameters())
     named = {name: weight for name, weight in named.items() if weight.requires_grad}
-    optimizer, masks = torch.optim.SGD(named.values(), lr=0.01), {"mask_words": case.masked, "mask_frames": case.masked}
-    state = TrainState(model, criterion, optimizer, None, device, **masks)
+    optimizer = torch.optim.SGD(named.values(), lr=0.01)
+    state = TrainState(model, criterion, optimizer, None, device, score=score)
     draws = seed_epoch(0, 1)
-    steps, split = [], make_split()
+    steps = []
     split = replace(split, log_mels=[log_mel.double() for log_mel in split.log_mels])
     if "audio" in case.strategy:  # clips tie with themselves, and rounding decides which of their captions it is
         split = replace(split, captions=[split.captions[3 * clip] for clip in split.caption_clips])

@@ -39,9 +39,24 @@ def test_a_key_on_the_command_line_takes_the_place_of_the_files():
     assert [point["param_conf.seed"] for point in points] == [5] * 8
 
 
+def test_settings_go_together():
+    both = "{score: {frames: max}, AdamOptimizer.lr: 1e-3}"
+    conf = load_conf(CONF, [f"sweep_conf={{settings: [{{}}, {both}], param_conf.seed: [0, 1]}}"])
+    assert [len(point) for point in grid_points(conf)] == [1, 1, 3, 3]
+    confs = grid_confs(conf)
+    assert [(point.score.frames, point.param_conf.seed) for point in confs] == [
+        ("mean", 0), ("mean", 1), ("max", 0), ("max", 1)
+    ]  # fmt: skip
+    assert confs[3].AdamOptimizer.lr == 1e-3
+
+
 @pytest.mark.parametrize(
     ("grid", "key", "what"),
     [
+        ("{settings: [random-NS]}", "settings", "holds 'random-NS', but each value"),
+        ("{settings: [{param_conf.seed: 1}], param_conf.seed: [0]}", "param_conf.seed", "and by the grid"),
+        ("{settings: [{score.sharpness: 3}]}", "score.sharpness", "score.frames=mean"),
+        ("{settings: [{score.frame: max}]}", "score.frame", "did you mean score.frames?"),
         ("{param_conf.sed: [1]}", "param_conf.sed", "did you mean param_conf.seed?"),
         ("{param_conf.seed: [0, -1]}", "param_conf.seed", "is -1"),
         ("{param_conf.seed.x: [0]}", "param_conf.seed.x", "seed is a value"),

@@ -1,15 +1,18 @@
 """What each setting may be, and what it decides."""
 
 import pytest
+import yaml
 
 from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
 from utils.conf.reading import load_conf
-from utils.conf.schema import Conf, Section, idle_because, role_of, telling
+from utils.conf.schema import LATER, Conf, Section, idle_because, role_of, telling
 from utils.conf.values import flat
 from utils.sampling_utils import STRATEGIES
+from utils.score_utils import Score
 from utils.trial.preprocessing import step_settings
+from utils.trial.score_files import PUBLISHED
 
 CONF = ROOT / "conf.yaml"
 
@@ -19,7 +22,8 @@ def test_the_papers_settings_are_the_default():
     assert conf.param_conf.num_epoch == 120 and conf.param_conf.batch_size == 32
     assert conf.param_conf.criterion == "TripletLoss" and conf.param_conf.precision == "float32"
     assert conf.criteria.TripletLoss.model_dump() == {"margin": 0.5, "sampling": "random-NS"}
-    assert conf.score.model_dump() == {"mask_words": False, "mask_frames": False}
+    assert Score(**conf.score.model_dump()).state_dict() == {} and str(Score(**conf.score.model_dump())) == PUBLISHED
+    assert not conf.score.mask_words and not conf.score.mask_frames
     assert conf.AdamOptimizer.model_dump() == {"lr": 1e-3, "weight_decay": 0}
     assert conf.ReduceLROnPlateau.model_dump() == {"factor": 0.1, "patience": 5, "threshold": 0.005, "min_lr": 1e-6}
     assert conf.TrialPlateauStopper.model_dump() == {"std": 0.001, "num_results": 10, "grace_period": 60}
@@ -192,13 +196,15 @@ def test_what_plays_no_part_is_told_with_what_it_stands_beside(settings, key, be
 
 
 def test_every_setting_is_in_conf_yaml():
-    """The schema has no defaults: what is not written down cannot be in force."""
+    """What is not written down cannot be in force, but for settings that came later: older files go without them."""
+    written = yaml.safe_load((ROOT / "conf.yaml").read_text())
 
-    def defaults(section, place):
+    def missing(section, tree):
         for name, field in section.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-                yield from defaults(field.annotation, f"{place}{name}.")
-            elif not field.is_required():
-                yield f"{place}{name}"
+            if name not in tree:
+                yield name
+            elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                yield from missing(field.annotation, tree[name])
 
-    assert list(defaults(Conf, "")) == []
+    assert list(missing(Conf, written)) == []
+    assert LATER and all(flat(written)[key] == value for key, value in LATER.items())

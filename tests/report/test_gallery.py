@@ -38,10 +38,10 @@ def test_a_clip_id_never_leads_out_of_the_report(tmp_path):
 
 def test_the_mean_of_an_alignment_map_is_the_score(report):
     trial, conf, _ = report
-    model, words, epoch = load_model(trial / "checkpoint_best.pt")
-    stored = load_scores(trial / "evaluation_xmodal_scores.hdf5", epoch)
-    ranking = load_rankings(trial, "evaluation", epoch)["text_to_audio"]
-    gallery = Gallery(model, words, conf, ranking, Page(trial))
+    best = load_model(trial / "checkpoint_best.pt")
+    stored = load_scores(trial / "evaluation_xmodal_scores.hdf5", best.epoch)
+    ranking = load_rankings(trial, "evaluation", best)["text_to_audio"]
+    gallery = Gallery(best, conf, ranking, Page(trial))
     for clip, caption in ((0, 0), (3, 7)):
         similarities = gallery._alignment(clip, caption)
         assert similarities.shape == (26, len(gallery.split.captions[caption]))

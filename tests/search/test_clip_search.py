@@ -111,7 +111,7 @@ def sign(trial):
 
 @torch.no_grad()
 def plain_score(data, clip, text):
-    """S of a clip and a text, by its definition."""
+    """S of a clip and a text, by its definition as published."""
     frames = data["model"].audio_branch(data["split"].log_mels[clip][None])[0]
     words = data["model"].text_branch(torch.tensor([[WORDS.index(word) for word in text.split()]]))[0]
     return sum(max(0.0, float(a @ w)) for a in frames for w in words) / (len(frames) * len(words))

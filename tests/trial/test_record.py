@@ -25,7 +25,7 @@ def begin(tmp_path):
 @pytest.mark.parametrize(("select_by", "best"), [("val_obj", 1), ("val_map", 2)])
 def test_the_best_epoch_is_kept_the_earliest_on_a_tie(begin, select_by, best):
     record, _ = begin(EPOCHS, f"param_conf.select_by={select_by}")
-    model, words, epoch = load_model(record.trial / BEST)
+    model, _, words, epoch = load_model(record.trial / BEST)
     assert epoch == best and model.audio_enc.cnn[0].weight.item() == best and words == ["<pad>", "a", "b"]
     last = load_checkpoint(record.trial / LAST)
     assert last["epoch"] == 3 and last["best"]["epoch"] == best

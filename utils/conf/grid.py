@@ -8,11 +8,32 @@ import yaml
 from utils.common.errors import UserError
 from utils.conf.reading import checked, set_key
 from utils.conf.schema import Conf, idle_because, role_of
+from utils.conf.values import flat
+
+TOGETHER = "settings"  # the key of sweep_conf whose values are several settings each
 
 
 def grid_points(conf: Conf) -> list[dict[str, Any]]:
-    """The points of sweep_conf's grid: {dotted key: value} for every combination, the last key's values fastest."""
-    return [dict(zip(conf.sweep_conf, values, strict=True)) for values in product(*conf.sweep_conf.values())]
+    """The points of sweep_conf's grid: {dotted key: value} for every combination, the last key's values fastest.
+
+    Of the key `settings` each value is a mapping, of settings that go together.
+    """
+    points = []
+    for values in product(*conf.sweep_conf.values()):
+        point = {}
+        for key, value in zip(conf.sweep_conf, values, strict=True):
+            settings = _together(value) if key == TOGETHER else {key: value}
+            if twice := point.keys() & settings.keys():
+                raise UserError(f"sweep_conf: {min(twice)}: is set by {TOGETHER} and by the grid; leave one out")
+            point |= settings
+        points.append(point)
+    return points
+
+
+def _together(settings: Any) -> dict[str, Any]:
+    if not isinstance(settings, dict):
+        raise UserError(f"sweep_conf: {TOGETHER}: holds {settings!r:.80}, but each value is a {{key: value}} mapping")
+    return flat(settings)
 
 
 def grid_confs(conf: Conf) -> list[Conf]:

@@ -142,6 +142,10 @@ class ModelConf(Section):
 
 
 class ScoreConf(Section):
+    frames: Literal["mean", "max", "softmax"] = "mean"
+    sharpness: Annotated[Number, Field(gt=0, le=1000)] = 10.0
+    learn_sharpness: bool = False
+    words: Literal["mean", "idf"] = "mean"
     mask_words: bool
     mask_frames: bool
 
@@ -256,11 +260,27 @@ def role_of(key: str) -> Role:
     return role
 
 
+def _later(section: type[Section], prefix: str = "") -> dict[str, Any]:
+    settings = {}
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            settings |= _later(field.annotation, f"{prefix}{name}.")
+        elif not field.is_required():
+            settings[f"{prefix}{name}"] = field.default
+    return settings
+
+
+# Settings that came after trials of format 2 did, with what these were run by: fields with a default
+LATER = _later(Conf)
+
+
 def idle_because(conf: Conf, key: str) -> str | None:
     """The setting beside which a dotted key plays no part in a configuration; None where it plays one."""
     criterion, source = conf.param_conf.criterion, conf.word2vec_embeddings.source
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
         return f"param_conf.criterion={criterion}"
+    if key in ("score.sharpness", "score.learn_sharpness") and conf.score.frames != "softmax":
+        return f"score.frames={conf.score.frames}"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
     return None
@@ -269,6 +289,4 @@ def idle_because(conf: Conf, key: str) -> str | None:
 def telling(conf: Conf) -> dict[str, Any]:
     """The settings that decide numbers and play a part, by dotted key."""
     leaves = flat(conf.model_dump())
-    return {
-        key: value for key, value in leaves.items() if role_of(key).decides_numbers and not idle_because(conf, key)
-    }
+    return {key: value for key, value in leaves.items() if role_of(key).decides_numbers and not idle_because(conf, key)}

@@ -172,12 +172,17 @@ def margin_histogram(title: str, positive: np.ndarray, negative: np.ndarray) -> 
         return _picture(figure, alt)
 
 
-def alignment(log_mel: np.ndarray, similarities: np.ndarray, words: list[str], hop: float, top: float) -> Picture:
+def alignment(
+    log_mel: np.ndarray, similarities: np.ndarray, by_word: np.ndarray, marked: np.ndarray, words: list[str],
+    hop: float, top: float,
+) -> Picture:  # fmt: skip
     """A clip's log-mel above its similarities with a caption's words, on one time axis.
 
     Args:
         log_mel: (T, n_mels).
-        similarities: (T, W), max(0, a_f . e_w); their mean is the score.
+        similarities: (T, W), max(0, a_f . e_w).
+        by_word: (W,) the words' scores.
+        marked: (T, W) bool, the frames that count in those; none are marked where all count.
         words: W.
         hop: seconds between frames.
         top: the similarity that is drawn brightest.
@@ -200,17 +205,19 @@ def alignment(log_mel: np.ndarray, similarities: np.ndarray, words: list[str], h
         mel_axes.set_axis_off()
         space = 3 / (width - left - right) * (extent[1] - extent[0])  # 3 points, in seconds
         mel_axes.text(extent[0] - space, log_mel.shape[1] / 2, "log-mel", ha="right", va="center")
-        mel_axes.text(extent[1] + space, 0, "mean")
+        mel_axes.text(extent[1] + space, 0, "score" if marked.any() else "mean")
         word_axes = add_axes(below, rows_height)
         _image(word_axes, similarities.T, ALIGNMENT_COLOURS, extent, len(words), 0, top)
         word_axes.spines[:].set_visible(False)
         word_axes.set_yticks([])  # texts instead: an axis takes several times as long to draw
-        for i, (word, mean) in enumerate(zip(words, similarities.mean(axis=0), strict=True)):
+        for i, (word, value) in enumerate(zip(words, by_word, strict=True)):
             place = len(words) - i - 0.5
             word_axes.text(extent[0] - space, place, word, ha="right", va="center")
-            word_axes.text(extent[1] + space, place, f"{mean:.2f}", va="center")
+            word_axes.text(extent[1] + space, place, f"{value:.2f}", va="center")
+            starts, ends = _runs(marked[:, i])
+            word_axes.hlines([place - 0.4] * len(starts), starts * hop - hop / 2, ends * hop - hop / 2, color=RED)
         word_axes.set_xlabel("time (s)", labelpad=1)
-        return _picture(figure, _alignment_in_words(similarities, words, hop))
+        return _picture(figure, _alignment_in_words(similarities, by_word, words, hop))
 
 
 # --- parts -----------------------------------------------------------------------------------------------
@@ -273,12 +280,18 @@ def _in_words(line: Line) -> str:
     )
 
 
-def _alignment_in_words(similarities: np.ndarray, words: list[str], hop: float) -> str:
-    """The words that count most, and where each peaks."""
-    means, peaks = similarities.mean(axis=0), similarities.argmax(axis=0) * hop
-    strongest = np.argsort(-means, kind="stable")[:3]
-    parts = [f"“{words[i]}” {means[i]:.2f}, strongest at {peaks[i]:.1f} s" for i in strongest]
+def _runs(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The first frame of each run of marked ones (T,), and the one behind its last."""
+    changes = np.diff(marked.astype(np.int8), prepend=0, append=0)
+    return np.flatnonzero(changes == 1), np.flatnonzero(changes == -1)
+
+
+def _alignment_in_words(similarities: np.ndarray, by_word: np.ndarray, words: list[str], hop: float) -> str:
+    """The words with the highest scores, and where each peaks."""
+    peaks = similarities.argmax(axis=0) * hop
+    strongest = np.argsort(-by_word, kind="stable")[:3]
+    parts = [f"“{words[i]}” {by_word[i]:.2f}, strongest at {peaks[i]:.1f} s" for i in strongest]
     return (
         f"Log-mel of {len(similarities) * hop:.1f} s, above the similarity of its frames with {len(words)} words. "
-        f"Highest means: {'; '.join(parts)}."
+        f"Highest: {'; '.join(parts)}."
     )

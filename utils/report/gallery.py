@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.core import CRNNWordModel
 from utils.common.errors import UserError
 from utils.common.steps import INDEXING, SCORING
 from utils.conf.schema import Conf
@@ -19,6 +18,7 @@ from utils.report.numbers import choose_queries, positives_and_negatives
 from utils.report.page import Page
 from utils.report.rankings import Ranking
 from utils.score_utils import alignment_map
+from utils.trial.checkpoint import Trained
 
 TOP = 5  # results shown of a query
 EACH = 2  # queries shown of the best, the typical and the worst
@@ -39,6 +39,7 @@ class Result(NamedTuple):
     right: bool
     clip: Player | None  # what was found by a caption,
     caption: str | None  # or by a clip
+    total: str  # how the score adds up
     picture: dict
 
 
@@ -57,21 +58,18 @@ class Gallery:
     """Queries of a split with what they find, to look at and to listen to.
 
     Args:
-        model: in evaluation mode, on the CPU.
-        words: its vocabulary.
+        best: the trial's model, on the CPU.
         conf: the trial's configuration.
         ranking: of the split data_conf.eval_data, whose rows and columns the split's files must have.
         page: where pictures and clips go.
     """
 
-    def __init__(self, model: CRNNWordModel, words: list[str], conf: Conf, ranking: Ranking, page: Page):
+    def __init__(self, best: Trained, conf: Conf, ranking: Ranking, page: Page):
         name, paths = conf.data_conf.eval_data, DatasetPaths(conf.data_conf.dataset)
-        self.model, self.words, self.page, self.hop = model, words, page, conf.audio_logmel.hop
-        self.split: Split = load_split(paths, name, words, conf.audio_logmel.n_mels, cache="disk")
+        self.best, self.page, self.hop = best, page, conf.audio_logmel.hop
+        self.split: Split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, cache="disk")
         if (self.split.fids, self.split.tids) != (ranking.fids, ranking.tids):
-            raise UserError(
-                f"{paths.text(name)}: not the captions that were scored; run {SCORING} again"
-            )
+            raise UserError(f"{paths.text(name)}: not the captions that were scored; run {SCORING} again")
         self.captions = read_table(paths.text(name), TEXT_COLUMNS, INDEXING)["raw_text"]
         self.files = clip_files(paths, name, self.split.fids)
         self.frames: dict[int, Tensor] = {}  # embeddings (T, E) of the clips met so far
@@ -111,24 +109,48 @@ class Gallery:
         top: float,
     ) -> Result:  # fmt: skip
         clip, caption = pair
-        words = [self.words[word] for word in self.split.captions[caption]]
-        log_mel = self.split.log_mels[clip].numpy()
-        picture = self.page.picture(figures.alignment(log_mel, similarities, words, self.hop, top))
+        ids, log_mel = self.split.captions[caption], self.split.log_mels[clip].numpy()
+        shares = self.best.score.frame_shares(torch.from_numpy(similarities)).numpy()  # (T, W)
+        by_word, words = (shares * similarities).sum(axis=0), [self.best.words[word] for word in ids]
+        total = score_sum(by_word, self._word_shares(ids))
+        picture = figures.alignment(log_mel, similarities, by_word, marked(shares), words, self.hop, top)
+        picture = self.page.picture(picture)
         if ranking.direction == "text_to_audio":
-            return Result(place + 1, score, right, self._player(clip), None, picture)
-        return Result(place + 1, score, right, None, self.captions[caption], picture)
+            return Result(place + 1, score, right, self._player(clip), None, total, picture)
+        return Result(place + 1, score, right, None, self.captions[caption], total, picture)
+
+    def _word_shares(self, ids: Tensor) -> np.ndarray | None:
+        """(W,) what each word counts in a caption's score; None: all the same."""
+        importance = self.best.score.importance(ids)
+        return None if importance is None else (importance / importance.sum()).numpy()
 
     @torch.no_grad()
     def _alignment(self, clip: int, caption: int) -> np.ndarray:
         """(T, W) similarities of a clip's frames with a caption's words."""
         if clip not in self.frames:
-            self.frames[clip] = self.model.audio_branch(self.split.log_mels[clip].unsqueeze(0))[0]
-        words = self.model.text_branch(self.split.captions[caption].unsqueeze(0))[0]
+            self.frames[clip] = self.best.model.audio_branch(self.split.log_mels[clip].unsqueeze(0))[0]
+        words = self.best.model.text_branch(self.split.captions[caption].unsqueeze(0))[0]
         return alignment_map(self.frames[clip], words).numpy()
 
     def _player(self, clip: int) -> Player:
         path = self.files[clip]
         return Player(path.name, self.page.clip(path, self.split.fids[clip]))
+
+
+def marked(shares: np.ndarray) -> np.ndarray:
+    """The frames that count in each word's score: shares (T, W) -> (T, W) bool; none where all count the same.
+
+    They are those that count at least half as much as the one that counts most.
+    """
+    most = shares.max(axis=0)
+    return (shares >= most / 2) & (shares.min(axis=0) < most / 2)
+
+
+def score_sum(by_word: np.ndarray, shares: np.ndarray | None) -> str:
+    """How words' scores (W,) add up to a caption's, by their shares (W,) or as their mean."""
+    if shares is None:
+        return f"({' + '.join(f'{value:.3f}' for value in by_word)}) / {len(by_word)}"
+    return " + ".join(f"{share:.3f} · {value:.3f}" for share, value in zip(shares, by_word, strict=True))
 
 
 def clip_files(paths: DatasetPaths, split: str, fids: list[str]) -> list[Path]:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.metric_utils import per_query_both_directions
+from utils.trial.checkpoint import Trained
 from utils.trial.score_files import load_scores, scores_path
 
 
@@ -26,9 +27,9 @@ class Ranking(NamedTuple):
         return self.query_clips[:, None] == self.item_clips[None, :]
 
 
-def load_rankings(trial: Path, split: str, epoch: int) -> dict[str, Ranking]:
-    """A split's stored scores of the checkpoint of this epoch, by direction."""
-    stored = load_scores(scores_path(trial, split), epoch)
+def load_rankings(trial: Path, split: str, best: Trained) -> dict[str, Ranking]:
+    """A split's stored scores, those of the trial's best checkpoint, by direction."""
+    stored = load_scores(scores_path(trial, split), best.epoch, str(best.score))
     captions, clips = stored.caption_clips, np.arange(len(stored.fids))
     values = per_query_both_directions(stored.scores, captions)
     names = (stored.fids, stored.tids)

@@ -19,6 +19,11 @@ from utils.trial.identity import check_trial, diverged, load_best, training_of
 from utils.trial.score_files import scores_path
 
 REPORT = "report.html"
+POOLED = {  # what a word's score is, by score.frames
+    "mean": "the mean of its row",
+    "max": "the highest of its row, underlined in red",
+    "softmax": "the mean of its row weighted towards its best frames, those underlined in red",
+}
 
 
 def write_report(trial: Path, conf: Conf) -> Path:
@@ -30,21 +35,21 @@ def write_report(trial: Path, conf: Conf) -> Path:
     """
     splits = conf.data_conf.splits
     check_trial(trial, conf, TRAINING, SCORING, reads=[scores_path(trial, split) for split in splits])
-    model, words, epoch = load_best(trial)
+    best = load_best(trial)
     history, provenance = read_history(trial), training_provenance(trial)
     names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
-    rankings = {name: load_rankings(trial, name, epoch) for name in names}
+    rankings = {name: load_rankings(trial, name, best) for name in names}
     main = rankings[names[0]]
     with whole_folder(trial / "report", REPORT) as folder:
         page = Page(folder)
-        gallery = Gallery(model, words, conf, main["text_to_audio"], page)
+        gallery = Gallery(best, conf, main["text_to_audio"], page)
         page.render(
             "report.html",
             REPORT,
             trial=trial.resolve().name,
             strategy=conf.objective,
             seed=conf.param_conf.seed,
-            epoch=epoch,
+            epoch=best.epoch,
             epochs=history[-1]["epoch"],
             warnings=list(filter(None, [diverged(trial), collapse_warning(history[-1], conf)])),
             split=names[0],
@@ -52,8 +57,9 @@ def write_report(trial: Path, conf: Conf) -> Path:
             directions=DIRECTIONS,
             metrics=METRICS,
             rows=[_metric_row(name, ranking) for name in names for ranking in rankings[name].values()],
-            curves=[page.picture(picture) for picture in _trial_curves(history, epoch)],
+            curves=[page.picture(picture) for picture in _trial_curves(history, best.epoch)],
             histograms={side: list(map(page.picture, _histograms(ranking))) for side, ranking in main.items()},
+            pooled=POOLED[best.score.frames],
             galleries={direction: gallery.groups(ranking) for direction, ranking in main.items()},
             settings=flat(conf.model_dump()),
             provenance=provenance,

@@ -27,7 +27,8 @@ from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
 from utils.dataset.recipe import LogMelRecipe
-from utils.score_utils import caption_word_weights, word_scores
+from utils.score_utils import caption_word_weights
+from utils.step_score_utils import word_scores
 from utils.trial.directory import trial_conf
 from utils.trial.identity import check_data, check_made, check_trial, load_best
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
@@ -72,7 +73,7 @@ class ClipSearch:
             raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(conf.data_conf.splits)}")
         self.paths = DatasetPaths(conf.data_conf.dataset)
         check_trial(trial, conf, TRAINING)
-        self.model, self.words, self.epoch = load_best(trial)
+        self.model, self.score, self.words, self.epoch = load_best(trial)
 
     @classmethod
     def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
@@ -118,11 +119,15 @@ class ClipSearch:
         return known
 
     def _clip_scores(self, known: list[str]) -> np.ndarray:
-        """(C,) float32: the mean over words of each clip's score with the word."""
+        """(C,) float32: the mean over words of each clip's score with the word, weighed as in a caption."""
         rows, counts = np.unique([self._rows[word] for word in known], return_counts=True)
+        shares = counts / len(known)
+        if self.score.idf is not None:
+            shares = counts * self.score.idf.numpy()[rows]
+            shares = shares / shares.sum()
         scores = np.zeros(len(self._word_scores.fids), np.float32)
-        for row, count in zip(rows, counts, strict=True):  # not a product: it may round equal columns differently
-            scores += self._word_scores.scores[row] * np.float32(count / len(known))
+        for row, share in zip(rows, shares, strict=True):  # not a product: it may round equal columns differently
+            scores += self._word_scores.scores[row] * np.float32(share)
         return scores
 
     def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
@@ -138,7 +143,7 @@ class ClipSearch:
         path = word_scores_path(self.trial, self.split)
         check_data(self.trial, self.conf, SCORING)
         check_made(self.trial, SCORING, reads=[path])
-        return load_word_scores(path, self.epoch)
+        return load_word_scores(path, self.epoch, str(self.score))
 
     @cached_property
     def _rows(self) -> dict[str, int]:
@@ -177,7 +182,7 @@ class ClipSearch:
         """A sound's score with each word: ids (V,) -> (V,) float32."""
         log_mel = torch.from_numpy(self._log_mel(path))
         embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]  # (V, E)
-        return word_scores(self.model.audio_steps(log_mel.unsqueeze(0)), len(log_mel), embeds).numpy()
+        return word_scores(self.model.audio_steps(log_mel.unsqueeze(0)), len(log_mel), embeds, self.score.pool).numpy()
 
     def _log_mel(self, path: Path) -> np.ndarray:
         """(T, n_mels), by the trial's recipe at the data set's sample rate."""
@@ -207,7 +212,8 @@ class ClipSearch:
     def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:
         """The split's tids (M) and texts (M), and their `caption_word_weights`."""
         table, ids = load_captions(self.paths, self.split, self.words)
-        weights = caption_word_weights([caption.numpy() for caption in ids])
+        importance = None if self.score.idf is None else self.score.idf.numpy()
+        weights = caption_word_weights([caption.numpy() for caption in ids], importance=importance)
         return table["tid"].tolist(), table["raw_text"].tolist(), *weights
 
 

@@ -9,6 +9,7 @@ import math
 import pickle
 import warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.optim import Optimizer
@@ -18,6 +19,7 @@ from models.core import CRNNWordModel
 from utils.common.errors import UserError
 from utils.common.io import require_file
 from utils.common.steps import TRAINING
+from utils.score_utils import Score
 
 SEAL = b"sha256 "  # then 64 hexadecimal digits
 
@@ -91,17 +93,30 @@ def _check_form(checkpoint: dict) -> None:
             raise ValueError(f"{name} is stored in a form of its own")
 
 
-def load_model(path: Path, identity: str | None = None) -> tuple[CRNNWordModel, list[str], int]:
-    """A checkpoint's model, in evaluation mode, its vocabulary (V words, id 0 the padding) and its epoch."""
+class Trained(NamedTuple):
+    """What a checkpoint holds for those who use a model."""
+
+    model: CRNNWordModel  # in evaluation mode
+    score: Score
+    words: list[str]  # V, id 0 the padding
+    epoch: int
+
+
+def load_model(path: Path, identity: str | None = None) -> Trained:
+    """A checkpoint's model, score and vocabulary."""
     checkpoint = load_checkpoint(path, identity)
     words = checkpoint["words"]
     try:
         model = CRNNWordModel.from_state_dict(checkpoint["model"])
+        score = Score(**checkpoint["conf"].get("score", {}), vocabulary=len(words))
+        score.load_state_dict(checkpoint.get("score", {}))  # those of earlier checkpoints have nothing to be loaded
     except Exception as error:  # the sizes are the file's: torch raises many types for those that cannot be
-        raise UserError(f"{path}: not a checkpoint of CRNNWordModel ({first_line(error)})") from None
+        raise UserError(f"{path}: not a checkpoint of CRNNWordModel and its score ({first_line(error)})") from None
     if len(words) != len(model.text_enc.embedding.weight):
         raise UserError(f"{path}: holds {len(words)} words but {len(model.text_enc.embedding.weight)} word vectors")
-    return model.eval(), words, checkpoint["epoch"]
+    if not all(torch.isfinite(value).all() for value in score.state_dict().values()):
+        raise UserError(f"{path}: holds a score that is not finite: it is damaged; get it anew")
+    return Trained(model.eval(), score, words, checkpoint["epoch"])
 
 
 def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:

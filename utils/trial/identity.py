@@ -11,13 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from models.core import CRNNWordModel
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import PREPROCESSING, TRAINING
-from utils.conf.schema import Conf, role_of, telling
+from utils.conf.schema import LATER, Conf, role_of, telling
 from utils.dataset.paths import DatasetPaths
-from utils.trial.checkpoint import load_model
+from utils.trial.checkpoint import Trained, load_model
 from utils.trial.names import BEST, POINTS
 from utils.trial.preprocessing import check_steps
 from utils.trial.provenance import Entry, check_entry, check_files, name_from, read_provenance, record
@@ -71,7 +70,7 @@ def require_same_run(trial: Path, conf: Conf) -> None:
     """Raise UserError where going on with a trial by this configuration would mix two experiments."""
     before, after = training_of(trial).settings, deciding(conf)
     for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
+        if before.get(key, LATER.get(key) if key in after else None) != after.get(key):
             raise UserError(
                 f"{trial}: {key} is {after.get(key)!r} but the trial was run with {before.get(key)!r}; "
                 "leave out the change, or start a new trial"
@@ -117,7 +116,7 @@ def check_made(trial: Path, *steps: str, reads: Iterable[Path] = ()) -> None:
             raise UserError(f"{file}: no such file that {steps[-1]} recorded; run that (again)")
 
 
-def load_best(trial: Path) -> tuple[CRNNWordModel, list[str], int]:
+def load_best(trial: Path) -> Trained:
     """`load_model` of a trial's best checkpoint; UserError where that is another trial's."""
     return load_model(trial / BEST, identity(trial))
 

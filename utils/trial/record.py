@@ -99,7 +99,7 @@ class TrialRecord:
             ):
                 group["fused"] = own["fused"]
             for name, part in parts.items():
-                part.load_state_dict(self.checkpoint[name])
+                part.load_state_dict(self.checkpoint.get(name, {}))  # earlier ones lack the score
         except Exception as error:  # as in load_model
             raise UserError(f"{self.trial / LAST}: does not fit this trial ({first_line(error)})") from None
         self.checkpoint = None  # a second copy of the model and the optimizer

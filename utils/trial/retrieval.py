@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from models.core import CRNNWordModel
 from utils.common.errors import UserError
 from utils.common.io import write_json
 from utils.common.processes import pick_device
@@ -13,6 +12,7 @@ from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
 from utils.metric_utils import both_directions, chance_both_directions
 from utils.model_utils import prepare_model
+from utils.trial.checkpoint import Trained
 from utils.trial.identity import check_trial, data_digests, diverged, load_best
 from utils.trial.names import BEST, RETRIEVAL_METRICS
 from utils.trial.preprocessing import sources
@@ -34,39 +34,39 @@ def score_trial(trial: Path, conf: Conf) -> None:
     """Score every clip with every caption of each split by the trial's best model, and report what was written."""
     paths, splits = DatasetPaths(conf.data_conf.dataset), conf.data_conf.splits
     check_trial(trial, conf, TRAINING)
-    model, words, epoch = load_best(trial)
-    if epoch == 0 and (how := diverged(trial)):
+    best = load_best(trial)
+    if best.epoch == 0 and (how := diverged(trial)):
         raise UserError(f"{how}: epoch 0, which is untrained; there is nothing to score")
-    prepare_model(conf, model, pick_device())
+    device = pick_device()
+    prepare_model(conf, best.model, device)
+    best.score.to(device)
     outputs = [path(trial, name) for name in splits for path in (scores_path, word_scores_path)]
-    with making_files(
-        trial, SCORING, [trial / BEST], outputs, data=data_digests(conf, splits), sources=sources(conf)
-    ):
+    with making_files(trial, SCORING, [trial / BEST], outputs, data=data_digests(conf, splits), sources=sources(conf)):
         for name in splits:
-            split = load_split(paths, name, words, conf.audio_logmel.n_mels, conf.data_conf.cache)
-            _score_split(trial, name, split, model, words, epoch)
+            split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, conf.data_conf.cache)
+            _score_split(trial, name, split, best)
 
 
-def _score_split(trial: Path, name: str, split: Split, model: CRNNWordModel, words: list[str], epoch: int) -> None:
-    scores = score_split(model, split, all_words=True)
+def _score_split(trial: Path, name: str, split: Split, best: Trained) -> None:
+    scores, made_by = score_split(best.model, split, best.score, all_words=True), (best.epoch, str(best.score))
     caption_fids = [split.fids[clip] for clip in split.caption_clips]
     path = scores_path(trial, name)
-    save_scores(path, StoredScores(scores.cross.cpu().numpy(), split.fids, split.tids, caption_fids, epoch))
+    save_scores(path, StoredScores(scores.cross.cpu().numpy(), split.fids, split.tids, caption_fids, *made_by))
     print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
     path = word_scores_path(trial, name)
-    save_word_scores(path, WordScores(scores.by_word.cpu().numpy(), words, split.fids, epoch))
-    print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
+    save_word_scores(path, WordScores(scores.by_word.cpu().numpy(), best.words, split.fids, *made_by))
+    print(f"{name}: {len(split.fids)} clips x {len(best.words)} words -> {path}")
 
 
 def measure_trial(trial: Path, conf: Conf) -> None:
     """Retrieval metrics of each split by its scores: print them as a table, and write them."""
     files = {split: scores_path(trial, split) for split in conf.data_conf.splits}
     check_trial(trial, conf, TRAINING, SCORING, reads=files.values())
-    *_, epoch = load_best(trial)
+    best = load_best(trial)
     metrics, chance, path = {}, {}, trial / RETRIEVAL_METRICS
     with making_files(trial, MEASURING, files.values(), [path]):
         for split, file in files.items():
-            stored = load_scores(file, epoch)
+            stored = load_scores(file, best.epoch, str(best.score))
             metrics[split] = both_directions(stored.scores, stored.caption_clips)
             chance[split] = chance_both_directions(stored.caption_clips, len(stored.fids))
         write_json(path, metrics)

@@ -1,4 +1,4 @@
-"""The scores of a split on the disk: written whole, and refused where they are damaged or of another epoch."""
+"""The scores of a split on the disk: written whole, and refused where they are damaged, of another epoch or score."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, fixed_length, readable, require_room_for
 from utils.common.io import whole_file
 from utils.common.steps import SCORING
+from utils.score_utils import Score
 
 
 def scores_path(trial: Path, split: str) -> Path:
@@ -22,6 +23,9 @@ def word_scores_path(trial: Path, split: str) -> Path:
     return trial / f"{split}_word_scores.hdf5"
 
 
+PUBLISHED = str(Score())
+
+
 class StoredScores(NamedTuple):
     """A split's scores with the names of their rows and columns, and the epoch of the checkpoint that gave them."""
 
@@ -30,6 +34,7 @@ class StoredScores(NamedTuple):
     tids: list[str]  # M captions
     caption_fids: list[str]  # M: the clip that each caption describes
     epoch: int
+    score: str = PUBLISHED  # how S was taken: str(Score)
 
     @property
     def caption_clips(self) -> np.ndarray:
@@ -42,27 +47,27 @@ NAMES = ("fids", "tids", "caption_fids")  # of rows, of columns, and of the colu
 
 
 def save_scores(path: Path, stored: StoredScores) -> None:
-    """Write scores as HDF5: data sets scores, fids, tids, caption_fids, and the attribute epoch."""
+    """Write scores as HDF5: data sets scores, fids, tids, caption_fids, and the attributes epoch and score."""
     texts = sum(fixed_length(getattr(stored, name)).nbytes for name in NAMES)
     require_room_for(path, 4 * stored.scores.size + texts, data_sets=4)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
-        store.attrs["epoch"] = stored.epoch
+        store.attrs["epoch"], store.attrs["score"] = stored.epoch, stored.score
         store["scores"] = stored.scores.astype(np.float32)
         for name in NAMES:
             store[name] = fixed_length(getattr(stored, name))
 
 
-def load_scores(path: Path, epoch: int) -> StoredScores:
-    """Read what `save_scores` wrote, for a checkpoint of this epoch.
+def load_scores(path: Path, epoch: int, score: str = PUBLISHED) -> StoredScores:
+    """Read what `save_scores` wrote, for a checkpoint of this epoch and `str(Score)`.
 
-    Raises UserError where the file is missing, damaged, of another epoch, or holds NaN.
+    Raises UserError where the file is missing, damaged, of another epoch or score, or holds NaN.
     """
     with readable(path, SCORING) as store:
         names = (data_set(store, name, SCORING, texts=True).asstr()[()].tolist() for name in NAMES)
-        stored = StoredScores(data_set(store, "scores", SCORING)[()], *names, int(store.attrs["epoch"]))
+        stored = StoredScores(data_set(store, "scores", SCORING)[()], *names, *_made_by(store))
     if not _belong_together(stored):
         raise UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
-    _require_epoch(path, stored.epoch, epoch)
+    _require(path, (stored.epoch, stored.score), (epoch, score))
     if np.isnan(stored.scores).any():
         raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
     return stored
@@ -78,36 +83,46 @@ class WordScores(NamedTuple):
     words: list[str]  # V, the whole vocabulary
     fids: list[str]  # C clips
     epoch: int
+    score: str = PUBLISHED  # as in StoredScores
 
 
 def save_word_scores(path: Path, stored: WordScores) -> None:
-    """Write word scores as HDF5: data sets scores (unchunked: a row is one read), words, fids; the attribute epoch."""
+    """Write word scores as HDF5: data sets scores (unchunked: a row is one read), words, fids; attributes as above."""
     texts = fixed_length(stored.words).nbytes + fixed_length(stored.fids).nbytes
     require_room_for(path, stored.scores.nbytes + texts, data_sets=3)
     with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
-        store.attrs["epoch"] = stored.epoch
+        store.attrs["epoch"], store.attrs["score"] = stored.epoch, stored.score
         store["scores"] = stored.scores
         for name in ("words", "fids"):
             store[name] = fixed_length(getattr(stored, name))
 
 
-def load_word_scores(path: Path, epoch: int) -> WordScores:
-    """Open what `save_word_scores` wrote, for a checkpoint of this epoch; the scores stay in the file.
+def load_word_scores(path: Path, epoch: int, score: str = PUBLISHED) -> WordScores:
+    """Open what `save_word_scores` wrote, for a checkpoint of this epoch and score; the scores stay in the file.
 
-    Raises UserError where the file is missing, damaged or of another epoch.
+    Raises UserError where the file is missing, damaged or of another epoch or score.
     """
     with readable(path, SCORING) as store:
         words, fids = (data_set(store, name, SCORING, texts=True).asstr()[()].tolist() for name in ("words", "fids"))
-        scores, epoch_of_scores = data_set(store, "scores", SCORING), int(store.attrs["epoch"])
+        scores, made_by = data_set(store, "scores", SCORING), _made_by(store)
         if scores.shape != (len(words), len(fids)) or scores.dtype != np.float32:
             raise UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
-    _require_epoch(path, epoch_of_scores, epoch)
-    return WordScores(h5py.File(path, "r")["scores"], words, fids, epoch)  # open for as long as its data set is in use
+    _require(path, made_by, (epoch, score))
+    store = h5py.File(path, "r")  # open for as long as its data set is in use
+    return WordScores(store["scores"], words, fids, epoch, score)
 
 
-def _require_epoch(path: Path, stored: int, best: int) -> None:
-    if stored != best:
-        raise UserError(f"{path}: scores of epoch {stored}, but the best epoch is now {best}; run {SCORING} again")
+def _made_by(store: h5py.File) -> tuple[int, str]:
+    """The epoch and the score; files from before there was a choice do not name the score."""
+    return int(store.attrs["epoch"]), str(store.attrs.get("score", PUBLISHED))
+
+
+def _require(path: Path, stored: tuple[int, str], trial: tuple[int, str]) -> None:
+    (epoch, score), (best_epoch, trial_score) = stored, trial
+    if epoch != best_epoch:
+        raise UserError(f"{path}: scores of epoch {epoch}, but the best epoch is now {best_epoch}; run {SCORING} again")
+    if score != trial_score:
+        raise UserError(f"{path}: of the score {score!r:.80}, but the trial's is {trial_score!r}; run {SCORING} again")
 
 
 def _belong_together(stored: StoredScores) -> bool:
