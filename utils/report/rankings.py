@@ -34,3 +34,34 @@ def load_rankings(trial: Path, split: str, epoch: int) -> dict[str, Ranking]:
     names = (stored.fids, stored.tids)
     sides = {"text_to_audio": (stored.scores.T, captions, clips), "audio_to_text": (stored.scores, clips, captions)}
     return {direction: Ranking(direction, *side, values[direction], *names) for direction, side in sides.items()}
+
+
+class Queries(NamedTuple):
+    """What each query of a split is worth by a trial's scores, by direction: Q = M captions, or C clips."""
+
+    values: dict[str, dict[str, np.ndarray]]  # (Q,) each: utils.metric_utils.per_query_metrics
+    query_clips: dict[str, np.ndarray]  # (Q,) as in Ranking
+    fids: list[str]  # C
+    tids: list[str]  # M
+
+    def are_those_of(self, other: "Queries") -> bool:
+        """Whether both are of the same clips and captions, in one order."""
+        clips = [queries.query_clips["text_to_audio"].tolist() for queries in (self, other)]
+        return (self.fids, self.tids, clips[0]) == (other.fids, other.tids, clips[1])
+
+    def by_chance(self) -> "Queries":
+        """What random rankings give the same queries: expected values, which are those of scores that are all equal."""
+        nothing = np.zeros((len(self.fids), len(self.tids)), np.float32)
+        return self._replace(values=per_query_both_directions(nothing, self.query_clips["text_to_audio"]))
+
+
+def load_queries(trial: Path, split: str, epoch: int) -> Queries:
+    """The queries of `load_rankings`, without the scores."""
+    rankings = load_rankings(trial, split, epoch)
+    one = rankings["text_to_audio"]
+    return Queries(
+        {side: ranking.values for side, ranking in rankings.items()},
+        {side: ranking.query_clips for side, ranking in rankings.items()},
+        one.fids,
+        one.tids,
+    )

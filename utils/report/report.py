@@ -9,9 +9,10 @@ from utils.conf.schema import Conf
 from utils.conf.values import flat
 from utils.metric_utils import chance_map
 from utils.report import figures
+from utils.report.bootstrap import Estimate, estimates
 from utils.report.figures import Picture
 from utils.report.gallery import Gallery
-from utils.report.numbers import METRICS, Estimate, estimates, positives_and_negatives, rank_shares
+from utils.report.numbers import METRICS, positives_and_negatives, rank_shares
 from utils.report.page import DIRECTIONS, PANELS, Page, line_of
 from utils.report.rankings import Ranking, load_rankings
 from utils.trial.history import collapse_warning, read_history
