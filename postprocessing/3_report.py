@@ -1,6 +1,6 @@
 """A page to look at and to listen to: TRIAL/report/report.html, or the comparison of several trials.
 
-A report reads the trial's scores and its best checkpoint; a comparison reads retrieval_metrics.json of each trial."""
+A report reads the trial's scores and its best checkpoint; a comparison reads each trial's metrics and scores."""
 
 import sys
 from pathlib import Path

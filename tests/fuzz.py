@@ -58,6 +58,7 @@ from utils.trial.names import LAST
 from utils.trial.provenance import PROVENANCE, Entry, record
 from utils.trial.record import TrialRecord
 from utils.trial.score_files import (
+    PUBLISHED,
     StoredScores,
     WordScores,
     load_scores,
@@ -188,7 +189,7 @@ def make_word_scores(path: Path) -> None:
 
 
 def load_and_index(path: Path) -> None:
-    stored = load_word_scores(path, 3)
+    stored = load_word_scores(path, 3, PUBLISHED)
     stored.scores[[0, len(stored.words) - 1]]
     stored.scores.file.close()
 

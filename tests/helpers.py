@@ -37,8 +37,9 @@ from utils.dataset.index import clip_id
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
-from utils.metric_utils import both_directions
+from utils.metric_utils import both_directions, per_query_both_directions
 from utils.model_utils import TrainState, build_optimizer
+from utils.report.rankings import Queries
 from utils.score_utils import BatchScores, Score, score_matrix
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, data_digests, identity
@@ -319,23 +320,46 @@ def write_history(trial, epochs=3, offset=0.0):
     (trial / "metrics.jsonl").write_text("".join(lines))
 
 
-def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sources=None):
-    """A trial directory with all that a comparison reads; `metrics` by direction, mAP and the rest alike."""
+def some_scores(clips=12, seed=0):
+    """Scores of clips (C, M) with 1 to 5 captions each, with ties, and the captions' clips."""
+    rng = np.random.default_rng(seed)
+    caption_clips = np.repeat(np.arange(clips), rng.integers(1, 6, clips))
+    return rng.integers(0, 9, (clips, len(caption_clips))) / 9, caption_clips
+
+
+def queries_of(scores, caption_clips):
+    """What a comparison keeps of a trial's scores (C, M)."""
+    fids, tids = [f"clip{i}" for i in range(len(scores))], [f"caption{i}" for i in range(len(caption_clips))]
+    query_clips = {"text_to_audio": caption_clips, "audio_to_text": np.arange(len(scores))}
+    return Queries(per_query_both_directions(scores, caption_clips), query_clips, fids, tids)
+
+
+def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sources=None, scores=None):
+    """A trial directory with all that a comparison reads, of clips with five captions each.
+
+    Scores (C, 5 C) decide the metrics, unless these are given by direction: mAP and the rest alike.
+    """
     trial = folder / name
     trial.mkdir(parents=True)
     overrides = (f"criteria.TripletLoss.sampling={sampling}", f"param_conf.seed={seed}", *settings)
     conf = load_conf(ROOT / "conf_demo.yaml", (f"data_conf.dataset={folder}/data", *overrides))
     save_conf(conf, trial / "conf.yaml")
     begin(trial, conf, {})
-    record_files(trial, SCORING, [], [], sources=sources or {"captions of evaluation": "1f", "word vectors": "2e"})
+    split, results = conf.data_conf.eval_data, trial / "retrieval_metrics.json"
+    if scores is None:
+        metrics = metrics or {"text_to_audio": 0.5, "audio_to_text": 0.25}
+        scores = np.random.default_rng(seed).random((2, 10))
+    clips = np.repeat(np.arange(len(scores)), 5)  # of the captions
+    measured = both_directions(scores, clips)
     names = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
-    values = metrics or {"text_to_audio": 0.5, "audio_to_text": 0.25}
-    measured = {
-        side: dict.fromkeys(names, value) | {"queries": number, "tied_queries": 0}
-        for (side, value), number in zip(values.items(), (10, 2), strict=True)
-    }
-    write_json(trial / "retrieval_metrics.json", {conf.data_conf.eval_data: measured})
-    record_files(trial, MEASURING, [], [trial / "retrieval_metrics.json"])
+    for side, value in (metrics or {}).items():
+        measured[side] |= dict.fromkeys(names, value)
+    fids, tids = ([f"{what}{i}" for i in range(number)] for what, number in zip("ct", scores.shape, strict=True))
+    save_scores(scores_path(trial, split), StoredScores(scores, fids, tids, [fids[clip] for clip in clips], 2))
+    sources = sources or {"captions of evaluation": "1f", "word vectors": "2e"}
+    record_files(trial, SCORING, [], [scores_path(trial, split)], sources=sources)
+    write_json(results, {split: measured})
+    record_files(trial, MEASURING, [scores_path(trial, split)], [results])
     write_history(trial, offset=0.01 * seed)
     return trial
 

@@ -3,6 +3,7 @@
 import shutil
 from functools import cache
 
+import numpy as np
 import pytest
 
 from tests.helpers import ODD_NAMES, write_finished
@@ -49,6 +50,7 @@ def pages(report, tmp_path_factory):
     trials = [
         write_finished(folder, "one", "semi-hard-NS", 0),
         write_finished(folder, "two", "semi-hard-NS", 0, settings=masked),
+        write_finished(folder, "collapsed", "hard-NS", 0, scores=np.ones((2, 10))),
     ]
     return {"report": report[2] / "report.html", "comparison": write_comparison(trials, folder / "compared")}
 

@@ -5,12 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tests.helpers import Tags, record_files, write_finished
+from tests.helpers import Tags, record_files, write_finished, write_history
 from utils.common.errors import UserError
-from utils.common.steps import MEASURING
-from utils.report.comparison import comparison_csv, comparison_markdown, read_result, write_comparison
-from utils.report.groups import group_trials
-from utils.report.numbers import METRICS
+from utils.common.steps import MEASURING, SCORING
+from utils.metric_utils import AVERAGED
+from utils.report.bootstrap import differences
+from utils.report.comparison import read_result, write_comparison
+from utils.report.numbers import METRICS, signed
+from utils.report.tables import SIDES, compare, comparison_csv, comparison_markdown
 
 
 @pytest.fixture
@@ -39,10 +41,14 @@ def test_comparison_is_that_of_pandas(finished, tmp_path):
             assert row[f"{metric}_std"] == pytest.approx(values[column].std())
     one = table.loc["random-NS, mask_words=true", "audio_to_text"]
     assert one["seeds"] == 1 and one["mAP_mean"] == 0.25 and np.isnan(one["mAP_std"])
+    both = table.loc["semi-hard-NS", "both"]
+    assert both["R5_mean"] == pytest.approx((values["semi"] + 0.3).mean() / 2) and np.isnan(both["MedR_mean"])
+    assert both["R5_std"] == pytest.approx(((values["semi"] + 0.3) / 2).std())
     assert table.index.get_level_values("trials").unique().tolist() == [
         "random-NS, mask_words=false",
         "random-NS, mask_words=true",
         "semi-hard-NS",
+        "chance",
     ]
 
 
@@ -54,7 +60,9 @@ def test_comparison_page_and_markdown(finished, tmp_path):
     assert lines[5].startswith(r"| random-NS, mask\_words=true | 1 | 0.500 | ")
     assert lines[6].startswith("| semi-hard-NS | 3 | **0.600 ± 0.100** | ") and lines[6].endswith(" | 0.6 ± 0.1 |")
     assert lines[4].endswith(" | **0.3 ± 0.2** |")  # the lowest median rank is the best
-    assert {line.count("|") for line in lines[2:7]} == {len(METRICS) + 3}
+    of_two_clips = (0.75, 0.75, *(0.5, 1, 1) * 2)
+    assert lines[7] == f"| chance | | {' | '.join(f'{value:.3f}' for value in of_two_clips)} | – |"
+    assert {line.count("|") for line in lines[2:8]} == {len(METRICS) + 3}
     page = Tags(folder / "comparison.html")
     assert all(header["scope"] in {"row", "col"} for header in page.of("th"))
     assert len(page.of("img")) == 6 and all((folder / image["src"]).is_file() for image in page.of("img"))
@@ -92,6 +100,13 @@ def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
     edited = write_finished(tmp_path, "edited", "hard-NS", 3)
     metrics = (edited / "retrieval_metrics.json").read_text()
     (edited / "retrieval_metrics.json").write_text(metrics.replace("0.5", "0.9"))
+    unscored = write_finished(tmp_path, "unscored", "hard-NS", 4)
+    (unscored / "evaluation_xmodal_scores.hdf5").unlink()
+    unrecorded = write_finished(tmp_path, "unrecorded", "hard-NS", 5)
+    record_files(unrecorded, SCORING, [], [])
+    trained_on = write_finished(tmp_path, "trained_on", "hard-NS", 6)
+    write_history(trained_on, epochs=5)
+    smaller = write_finished(tmp_path, "smaller", "hard-NS", 7, scores=np.zeros((1, 5)))
     partly = write_finished(tmp_path, "partly", "hard-NS", 2)
     (partly / "retrieval_metrics.json").write_text('{"evaluation": {"text_to_audio": {"mAP": 1}}}')
     record_files(partly, MEASURING, [], [partly / "retrieval_metrics.json"])
@@ -102,6 +117,10 @@ def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
         (split, "split: measured on validation, but .*semi-hard-NS0 on evaluation; compare one split"),
         (edited, "retrieval_metrics.json: is not as postprocessing/2_xmodal_retrieval.py wrote it"),
         (unmeasured, "retrieval_metrics.json: no such file; postprocessing/2_xmodal_retrieval.py makes it"),
+        (unscored, "evaluation_xmodal_scores.hdf5: no such file; postprocessing/1_xmodal_scores.py makes it"),
+        (unrecorded, "evaluation_xmodal_scores.hdf5: no such file that postprocessing/1_xmodal_scores.py recorded"),
+        (trained_on, "scores of epoch 2, but the best epoch is now 4; run postprocessing/1_xmodal_scores.py again"),
+        (smaller, "smaller: scored other clips or captions than .*semi-hard-NS0; score both anew"),
         (partly, "not all metrics of the split evaluation; run postprocessing/2_xmodal_retrieval.py again"),
         (again, "the same settings and the same seed as .*semi-hard-NS2; leave one out"),
         (tmp_path, "not a trial directory"),
@@ -124,9 +143,81 @@ def test_a_folder_that_is_no_comparison_is_left_alone(finished, tmp_path):
     assert "semi-hard-NS" in (tmp_path / "out" / "comparison.md").read_text()
 
 
-def test_markdown_and_csv_have_a_row_for_each_group(finished):
-    groups = group_trials(map(read_result, finished))
-    best = {(side, metric): set() for side in ("text_to_audio", "audio_to_text") for metric in METRICS}
-    assert comparison_markdown(groups, best).count("| 3 |") == 4
-    header, rows = comparison_csv(groups)
-    assert len(rows) == 6 and all(len(row) == len(header) for row in rows)
+def test_markdown_and_csv_have_a_row_for_each_group_and_for_chance(finished):
+    comparison = compare(list(map(read_result, finished)))
+    assert comparison_markdown(comparison).count("| 3 |") == 6
+    header, rows = comparison_csv(comparison)
+    assert len(rows) == 12 and all(len(row) == len(header) for row in rows)
+
+
+@pytest.fixture
+def scored(tmp_path):
+    """Six trials by real scores: random-NS and easy-text-NS are equals, semi-hard-NS is better, hard-NS collapsed."""
+    right = np.arange(40)[:, None] == np.repeat(np.arange(40), 5)
+
+    def trial(strategy, seed, strength):
+        noise = np.random.default_rng([seed, len(strategy)]).normal(size=right.shape)
+        return write_finished(tmp_path, f"{strategy}{seed}", strategy, seed, scores=right * strength + noise)
+
+    return [
+        *(trial("random-NS", seed, 1) for seed in range(2)),
+        *(trial("semi-hard-NS", seed, 2) for seed in range(2)),
+        trial("easy-text-NS", 0, 1),
+        write_finished(tmp_path, "hard-NS0", "hard-NS", 0, scores=np.ones(right.shape)),
+    ]
+
+
+def test_groups_are_compared_with_the_best_and_with_the_first(scored, tmp_path):
+    folder = write_comparison(scored, tmp_path / "out").parent
+    table = pd.read_csv(folder / "comparison.csv", keep_default_na=False).set_index(["trials", "direction"])
+    trials = {}
+    for result in map(read_result, scored):
+        trials.setdefault(result.strategy, []).append(result.queries)
+    markdown, page = (folder / "comparison.md").read_text(), Tags(folder / "comparison.html").text
+    for what, reference in (("best", "semi-hard-NS"), ("first", "random-NS")):
+        assert set(table.loc[reference, f"mAP_minus_{what}_verdict"]) == {f"the {what}"}
+        assert f"**mAP less that of {reference}, the {what}**" in markdown
+        assert f"mAP less that of {reference}, the {what}." in page
+        for label in trials.keys() - {reference}:
+            cells = []
+            for side, estimate in differences(trials[label], trials[reference]).items():
+                row = table.loc[label, side]
+                written = [float(row[f"mAP_minus_{what}{end}"]) for end in ("", "_low", "_high")]
+                assert written == pytest.approx(estimate)
+                means = [float(table.loc[name, side]["mAP_mean"]) for name in (label, reference)]
+                assert written[0] == pytest.approx(means[0] - means[1])
+                equals = {label, reference} == {"easy-text-NS", "random-NS"}
+                assert row[f"mAP_minus_{what}_verdict"] == ("not told apart" if equals else "told apart")
+                value, low, high = map(signed, estimate)
+                cells.append(f"{value} [{low}, {high}]" + " ≈ not told apart" * equals)
+                marked = label + " (collapsed)" * (label == "hard-NS")
+                assert f"{value} {low} to {high}" + " ≈ not told apart" * equals in page
+            assert f"| {marked} | {' | '.join(cells)} |" in markdown
+
+
+def test_the_first_is_that_of_the_first_trial_named(scored, tmp_path):
+    markdown = (write_comparison(scored[::-1], tmp_path / "out").parent / "comparison.md").read_text()
+    assert "less that of hard-NS, the first**" in markdown and "less that of semi-hard-NS, the best**" in markdown
+    markdown = (write_comparison(scored[3:1:-1], tmp_path / "out").parent / "comparison.md").read_text()
+    assert markdown.count("less that of") == 1 and "less that of semi-hard-NS, the only one**" in markdown
+    markdown = (write_comparison(scored[2:], tmp_path / "out").parent / "comparison.md").read_text()
+    assert markdown.count("less that of") == 1 and "less that of semi-hard-NS, the best and the first**" in markdown
+
+
+def test_a_collapsed_group_is_marked_and_is_at_chance(scored, tmp_path):
+    folder = write_comparison(scored, tmp_path / "out").parent
+    table = pd.read_csv(folder / "comparison.csv").set_index(["trials", "direction"])
+    for side in SIDES:
+        for metric in AVERAGED:
+            chance = table.loc["chance", side][f"{metric}_mean"]
+            assert table.loc["hard-NS", side][f"{metric}_mean"] == pytest.approx(chance)
+    assert set(table.loc["hard-NS", "mark"]) == {"collapsed"} and table["mark"].notna().sum() == len(SIDES)
+    assert (folder / "comparison.md").read_text().count("| hard-NS (collapsed) | 1 |") == len(SIDES)
+    page = Tags(folder / "comparison.html").text
+    assert page.count("hard-NS (collapsed)") == len(SIDES) + 2 and "Collapsed: every query" in page
+
+
+def test_a_group_that_collapsed_with_some_seeds_says_with_how_many(scored, tmp_path):
+    other = write_finished(tmp_path, "other", "hard-NS", 1, scores=np.random.default_rng(0).random((40, 200)))
+    markdown = (write_comparison([*scored, other], tmp_path / "out").parent / "comparison.md").read_text()
+    assert "| hard-NS (1 of 2 collapsed) | 2 |" in markdown

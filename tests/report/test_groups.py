@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from tests.helpers import ROOT
+from tests.helpers import ROOT, queries_of, some_scores
 from utils.conf.reading import load_conf
 from utils.report.groups import TrialResult, best_groups, group_trials
 from utils.report.numbers import METRICS
@@ -10,7 +10,8 @@ def result(sampling, seed=0, settings=(), value=0.5):
     """A trial that has every metric at this value."""
     overrides = (f"criteria.TripletLoss.sampling={sampling}", f"param_conf.seed={seed}", *settings)
     conf = load_conf(ROOT / "conf_demo.yaml", overrides)
-    return TrialResult(Path(f"{sampling}{seed}"), conf, {"text_to_audio": dict.fromkeys(METRICS, value)}, [], {})
+    metrics, queries = {"text_to_audio": dict.fromkeys(METRICS, value)}, queries_of(*some_scores())
+    return TrialResult(Path(f"{sampling}{seed}"), conf, metrics, [], {}, queries)
 
 
 def test_best_is_what_the_table_shows_as_best():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ODD_NAMES, Tags, record_preprocessing, write_trial
+from tests.helpers import ODD_NAMES, Tags, record_preprocessing, results_of, write_trial
 from utils.common.errors import UserError
 from utils.conf.reading import load_conf
 from utils.report.report import write_report
@@ -89,6 +89,7 @@ def test_scores_of_other_captions_are_refused(report, tmp_path):
         ("provenance.json", "[]", "not as its step writes it"),
         ("metrics.jsonl", "", "not the epochs that main.py wrote"),
         ("metrics.jsonl", "{\n", "not the epochs that main.py wrote"),
+        ("metrics.jsonl", '{"epoch": 0}\n', "not all of an epoch"),
     ],
 )
 def test_damaged_files_of_a_trial_are_named(report, tmp_path, name, content, message):
@@ -102,7 +103,7 @@ def test_damaged_files_of_a_trial_are_named(report, tmp_path, name, content, mes
 
 def test_a_collapse_is_said_and_a_report_of_one_clip_is_written(tmp_path):
     trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
-    history = [{"epoch": 0, "score_std": 0.0}, {"epoch": 1, "train_loss": 1.0, "score_std": 0.0, "lr": 0.001}]
+    history = [results_of(0), results_of(1) | {"train_loss": 1.0, "score_std": 0.0}]
     (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in history))
     text = Tags(write_report(trial, conf)).text
     assert "the features have collapsed under semi-hard-NS" in text

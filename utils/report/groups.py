@@ -10,7 +10,9 @@ import numpy as np
 from utils.common.errors import UserError
 from utils.conf.schema import Conf, role_of, telling
 from utils.criterion_utils import CRITERIA
+from utils.report.bootstrap import BOTH
 from utils.report.numbers import plain, shown
+from utils.report.rankings import Queries
 from utils.sampling_utils import STRATEGIES
 from utils.trial.preprocessing import WORD_VECTORS
 
@@ -24,6 +26,7 @@ class TrialResult:
     metrics: dict[str, dict[str, float]]  # of its eval_data split, by direction, as in retrieval_metrics.json
     history: list[dict[str, float]]  # an entry an epoch, as in metrics.jsonl
     sources: dict[str, str]  # of its data set: utils.trial.preprocessing.sources
+    queries: Queries  # of its eval_data split
     diverged: str | None = None
 
     @property
@@ -34,6 +37,11 @@ class TrialResult:
     @property
     def seed(self) -> int:
         return self.conf.param_conf.seed
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether every query ties a right with a wrong item: nothing is told apart."""
+        return all(values["tied"].all() for values in self.queries.values.values())
 
     @property
     def experiment(self) -> dict[str, str]:
@@ -49,7 +57,18 @@ class Group:
     label: str  # the strategy, and what else tells the group from others
     results: list[TrialResult]
 
+    @property
+    def queries(self) -> list[Queries]:
+        return [result.queries for result in self.results]
+
+    @property
+    def mark(self) -> str:
+        """What is to be said of its trials, in a word or two."""
+        collapsed, seeds = sum(result.collapsed for result in self.results), len(self.results)
+        return "" if not collapsed else "collapsed" if collapsed == seeds else f"{collapsed} of {seeds} collapsed"
+
     def mean(self, direction: str, metric: str) -> float:
+        """The mean over seeds, in one direction or in the mean of BOTH."""
         return float(np.mean(self._values(direction, metric)))
 
     def std(self, direction: str, metric: str) -> float | None:
@@ -57,7 +76,7 @@ class Group:
         return float(np.std(self._values(direction, metric), ddof=1)) if len(self.results) > 1 else None
 
     def _values(self, direction: str, metric: str) -> list[float]:
-        return [result.metrics[direction][metric] for result in self.results]
+        return [of_direction(result.metrics, direction, metric) for result in self.results]
 
 
 def group_trials(results: Iterable[TrialResult]) -> list[Group]:
@@ -102,3 +121,8 @@ def best_groups(groups: list[Group], direction: str, metric: str) -> set[str]:
     means = {group.label: float(shown(metric, group.mean(direction, metric))) for group in groups}
     best = (min if metric == "MedR" else max)(means.values())
     return {label for label, value in means.items() if value == best and len(groups) > 1}
+
+
+def of_direction(metrics: dict[str, dict[str, float]], direction: str, metric: str) -> float:
+    """A metric in one direction, or its mean over BOTH."""
+    return float(np.mean([of[metric] for of in metrics.values()])) if direction == BOTH else metrics[direction][metric]

@@ -1,52 +1,11 @@
-"""The numbers behind a report: intervals, ranks, margins, and which queries to show.
-
-Shapes: Q queries, I items, C clips of a split; B bootstrap draws.
-"""
-
-from typing import NamedTuple
+"""The numbers behind a report: ranks, margins, and which queries to show. Shapes: Q queries, I items."""
 
 import numpy as np
 
-from utils.metric_utils import AVERAGED, averages
+from utils.metric_utils import AVERAGED
 
 METRICS = (*AVERAGED, "MedR")  # of both directions, as tables show them
-DRAWS = 1000  # of the bootstrap
 RANK_BINS = (1, 2, 3, 4, 5, 10, 20, 50, 100, 200, 500)  # last rank of each bin of a histogram
-
-
-class Estimate(NamedTuple):
-    """A metric of a split, with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-def estimates(values: dict[str, np.ndarray], query_clips: np.ndarray, clips: int, seed: int = 0) -> dict[str, Estimate]:
-    """Each of METRICS with its percentile bootstrap interval over clips.
-
-    A draw takes C clips of the split with replacement. Its queries are, for text-to-audio, all captions of the drawn
-    clips, and for audio-to-text the drawn clips themselves, each as often as it was drawn. What is resampled is the
-    queries' values: every query has ranked all items of the split, once, and ranks them no other way in a draw.
-
-    Args:
-        values: (Q,) each, of `metric_utils.per_query_metrics`.
-        query_clips: (Q,) the clip, in [0, C), that each query is, or describes.
-        clips: C.
-    """
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(clips, np.full(clips, 1 / clips), size=DRAWS)  # (B, C): how often each clip was drawn
-    queries = draws @ np.bincount(query_clips, minlength=clips)  # (B,)
-    point = averages(values)
-
-    def interval(name: str) -> Estimate:
-        if name == "MedR":
-            resampled = [np.median(np.repeat(values["first_rank"], draw[query_clips])) for draw in draws]
-        else:
-            resampled = draws @ np.bincount(query_clips, weights=values[name], minlength=clips) / queries
-        return Estimate(point[name], *np.percentile(resampled, [2.5, 97.5]).tolist())
-
-    return {name: interval(name) for name in METRICS}
 
 
 def rank_shares(ranks: np.ndarray, relevant: np.ndarray, items: int) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -118,3 +77,8 @@ def plain(value: object) -> str:
 def shown(metric: str, value: float) -> str:
     """A metric, or its standard deviation, to the digits that tables show."""
     return f"{value:.1f}" if metric == "MedR" else f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """A difference, to the digits that tables show."""
+    return f"{round(value, 3) + 0.0:+.3f}".replace("-", "−")  # + 0.0: of a negative zero

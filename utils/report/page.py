@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from utils.common.errors import UserError
 from utils.report import figures
 from utils.report.figures import Line, Picture
-from utils.report.numbers import plain, shown
+from utils.report.numbers import plain, shown, signed
 
 TEMPLATES = Path(__file__).with_name("templates")
 DIRECTIONS = {"text_to_audio": "Text-to-audio", "audio_to_text": "Audio-to-text"}
@@ -54,7 +54,7 @@ class Page:
             lstrip_blocks=True,
         )  # fmt: skip
         environment.filters |= {"plain": plain}
-        environment.globals |= {"shown": shown, "colours": figures.colour_variables(":root")}
+        environment.globals |= {"shown": shown, "signed": signed, "colours": figures.colour_variables(":root")}
         (self.folder / name).write_text(environment.get_template(template).render(content), encoding="utf-8")
 
     def _path(self, source: str) -> Path:

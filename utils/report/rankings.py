@@ -6,7 +6,6 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.metric_utils import per_query_both_directions
-from utils.trial.checkpoint import Trained
 from utils.trial.score_files import load_scores, scores_path
 
 
@@ -27,11 +26,42 @@ class Ranking(NamedTuple):
         return self.query_clips[:, None] == self.item_clips[None, :]
 
 
-def load_rankings(trial: Path, split: str, best: Trained) -> dict[str, Ranking]:
-    """A split's stored scores, those of the trial's best checkpoint, by direction."""
-    stored = load_scores(scores_path(trial, split), best.epoch, str(best.score))
+def load_rankings(trial: Path, split: str, epoch: int, score: str | None = None) -> dict[str, Ranking]:
+    """A split's stored scores, those of the checkpoint of this epoch, by direction; `score` as in `load_scores`."""
+    stored = load_scores(scores_path(trial, split), epoch, score)
     captions, clips = stored.caption_clips, np.arange(len(stored.fids))
     values = per_query_both_directions(stored.scores, captions)
     names = (stored.fids, stored.tids)
     sides = {"text_to_audio": (stored.scores.T, captions, clips), "audio_to_text": (stored.scores, clips, captions)}
     return {direction: Ranking(direction, *side, values[direction], *names) for direction, side in sides.items()}
+
+
+class Queries(NamedTuple):
+    """What each query of a split is worth by a trial's scores, by direction: Q = M captions, or C clips."""
+
+    values: dict[str, dict[str, np.ndarray]]  # (Q,) each: utils.metric_utils.per_query_metrics
+    query_clips: dict[str, np.ndarray]  # (Q,) as in Ranking
+    fids: list[str]  # C
+    tids: list[str]  # M
+
+    def are_those_of(self, other: "Queries") -> bool:
+        """Whether both are of the same clips and captions, in one order."""
+        clips = [queries.query_clips["text_to_audio"].tolist() for queries in (self, other)]
+        return (self.fids, self.tids, clips[0]) == (other.fids, other.tids, clips[1])
+
+    def by_chance(self) -> "Queries":
+        """What random rankings give the same queries: expected values, which are those of scores that are all equal."""
+        nothing = np.zeros((len(self.fids), len(self.tids)), np.float32)
+        return self._replace(values=per_query_both_directions(nothing, self.query_clips["text_to_audio"]))
+
+
+def load_queries(trial: Path, split: str, epoch: int) -> Queries:
+    """The queries of `load_rankings`, without the scores."""
+    rankings = load_rankings(trial, split, epoch)
+    one = rankings["text_to_audio"]
+    return Queries(
+        {side: ranking.values for side, ranking in rankings.items()},
+        {side: ranking.query_clips for side, ranking in rankings.items()},
+        one.fids,
+        one.tids,
+    )

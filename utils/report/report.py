@@ -9,9 +9,10 @@ from utils.conf.schema import Conf
 from utils.conf.values import flat
 from utils.metric_utils import chance_map
 from utils.report import figures
+from utils.report.bootstrap import Estimate, estimates
 from utils.report.figures import Picture
 from utils.report.gallery import Gallery
-from utils.report.numbers import METRICS, Estimate, estimates, positives_and_negatives, rank_shares
+from utils.report.numbers import METRICS, positives_and_negatives, rank_shares
 from utils.report.page import DIRECTIONS, PANELS, Page, line_of
 from utils.report.rankings import Ranking, load_rankings
 from utils.trial.history import collapse_warning, read_history
@@ -38,7 +39,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
     best = load_best(trial)
     history, provenance = read_history(trial), training_provenance(trial)
     names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
-    rankings = {name: load_rankings(trial, name, best) for name in names}
+    rankings = {name: load_rankings(trial, name, best.epoch, str(best.score)) for name in names}
     main = rankings[names[0]]
     with whole_folder(trial / "report", REPORT) as folder:
         page = Page(folder)

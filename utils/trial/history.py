@@ -43,14 +43,21 @@ def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
     )
 
 
+def best_of(history: list[dict[str, float]], conf: Conf) -> dict[str, float]:
+    """The results of the best epoch by param_conf.select_by, the earliest on a tie."""
+    if conf.param_conf.select_by == "val_obj":
+        return min(history, key=lambda results: results["val_obj"])
+    return max(history, key=lambda results: results["val_map"])
+
+
 def read_history(trial: Path) -> list[dict[str, float]]:
     """The lines of a trial's metrics.jsonl, one an epoch."""
     path = trial / METRICS
     require_file(path, TRAINING)
     try:
         history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not history or not all("epoch" in results for results in history):
-            raise ValueError("no epochs")
+        if not history or not all(key in results for results in history for key in ("epoch", "val_obj", "val_map")):
+            raise ValueError("no epochs, or not all of an epoch")
     except (ValueError, TypeError) as error:
         what = f"not the epochs that {TRAINING} wrote ({error})"
         raise UserError(f"{path}: {what}; resume the trial to mend it") from None

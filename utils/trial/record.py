@@ -18,7 +18,7 @@ from utils.conf.reading import save_conf
 from utils.conf.schema import Conf
 from utils.device_utils import Diverged
 from utils.trial.checkpoint import check_states, checkpoint_bytes, first_line, load_checkpoint
-from utils.trial.history import collapse_warning, epoch_line
+from utils.trial.history import best_of, collapse_warning, epoch_line
 from utils.trial.identity import check_data, identity, mark_diverged, training_of
 from utils.trial.names import BEST, CONF, LAST, LOG, METRICS
 from utils.trial.provenance import record, versions
@@ -54,10 +54,8 @@ class TrialRecord:
 
     @property
     def best(self) -> dict[str, float]:
-        """The results of the best epoch, the earliest on a tie."""
-        if self.conf.param_conf.select_by == "val_obj":
-            return min(self.history, key=lambda results: results["val_obj"])
-        return max(self.history, key=lambda results: results["val_map"])
+        """The results of the best epoch."""
+        return best_of(self.history, self.conf)
 
     def restore(self, parts: dict[str, Stateful]) -> None:
         """Bring the parts of a run, by name, to where its last checkpoint left them; a new run stays as it is.

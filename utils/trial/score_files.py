@@ -57,8 +57,8 @@ def save_scores(path: Path, stored: StoredScores) -> None:
             store[name] = fixed_length(getattr(stored, name))
 
 
-def load_scores(path: Path, epoch: int, score: str = PUBLISHED) -> StoredScores:
-    """Read what `save_scores` wrote, for a checkpoint of this epoch and `str(Score)`.
+def load_scores(path: Path, epoch: int, score: str | None = None) -> StoredScores:
+    """Read what `save_scores` wrote, for a checkpoint of this epoch and, if it is given, this `str(Score)`.
 
     Raises UserError where the file is missing, damaged, of another epoch or score, or holds NaN.
     """
@@ -97,7 +97,7 @@ def save_word_scores(path: Path, stored: WordScores) -> None:
             store[name] = fixed_length(getattr(stored, name))
 
 
-def load_word_scores(path: Path, epoch: int, score: str = PUBLISHED) -> WordScores:
+def load_word_scores(path: Path, epoch: int, score: str) -> WordScores:
     """Open what `save_word_scores` wrote, for a checkpoint of this epoch and score; the scores stay in the file.
 
     Raises UserError where the file is missing, damaged or of another epoch or score.
@@ -109,7 +109,7 @@ def load_word_scores(path: Path, epoch: int, score: str = PUBLISHED) -> WordScor
             raise UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
     _require(path, made_by, (epoch, score))
     store = h5py.File(path, "r")  # open for as long as its data set is in use
-    return WordScores(store["scores"], words, fids, epoch, score)
+    return WordScores(store["scores"], words, fids, *made_by)
 
 
 def _made_by(store: h5py.File) -> tuple[int, str]:
@@ -117,11 +117,11 @@ def _made_by(store: h5py.File) -> tuple[int, str]:
     return int(store.attrs["epoch"]), str(store.attrs.get("score", PUBLISHED))
 
 
-def _require(path: Path, stored: tuple[int, str], trial: tuple[int, str]) -> None:
+def _require(path: Path, stored: tuple[int, str], trial: tuple[int, str | None]) -> None:
     (epoch, score), (best_epoch, trial_score) = stored, trial
     if epoch != best_epoch:
         raise UserError(f"{path}: scores of epoch {epoch}, but the best epoch is now {best_epoch}; run {SCORING} again")
-    if score != trial_score:
+    if trial_score not in (None, score):
         raise UserError(f"{path}: of the score {score!r:.80}, but the trial's is {trial_score!r}; run {SCORING} again")
 
 
