@@ -1,11 +1,14 @@
+import json
 import os
 
 import pytest
 
 from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
+from utils.common.steps import TRAINING
 from utils.conf.reading import load_conf
 from utils.trial.directory import create_trial, newest_trial, resume_conf, trial_conf
+from utils.trial.provenance import PROVENANCE
 
 
 @pytest.fixture
@@ -60,6 +63,19 @@ def test_a_trial_goes_on_by_the_settings_that_decide_its_numbers(conf, trial, ov
 )
 def test_what_decides_no_number_may_change(trial, override):
     assert resume_conf(trial, [override]) != trial_conf(trial, [])
+
+
+def test_a_trial_that_is_older_than_a_setting_has_its_default(conf, trial, monkeypatch):
+    """Where the schema has one: what it is, and that it may not change, hold for it all the same."""
+    kept = json.loads((trial / PROVENANCE).read_text())
+    del kept[TRAINING]["settings"]["AdamOptimizer.weight_decay"]
+    (trial / PROVENANCE).write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=r"AdamOptimizer\.weight_decay is 0\.0 but the trial was run with None"):
+        trial_conf(trial, [])
+    monkeypatch.setattr("utils.trial.identity.default_of", {"AdamOptimizer.weight_decay": 0.0}.get)
+    assert trial_conf(trial, []) == conf
+    with pytest.raises(UserError, match=r"AdamOptimizer\.weight_decay is 0\.1 but the trial was run with 0\.0"):
+        resume_conf(trial, ["AdamOptimizer.weight_decay=0.1"])
 
 
 def test_a_directory_without_a_trial_is_refused(tmp_path):

@@ -1,13 +1,22 @@
 """The sections of conf.yaml, in its order, and what each setting decides."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
 
+from utils.conf.preprocessing import (
+    ClothoDatasetConf,
+    DemoDatasetConf,
+    LogMelConf,
+    TextCleaningConf,
+    WordEmbeddingsConf,
+)
 from utils.conf.roles import Role
+from utils.conf.section import Section
 from utils.conf.values import (
     Bands,
-    Corrections,
     Count,
     EmbeddingDim,
     FileName,
@@ -23,13 +32,6 @@ from utils.conf.values import (
     Temperature,
     flat,
 )
-from utils.dataset.recipe import LogMelRecipe
-
-
-class Section(BaseModel):
-    """A section of conf.yaml: no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class DataConf(Section):
@@ -43,77 +45,6 @@ class DataConf(Section):
     def splits(self) -> list[str]:
         """The splits in use, each once."""
         return list(dict.fromkeys([self.train_data, self.val_data, self.eval_data]))
-
-
-class DemoDatasetConf(Section):
-    num_clips: Annotated[dict[FileName, Count], Field(min_length=1)]
-    sample_rate: Annotated[int, Field(ge=8000, le=192000)]
-    seed: Seed
-
-
-class TextCleaningConf(Section):
-    named_entities: Literal["replace", "keep"]
-    corrections: Corrections
-
-
-class ClothoDatasetConf(Section):
-    on_bad_data: Literal["refuse", "skip"]
-    require_audio: bool
-
-
-class Word2VecTrainConf(Section):
-    vector_size: EmbeddingDim
-    window: Count
-    epochs: Count
-
-
-class WordEmbeddingsConf(Section):
-    source: Literal["word2vec-google-news-300", "fasttext-wiki-news-subwords-300", "file", "train"]
-    file: Name | None
-    variants: dict[str, Annotated[list[str], Field(min_length=1)]]
-    unk_max_dot: Annotated[Number, Field(gt=0, le=1)]
-    unk_max_draws: Count
-    seed: Seed
-    train: Word2VecTrainConf
-
-    @model_validator(mode="after")
-    def _file_is_named(self) -> "WordEmbeddingsConf":
-        if self.source == "file" and self.file is None:
-            raise ValueError("source is 'file': set word2vec_embeddings.file to the word vectors' path")
-        if self.source != "file" and self.file is not None:
-            raise ValueError(
-                f"word2vec_embeddings.file is {self.file!r} but source is {self.source!r}, which reads no file: set "
-                "word2vec_embeddings.source=file, or file to null"
-            )
-        return self
-
-
-class LogMelConf(Section):
-    backend: Annotated[Literal["torch", "librosa", "torchaudio"], Role.AROUND]
-    sample_rate: Annotated[int, Field(ge=1000, le=384000)] | None
-    window: Positive
-    hop: Positive
-    n_mels: Bands
-    fmin: NonNegative
-    fmax: Positive
-    workers: Annotated[Count | None, Role.AROUND]
-
-    @model_validator(mode="after")
-    def _band_is_not_empty(self) -> "LogMelConf":
-        if self.fmin >= self.fmax:
-            raise ValueError(f"fmin ({self.fmin:g} Hz) must be below fmax ({self.fmax:g} Hz)")
-        return self
-
-    @model_validator(mode="after")
-    def _recipe_fits_the_sample_rate(self) -> "LogMelConf":
-        if self.sample_rate is not None:
-            self.recipe.at(self.sample_rate)
-        return self
-
-    @property
-    def recipe(self) -> LogMelRecipe:
-        """How log-mels are made."""
-        return LogMelRecipe(**self.model_dump(exclude={"workers"}))
 
 
 class ParamConf(Section):
@@ -244,16 +175,27 @@ class Conf(Section):
 
 def role_of(key: str) -> Role:
     """The role of a dotted key: its field's, or that of the nearest section around it that has one."""
-    role, section = Role.NUMBERS, Conf
+    roles = [mark for field in _fields_along(key) for mark in field.metadata if isinstance(mark, Role)]
+    return roles[-1] if roles else Role.NUMBERS
+
+
+def default_of(key: str) -> Any:
+    """What a dotted key stands at where it is not written down: a trial may be older than a setting; else None."""
+    *_, field = [None, *_fields_along(key)]
+    return None if field is None or field.is_required() else field.default
+
+
+def _fields_along(key: str) -> Iterator[FieldInfo]:
+    """The fields on the way to a dotted key, as far as there are any."""
+    section = Conf
     for part in key.split("."):
         field = section.model_fields.get(part)
         if field is None:
-            break
-        role = next((mark for mark in field.metadata if isinstance(mark, Role)), role)
+            return
+        yield field
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            break
+            return
         section = field.annotation
-    return role
 
 
 def idle_because(conf: Conf, key: str) -> str | None:

@@ -15,7 +15,7 @@ from models.core import CRNNWordModel
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import PREPROCESSING, TRAINING
-from utils.conf.schema import Conf, role_of, telling
+from utils.conf.schema import Conf, default_of, role_of, telling
 from utils.dataset.paths import DatasetPaths
 from utils.trial.checkpoint import load_model
 from utils.trial.names import BEST, POINTS
@@ -68,12 +68,16 @@ def identity(trial: Path) -> str:
 
 
 def require_same_run(trial: Path, conf: Conf) -> None:
-    """Raise UserError where going on with a trial by this configuration would mix two experiments."""
-    before, after = training_of(trial).settings, deciding(conf)
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
+    """Raise UserError where going on with a trial by this configuration would mix two experiments.
+
+    A trial that is older than a setting was run with its default.
+    """
+    settings = training_of(trial).settings, deciding(conf)
+    for key in sorted(settings[0].keys() | settings[1].keys()):
+        before, after = (some.get(key, default_of(key)) for some in settings)
+        if before != after:
             raise UserError(
-                f"{trial}: {key} is {after.get(key)!r} but the trial was run with {before.get(key)!r}; "
+                f"{trial}: {key} is {after!r} but the trial was run with {before!r}; "
                 "leave out the change, or start a new trial"
             )
 
