@@ -17,7 +17,7 @@ from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Split, batches, collate
 from utils.dataset.index import TEXT_COLUMNS
 from utils.dataset.paths import DatasetPaths
-from utils.device_utils import Diverged
+from utils.device_utils import Diverged, Draws
 from utils.evaluation_utils import evaluate
 from utils.model_utils import (
     PlateauStopper,
@@ -103,6 +103,33 @@ def test_a_step_that_is_not_finite_names_its_clips_and_updates_nothing(split, mo
         step(state_of(model, FULL), split, [0, 6, 12])
     assert stop.value.clips == [0, 2, 4]
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+
+
+def after_a_step(split, *settings):
+    """The state after one step by these settings."""
+    torch.manual_seed(0)
+    state = build_state(conf_with(*settings), torch.randn(12, 20).numpy(), CPU)
+    state.model.train()
+    batch = collate(split, list(range(0, 18, 2)))
+    train_step(state, batch, negative_mask(batch.clips), Draws(seed_epoch(0, 1), CPU))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("off", "on"),
+    [
+        (["criteria.InfoNCE.temperature=1"], ["param_conf.criterion=InfoNCE"]),
+        # what a step sees
+        # what it drops
+        # how it moves the weights
+        # how far
+        # which weights are kept
+    ],
+)
+def test_an_option_that_is_off_changes_no_bit(split, off, on):
+    published, same, other = (after_a_step(split, *settings).model.state_dict() for settings in ([], off, [*off, *on]))
+    assert all(torch.equal(published[name], same[name]) for name in published)
+    assert not all(torch.equal(published[name], other[name]) for name in published)
 
 
 @pytest.mark.parametrize("masks", [{}, {"mask_words": True}, {"mask_frames": True}])

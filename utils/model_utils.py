@@ -165,32 +165,30 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     """Make an epoch's shuffling, dropout and random negatives a function of (seed, epoch) alone.
 
     So a resumed run needs no generator's state to go on exactly as it would have. Shuffling and dropout draw from
-    torch's generator, negatives from the one returned: they do not depend on how processes share the dropout.
+    torch's generator, the rest from the one returned: it does not depend on how processes share the dropout.
     """
-    order, negatives = np.random.SeedSequence([seed, epoch]).generate_state(2)
+    order, draws = np.random.SeedSequence([seed, epoch]).generate_state(2)
     torch.manual_seed(int(order))
-    return torch.Generator().manual_seed(int(negatives))
+    return torch.Generator().manual_seed(int(draws))
 
 
-def train_step(
-    state: TrainState, batch: Batch, negatives: Tensor, generator: torch.Generator | Tensor | None = None
-) -> LossTerms:
+def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws | None = None) -> LossTerms:
     """One update by one batch of N pairs; the loss and the share of active triplets stay on the device, detached.
 
     Several ranks take the same step together.
 
     Args:
         negatives: (N, N) of `negative_mask`.
-        generator: of random negatives, or their draws (2, N, N); None is torch's own.
+        draws: of random negatives, the same on every rank; None: by torch's own generator.
 
     Raises:
         Diverged: before the update; on CUDA some steps later, none of which has changed anything: see `FiniteSteps`.
     """
-    batch = batch.to(state.device)
+    batch, draws = batch.to(state.device), draws or Draws(None, state.device)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
         steps = state.model.audio_steps(batch.audio)
     scores = step_scores(state, batch, steps.to(batch.audio.dtype))  # under autocast steps are bfloat16
-    terms = state.criterion(scores, send(negatives, state.device), generator)
+    terms = state.criterion(scores, send(negatives, state.device), draws.take(2, *negatives.shape))
     state.optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
     all_reduce_gradients(state.model.parameters())  # the criterion's are whole on every rank already
@@ -230,12 +228,11 @@ def train_epoch(
     Returns the mean over batches of the loss and of the share of active triplets.
     """
     state.model.train()
-    draws, terms = Draws(generator, state.device) if state.device.type == "cuda" else None, []
+    draws, terms = Draws(generator, state.device), []
     for batch in seeded_apart(batches):
         negatives = negative_mask(batch.clips)
         if negatives.any():
-            drawn = draws.take(2, *negatives.shape) if draws else generator
-            terms.append(train_step(state, batch, negatives, drawn))
+            terms.append(train_step(state, batch, negatives, draws))
     state.finite.read()
     if not terms:
         return {"train_loss": 0.0, "active": 0.0}

@@ -24,6 +24,7 @@ from utils.common.processes import all_reduce_sum, on_rank_zero, process_group, 
 from utils.conf.reading import load_conf
 from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import batches
+from utils.device_utils import Draws
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, prepare_model, seed_epoch, train_epoch, train_step
 
@@ -51,7 +52,8 @@ CASES = [
     Case("easy-audio-NS", masked=True),
     Case("InfoNCE", masked=True),
 ]
-SHORT = [Case("hard-audio-NS", True, True, 4), Case("InfoNCE", False, True, 4)]  # the last has 2, fewer than processes
+# the last batch has 2, fewer than processes
+SHORT = [Case("hard-audio-NS", True, True, 4), Case("InfoNCE", False, True, 4)]
 
 
 def make_split():
@@ -71,7 +73,7 @@ def train(case, device=CPU):
     named = {name: weight for name, weight in named.items() if weight.requires_grad}
     optimizer, masks = torch.optim.SGD(named.values(), lr=0.01), {"mask_words": case.masked, "mask_frames": case.masked}
     state = TrainState(model, criterion, optimizer, None, device, **masks)
-    draws = seed_epoch(0, 1)
+    draws = Draws(seed_epoch(0, 1), device)
     steps, split = [], make_split()
     split = replace(split, log_mels=[log_mel.double() for log_mel in split.log_mels])
     if "audio" in case.strategy:  # clips tie with themselves, and rounding decides which of their captions it is
