@@ -18,6 +18,7 @@ import torch.distributed as dist
 
 from tests.helpers import CPU, ROOT, random_model, random_split, state_of
 from utils import evaluation_utils
+from utils.augment_utils import SpecAugment
 from utils.common import processes
 from utils.common.errors import UserError
 from utils.common.processes import all_reduce_sum, on_rank_zero, process_group, require_pair_each, shard
@@ -41,8 +42,10 @@ class Case(NamedTuple):
     trainable_words: bool = False
     batch_size: int = 7  # of 18 pairs: the last batch has 4
     live: bool = False
+    augment: SpecAugment = SpecAugment()
 
 
+MASKS = SpecAugment(time_masks=2, time_share=0.3, band_masks=1, bands=20)
 CASES = [
     Case("random-NS"),
     Case("semi-hard-NS", trainable_words=True),
@@ -51,9 +54,11 @@ CASES = [
     Case("hard-audio-NS"),
     Case("easy-audio-NS", masked=True),
     Case("InfoNCE", masked=True),
+    Case("random-NS", augment=MASKS),
+    Case("hard-audio-NS", masked=True, batch_size=8, augment=MASKS),
 ]
 # the last batch has 2, fewer than processes
-SHORT = [Case("hard-audio-NS", True, True, 4), Case("InfoNCE", False, True, 4)]
+SHORT = [Case("hard-audio-NS", True, True, 4), Case("InfoNCE", False, True, 4, augment=MASKS)]
 
 
 def make_split():
@@ -72,7 +77,7 @@ def train(case, device=CPU):
     named = dict(model.named_parameters()) | dict(criterion.named_parameters())
     named = {name: weight for name, weight in named.items() if weight.requires_grad}
     optimizer, masks = torch.optim.SGD(named.values(), lr=0.01), {"mask_words": case.masked, "mask_frames": case.masked}
-    state = TrainState(model, criterion, optimizer, None, device, **masks)
+    state = TrainState(model, criterion, optimizer, None, device, **masks, augment=case.augment)
     draws = Draws(seed_epoch(0, 1), device)
     steps, split = [], make_split()
     split = replace(split, log_mels=[log_mel.double() for log_mel in split.log_mels])

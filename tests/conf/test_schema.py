@@ -21,6 +21,7 @@ def test_the_papers_settings_are_the_default():
     assert conf.param_conf.num_epoch == 120 and conf.param_conf.batch_size == 32
     assert conf.param_conf.criterion == "TripletLoss" and conf.param_conf.precision == "float32"
     assert conf.criteria.TripletLoss.model_dump() == {"margin": 0.5, "sampling": "random-NS"}
+    assert conf.SpecAugment.time_masks == conf.SpecAugment.band_masks == 0
     assert conf.score.model_dump() == {"mask_words": False, "mask_frames": False}
     assert conf.AdamOptimizer.model_dump() == {"lr": 1e-3, "weight_decay": 0}
     assert conf.ReduceLROnPlateau.model_dump() == {"factor": 0.1, "patience": 5, "threshold": 0.005, "min_lr": 1e-6}
@@ -177,6 +178,12 @@ def test_which_settings_count_for_provenance(override, steps):
     ("settings", "key", "beside"),
     [
         ([], "criteria.InfoNCE.temperature", "param_conf.criterion=TripletLoss"),
+        ([], "SpecAugment.time_share", "SpecAugment.time_masks=0"),
+        (["SpecAugment.band_masks=1"], "SpecAugment.time_share", "SpecAugment.time_masks=0"),
+        (["SpecAugment.time_masks=1"], "SpecAugment.time_share", None),
+        (["SpecAugment.time_masks=1"], "SpecAugment.bands", "SpecAugment.band_masks=0"),
+        (["SpecAugment.band_masks=1"], "SpecAugment.bands", None),
+        ([], "SpecAugment.band_masks", None),
         ([], "criteria.TripletLoss.margin", None),
         (["param_conf.criterion=InfoNCE"], "criteria.TripletLoss.sampling", "param_conf.criterion=InfoNCE"),
         (["param_conf.criterion=InfoNCE"], "criteria.InfoNCE.temperature", None),

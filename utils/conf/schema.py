@@ -22,6 +22,7 @@ from utils.conf.values import (
     FileName,
     Gpus,
     Grid,
+    Masks,
     MetricName,
     Name,
     NonNegative,
@@ -70,6 +71,13 @@ class TextEncConf(Section):
 class ModelConf(Section):
     audio_enc: AudioEncConf
     text_enc: TextEncConf
+
+
+class SpecAugmentConf(Section):
+    time_masks: Masks = 0
+    time_share: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    band_masks: Masks = 0
+    bands: Count = 8
 
 
 class ScoreConf(Section):
@@ -144,6 +152,7 @@ class Conf(Section):
     word2vec_embeddings: WordEmbeddingsConf
     audio_logmel: LogMelConf
     param_conf: ParamConf
+    SpecAugment: SpecAugmentConf = SpecAugmentConf()
     CRNNWordModel: ModelConf
     score: ScoreConf
     criteria: CriteriaConf
@@ -166,6 +175,15 @@ class Conf(Section):
             raise ValueError(
                 f"audio_logmel.n_mels is {self.audio_logmel.n_mels} but CRNNWordModel.audio_enc.in_dim is "
                 f"{in_dim}; leave in_dim at null, or make them equal"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_fit_the_bands(self) -> "Conf":
+        if self.SpecAugment.bands > self.audio_logmel.n_mels:
+            raise ValueError(
+                f"SpecAugment.bands is {self.SpecAugment.bands} but audio_logmel.n_mels is {self.audio_logmel.n_mels}; "
+                "hide at most so many"
             )
         return self
 
@@ -205,6 +223,9 @@ def idle_because(conf: Conf, key: str) -> str | None:
         return f"param_conf.criterion={criterion}"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
+    for of_mask, masks in (("time_share", "time_masks"), ("bands", "band_masks")):
+        if key == f"SpecAugment.{of_mask}" and getattr(conf.SpecAugment, masks) == 0:
+            return f"SpecAugment.{masks}=0"
     return None
 
 
