@@ -68,14 +68,20 @@ def test_what_decides_no_number_may_change(trial, override):
 def test_a_trial_that_is_older_than_a_setting_has_its_default(conf, trial, monkeypatch):
     """Where the schema has one: what it is, and that it may not change, hold for it all the same."""
     kept = json.loads((trial / PROVENANCE).read_text())
-    del kept[TRAINING]["settings"]["AdamOptimizer.weight_decay"]
+    del kept[TRAINING]["settings"]["ReduceLROnPlateau.patience"]
     (trial / PROVENANCE).write_text(json.dumps(kept))
-    with pytest.raises(UserError, match=r"AdamOptimizer\.weight_decay is 0\.0 but the trial was run with None"):
+    with pytest.raises(UserError, match=r"ReduceLROnPlateau\.patience is 5 but the trial was run with None"):
         trial_conf(trial, [])
-    monkeypatch.setattr("utils.trial.identity.default_of", {"AdamOptimizer.weight_decay": 0.0}.get)
+    monkeypatch.setattr("utils.trial.identity.default_of", {"ReduceLROnPlateau.patience": 5}.get)
     assert trial_conf(trial, []) == conf
-    with pytest.raises(UserError, match=r"AdamOptimizer\.weight_decay is 0\.1 but the trial was run with 0\.0"):
-        resume_conf(trial, ["AdamOptimizer.weight_decay=0.1"])
+    with pytest.raises(UserError, match=r"ReduceLROnPlateau\.patience is 7 but the trial was run with 5"):
+        resume_conf(trial, ["ReduceLROnPlateau.patience=7"])
+
+
+def test_the_setting_to_blame_is_named_first(trial):
+    """Not one that plays a part because of it."""
+    with pytest.raises(UserError, match=r"param_conf\.criterion is 'InfoNCE' but the trial was run with 'TripletLoss'"):
+        resume_conf(trial, ["param_conf.criterion=InfoNCE"])
 
 
 def test_a_directory_without_a_trial_is_refused(tmp_path):

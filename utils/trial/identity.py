@@ -73,7 +73,8 @@ def require_same_run(trial: Path, conf: Conf) -> None:
     A trial that is older than a setting was run with its default.
     """
     settings = training_of(trial).settings, deciding(conf)
-    for key in sorted(settings[0].keys() | settings[1].keys()):
+    both, either = settings[0].keys() & settings[1].keys(), settings[0].keys() ^ settings[1].keys()
+    for key in [*sorted(both), *sorted(either)]:  # what plays a part on one side alone does so because of another
         before, after = (some.get(key, default_of(key)) for some in settings)
         if before != after:
             raise UserError(
