@@ -48,7 +48,7 @@ def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -
             TripletLoss=Settings(margin=0.5, sampling=objective if triplets else "random-NS"),
             InfoNCE=Settings(temperature=0.07),
         ),
-        AdamOptimizer=Settings(lr=0.001, weight_decay=0.0),
+        AdamOptimizer=Settings(lr=0.001, weight_decay=0.0, decoupled_weight_decay=False),
         ReduceLROnPlateau=Settings(factor=0.1, patience=5, threshold=0.005, min_lr=1e-6),
         TrialPlateauStopper=Settings(std=0.001, num_results=10, grace_period=60),
     )

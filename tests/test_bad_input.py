@@ -391,6 +391,7 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("half a mask", conf("SpecAugment: {band_masks: 0.5}"), "SpecAugment.band_masks: is 0.5 … integer"),
     ("key of another section", conf("audio_logmel: {batch_size: 3}"), "batch_size … mean param_conf.batch_size?"),
     ("key of an unknown section", conf("parm_conf: {seed: 3}"), "parm_conf.seed … did you mean param_conf.seed?"),
+    ("a word for yes or no", conf("AdamOptimizer: {decoupled_weight_decay: adamw}"), "decay: is 'adamw' … boolean"),
     ("empty", lambda folder: folder.conf.write_text(""), "no `key: value` settings"),
     ("not UTF-8", conf(b"trial_series: caf\xe9"), "not UTF-8"),
     ("python/object", malicious_conf, "not valid YAML: line 2"),

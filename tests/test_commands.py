@@ -242,6 +242,7 @@ OPTIONS = [
     ["SpecAugment.time_masks=2", "SpecAugment.time_share=0.4", "SpecAugment.band_masks=1"],
     # what it drops
     # how it moves the weights
+    ["AdamOptimizer.decoupled_weight_decay=true", "AdamOptimizer.weight_decay=0.1"],
     # how far
     # which weights are kept
 ]

@@ -65,6 +65,21 @@ def test_a_state_trains_what_the_configuration_says():
     assert group["lr"] == 0.5 and state.mask_words and not state.mask_frames
 
 
+def test_decoupled_weight_decay_shrinks_each_weight_by_lr_times_itself(split):
+    """Beside Adam's step, whose gradient it leaves alone (Loshchilov and Hutter, ICLR 2019)."""
+    decay = ["AdamOptimizer.lr=0.01", "AdamOptimizer.weight_decay=0.1"]
+    plain, coupled, decoupled = (
+        {name: weight.detach() for name, weight in after_a_step(split, *settings).model.named_parameters()}
+        for settings in (decay[:1], decay, [*decay, "AdamOptimizer.decoupled_weight_decay=true"])
+    )
+    torch.manual_seed(0)
+    before = dict(build_state(conf_with(), torch.randn(12, 20).numpy(), CPU).model.named_parameters())
+    for name, weight in before.items():
+        if weight.requires_grad:
+            torch.testing.assert_close(decoupled[name], plain[name] - 0.01 * 0.1 * weight, atol=1e-6, rtol=1e-5)
+    assert not all(torch.equal(coupled[name], decoupled[name]) for name in before)
+
+
 def test_training_repeats_itself_bit_for_bit(split):
     def run():
         model, losses = random_model(), []
@@ -125,6 +140,7 @@ def after_a_step(split, *settings):
         (["SpecAugment.bands=20"], ["SpecAugment.band_masks=1"]),
         # what it drops
         # how it moves the weights
+        (["AdamOptimizer.decoupled_weight_decay=true"], ["AdamOptimizer.weight_decay=0.1"]),
         # how far
         # which weights are kept
     ],

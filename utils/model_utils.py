@@ -167,7 +167,9 @@ def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> N
 def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
     """Adam over the modules' trainable parameters, and its learning-rate schedule on the validation objective."""
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(trainable, **conf.AdamOptimizer.model_dump(), fused=trainable[0].is_cuda)
+    settings = conf.AdamOptimizer.model_dump()
+    settings["decoupled_weight_decay"] &= settings["weight_decay"] > 0  # else it plays no part: it may change
+    optimizer = torch.optim.Adam(trainable, **settings, fused=trainable[0].is_cuda)
     schedule = conf.ReduceLROnPlateau.model_dump()
     return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
 

@@ -102,6 +102,7 @@ class CriteriaConf(Section):
 class AdamConf(Section):
     lr: Positive
     weight_decay: NonNegative
+    decoupled_weight_decay: bool = False
 
 
 class ReduceLROnPlateauConf(Section):
@@ -221,6 +222,8 @@ def idle_because(conf: Conf, key: str) -> str | None:
     criterion, source = conf.param_conf.criterion, conf.word2vec_embeddings.source
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
         return f"param_conf.criterion={criterion}"
+    if key == "AdamOptimizer.decoupled_weight_decay" and conf.AdamOptimizer.weight_decay == 0:
+        return "AdamOptimizer.weight_decay=0"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
     for of_mask, masks in (("time_share", "time_masks"), ("bands", "band_masks")):
