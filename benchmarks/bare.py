@@ -40,7 +40,7 @@ def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -
         ),
         SpecAugment=Settings(time_masks=0, time_share=0.1, band_masks=0, bands=8),
         CRNNWordModel=Settings(
-            audio_enc=Settings(in_dim=None, out_dim=None),
+            audio_enc=Settings(in_dim=None, out_dim=None, dropout=0.3),
             text_enc=Settings(trainable=False),
         ),
         score=Settings(mask_words=False, mask_frames=False),

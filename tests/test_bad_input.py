@@ -390,6 +390,7 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("masks below none", conf("SpecAugment: {time_masks: -1}"), "SpecAugment.time_masks: is -1 … equal to 0"),
     ("half a mask", conf("SpecAugment: {band_masks: 0.5}"), "SpecAugment.band_masks: is 0.5 … integer"),
     ("key of another section", conf("audio_logmel: {batch_size: 3}"), "batch_size … mean param_conf.batch_size?"),
+    ("all dropped", conf("CRNNWordModel: {audio_enc: {dropout: 1}}"), "audio_enc.dropout: is 1 … less than 1"),
     ("key of an unknown section", conf("parm_conf: {seed: 3}"), "parm_conf.seed … did you mean param_conf.seed?"),
     ("a word for yes or no", conf("AdamOptimizer: {decoupled_weight_decay: adamw}"), "decay: is 'adamw' … boolean"),
     ("empty", lambda folder: folder.conf.write_text(""), "no `key: value` settings"),

@@ -241,6 +241,7 @@ OPTIONS = [
     # what a step sees
     ["SpecAugment.time_masks=2", "SpecAugment.time_share=0.4", "SpecAugment.band_masks=1"],
     # what it drops
+    ["CRNNWordModel.audio_enc.dropout=0.5"],
     # how it moves the weights
     ["AdamOptimizer.decoupled_weight_decay=true", "AdamOptimizer.weight_decay=0.1"],
     # how far

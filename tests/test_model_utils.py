@@ -94,6 +94,23 @@ def test_training_repeats_itself_bit_for_bit(split):
     assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
 
 
+@pytest.mark.parametrize("dropout", [0, 0.3, 0.75])
+def test_a_step_drops_the_share_that_is_set(split, dropout):
+    torch.manual_seed(0)
+    state = build_state(conf_with(f"CRNNWordModel.audio_enc.dropout={dropout}"), torch.randn(12, 20).numpy(), CPU)
+    cnn, ends = state.model.audio_enc.cnn, []
+    cnn[-1].register_forward_hook(lambda module, inputs, output: ends.append((inputs[0], output)))
+    state.model.train()
+    step(state, split, list(range(0, 18, 2)))
+    ((before, after),) = ends
+    kept = after != 0
+    assert kept.float().mean().item() == pytest.approx(1 - dropout, abs=0.03)
+    torch.testing.assert_close(after[kept], before[kept] / (1 - dropout))
+    before = len(ends)
+    evaluate(state, split, {}, 6)
+    assert all(torch.equal(*pair) for pair in ends[before:])
+
+
 def test_training_lowers_the_loss(split, model):
     state = state_of(model, FULL)
     state.optimizer.param_groups[0]["lr"] = 0.003
@@ -139,6 +156,7 @@ def after_a_step(split, *settings):
         (["SpecAugment.time_share=0.5"], ["SpecAugment.time_masks=1"]),
         (["SpecAugment.bands=20"], ["SpecAugment.band_masks=1"]),
         # what it drops
+        (["CRNNWordModel.audio_enc.dropout=0.3"], ["CRNNWordModel.audio_enc.dropout=0"]),
         # how it moves the weights
         (["AdamOptimizer.decoupled_weight_decay=true"], ["AdamOptimizer.weight_decay=0.1"]),
         # how far

@@ -145,8 +145,9 @@ def step_memory(conf: "Conf", dim: int, clips: int, frames: int, words: int) -> 
 
 def build_model(conf: "Conf", word_vectors: np.ndarray) -> CRNNWordModel:
     """The configured model around the word vectors (V, E)."""
-    trainable = conf.CRNNWordModel.text_enc.trainable
-    return CRNNWordModel(conf.audio_logmel.n_mels, word_vectors.shape[1], torch.from_numpy(word_vectors), trainable)
+    sizes, words = (conf.audio_logmel.n_mels, word_vectors.shape[1]), torch.from_numpy(word_vectors)
+    model = conf.CRNNWordModel
+    return CRNNWordModel(*sizes, words, model.text_enc.trainable, model.audio_enc.dropout)
 
 
 def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> None:

@@ -62,6 +62,7 @@ class ParamConf(Section):
 class AudioEncConf(Section):
     in_dim: Bands | None
     out_dim: EmbeddingDim | None
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
 
 
 class TextEncConf(Section):
