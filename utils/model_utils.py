@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from models.audio_encoders import TIME_POOLING, CRNNEncoder, send
 from models.core import CRNNWordModel
@@ -52,7 +52,7 @@ class TrainState:
     model: CRNNWordModel
     criterion: nn.Module  # one of utils.criterion_utils.CRITERIA
     optimizer: torch.optim.Optimizer
-    scheduler: ReduceLROnPlateau
+    scheduler: LRScheduler
     device: torch.device
     precision: str = "float32"  # of the encoder: float32 | bfloat16
     mask_words: bool = False  # scores average over each caption's own words, not over the batch's padded length
@@ -165,14 +165,24 @@ def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> N
         model.audio_enc.cnn.compile(dynamic=True, **options)  # in place: the state dict's keys stay
 
 
-def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
-    """Adam over the modules' trainable parameters, and its learning-rate schedule on the validation objective."""
+def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, LRScheduler]:
+    """Adam over the modules' trainable parameters, and its learning-rate schedule."""
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     settings = conf.AdamOptimizer.model_dump()
     settings["decoupled_weight_decay"] &= settings["weight_decay"] > 0  # else it plays no part: it may change
     optimizer = torch.optim.Adam(trainable, **settings, fused=trainable[0].is_cuda)
     schedule = conf.ReduceLROnPlateau.model_dump()
+    if conf.param_conf.schedule == "cosine":
+        return optimizer, CosineAnnealingLR(optimizer, conf.param_conf.num_epoch, schedule["min_lr"])
     return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
+
+
+def step_schedule(scheduler: LRScheduler, epoch: int, objective: float) -> None:
+    """Set the learning rate of the next epoch, by the validation objective of this one or by its number."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(objective)
+    elif epoch > 0:  # epoch 0 trains nothing: the cosine's first learning rate is epoch 1's
+        scheduler.step()
 
 
 def seed_epoch(seed: int, epoch: int) -> torch.Generator:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from models.core import CRNNWordModel
 from utils.common.errors import UserError
@@ -104,7 +104,7 @@ def load_model(path: Path, identity: str | None = None) -> tuple[CRNNWordModel, 
     return model.eval(), words, checkpoint["epoch"]
 
 
-def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:
+def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: LRScheduler) -> None:
     """Raise an exception where the optimizer's or the schedule's state is none: torch itself notices too late."""
     sizes = [weight.shape for group in optimizer.param_groups for weight in group["params"]]
     for place, state in checkpoint["optimizer"]["state"].items():
