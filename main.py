@@ -101,6 +101,8 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
         try:
             if epoch > 0:
                 results |= train_epoch(state, progress(loader, f"epoch {epoch}", total=len(loader)), draws)
+            if state.average:
+                state.average.add(state.model, epoch)
             results |= evaluate(state, data.val, metrics, params.batch_size)
         except Diverged as error:
             record.stop_at(epoch, error, [data.train.fids[clip] for clip in error.clips])

@@ -35,6 +35,7 @@ def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -
             seed=0,
             criterion="TripletLoss" if triplets else objective,
             select_by="val_obj",
+            average_from=None,
             precision=precision,
             tf32=tf32,
             compile=compiled,

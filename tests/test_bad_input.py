@@ -404,6 +404,8 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("python/object", malicious_conf, "not valid YAML: line 2"),
     ("aliases of aliases", conf(f"a0: &a0 [x]\n{ALIASES}metrics: *a9\n"), "not valid YAML: line 3 … aliases"),
     ("NUL in a path", conf('trial_base: "a\\0b"'), "not valid YAML: line 2 … control characters"),
+    ("an average from epoch 0", conf("param_conf: {average_from: 0}"), "param_conf.average_from: is 0 … equal to 1"),
+    ("an average of no epoch", conf("param_conf: {average_from: 9}"), "average_from is 9 but num_epoch is 1; lower it"),
     ("missing file", lambda folder: folder.conf.unlink(), "no such configuration file"),
 ]
 CLEANED_CAPTIONS = [  # of captions, when they are cleaned

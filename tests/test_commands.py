@@ -247,6 +247,7 @@ OPTIONS = [
     # how far
     ["param_conf.schedule=cosine"],
     # which weights are kept
+    ["param_conf.average_from=1"],
 ]
 
 

@@ -164,6 +164,7 @@ def after_a_step(split, *settings):
         # how far
         (["param_conf.schedule=plateau"], ["param_conf.schedule=cosine"]),
         # which weights are kept
+        (["param_conf.average_from=null"], ["param_conf.average_from=1"]),
     ],
 )
 def test_an_option_that_is_off_changes_no_bit(split, off, on):

@@ -199,9 +199,9 @@ def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], bat
 
     Raises Diverged, on rank zero, where the scores are not finite.
     """
-    state.model.eval()
-    broadcast_buffers(state.model)
-    scores = score_split(state.model, split, keep_steps=True)
+    model = state.evaluated.eval()
+    broadcast_buffers(model)
+    scores = score_split(model, split, keep_steps=True)
     return on_rank_zero(lambda: _results(state, scores, metrics, batch_size))
 
 

@@ -32,6 +32,7 @@ from utils.data_utils import Batch, Split
 from utils.dataset.paths import DatasetPaths
 from utils.device_utils import Draws, FiniteSteps
 from utils.score_utils import AT_ONCE, BatchScores, batch_scores, self_step_score_matrix
+from utils.swa_utils import WeightAverage
 
 if TYPE_CHECKING:
     from utils.conf.schema import Conf
@@ -55,6 +56,7 @@ class TrainState:
     scheduler: LRScheduler
     device: torch.device
     precision: str = "float32"  # of the encoder: float32 | bfloat16
+    average: WeightAverage | None = None
     mask_words: bool = False  # scores average over each caption's own words, not over the batch's padded length
     mask_frames: bool = False  # the same for a clip's frames
     augment: SpecAugment = field(default_factory=SpecAugment)  # what a step hides of its clips
@@ -63,10 +65,16 @@ class TrainState:
         self.finite = FiniteSteps(self.optimizer, self.device)
 
     @property
+    def evaluated(self) -> CRNNWordModel:
+        """The model that is evaluated, kept and loaded: the one that is trained, or its average."""
+        return self.model if self.average is None else self.average.module
+
+    @property
     def parts(self) -> dict[str, object]:
         """What a checkpoint keeps the state of, by name."""
-        names = ("model", "criterion", "optimizer", "scheduler")
-        return {name: getattr(self, name) for name in names}
+        names = ("criterion", "optimizer", "scheduler")
+        trained = {} if self.average is None else {"trained": self.model}
+        return {"model": self.evaluated} | {name: getattr(self, name) for name in names} | trained
 
 
 def build_state(conf: "Conf", word_vectors: np.ndarray, device: torch.device) -> TrainState:
@@ -79,6 +87,7 @@ def build_state(conf: "Conf", word_vectors: np.ndarray, device: torch.device) ->
     prepare_model(conf, model, device)
     criterion = CRITERIA[params.criterion](**getattr(conf.criteria, params.criterion).model_dump()).to(device)
     optimizer, scheduler = build_optimizer(conf, model, criterion)
+    average = None if params.average_from is None else WeightAverage(model, params.average_from)
     return TrainState(
         model,
         criterion,
@@ -86,6 +95,7 @@ def build_state(conf: "Conf", word_vectors: np.ndarray, device: torch.device) ->
         scheduler,
         device,
         params.precision,
+        average,
         **conf.score.model_dump(),
         augment=SpecAugment(**conf.SpecAugment.model_dump()),
     )

@@ -19,6 +19,7 @@ CONF = ROOT / "conf.yaml"
 def test_the_papers_settings_are_the_default():
     conf = load_conf(CONF)
     assert conf.param_conf.num_epoch == 120 and conf.param_conf.batch_size == 32
+    assert conf.param_conf.average_from is None
     assert conf.param_conf.criterion == "TripletLoss" and conf.param_conf.precision == "float32"
     assert conf.CRNNWordModel.audio_enc.dropout == 0.3
     assert conf.criteria.TripletLoss.model_dump() == {"margin": 0.5, "sampling": "random-NS"}

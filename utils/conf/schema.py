@@ -55,9 +55,16 @@ class ParamConf(Section):
     seed: Annotated[Seed, Role.SEED]
     criterion: Literal["TripletLoss", "InfoNCE"]
     select_by: Literal["val_obj", "val_map"]
+    average_from: Count | None = None
     precision: Literal["float32", "bfloat16"]
     tf32: bool
     compile: bool
+
+    @model_validator(mode="after")
+    def _an_epoch_is_averaged(self) -> "ParamConf":
+        if self.average_from is not None and self.average_from > self.num_epoch:
+            raise ValueError(f"average_from is {self.average_from} but num_epoch is {self.num_epoch}; lower it")
+        return self
 
 
 class AudioEncConf(Section):
