@@ -30,16 +30,19 @@ def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -
         audio_logmel=Settings(n_mels=64),
         param_conf=Settings(
             num_epoch=120,
+            schedule="plateau",
             batch_size=32,
             seed=0,
             criterion="TripletLoss" if triplets else objective,
             select_by="val_obj",
+            average_from=None,
             precision=precision,
             tf32=tf32,
             compile=compiled,
         ),
+        SpecAugment=Settings(time_masks=0, time_share=0.1, band_masks=0, bands=8),
         CRNNWordModel=Settings(
-            audio_enc=Settings(in_dim=None, out_dim=None),
+            audio_enc=Settings(in_dim=None, out_dim=None, dropout=0.3),
             text_enc=Settings(trainable=False),
         ),
         score=Settings(
@@ -49,7 +52,7 @@ def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -
             TripletLoss=Settings(margin=0.5, sampling=objective if triplets else "random-NS"),
             InfoNCE=Settings(temperature=0.07),
         ),
-        AdamOptimizer=Settings(lr=0.001, weight_decay=0.0),
+        AdamOptimizer=Settings(lr=0.001, weight_decay=0.0, decoupled_weight_decay=False),
         ReduceLROnPlateau=Settings(factor=0.1, patience=5, threshold=0.005, min_lr=1e-6),
         TrialPlateauStopper=Settings(std=0.001, num_results=10, grace_period=60),
     )

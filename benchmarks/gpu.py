@@ -42,6 +42,7 @@ from benchmarks.synthetic import CLIP_FRAMES, CPU, N_MELS, new_state, step_flops
 from utils.common.io import whole_file
 from utils.criterion_utils import negative_mask
 from utils.data_utils import Split, batches, collate
+from utils.device_utils import Draws
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, seed_epoch, train_epoch, train_step
 from utils.sampling_utils import STRATEGIES
@@ -171,7 +172,7 @@ def epoch_bytes(row: Row, split: Split, device: torch.device) -> float:
     batch = collate(split, list(range(min(len(split.captions), state_batch(row)))))
     state.model.train()
     with Traffic() as traffic:
-        train_step(state, batch, negative_mask(batch.clips), seed_epoch(0, 1))
+        train_step(state, batch, negative_mask(batch.clips), Draws(seed_epoch(0, 1), device))
     frames = sum(pairs * length for pairs, length, _ in padded(split, state_batch(row)))
     return traffic.bytes * frames / (batch.audio.shape[0] * batch.audio.shape[1])
 
@@ -194,7 +195,7 @@ def errors(row: Row, frames: tuple[int, int], device: torch.device) -> tuple[flo
             part.to(dtype).train()
         state.model.audio_enc.cnn[-1].p = 0.0
         given = batch._replace(audio=batch.audio.to(dtype))
-        terms = train_step(state, given, negative_mask(batch.clips), seed_epoch(0, 1))
+        terms = train_step(state, given, negative_mask(batch.clips), Draws(seed_epoch(0, 1), place))
         gradients = [weight.grad.flatten().to(CPU, torch.float64) for weight in state.model.audio_enc.parameters()]
         return terms.loss.item(), torch.cat(gradients)
 

@@ -12,6 +12,7 @@ from models.pooling import SLOPE, LeakyLPPool4
 TIME_POOLING = 4  # frames of log-mel to one step of the GRU
 MEL_POOLING = 64  # log-mel bands to one bin after the CNN
 CHANNELS = 128  # of the CNN's output
+DROPOUT = 0.3  # of the CNN's output, as published
 BLOCK = 2**15  # frames, eleven minutes by the published hop: so many pass the CNN at a time in evaluation
 
 
@@ -21,9 +22,10 @@ class CRNNEncoder(nn.Module):
     Args:
         in_dim: log-mel bands, a multiple of 64.
         out_dim: E, the embedding dimension, even: half a direction of the GRU.
+        dropout: the share of the CNN's output that a training step drops.
     """
 
-    def __init__(self, in_dim: int, out_dim: int):
+    def __init__(self, in_dim: int, out_dim: int, dropout: float = DROPOUT):
         super().__init__()
         # The modules' places in the list are the published state dict's keys; Identity keeps the place of a LeakyReLU.
         self.cnn = nn.Sequential(
@@ -45,7 +47,7 @@ class CRNNEncoder(nn.Module):
             _convolution(CHANNELS, CHANNELS),
             nn.Identity(),
             LeakyLPPool4((1, 4)),
-            nn.Dropout(0.3),
+            nn.Dropout(dropout),
         ).to(memory_format=torch.channels_last)  # the same numbers, faster convolutions
         self.gru = nn.GRU(CHANNELS * (in_dim // MEL_POOLING), out_dim // 2, bidirectional=True, batch_first=True)
 

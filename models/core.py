@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.audio_encoders import CHANNELS, MEL_POOLING, CRNNEncoder, upsample
+from models.audio_encoders import CHANNELS, DROPOUT, MEL_POOLING, CRNNEncoder, upsample
 from models.text_encoders import WordEncoder
 
 
@@ -16,15 +16,18 @@ class CRNNWordModel(nn.Module):
         out_dim: E, the embedding dimension.
         word_embeds: (V, E) word vectors, row 0 (padding) zero.
         trainable_words: whether the word vectors are trained.
+        dropout: of the audio encoder.
 
     Source: ICASSP 2023 paper, section 3; the state dict's keys are those of its published code.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, word_embeds: Tensor, trainable_words: bool = False):
+    def __init__(
+        self, in_dim: int, out_dim: int, word_embeds: Tensor, trainable_words: bool = False, dropout: float = DROPOUT
+    ):
         super().__init__()
         if word_embeds.shape[1] != out_dim:
             raise ValueError(f"word vectors have {word_embeds.shape[1]} dimensions, audio embeddings {out_dim}")
-        self.audio_enc = CRNNEncoder(in_dim, out_dim)
+        self.audio_enc = CRNNEncoder(in_dim, out_dim, dropout)
         self.text_enc = WordEncoder(word_embeds, trainable_words)
 
     @classmethod

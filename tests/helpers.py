@@ -469,17 +469,18 @@ def _same(one: Path, other: Path) -> bool:
     """Byte for byte; a checkpoint value by value, to the bit: how it is pickled depends on which strings are shared."""
     if one.suffix == ".pt":
         contents = [torch.load(path, weights_only=True) for path in (one, other)]
-        return _equal(*(content | {"trial": None} for content in contents))  # which is drawn for each trial
+        return equal(*(content | {"trial": None} for content in contents))  # which is drawn for each trial
     return filecmp.cmp(one, other, shallow=False)
 
 
-def _equal(one: object, other: object) -> bool:
+def equal(one: object, other: object) -> bool:
+    """Whether two checkpoints' contents are the same, value by value."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
-        return one.keys() == other.keys() and all(_equal(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(map(_equal, one, other))
+        return len(one) == len(other) and all(map(equal, one, other))
     return one == other
 
 

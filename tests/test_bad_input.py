@@ -385,13 +385,27 @@ INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_
 # What a reader refuses besides is tested where the reader is: in tests/common, conf, dataset and trial.
 CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("typo in a key", conf("param_conf: {batchsize: 3}"), "param_conf.batchsize … batch_size?"),
+    ("more bands hidden than there are", conf("SpecAugment: {bands: 65}"), "bands is 65 but audio_logmel.n_mels is 64"),
+    ("a share above the whole", conf("SpecAugment: {time_share: 1.1}"), "SpecAugment.time_share: is 1.1 … equal to 1"),
+    ("masks below none", conf("SpecAugment: {time_masks: -1}"), "SpecAugment.time_masks: is -1 … equal to 0"),
+    ("half a mask", conf("SpecAugment: {band_masks: 0.5}"), "SpecAugment.band_masks: is 0.5 … integer"),
     ("key of another section", conf("audio_logmel: {batch_size: 3}"), "batch_size … mean param_conf.batch_size?"),
+    ("all dropped", conf("CRNNWordModel: {audio_enc: {dropout: 1}}"), "audio_enc.dropout: is 1 … less than 1"),
     ("key of an unknown section", conf("parm_conf: {seed: 3}"), "parm_conf.seed … did you mean param_conf.seed?"),
+    ("a word for yes or no", conf("AdamOptimizer: {decoupled_weight_decay: adamw}"), "decay: is 'adamw' … boolean"),
     ("empty", lambda folder: folder.conf.write_text(""), "no `key: value` settings"),
+    ("no such schedule", conf("param_conf: {schedule: linear}"), "schedule: is 'linear' … 'plateau' or 'cosine'"),
+    (
+        "a cosine that rises",
+        conf("param_conf: {schedule: cosine}\nReduceLROnPlateau: {min_lr: 0.5}"),
+        "falls from AdamOptimizer.lr (0.001) to ReduceLROnPlateau.min_lr (0.5); lower that",
+    ),
     ("not UTF-8", conf(b"trial_series: caf\xe9"), "not UTF-8"),
     ("python/object", malicious_conf, "not valid YAML: line 2"),
     ("aliases of aliases", conf(f"a0: &a0 [x]\n{ALIASES}metrics: *a9\n"), "not valid YAML: line 3 … aliases"),
     ("NUL in a path", conf('trial_base: "a\\0b"'), "not valid YAML: line 2 … control characters"),
+    ("an average from epoch 0", conf("param_conf: {average_from: 0}"), "param_conf.average_from: is 0 … equal to 1"),
+    ("an average of no epoch", conf("param_conf: {average_from: 9}"), "average_from is 9 but num_epoch is 1; lower it"),
     ("missing file", lambda folder: folder.conf.unlink(), "no such configuration file"),
 ]
 CLEANED_CAPTIONS = [  # of captions, when they are cleaned

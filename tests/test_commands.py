@@ -21,10 +21,11 @@ import torch
 import yaml
 
 from models.core import CRNNWordModel
-from tests.helpers import ROOT, STAGES, call, closed_pipe, only_trial, run, run_pipeline, tiny_conf
+from tests.helpers import ROOT, STAGES, call, closed_pipe, equal, only_trial, run, run_pipeline, tiny_conf
 from utils.common.digests import KEPT
 from utils.common.folders import WRITTEN
 from utils.trial.checkpoint import checkpoint_bytes, load_checkpoint
+from utils.trial.record import TrialRecord
 
 # Four clips to learn from, where it plays no part how many
 FEW = ("data_conf.train_data=validation", "data_conf.val_data=evaluation")
@@ -56,7 +57,7 @@ def test_every_command_says_what_it_wrote(pipeline):
 
 def test_a_batch_that_memory_cannot_hold_is_refused_before_there_is_a_trial(pipeline, tmp_path, monkeypatch):
     assert "the longest batch, 8 clips x " in pipeline[2]["main.py"]
-    monkeypatch.setattr("utils.model_utils.free_memory", lambda: 1e6)
+    monkeypatch.setattr("utils.memory_utils.free_memory", lambda: 1e6)
     message = call("main.py", "--conf", pipeline[1], f"trial_base={tmp_path}", status=2)
     assert re.fullmatch(r"error: development: .*\.wav.* or lower param_conf\.batch_size\n", message)
     assert not list(tmp_path.iterdir())
@@ -241,6 +242,51 @@ def test_a_resumed_trial_ends_as_an_unbroken_one(unbroken, tmp_path, cache):
     assert all(torch.equal(weights(whole)[key], weights(broken)[key]) for key in weights(whole))
     assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
     assert [epoch["lr"] for epoch in metrics_of(whole)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
+
+
+OPTIONS = [
+    ["param_conf.criterion=InfoNCE"],
+    # what a step sees
+    ["SpecAugment.time_masks=2", "SpecAugment.time_share=0.4", "SpecAugment.band_masks=1"],
+    # what it drops
+    ["CRNNWordModel.audio_enc.dropout=0.5"],
+    # how it moves the weights
+    ["AdamOptimizer.decoupled_weight_decay=true", "AdamOptimizer.weight_decay=0.1"],
+    # how far
+    ["param_conf.schedule=cosine"],
+    # which weights are kept
+    ["param_conf.average_from=1"],
+]
+
+
+@pytest.mark.parametrize("settings", OPTIONS, ids=lambda settings: settings[0].partition("=")[0])
+def test_a_trial_with_an_option_goes_on_to_the_same_end(pipeline, tmp_path, monkeypatch, settings):
+    """It was stopped after the second of its three epochs."""
+    command = ("main.py", "--conf", pipeline[1], *FEW, "criteria.TripletLoss.sampling=random-NS", *settings)
+    for name in ("whole", "broken"):
+        with monkeypatch.context() as patch:
+            if name == "broken":
+                patch.setattr(TrialRecord, "add", stopping_after(2, TrialRecord.add))
+            stopped = {"status": 130} if name == "broken" else {}
+            call(*command, "param_conf.num_epoch=3", f"trial_base={tmp_path / name}", **stopped)
+    whole, broken = (next((tmp_path / name / "demo").iterdir()) for name in ("whole", "broken"))
+    assert len(metrics_of(broken)) == 3
+    call("main.py", "--resume", broken)
+    assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
+    for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
+        ours, theirs = (torch.load(trial / name, weights_only=True) for trial in (whole, broken))
+        assert equal(*(each | {"trial": None, "conf": None} for each in (ours, theirs)))
+
+
+def stopping_after(epoch, add):
+    """TrialRecord.add, and ctrl-C once an epoch is kept."""
+
+    def stop(record, results, *rest):
+        add(record, results, *rest)
+        if results["epoch"] == epoch:
+            raise KeyboardInterrupt
+
+    return stop
 
 
 def test_a_trial_goes_on_by_its_own_settings(unbroken, pipeline):

@@ -4,7 +4,8 @@ import re
 
 from tests.helpers import PRETEND, needs_pretended_device, run
 
-OBJECTIVES = ["random-NS", "semi-hard-NS", "hard-text-NS", "hard-audio-NS", "InfoNCE"]  # the others differ in a sign
+# the other strategies differ in a sign
+OBJECTIVES = ["random-NS", "semi-hard-NS", "hard-text-NS", "hard-audio-NS", "InfoNCE", "SpecAugment"]
 
 
 @needs_pretended_device

@@ -1,6 +1,7 @@
 """Training of a small model on random data."""
 
 import copy
+import math
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CPU, ROOT, VOCABULARY, embedding_scores, random_model, random_split, state_of
+from tests.helpers import CPU, ROOT, VOCABULARY, embedding_scores, equal, random_model, random_split, state_of
+from utils.augment_utils import SpecAugment, spec_augment
 from utils.common.errors import UserError
 from utils.common.io import write_csv
 from utils.conf.reading import load_conf
@@ -17,15 +19,15 @@ from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Split, batches, collate
 from utils.dataset.index import TEXT_COLUMNS
 from utils.dataset.paths import DatasetPaths
-from utils.device_utils import Diverged
+from utils.device_utils import Diverged, Draws
 from utils.evaluation_utils import evaluate
+from utils.memory_utils import require_memory, step_memory
 from utils.model_utils import (
     PlateauStopper,
     build_state,
     prepare_model,
-    require_memory,
     seed_epoch,
-    step_memory,
+    step_schedule,
     train_epoch,
     train_step,
 )
@@ -65,6 +67,21 @@ def test_a_state_trains_what_the_configuration_says():
     assert group["lr"] == 0.5 and state.score.mask_words and not state.score.mask_frames
 
 
+def test_decoupled_weight_decay_shrinks_each_weight_by_lr_times_itself(split):
+    """Beside Adam's step, whose gradient it leaves alone (Loshchilov and Hutter, ICLR 2019)."""
+    decay = ["AdamOptimizer.lr=0.01", "AdamOptimizer.weight_decay=0.1"]
+    plain, coupled, decoupled = (
+        {name: weight.detach() for name, weight in after_a_step(split, *settings).model.named_parameters()}
+        for settings in (decay[:1], decay, [*decay, "AdamOptimizer.decoupled_weight_decay=true"])
+    )
+    torch.manual_seed(0)
+    before = dict(build_state(conf_with(), torch.randn(12, 20).numpy(), CPU).model.named_parameters())
+    for name, weight in before.items():
+        if weight.requires_grad:
+            torch.testing.assert_close(decoupled[name], plain[name] - 0.01 * 0.1 * weight, atol=1e-6, rtol=1e-5)
+    assert not all(torch.equal(coupled[name], decoupled[name]) for name in before)
+
+
 def test_training_repeats_itself_bit_for_bit(split):
     def run():
         model, losses = random_model(), []
@@ -77,6 +94,23 @@ def test_training_repeats_itself_bit_for_bit(split):
     (losses, weights), (again, weights_again) = run(), run()
     assert losses == again and losses[0] != losses[1]
     assert all(torch.equal(weights[key], weights_again[key]) for key in weights)
+
+
+@pytest.mark.parametrize("dropout", [0, 0.3, 0.75])
+def test_a_step_drops_the_share_that_is_set(split, dropout):
+    torch.manual_seed(0)
+    state = build_state(conf_with(f"CRNNWordModel.audio_enc.dropout={dropout}"), torch.randn(12, 20).numpy(), CPU)
+    cnn, ends = state.model.audio_enc.cnn, []
+    cnn[-1].register_forward_hook(lambda module, inputs, output: ends.append((inputs[0], output)))
+    state.model.train()
+    step(state, split, list(range(0, 18, 2)))
+    ((before, after),) = ends
+    kept = after != 0
+    assert kept.float().mean().item() == pytest.approx(1 - dropout, abs=0.03)
+    torch.testing.assert_close(after[kept], before[kept] / (1 - dropout))
+    before = len(ends)
+    evaluate(state, split, {}, 6)
+    assert all(torch.equal(*pair) for pair in ends[before:])
 
 
 def test_training_lowers_the_loss(split, model):
@@ -104,6 +138,62 @@ def test_a_step_that_is_not_finite_names_its_clips_and_updates_nothing(split, mo
         step(state_of(model, FULL), split, [0, 6, 12])
     assert stop.value.clips == [0, 2, 4]
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
+
+
+def after_a_step(split, *settings):
+    """The state after one step by these settings."""
+    torch.manual_seed(0)
+    state = build_state(conf_with(*settings), torch.randn(12, 20).numpy(), CPU)
+    state.model.train()
+    batch = collate(split, list(range(0, 18, 2)))
+    train_step(state, batch, negative_mask(batch.clips), Draws(seed_epoch(0, 1), CPU))
+    return state
+
+
+@pytest.mark.parametrize(
+    ("off", "on"),
+    [
+        (["criteria.InfoNCE.temperature=1"], ["param_conf.criterion=InfoNCE"]),
+        # what a step sees
+        (["SpecAugment.time_share=0.5"], ["SpecAugment.time_masks=1"]),
+        (["SpecAugment.bands=20"], ["SpecAugment.band_masks=1"]),
+        # what it drops
+        (["CRNNWordModel.audio_enc.dropout=0.3"], ["CRNNWordModel.audio_enc.dropout=0"]),
+        # how it moves the weights
+        (["AdamOptimizer.decoupled_weight_decay=true"], ["AdamOptimizer.weight_decay=0.1"]),
+        # how far
+        (["param_conf.schedule=plateau"], ["param_conf.schedule=cosine"]),
+        # which weights are kept
+        (["param_conf.average_from=null"], ["param_conf.average_from=1"]),
+    ],
+)
+def test_an_option_that_is_off_changes_no_bit(split, off, on):
+    """Nor what a checkpoint keeps of optimiser and schedule: what plays no part may change on --resume."""
+    states = [after_a_step(split, *settings) for settings in ([], off, [*off, *on])]
+    published, same, other = ({name: part.state_dict() for name, part in state.parts.items()} for state in states)
+    assert equal(published, same) and not equal(published, other)
+
+
+def test_a_step_hides_what_its_draws_say_and_evaluation_hides_nothing(split):
+    """Draws of SpecAugment come first, then those of random negatives."""
+    how, captions = SpecAugment(time_masks=2, time_share=0.5, band_masks=1, bands=30), list(range(0, 18, 2))
+    batch = collate(split, captions)
+    drawn, seen = torch.rand(9, 3, 2, generator=seed_epoch(0, 1)), []
+    hidden = spec_augment(batch.audio, batch.audio_lens, drawn, how)
+    state = state_of(random_model(), TripletLoss(0.5, "random-NS"), augment=how)
+    hook = state.model.audio_enc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    draws = Draws(seed_epoch(0, 1), CPU)
+    train_step(state, batch, negative_mask(batch.clips), draws)
+    hook.remove()
+    assert torch.equal(seen[0], hidden) and not torch.equal(hidden, batch.audio)
+    rest = torch.Generator().manual_seed(0)
+    rest.set_state(seed_epoch(0, 1).get_state())
+    torch.rand(9 * 3 * 2 + 2 * 9 * 9, generator=rest)
+    assert torch.equal(draws.take(5), torch.rand(5, generator=rest))
+    state.augment = SpecAugment()
+    results = evaluate(state, split, {}, 6)
+    state.augment = how
+    assert evaluate(state, split, {}, 6) == results
 
 
 @pytest.mark.parametrize(
@@ -201,19 +291,19 @@ def test_the_longest_batch_is_said_or_refused(split, tmp_path, monkeypatch, caps
     rows = [[f"t{fid}", fid, f" {fid} é.wav", "A", "a", '["a"]'] for fid in split.fids]
     write_csv(DatasetPaths(str(tmp_path)).text("development"), TEXT_COLUMNS, rows)
     need = step_memory(conf, 20, 4, 5000, 4 * max(map(len, split.captions)))
-    monkeypatch.setattr("utils.model_utils.free_memory", lambda: need + 1)
+    monkeypatch.setattr("utils.memory_utils.free_memory", lambda: need + 1)
     require_memory(conf, 20, split, CPU)
     said = capsys.readouterr().out
     assert "development: the longest batch, 4 clips x 5000 frames (as clip clip3, ' clip3 é.wav', has), needs" in said
-    monkeypatch.setattr("utils.model_utils.free_memory", lambda: need / 1.27)
+    monkeypatch.setattr("utils.memory_utils.free_memory", lambda: need / 1.27)
     with pytest.raises(UserError, match=r"4 clips x 5000 frames .* clip3 é\.wav.*leave it out, or lower param_conf"):
         require_memory(conf, 20, split, CPU)
-    monkeypatch.setattr("utils.model_utils.world_size", lambda: 3)  # a GPU each: two clips at the most
+    monkeypatch.setattr("utils.memory_utils.world_size", lambda: 3)  # a GPU each: two clips at the most
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (need / 2 + 1, 1e12))
     require_memory(conf, 20, split, torch.device("cuda", 0))
     assert "2 clips x 5000 frames" in capsys.readouterr().out
     small = conf_with(f"data_conf.dataset={tmp_path}", "param_conf.batch_size=1000")
-    monkeypatch.setattr("utils.model_utils.free_memory", lambda: 1e15)
+    monkeypatch.setattr("utils.memory_utils.free_memory", lambda: 1e15)
     require_memory(small, 20, split, CPU)
     assert "18 clips x 5000 frames" in capsys.readouterr().out  # no more than there are captions
 
@@ -223,7 +313,8 @@ import sys, torch
 from tests.helpers import CPU
 from utils.conf.reading import load_conf
 from utils.data_utils import Batch
-from utils.model_utils import build_state, step_memory, train_step
+from utils.memory_utils import step_memory
+from utils.model_utils import build_state, train_step
 
 def memory(what):
     return next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(what))
@@ -245,6 +336,17 @@ def test_a_step_takes_about_what_is_said(settings):
     command = [sys.executable, "-c", STEPS, *settings]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert 0.7 < float(done.stdout) < 1.3
+
+
+def test_a_cosine_falls_from_epoch_1_to_the_end(split):
+    """Epoch e of n trains with min + (lr - min) (1 + cos(pi (e - 1) / n)) / 2, whatever the objective (SGDR, 2017)."""
+    settings = ["param_conf.num_epoch=5", "AdamOptimizer.lr=0.01", "ReduceLROnPlateau.min_lr=0.0001"]
+    state, rates = after_a_step(split, "param_conf.schedule=cosine", *settings), []
+    for epoch in range(6):
+        rates.append(state.optimizer.param_groups[0]["lr"])
+        step_schedule(state.scheduler, epoch, 1.0)
+    curve = [0.0001 + 0.0099 * (1 + math.cos(math.pi * trained / 5)) / 2 for trained in range(6)]
+    assert rates == pytest.approx([0.01, *curve[:5]]) and state.optimizer.param_groups[0]["lr"] == pytest.approx(0.0001)
 
 
 def test_stopper_looks_at_the_last_results_once_the_grace_period_is_over():

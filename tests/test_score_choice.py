@@ -9,13 +9,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-import yaml
 
 from tests.helpers import STAGES, call, close_logs, tiny_conf
-from utils.conf.schema import LATER
 from utils.search.clip_search import ClipSearch
-from utils.trial import identity
-from utils.trial.checkpoint import load_checkpoint, load_model
+from utils.trial.checkpoint import load_checkpoint
 from utils.trial.identity import load_best
 
 SCORE, MEASURE, REPORT = STAGES[-3:]
@@ -99,24 +96,3 @@ def test_scores_of_another_score_are_refused(sharp, tmp_path):
     (trial / "provenance.json").write_text(json.dumps(made))
     message = call("postprocessing/4_search.py", "--trial", trial, "a", status=2)
     assert f"{path}: of the score 'frames=max, words=mean', but the trial's is 'frames=softmax(" in message
-
-
-def test_a_trial_from_before_there_was_a_choice_is_the_published_one(prepared, tmp_path, monkeypatch):
-    _, conf = prepared
-    with monkeypatch.context() as patch:
-        settings = identity.telling
-        patch.setattr(identity, "telling", lambda conf: {k: v for k, v in settings(conf).items() if k not in LATER})
-        call("main.py", "--conf", conf, "param_conf.num_epoch=1", f"trial_base={tmp_path}", "trial_series=demo")
-    trial = next((tmp_path / "demo").iterdir())
-    kept = yaml.safe_load((trial / "conf.yaml").read_text())
-    for key in LATER:
-        *sections, name = key.split(".")
-        section = kept
-        for each in sections:
-            section = section[each]
-        del section[name]
-    (trial / "conf.yaml").write_text(yaml.safe_dump(kept))
-    close_logs()
-    call("main.py", "--resume", trial, "param_conf.num_epoch=2")
-    call(SCORE, "--trial", trial)
-    assert str(load_model(trial / "checkpoint_best.pt").score) == "frames=mean, words=mean"

@@ -95,7 +95,8 @@ class DeviceLogMels(Sequence[Tensor]):
 
 
 class Draws:
-    """The uniform random numbers that a generator of the host gives, on a device: many drawn, and copied, at once.
+    """The uniform random numbers that a generator of the host gives, on a device: for CUDA many are drawn, and copied,
+    at once.
 
     Args:
         generator: None is torch's own.
@@ -105,12 +106,13 @@ class Draws:
     def __init__(self, generator: torch.Generator | None, device: torch.device):
         self.generator, self.device = generator, device
         self.left = torch.empty(0, device=device)
+        self.at_once = DRAWN_AT_ONCE if device.type == "cuda" else 0
 
     def take(self, *size: int) -> Tensor:
         """What `torch.rand(size, generator=generator)` would give, whatever was taken before."""
         count = math.prod(size)
         if len(self.left) < count:
-            more = torch.rand(max(count, DRAWN_AT_ONCE), generator=self.generator)
+            more = torch.rand(max(count, self.at_once), generator=self.generator)
             self.left = torch.cat([self.left, send(more, self.device)])
         taken, self.left = self.left[:count], self.left[count:]
         return taken.view(size)

@@ -202,10 +202,10 @@ def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], bat
 
     Raises Diverged, on rank zero, where the scores are not finite.
     """
-    state.model.eval()
-    broadcast_buffers(state.model)
+    model = state.evaluated.eval()
+    broadcast_buffers(model)
     compare = any(map(compares_clips, [state.criterion, *metrics.values()]))
-    scores = score_split(state.model, split, state.score, keep_steps=compare)
+    scores = score_split(model, split, state.score, keep_steps=compare)
     return on_rank_zero(lambda: _results(state, scores, metrics, batch_size))
 
 

@@ -1,6 +1,5 @@
 """Training: the model with what trains it, a step, an epoch, and when to stop."""
 
-import math
 import shutil
 import statistics
 from collections.abc import Iterable
@@ -10,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from models.audio_encoders import TIME_POOLING, CRNNEncoder, send
+from models.audio_encoders import send
 from models.core import CRNNWordModel
+from utils.augment_utils import SpecAugment, spec_augment
 from utils.common.errors import UserError
-from utils.common.memory import free_memory, keep_freed_memory
+from utils.common.memory import keep_freed_memory
 from utils.common.processes import (
     all_reduce_gradients,
     all_reduce_sum,
@@ -25,21 +25,16 @@ from utils.common.processes import (
     shard,
     world_size,
 )
-from utils.common.steps import INDEXING
-from utils.criterion_utils import CRITERIA, LossTerms, compares_clips, negative_mask
-from utils.data_utils import Batch, Split
-from utils.dataset.paths import DatasetPaths
+from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
+from utils.data_utils import Batch
 from utils.device_utils import Draws, FiniteSteps
-from utils.score_utils import AT_ONCE, BatchScores, Score
+from utils.score_utils import BatchScores, Score
 from utils.step_score_utils import batch_scores, self_step_score_matrix
+from utils.swa_utils import WeightAverage
 
 if TYPE_CHECKING:
     from utils.conf.schema import Conf
 
-# How many times over a step holds its images and similarities, gradients and the heap's gaps among them: fitted to 22
-# peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
-IMAGE_COPIES, WORD_COPIES, PAIR_COPIES = 2.1, 6.5, 2
-OFF_BY = 1.26  # at the most, there
 # torch.compile's mode "reduce-overhead": it records a CUDA graph for each padded length that it meets, and replays it
 # without launching kernels one by one; without the warning that there are many lengths
 CUDA_GRAPHS = {"options": {"triton.cudagraphs": True, "triton.cudagraph_dynamic_shape_warn_limit": None}}
@@ -52,19 +47,27 @@ class TrainState:
     model: CRNNWordModel
     criterion: nn.Module  # one of utils.criterion_utils.CRITERIA
     optimizer: torch.optim.Optimizer
-    scheduler: ReduceLROnPlateau
+    scheduler: LRScheduler
     device: torch.device
     precision: str = "float32"  # of the encoder: float32 | bfloat16
     score: Score = field(default_factory=Score)
+    average: WeightAverage | None = None
+    augment: SpecAugment = field(default_factory=SpecAugment)  # what a step hides of its clips
 
     def __post_init__(self):
         self.finite = FiniteSteps(self.optimizer, self.device)
 
     @property
+    def evaluated(self) -> CRNNWordModel:
+        """The model that is evaluated, kept and loaded: the one that is trained, or its average."""
+        return self.model if self.average is None else self.average.module
+
+    @property
     def parts(self) -> dict[str, object]:
         """What a checkpoint keeps the state of, by name."""
-        names = ("model", "score", "criterion", "optimizer", "scheduler")
-        return {name: getattr(self, name) for name in names}
+        names = ("score", "criterion", "optimizer", "scheduler")
+        trained = {} if self.average is None else {"trained": self.model}
+        return {"model": self.evaluated} | {name: getattr(self, name) for name in names} | trained
 
 
 def build_state(
@@ -82,65 +85,18 @@ def build_state(
     score = Score(**conf.score.model_dump(), vocabulary=len(word_vectors))
     score.count_words(captions)
     optimizer, scheduler = build_optimizer(conf, model, criterion, score.to(device))
-    return TrainState(model, criterion, optimizer, scheduler, device, params.precision, score)
-
-
-def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -> float:
-    """Say, and return, what bytes a step by the split's longest batch will need, estimated, and which clip it is as
-    long as.
-
-    Several ranks share the memory of a CPU; each has a GPU's for its shard alone.
-
-    Raises UserError where that is more than is free, and by more than an estimate is off.
-    """
-    from utils.dataset.index import read_table  # with pandas, which training itself does without
-
-    pairs, clip = min(conf.param_conf.batch_size, len(split.captions)), int(np.argmax(split.frames))
-    share, free = pairs, free_memory()
-    if device.type == "cuda":
-        share, free = math.ceil(pairs / world_size()), torch.cuda.mem_get_info(device)[0]
-    frames, words = split.frames[clip], pairs * max(map(len, split.captions))
-    name, paths, fid = conf.data_conf.train_data, DatasetPaths(conf.data_conf.dataset), split.fids[clip]
-    table = read_table(paths.text(name), ["fid", "file_name"], INDEXING)
-    file_name = table.loc[table["fid"] == fid, "file_name"].iloc[0]
-    need = step_memory(conf, dim, share, frames, words)
-    batch = f"the longest batch, {share} clips x {frames} frames (as clip {fid}, {file_name!r}, has)"
-    sizes = f"about {need / 1e9:.2f} GB of the {free / 1e9:.2f} GB of memory that are free"
-    if need > OFF_BY * free:
-        raise UserError(
-            f"{name}: {batch}, needs {sizes}; shorten that clip or leave it out, or lower param_conf.batch_size"
-        )
-    print(f"{name}: {batch}, needs {sizes}")
-    return need
-
-
-@torch.no_grad()
-def step_memory(conf: "Conf", dim: int, clips: int, frames: int, words: int) -> float:
-    """Bytes that a training step takes, within a quarter of what it took where it was measured.
-
-    They are those of the CNN's images, whose sizes its layers tell, of the similarities of frames with words, and of
-    frames with frames where a strategy compares clips.
-
-    Args:
-        dim: E, the embedding dimension.
-        clips, frames: of the padded batch, or of a rank's shard.
-        words: of all the batch's captions, padded.
-    """
-    encoder, images = CRNNEncoder(conf.audio_logmel.n_mels, dim).eval(), 0
-    x = torch.zeros(1, 1, TIME_POOLING, conf.audio_logmel.n_mels)
-    with torch.autocast("cpu", torch.bfloat16, enabled=conf.param_conf.precision == "bfloat16"):
-        for layer in encoder.cnn:
-            before, x = x, layer(x)
-            images += x.nbytes if x.data_ptr() != before.data_ptr() else 0
-    of_frame = IMAGE_COPIES * images / TIME_POOLING + WORD_COPIES * 4 * words
-    compares = compares_clips(build_criterion(conf))
-    return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)
+    average = None if params.average_from is None else WeightAverage(model, params.average_from)
+    augment = SpecAugment(**conf.SpecAugment.model_dump())
+    return TrainState(
+        model, criterion, optimizer, scheduler, device, params.precision, score, average=average, augment=augment
+    )
 
 
 def build_model(conf: "Conf", word_vectors: np.ndarray) -> CRNNWordModel:
     """The configured model around the word vectors (V, E)."""
-    trainable = conf.CRNNWordModel.text_enc.trainable
-    return CRNNWordModel(conf.audio_logmel.n_mels, word_vectors.shape[1], torch.from_numpy(word_vectors), trainable)
+    sizes, words = (conf.audio_logmel.n_mels, word_vectors.shape[1]), torch.from_numpy(word_vectors)
+    model = conf.CRNNWordModel
+    return CRNNWordModel(*sizes, words, model.text_enc.trainable, model.audio_enc.dropout)
 
 
 def build_criterion(conf: "Conf") -> nn.Module:
@@ -164,44 +120,57 @@ def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> N
         model.audio_enc.cnn.compile(dynamic=True, **options)  # in place: the state dict's keys stay
 
 
-def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
-    """Adam over the modules' trainable parameters, and its learning-rate schedule on the validation objective."""
+def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, LRScheduler]:
+    """Adam over the modules' trainable parameters, and its learning-rate schedule."""
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
-    optimizer = torch.optim.Adam(trainable, **conf.AdamOptimizer.model_dump(), fused=trainable[0].is_cuda)
+    settings = conf.AdamOptimizer.model_dump()
+    settings["decoupled_weight_decay"] &= settings["weight_decay"] > 0  # else it plays no part: it may change
+    optimizer = torch.optim.Adam(trainable, **settings, fused=trainable[0].is_cuda)
     schedule = conf.ReduceLROnPlateau.model_dump()
+    if conf.param_conf.schedule == "cosine":
+        return optimizer, CosineAnnealingLR(optimizer, conf.param_conf.num_epoch, schedule["min_lr"])
     return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
 
 
+def step_schedule(scheduler: LRScheduler, epoch: int, objective: float) -> None:
+    """Set the learning rate of the next epoch, by the validation objective of this one or by its number."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(objective)
+    elif epoch > 0:  # epoch 0 trains nothing: the cosine's first learning rate is epoch 1's
+        scheduler.step()
+
+
 def seed_epoch(seed: int, epoch: int) -> torch.Generator:
-    """Make an epoch's shuffling, dropout and random negatives a function of (seed, epoch) alone.
+    """Make an epoch's shuffling, dropout, SpecAugment and random negatives a function of (seed, epoch) alone.
 
     So a resumed run needs no generator's state to go on exactly as it would have. Shuffling and dropout draw from
-    torch's generator, negatives from the one returned: they do not depend on how processes share the dropout.
+    torch's generator, the rest from the one returned: it does not depend on how processes share the dropout.
     """
-    order, negatives = np.random.SeedSequence([seed, epoch]).generate_state(2)
+    order, draws = np.random.SeedSequence([seed, epoch]).generate_state(2)
     torch.manual_seed(int(order))
-    return torch.Generator().manual_seed(int(negatives))
+    return torch.Generator().manual_seed(int(draws))
 
 
-def train_step(
-    state: TrainState, batch: Batch, negatives: Tensor, generator: torch.Generator | Tensor | None = None
-) -> LossTerms:
+def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws | None = None) -> LossTerms:
     """One update by one batch of N pairs; the loss and the share of active triplets stay on the device, detached.
 
     Several ranks take the same step together.
 
     Args:
         negatives: (N, N) of `negative_mask`.
-        generator: of random negatives, or their draws (2, N, N); None is torch's own.
+        draws: of SpecAugment and random negatives, for the whole batch on every rank; None: by torch's own generator.
 
     Raises:
         Diverged: before the update; on CUDA some steps later, none of which has changed anything: see `FiniteSteps`.
     """
-    batch = batch.to(state.device)
+    batch, draws = batch.to(state.device), draws or Draws(None, state.device)
+    if state.augment.masks:
+        own, drawn = shard(len(batch.text)), draws.take(len(batch.text), state.augment.masks, 2)
+        batch = batch._replace(audio=spec_augment(batch.audio, batch.audio_lens[own], drawn[own], state.augment))
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
         steps = state.model.audio_steps(batch.audio)
     scores = step_scores(state, batch, steps.to(batch.audio.dtype))  # under autocast steps are bfloat16
-    terms = state.criterion(scores, send(negatives, state.device), generator)
+    terms = state.criterion(scores, send(negatives, state.device), draws.take(2, *negatives.shape))
     state.optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
     partial = [*state.model.parameters(), *state.score.parameters()]
@@ -243,12 +212,11 @@ def train_epoch(
     Returns the mean over batches of the loss and of the share of active triplets.
     """
     state.model.train()
-    draws, terms = Draws(generator, state.device) if state.device.type == "cuda" else None, []
+    draws, terms = Draws(generator, state.device), []
     for batch in seeded_apart(batches):
         negatives = negative_mask(batch.clips)
         if negatives.any():
-            drawn = draws.take(2, *negatives.shape) if draws else generator
-            terms.append(train_step(state, batch, negatives, drawn))
+            terms.append(train_step(state, batch, negatives, draws))
     state.finite.read()
     if not terms:
         return {"train_loss": 0.0, "active": 0.0}

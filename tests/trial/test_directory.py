@@ -1,11 +1,14 @@
+import json
 import os
 
 import pytest
 
 from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
+from utils.common.steps import TRAINING
 from utils.conf.reading import load_conf
 from utils.trial.directory import create_trial, newest_trial, resume_conf, trial_conf
+from utils.trial.provenance import PROVENANCE
 
 
 @pytest.fixture
@@ -60,6 +63,38 @@ def test_a_trial_goes_on_by_the_settings_that_decide_its_numbers(conf, trial, ov
 )
 def test_what_decides_no_number_may_change(trial, override):
     assert resume_conf(trial, [override]) != trial_conf(trial, [])
+
+
+def test_a_cosine_goes_by_its_number_of_epochs(tmp_path, trial):
+    cosine = "param_conf.schedule=cosine"
+    conf = load_conf(ROOT / "conf.yaml", [f"trial_base={tmp_path}", cosine, "param_conf.num_epoch=4"])
+    begun = create_trial(conf, {})
+    assert resume_conf(begun, ["param_conf.num_epoch=4", "ReduceLROnPlateau.patience=1"])  # which plays no part
+    why = r"num_epoch is 5 but the trial was run with 4 and param_conf\.schedule=cosine, which goes by it; leave out"
+    with pytest.raises(UserError, match=why):
+        resume_conf(begun, ["param_conf.num_epoch=5"])
+    for other, override in ((begun, "param_conf.schedule=plateau"), (trial, cosine)):
+        with pytest.raises(UserError, match=r"param_conf\.schedule is '(plateau|cosine)' but"):
+            resume_conf(other, [override])
+
+
+def test_a_trial_that_is_older_than_a_setting_has_its_default(conf, trial, monkeypatch):
+    """Where the schema has one: what it is, and that it may not change, hold for it all the same."""
+    kept = json.loads((trial / PROVENANCE).read_text())
+    del kept[TRAINING]["settings"]["ReduceLROnPlateau.patience"]
+    (trial / PROVENANCE).write_text(json.dumps(kept))
+    with pytest.raises(UserError, match=r"ReduceLROnPlateau\.patience is 5 but the trial was run with None"):
+        trial_conf(trial, [])
+    monkeypatch.setattr("utils.trial.identity.default_of", {"ReduceLROnPlateau.patience": 5}.get)
+    assert trial_conf(trial, []) == conf
+    with pytest.raises(UserError, match=r"ReduceLROnPlateau\.patience is 7 but the trial was run with 5"):
+        resume_conf(trial, ["ReduceLROnPlateau.patience=7"])
+
+
+def test_the_setting_to_blame_is_named_first(trial):
+    """Not one that plays a part because of it."""
+    with pytest.raises(UserError, match=r"param_conf\.criterion is 'InfoNCE' but the trial was run with 'TripletLoss'"):
+        resume_conf(trial, ["param_conf.criterion=InfoNCE"])
 
 
 def test_a_directory_without_a_trial_is_refused(tmp_path):

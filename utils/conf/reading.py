@@ -12,7 +12,8 @@ from pydantic import BaseModel, ValidationError
 from utils.common.errors import UserError
 from utils.common.io import whole_file
 from utils.conf.hostile_yaml import parse_yaml, shown
-from utils.conf.schema import Conf, Section, TripletLossConf
+from utils.conf.schema import Conf, TripletLossConf
+from utils.conf.section import Section
 
 DEFAULT_CONF = "conf.yaml"
 LARGEST = 1_000_000  # bytes of a configuration file; conf.yaml has 7,000

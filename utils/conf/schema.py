@@ -1,18 +1,28 @@
 """The sections of conf.yaml, in its order, and what each setting decides."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+from pydantic.fields import FieldInfo
 
+from utils.conf.preprocessing import (
+    ClothoDatasetConf,
+    DemoDatasetConf,
+    LogMelConf,
+    TextCleaningConf,
+    WordEmbeddingsConf,
+)
 from utils.conf.roles import Role
+from utils.conf.section import Section
 from utils.conf.values import (
     Bands,
-    Corrections,
     Count,
     EmbeddingDim,
     FileName,
     Gpus,
     Grid,
+    Masks,
     MetricName,
     Name,
     NonNegative,
@@ -23,13 +33,6 @@ from utils.conf.values import (
     Temperature,
     flat,
 )
-from utils.dataset.recipe import LogMelRecipe
-
-
-class Section(BaseModel):
-    """A section of conf.yaml: no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class DataConf(Section):
@@ -45,91 +48,29 @@ class DataConf(Section):
         return list(dict.fromkeys([self.train_data, self.val_data, self.eval_data]))
 
 
-class DemoDatasetConf(Section):
-    num_clips: Annotated[dict[FileName, Count], Field(min_length=1)]
-    sample_rate: Annotated[int, Field(ge=8000, le=192000)]
-    seed: Seed
-
-
-class TextCleaningConf(Section):
-    named_entities: Literal["replace", "keep"]
-    corrections: Corrections
-
-
-class ClothoDatasetConf(Section):
-    on_bad_data: Literal["refuse", "skip"]
-    require_audio: bool
-
-
-class Word2VecTrainConf(Section):
-    vector_size: EmbeddingDim
-    window: Count
-    epochs: Count
-
-
-class WordEmbeddingsConf(Section):
-    source: Literal["word2vec-google-news-300", "fasttext-wiki-news-subwords-300", "file", "train"]
-    file: Name | None
-    variants: dict[str, Annotated[list[str], Field(min_length=1)]]
-    unk_max_dot: Annotated[Number, Field(gt=0, le=1)]
-    unk_max_draws: Count
-    seed: Seed
-    train: Word2VecTrainConf
-
-    @model_validator(mode="after")
-    def _file_is_named(self) -> "WordEmbeddingsConf":
-        if self.source == "file" and self.file is None:
-            raise ValueError("source is 'file': set word2vec_embeddings.file to the word vectors' path")
-        if self.source != "file" and self.file is not None:
-            raise ValueError(
-                f"word2vec_embeddings.file is {self.file!r} but source is {self.source!r}, which reads no file: set "
-                "word2vec_embeddings.source=file, or file to null"
-            )
-        return self
-
-
-class LogMelConf(Section):
-    backend: Annotated[Literal["torch", "librosa", "torchaudio"], Role.AROUND]
-    sample_rate: Annotated[int, Field(ge=1000, le=384000)] | None
-    window: Positive
-    hop: Positive
-    n_mels: Bands
-    fmin: NonNegative
-    fmax: Positive
-    workers: Annotated[Count | None, Role.AROUND]
-
-    @model_validator(mode="after")
-    def _band_is_not_empty(self) -> "LogMelConf":
-        if self.fmin >= self.fmax:
-            raise ValueError(f"fmin ({self.fmin:g} Hz) must be below fmax ({self.fmax:g} Hz)")
-        return self
-
-    @model_validator(mode="after")
-    def _recipe_fits_the_sample_rate(self) -> "LogMelConf":
-        if self.sample_rate is not None:
-            self.recipe.at(self.sample_rate)
-        return self
-
-    @property
-    def recipe(self) -> LogMelRecipe:
-        """How log-mels are made."""
-        return LogMelRecipe(**self.model_dump(exclude={"workers"}))
-
-
 class ParamConf(Section):
     num_epoch: Annotated[int, Field(ge=0, lt=2**31), Role.REACH]
+    schedule: Literal["plateau", "cosine"] = "plateau"
     batch_size: Annotated[int, Field(ge=2, lt=2**31)]
     seed: Annotated[Seed, Role.SEED]
     criterion: Literal["TripletLoss", "InfoNCE"]
     select_by: Literal["val_obj", "val_map"]
+    average_from: Count | None = None
     precision: Literal["float32", "bfloat16"]
     tf32: bool
     compile: bool
+
+    @model_validator(mode="after")
+    def _an_epoch_is_averaged(self) -> "ParamConf":
+        if self.average_from is not None and self.average_from > self.num_epoch:
+            raise ValueError(f"average_from is {self.average_from} but num_epoch is {self.num_epoch}; lower it")
+        return self
 
 
 class AudioEncConf(Section):
     in_dim: Bands | None
     out_dim: EmbeddingDim | None
+    dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
 
 
 class TextEncConf(Section):
@@ -139,6 +80,13 @@ class TextEncConf(Section):
 class ModelConf(Section):
     audio_enc: AudioEncConf
     text_enc: TextEncConf
+
+
+class SpecAugmentConf(Section):
+    time_masks: Masks = 0
+    time_share: Annotated[Number, Field(gt=0, le=1)] = 0.1
+    band_masks: Masks = 0
+    bands: Count = 8
 
 
 class ScoreConf(Section):
@@ -167,6 +115,7 @@ class CriteriaConf(Section):
 class AdamConf(Section):
     lr: Positive
     weight_decay: NonNegative
+    decoupled_weight_decay: bool = False
 
 
 class ReduceLROnPlateauConf(Section):
@@ -217,6 +166,7 @@ class Conf(Section):
     word2vec_embeddings: WordEmbeddingsConf
     audio_logmel: LogMelConf
     param_conf: ParamConf
+    SpecAugment: SpecAugmentConf = SpecAugmentConf()
     CRNNWordModel: ModelConf
     score: ScoreConf
     criteria: CriteriaConf
@@ -233,6 +183,16 @@ class Conf(Section):
         return self.criteria.TripletLoss.sampling if self.param_conf.criterion == "TripletLoss" else "InfoNCE"
 
     @model_validator(mode="after")
+    def _a_cosine_falls(self) -> "Conf":
+        lr, min_lr = self.AdamOptimizer.lr, self.ReduceLROnPlateau.min_lr
+        if self.param_conf.schedule == "cosine" and min_lr > lr:
+            raise ValueError(
+                f"param_conf.schedule is cosine, which falls from AdamOptimizer.lr ({lr:g}) to "
+                f"ReduceLROnPlateau.min_lr ({min_lr:g}); lower that"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _bands_agree(self) -> "Conf":
         in_dim = self.CRNNWordModel.audio_enc.in_dim
         if in_dim not in (None, self.audio_logmel.n_mels):
@@ -242,47 +202,68 @@ class Conf(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _masks_fit_the_bands(self) -> "Conf":
+        if self.SpecAugment.bands > self.audio_logmel.n_mels:
+            raise ValueError(
+                f"SpecAugment.bands is {self.SpecAugment.bands} but audio_logmel.n_mels is {self.audio_logmel.n_mels}; "
+                "hide at most so many"
+            )
+        return self
+
 
 # --- what the settings decide ----------------------------------------------------------------------------
 
 
 def role_of(key: str) -> Role:
     """The role of a dotted key: its field's, or that of the nearest section around it that has one."""
-    role, section = Role.NUMBERS, Conf
+    roles = [mark for field in _fields_along(key) for mark in field.metadata if isinstance(mark, Role)]
+    return roles[-1] if roles else Role.NUMBERS
+
+
+def default_of(key: str) -> Any:
+    """What a dotted key stands at where it is not written down: a trial may be older than a setting; else None."""
+    *_, field = [None, *_fields_along(key)]
+    return None if field is None or field.is_required() else field.default
+
+
+def _fields_along(key: str) -> Iterator[FieldInfo]:
+    """The fields on the way to a dotted key, as far as there are any."""
+    section = Conf
     for part in key.split("."):
         field = section.model_fields.get(part)
         if field is None:
-            break
-        role = next((mark for mark in field.metadata if isinstance(mark, Role)), role)
+            return
+        yield field
         if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            break
+            return
         section = field.annotation
-    return role
-
-
-def _later(section: type[Section], prefix: str = "") -> dict[str, Any]:
-    settings = {}
-    for name, field in section.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            settings |= _later(field.annotation, f"{prefix}{name}.")
-        elif not field.is_required():
-            settings[f"{prefix}{name}"] = field.default
-    return settings
-
-
-# Settings that came after trials of format 2 did, with what these were run by: fields with a default
-LATER = _later(Conf)
 
 
 def idle_because(conf: Conf, key: str) -> str | None:
     """The setting beside which a dotted key plays no part in a configuration; None where it plays one."""
     criterion, source = conf.param_conf.criterion, conf.word2vec_embeddings.source
+    of_plateau = [f"ReduceLROnPlateau.{name}" for name in ("factor", "patience", "threshold")]
+    if key in of_plateau and conf.param_conf.schedule == "cosine":
+        return "param_conf.schedule=cosine"
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
         return f"param_conf.criterion={criterion}"
     if key in ("score.sharpness", "score.learn_sharpness") and conf.score.frames != "softmax":
         return f"score.frames={conf.score.frames}"
+    if key == "AdamOptimizer.decoupled_weight_decay" and conf.AdamOptimizer.weight_decay == 0:
+        return "AdamOptimizer.weight_decay=0"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
+    for of_mask, masks in (("time_share", "time_masks"), ("bands", "band_masks")):
+        if key == f"SpecAugment.{of_mask}" and getattr(conf.SpecAugment, masks) == 0:
+            return f"SpecAugment.{masks}=0"
+    return None
+
+
+def held_by(conf: Conf, key: str) -> str | None:
+    """The setting beside which a dotted key may not change on --resume, whatever its role; None where none holds it."""
+    if key == "param_conf.num_epoch" and conf.param_conf.schedule == "cosine":
+        return "param_conf.schedule=cosine"
     return None
 
 

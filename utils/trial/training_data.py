@@ -10,7 +10,7 @@ from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split, on_device
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
-from utils.model_utils import require_memory
+from utils.memory_utils import require_memory
 from utils.trial.identity import data_digests
 from utils.trial.preprocessing import check_steps
 

@@ -1,0 +1,78 @@
+"""How much memory a training step needs, estimated before there is a trial."""
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from models.audio_encoders import TIME_POOLING, CRNNEncoder
+from utils.common.errors import UserError
+from utils.common.memory import free_memory
+from utils.common.processes import world_size
+from utils.common.steps import INDEXING
+from utils.criterion_utils import compares_clips
+from utils.data_utils import Split
+from utils.dataset.paths import DatasetPaths
+from utils.model_utils import build_criterion
+from utils.score_utils import AT_ONCE
+
+if TYPE_CHECKING:
+    from utils.conf.schema import Conf
+
+# How many times over a step holds its images and similarities, gradients and the heap's gaps among them: fitted to 22
+# peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
+IMAGE_COPIES, WORD_COPIES, PAIR_COPIES = 2.1, 6.5, 2
+OFF_BY = 1.26  # at the most, there
+
+
+def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -> float:
+    """Say, and return, what bytes a step by the split's longest batch will need, estimated, and which clip it is as
+    long as.
+
+    Several ranks share the memory of a CPU; each has a GPU's for its shard alone.
+
+    Raises UserError where that is more than is free, and by more than an estimate is off.
+    """
+    from utils.dataset.index import read_table  # with pandas, which training itself does without
+
+    pairs, clip = min(conf.param_conf.batch_size, len(split.captions)), int(np.argmax(split.frames))
+    share, free = pairs, free_memory()
+    if device.type == "cuda":
+        share, free = math.ceil(pairs / world_size()), torch.cuda.mem_get_info(device)[0]
+    frames, words = split.frames[clip], pairs * max(map(len, split.captions))
+    name, paths, fid = conf.data_conf.train_data, DatasetPaths(conf.data_conf.dataset), split.fids[clip]
+    table = read_table(paths.text(name), ["fid", "file_name"], INDEXING)
+    file_name = table.loc[table["fid"] == fid, "file_name"].iloc[0]
+    need = step_memory(conf, dim, share, frames, words)
+    batch = f"the longest batch, {share} clips x {frames} frames (as clip {fid}, {file_name!r}, has)"
+    sizes = f"about {need / 1e9:.2f} GB of the {free / 1e9:.2f} GB of memory that are free"
+    if need > OFF_BY * free:
+        raise UserError(
+            f"{name}: {batch}, needs {sizes}; shorten that clip or leave it out, or lower param_conf.batch_size"
+        )
+    print(f"{name}: {batch}, needs {sizes}")
+    return need
+
+
+@torch.no_grad()
+def step_memory(conf: "Conf", dim: int, clips: int, frames: int, words: int) -> float:
+    """Bytes that a training step takes, within a quarter of what it took where it was measured.
+
+    They are those of the CNN's images, whose sizes its layers tell, of the similarities of frames with words, and of
+    frames with frames where a strategy compares clips.
+
+    Args:
+        dim: E, the embedding dimension.
+        clips, frames: of the padded batch, or of a rank's shard.
+        words: of all the batch's captions, padded.
+    """
+    encoder, images = CRNNEncoder(conf.audio_logmel.n_mels, dim).eval(), 0
+    x = torch.zeros(1, 1, TIME_POOLING, conf.audio_logmel.n_mels)
+    with torch.autocast("cpu", torch.bfloat16, enabled=conf.param_conf.precision == "bfloat16"):
+        for layer in encoder.cnn:
+            before, x = x, layer(x)
+            images += x.nbytes if x.data_ptr() != before.data_ptr() else 0
+    of_frame = IMAGE_COPIES * images / TIME_POOLING + WORD_COPIES * 4 * words
+    compares = compares_clips(build_criterion(conf))
+    return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)
