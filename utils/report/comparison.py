@@ -12,7 +12,7 @@ from utils.report import figures
 from utils.report.figures import Line, Picture
 from utils.report.groups import Group, TrialResult, best_groups, group_trials
 from utils.report.numbers import METRICS, shown
-from utils.report.page import DIRECTIONS, PANELS, Page, line_of
+from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.trial.directory import trial_conf
 from utils.trial.history import read_history
 from utils.trial.identity import check_made, diverged, warn_diverged
@@ -123,7 +123,7 @@ def comparison_csv(groups: list[Group]) -> tuple[list[str], list[list[object]]]:
 
 def _compared_curves(groups: list[Group]) -> list[Picture]:
     pictures = []
-    for title, key, log in PANELS:
+    for title, key, log in panels_of(*(result.history for group in groups for result in group.results)):
         drawn = []
         for style, group in enumerate(groups):
             seeds = [line_of(result.history, group.label, key, style, faint=True) for result in group.results]

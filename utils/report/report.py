@@ -11,8 +11,9 @@ from utils.metric_utils import chance_map
 from utils.report import figures
 from utils.report.figures import Picture
 from utils.report.gallery import Gallery
+from utils.report.negatives import Negatives
 from utils.report.numbers import METRICS, Estimate, estimates, positives_and_negatives, rank_shares
-from utils.report.page import DIRECTIONS, PANELS, Page, line_of
+from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.report.rankings import Ranking, load_rankings
 from utils.trial.history import collapse_warning, read_history
 from utils.trial.identity import check_trial, diverged, load_best, training_of
@@ -52,8 +53,10 @@ def write_report(trial: Path, conf: Conf) -> Path:
             directions=DIRECTIONS,
             metrics=METRICS,
             rows=[_metric_row(name, ranking) for name in names for ranking in rankings[name].values()],
+            own_negatives=any("hubness" in results for results in history),
             curves=[page.picture(picture) for picture in _trial_curves(history, epoch)],
             histograms={side: list(map(page.picture, _histograms(ranking))) for side, ranking in main.items()},
+            negatives=Negatives(model, words, conf, epoch, page).section(),
             galleries={direction: gallery.groups(ranking) for direction, ranking in main.items()},
             settings=flat(conf.model_dump()),
             provenance=provenance,
@@ -93,7 +96,8 @@ def _metric_row(split: str, ranking: Ranking) -> MetricRow:
 
 
 def _trial_curves(history: list[dict[str, float]], best_epoch: int) -> list[Picture]:
-    return [figures.curves(title, [line_of(history, title, key)], log, best_epoch) for title, key, log in PANELS]
+    panels = panels_of(history)
+    return [figures.curves(title, [line_of(history, title, key)], log, best_epoch) for title, key, log in panels]
 
 
 def _histograms(ranking: Ranking) -> list[Picture]:
