@@ -11,11 +11,21 @@ from utils.sampling_utils import STRATEGIES
 from utils.score_utils import BatchScores
 
 
+class Picked(NamedTuple):
+    """What a strategy picked in a batch of N pairs, and from what: (N, N) each, without gradient."""
+
+    scores: Tensor  # S(a_i, t_j)
+    negatives: Tensor  # bool, of `negative_mask`
+    audio: Tensor  # bool, a row an anchor: its audio negatives
+    text: Tensor  # bool: its text negatives
+
+
 class LossTerms(NamedTuple):
-    """A batch's loss, and the share of its comparisons that are not won yet (both scalars)."""
+    """A batch's loss, the share of its comparisons that are not won yet (both scalars), and a strategy's picks."""
 
     loss: Tensor
     active: Tensor
+    picked: Picked | None = None  # by a loss that has a strategy
 
 
 class TripletLoss(nn.Module):
@@ -61,7 +71,7 @@ class TripletLoss(nn.Module):
         loss = anchors.sum() / negatives.any(dim=1).sum().clamp(min=1)
         violations = ((audio_hinge > 0) & audio_picks).sum() + ((text_hinge > 0) & text_picks).sum()
         active = violations / (audio_picks.sum() + text_picks.sum()).clamp(min=1)
-        return LossTerms(loss, active)
+        return LossTerms(loss, active, Picked(cross.detach(), negatives, audio_picks, text_picks))
 
 
 class InfoNCE(nn.Module):

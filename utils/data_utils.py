@@ -169,13 +169,17 @@ def batches(split: Split, batch_size: int, shuffle: bool = False) -> "DataLoader
     )
 
 
+def batch_order(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
+    """The captions of each of `batches`, by index: the same order, by the same draws."""
+    return DataLoader(range(len(split.captions)), batch_size, shuffle=shuffle, collate_fn=list)
+
+
 class DeviceBatches:
     """`batches` of a split that is on a device: the epoch's order is made and copied at once, a batch is a look-up."""
 
     def __init__(self, split: Split, batch_size: int, shuffle: bool):
         self.split, self.device = split, split.log_mels.device
-        # the loader's own order, by the same draws
-        self.order = DataLoader(range(len(split.captions)), batch_size, shuffle=shuffle, collate_fn=list)
+        self.order = batch_order(split, batch_size, shuffle)
         self.words = np.array([len(words) for words in split.captions])
         self.text = send(pad_sequence(split.captions, batch_first=True), self.device)  # (M, W)
         self.text_lens = send(torch.from_numpy(self.words), self.device)

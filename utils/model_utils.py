@@ -28,6 +28,7 @@ from utils.common.processes import (
 from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
 from utils.data_utils import Batch
 from utils.device_utils import Draws, FiniteSteps
+from utils.negative_utils import pick_statistics
 from utils.score_utils import BatchScores, Score
 from utils.step_score_utils import batch_scores, self_step_score_matrix
 from utils.swa_utils import WeightAverage
@@ -152,7 +153,7 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
 
 
 def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws | None = None) -> LossTerms:
-    """One update by one batch of N pairs; the loss and the share of active triplets stay on the device, detached.
+    """One update by one batch of N pairs; what comes of its loss stays on the device, without gradient.
 
     Several ranks take the same step together.
 
@@ -179,7 +180,7 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     state.finite.add(terms.loss, norm, batch.clips)
     state.optimizer.step()
-    return LossTerms(terms.loss.detach(), terms.active)
+    return terms._replace(loss=terms.loss.detach())
 
 
 def step_scores(state: TrainState, batch: Batch, steps: Tensor) -> BatchScores:
@@ -209,7 +210,8 @@ def train_epoch(
 ) -> dict[str, float]:
     """One pass over the batches; batches without any negative are skipped.
 
-    Returns the mean over batches of the loss and of the share of active triplets.
+    Returns the mean over batches of the loss, of the share of active triplets and of the `pick_statistics`, which a
+    loss without a strategy has not. What was picked stays on the device until the end of the epoch.
     """
     state.model.train()
     draws, terms = Draws(generator, state.device), []
@@ -223,6 +225,7 @@ def train_epoch(
     return {
         "train_loss": torch.stack([term.loss for term in terms]).mean().item(),
         "active": torch.stack([term.active for term in terms]).mean().item(),
+        **pick_statistics([term.picked for term in terms if term.picked is not None]),
     }
 
 

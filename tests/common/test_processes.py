@@ -28,6 +28,7 @@ from utils.data_utils import batches
 from utils.device_utils import Draws
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, prepare_model, seed_epoch, train_epoch, train_step
+from utils.negative_utils import pick_statistics
 from utils.score_utils import Score
 from utils.swa_utils import WeightAverage
 
@@ -73,7 +74,7 @@ def make_split():
 
 
 def train(case, device=CPU):
-    """Loss, active share, and every parameter's gradient of each step of an epoch, in float64."""
+    """Loss, active share and what was picked, and every parameter's gradient of each step of an epoch, in float64."""
     model = random_model(case.trainable_words).double()
     prepare_model(load_conf(ROOT / "conf.yaml"), model, device)
     model.train(case.live)
@@ -98,7 +99,8 @@ def train(case, device=CPU):
         if negatives.any():
             terms = train_step(state, batch, negatives, draws)
             gradients = {name: weight.grad.cpu().clone() for name, weight in named.items()}
-            steps.append((terms.loss.item(), terms.active.item(), gradients))
+            picked = pick_statistics([terms.picked] if terms.picked else [])
+            steps.append((terms.loss.item(), {"active": terms.active.item()} | picked, gradients))
     return steps
 
 
@@ -139,11 +141,11 @@ def train_cases(cases, device=CPU):
 
 
 def train_with_dropout():
-    """The mean loss of an epoch with dropout, the weights after it, and the seed of what was drawn last."""
+    """The results of an epoch with dropout, the weights after it, and the seed of what was drawn last."""
     state = state_of(random_model(), TripletLoss(0.5, "random-NS"))
     draws, loader = seed_epoch(0, 1), batches(make_split(), 7, shuffle=True)
     results = train_epoch(state, loader, draws)
-    return [results["train_loss"], dict(state.model.named_parameters()), torch.initial_seed()]
+    return [results, dict(state.model.named_parameters()), torch.initial_seed()]
 
 
 def evaluate_apart(clips):
@@ -236,8 +238,8 @@ def test_each_rank_encodes_its_share(monkeypatch):
 
 
 def test_processes_stay_alike_though_each_has_its_own_dropout(two_processes):
-    (loss, weights, seed), (their_loss, their_weights, their_seed) = (dropped for _, dropped, *_ in two_processes)
-    assert loss == their_loss and seed != their_seed
+    (results, weights, seed), (their_results, their_weights, their_seed) = (dropped for _, dropped, *_ in two_processes)
+    assert results == their_results and results["hubness"] > 0 and seed != their_seed
     assert all(torch.equal(weights[name], their_weights[name]) for name in weights)
 
 

@@ -18,9 +18,10 @@ def test_a_report_holds_what_it_shows_and_nothing_else(report):
     shown = {item["src"] for tag in ("img", "audio") for item in page.of(tag)}
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert files == shown | {"report.html", ".written.json"}
-    originals = {path.read_bytes() for path in Path(conf.data_conf.dataset, "evaluation").iterdir()}
+    played = ("evaluation", "development")  # the examples, and the anchors with their negatives
+    originals = {path.read_bytes() for split in played for path in Path(conf.data_conf.dataset, split).iterdir()}
     copies = [folder / source for source in shown if source.startswith("clips/")]
-    assert len(copies) == len(ODD_NAMES) and {copy.read_bytes() for copy in copies} == originals
+    assert len(copies) == len(ODD_NAMES) + 2 and {copy.read_bytes() for copy in copies} == originals
     assert all(re.fullmatch(r"clips/[0-9a-f]{16}\.(wav|flac)", str(copy.relative_to(folder))) for copy in copies)
 
 
@@ -107,3 +108,18 @@ def test_a_collapse_is_said_and_a_report_of_one_clip_is_written(tmp_path):
     (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in history))
     text = Tags(write_report(trial, conf)).text
     assert "the features have collapsed under semi-hard-NS" in text
+
+
+def test_curves_of_negatives_are_shown_where_a_trial_has_them(tmp_path):
+    """Epochs that an earlier version trained have none."""
+    trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
+    page = Tags(write_report(trial, conf))
+    alts = " ".join(image["alt"] for image in page.of("img"))
+    assert "Hubness" not in alts and "the trial itself picked" not in page.text
+    lines = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
+    lines[2] |= {"negative_gap": 0.1, "negatives_above": 0.2, "hubness": 0.3, "effective_negatives": 4.5}
+    (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in lines))
+    page = Tags(write_report(trial, conf))
+    alts = " ".join(image["alt"] for image in page.of("img"))
+    assert "Hubness of the negatives by epoch. Hubness of the negatives: 0.3 at epoch 2" in alts
+    assert all(f"{value} at epoch 2" in alts for value in (0.1, 0.2, 4.5)) and "the trial itself picked" in page.text

@@ -14,7 +14,7 @@ from utils.report.bootstrap import DRAWS
 from utils.report.figures import Line, Picture
 from utils.report.groups import Group, TrialResult
 from utils.report.numbers import METRICS
-from utils.report.page import DIRECTIONS, PANELS, Page, line_of
+from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.report.rankings import load_queries
 from utils.report.tables import CHANCE, COLUMNS, NOT_APART, SIDES, compare, comparison_csv, comparison_markdown
 from utils.trial.directory import trial_conf
@@ -99,7 +99,7 @@ def require_same_data(one: TrialResult, other: TrialResult) -> None:
 
 def _compared_curves(groups: list[Group]) -> list[Picture]:
     pictures = []
-    for title, key, log in PANELS:
+    for title, key, log in panels_of(*(result.history for group in groups for result in group.results)):
         drawn = []
         for style, group in enumerate(groups):
             seeds = [line_of(result.history, group.label, key, style, faint=True) for result in group.results]

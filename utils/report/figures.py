@@ -36,7 +36,7 @@ LOG_MEL_COLOURS = colormaps["magma"].resampled(48)  # few colours: a third of th
 LOG_MEL_RANGE = 16  # below the loudest: 70 dB; digital silence lies at -36
 ALIGNMENT_COLOURS = colormaps["viridis"].resampled(48)
 
-_SETTINGS = {
+SETTINGS = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "report",
     "text.parse_math": False,
@@ -76,8 +76,8 @@ class Line(NamedTuple):
 
 def curves(title: str, lines: list[Line], log: bool = False, best_epoch: int | None = None) -> Picture:
     """Values by epoch, on a logarithmic axis if `log`, with the best epoch marked if there is one."""
-    with rc_context(_SETTINGS):
-        figure, axes = _panel(title, "epoch", "")
+    with rc_context(SETTINGS):
+        figure, axes = panel(title, "epoch", "")
         for line in lines:
             colour, dashes = STYLES[line.style % len(STYLES)]
             width, alpha = (0.8, 0.35) if line.faint else (1.8, 1.0)
@@ -99,13 +99,13 @@ def curves(title: str, lines: list[Line], log: bool = False, best_epoch: int | N
         if best_epoch is not None:
             axes.axvline(best_epoch, color=INK, linewidth=1, linestyle=(0, (2, 2)))
             axes.set_title(f"best epoch: {best_epoch}", loc="right", fontsize=8, fontweight="normal")
-        return _picture(figure, f"{title} by epoch. {' '.join(map(_in_words, lines))}".strip())
+        return picture_of(figure, f"{title} by epoch. {' '.join(map(_in_words, lines))}".strip())
 
 
 def rank_histogram(title: str, labels: list[str], observed: np.ndarray, chance: np.ndarray) -> Picture:
     """Shares of queries by rank of the first relevant item (bars), beside those of a random ranking (dashes)."""
-    with rc_context(_SETTINGS):
-        figure, axes = _panel(title, "rank of the first right result", "queries")
+    with rc_context(SETTINGS):
+        figure, axes = panel(title, "rank of the first right result", "queries")
         places = np.arange(len(labels))
         axes.bar(places, observed, 0.8, color=BLUE)
         top = 1.12 * max(observed.max(), chance.max())
@@ -127,13 +127,13 @@ def rank_histogram(title: str, labels: list[str], observed: np.ndarray, chance: 
             f"rank {label}: {100 * share:.0f} % (by chance {100 * expected:.0f} %)"
             for label, share, expected in zip(labels, observed, chance, strict=True)
         ]
-        return _picture(figure, f"{title}. Share of queries by rank of the first right result: {', '.join(parts)}.")
+        return picture_of(figure, f"{title}. Share of queries by rank of the first right result: {', '.join(parts)}.")
 
 
 def score_histogram(title: str, positive: np.ndarray, negative: np.ndarray) -> Picture:
     """How each query's best right item (Q,) and its hardest negative (Q,) score; the axis begins at 0."""
-    with rc_context(_SETTINGS):
-        figure, axes = _panel(title, "score", "queries")
+    with rc_context(SETTINGS):
+        figure, axes = panel(title, "score", "queries")
         # From 0, the lowest score there can be: were the axis to fit the scores, a collapse would look like a spread.
         edges = np.linspace(0, max(1.05 * positive.max(), 1.05 * negative.max(), 0.05), 41)
         axes.hist(positive, edges, histtype="stepfilled", facecolor=FILL, edgecolor=BLUE, label="right item")
@@ -145,15 +145,15 @@ def score_histogram(title: str, positive: np.ndarray, negative: np.ndarray) -> P
             f"{positive.max():.3f}. Scores of the hardest negatives: median {np.median(negative):.3f}, from "
             f"{negative.min():.3f} to {negative.max():.3f}."
         )
-        return _picture(figure, alt)
+        return picture_of(figure, alt)
 
 
 def margin_histogram(title: str, positive: np.ndarray, negative: np.ndarray) -> Picture:
     """How far each query's best right item (Q,) scores above its hardest negative (Q,), or below."""
     margin = positive - negative
     ahead = float(np.mean(margin > 0))
-    with rc_context(_SETTINGS):
-        figure, axes = _panel(title, "right item's score − hardest negative's", "queries")
+    with rc_context(SETTINGS):
+        figure, axes = panel(title, "right item's score − hardest negative's", "queries")
         reach = max(1.05 * np.abs(margin).max(), 0.1 * positive.max(), 0.01)  # a collapse stays a spike here too
         edges = np.linspace(-reach, reach, 41)
         behind = np.minimum(margin[margin <= 0], -1e-9 * reach)  # ties stand left of 0
@@ -169,7 +169,7 @@ def margin_histogram(title: str, positive: np.ndarray, negative: np.ndarray) -> 
             f"{title}. Score of the right item minus that of the hardest negative: median {np.median(margin):.3f}, "
             f"from {margin.min():.3f} to {margin.max():.3f}; above 0 for {100 * ahead:.0f} % of queries."
         )
-        return _picture(figure, alt)
+        return picture_of(figure, alt)
 
 
 def alignment(
@@ -193,7 +193,7 @@ def alignment(
     width, rows_height = 302, row * len(words)
     height = above + mel_height + gap + rows_height + below
     extent = (-hop / 2, (len(log_mel) - 0.5) * hop)
-    with rc_context(_SETTINGS | {"font.size": 8}):
+    with rc_context(SETTINGS | {"font.size": 8}):
         figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
 
         def add_axes(bottom: float, tall: float) -> Axes:
@@ -217,13 +217,14 @@ def alignment(
             starts, ends = _runs(marked[:, i])
             word_axes.hlines([place - 0.4] * len(starts), starts * hop - hop / 2, ends * hop - hop / 2, color=RED)
         word_axes.set_xlabel("time (s)", labelpad=1)
-        return _picture(figure, _alignment_in_words(similarities, by_word, words, hop))
+        return picture_of(figure, _alignment_in_words(similarities, by_word, words, hop))
 
 
 # --- parts -----------------------------------------------------------------------------------------------
 
 
-def _panel(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def panel(title: str, x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """An empty figure of the size that most have; to be drawn within SETTINGS."""
     figure = Figure(figsize=(4.2, 2.8), layout="constrained")
     axes = figure.add_subplot()
     axes.set(title=title, xlabel=x_label, ylabel=y_label)
@@ -241,7 +242,8 @@ def _image(
     axes.imshow(pooled, colours, aspect="auto", interpolation="none", extent=(*extent, 0, top), vmin=low, vmax=high)
 
 
-def _picture(figure: Figure, alt: str) -> Picture:
+def picture_of(figure: Figure, alt: str) -> Picture:
+    """A figure as SVG that follows the reader's colours."""
     buffer = io.StringIO()
     with warnings.catch_warnings():  # text stays text: the reader's fonts draw what matplotlib's lacks
         warnings.filterwarnings("ignore", "Glyph .* missing from font")

@@ -17,6 +17,10 @@ DIRECTIONS = {"text_to_audio": "Text-to-audio", "audio_to_text": "Audio-to-text"
 PANELS = (
     ("Training loss", "train_loss", False),
     ("Validation objective", "val_obj", False),
+    ("Gap between pairs and negatives", "negative_gap", False),
+    ("Negatives above their pair", "negatives_above", False),
+    ("Hubness of the negatives", "hubness", False),
+    ("Effective number of negatives", "effective_negatives", False),
     ("Learning rate", "lr", True),
     ("Validation mAP, text-to-audio", "val_map_text_to_audio", False),
     ("Validation mAP, audio-to-text", "val_map_audio_to_text", False),
@@ -61,6 +65,12 @@ class Page:
         path = self.folder / source
         path.parent.mkdir(exist_ok=True)
         return path
+
+
+def panels_of(*histories: list[dict[str, float]]) -> list[tuple[str, str, bool]]:
+    """The PANELS that have something to show of these trials."""
+    known = {key for history in histories for results in history for key in results}
+    return [panel for panel in PANELS if panel[1] in known]
 
 
 def line_of(history: list[dict[str, float]], name: str, key: str, style: int = 0, faint: bool = False) -> Line:

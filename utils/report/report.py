@@ -12,8 +12,9 @@ from utils.report import figures
 from utils.report.bootstrap import Estimate, estimates
 from utils.report.figures import Picture
 from utils.report.gallery import Gallery
+from utils.report.negatives import Negatives
 from utils.report.numbers import METRICS, positives_and_negatives, rank_shares
-from utils.report.page import DIRECTIONS, PANELS, Page, line_of
+from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.report.rankings import Ranking, load_rankings
 from utils.trial.history import collapse_warning, read_history
 from utils.trial.identity import check_trial, diverged, load_best, training_of
@@ -58,9 +59,11 @@ def write_report(trial: Path, conf: Conf) -> Path:
             directions=DIRECTIONS,
             metrics=METRICS,
             rows=[_metric_row(name, ranking) for name in names for ranking in rankings[name].values()],
+            own_negatives=any("hubness" in results for results in history),
             curves=[page.picture(picture) for picture in _trial_curves(history, best.epoch)],
             histograms={side: list(map(page.picture, _histograms(ranking))) for side, ranking in main.items()},
             pooled=POOLED[best.score.frames],
+            negatives=Negatives(best, conf, page).section(),
             galleries={direction: gallery.groups(ranking) for direction, ranking in main.items()},
             settings=flat(conf.model_dump()),
             provenance=provenance,
@@ -100,7 +103,8 @@ def _metric_row(split: str, ranking: Ranking) -> MetricRow:
 
 
 def _trial_curves(history: list[dict[str, float]], best_epoch: int) -> list[Picture]:
-    return [figures.curves(title, [line_of(history, title, key)], log, best_epoch) for title, key, log in PANELS]
+    panels = panels_of(history)
+    return [figures.curves(title, [line_of(history, title, key)], log, best_epoch) for title, key, log in panels]
 
 
 def _histograms(ranking: Ranking) -> list[Picture]:
