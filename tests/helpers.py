@@ -327,7 +327,7 @@ def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sour
     save_conf(conf, trial / "conf.yaml")
     begin(trial, conf, {})
     record_files(trial, SCORING, [], [], sources=sources or {"captions of evaluation": "1f", "word vectors": "2e"})
-    names = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
+    names = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
     values = metrics or {"text_to_audio": 0.5, "audio_to_text": 0.25}
     measured = {
         side: dict.fromkeys(names, value) | {"queries": number, "tied_queries": 0}

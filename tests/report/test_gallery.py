@@ -40,7 +40,7 @@ def test_the_mean_of_an_alignment_map_is_the_score(report):
     trial, conf, _ = report
     model, words, epoch = load_model(trial / "checkpoint_best.pt")
     stored = load_scores(trial / "evaluation_xmodal_scores.hdf5", epoch)
-    ranking = load_rankings(trial, "evaluation", epoch)["text_to_audio"]
+    ranking = load_rankings(trial, conf, "evaluation", epoch)["text_to_audio"]
     gallery = Gallery(model, words, conf, ranking, Page(trial))
     for clip, caption in ((0, 0), (3, 7)):
         similarities = gallery._alignment(clip, caption)

@@ -19,6 +19,7 @@ from utils.trial.identity import check_made, diverged, warn_diverged
 from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.preprocessing import WORD_VECTORS
 from utils.trial.provenance import read_provenance
+from utils.trial.relevance import RIGHT_PAIRS, as_measured
 
 COMPARISON = "comparison.html"
 
@@ -60,6 +61,7 @@ def read_result(trial: Path) -> TrialResult:
     conf = trial_conf(trial, [])
     path, split = trial / RETRIEVAL_METRICS, conf.data_conf.eval_data
     check_made(trial, SCORING, MEASURING, reads=[path])
+    made = read_provenance(trial)
     content = read_json(path, MEASURING)
     try:
         metrics = {
@@ -68,7 +70,8 @@ def read_result(trial: Path) -> TrialResult:
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not all metrics of the split {split}; run {MEASURING} again") from None
     warn_diverged(trial)
-    sources = read_provenance(trial)[SCORING].sources
+    sources = {RIGHT_PAIRS: "none"} | made[SCORING].sources | made[MEASURING].sources
+    conf = as_measured(conf, made[MEASURING])
     return TrialResult(trial, conf, metrics, read_history(trial), sources, diverged(trial))
 
 
