@@ -65,6 +65,7 @@ def test_metrics_take_further_pairs_in(trial, tmp_path):
     metrics = json.loads((folder / "retrieval_metrics.json").read_text())
     assert metrics["development"] == alone["development"] and metrics["evaluation"] != alone["evaluation"]
     stored, right = load_scores(scores_path(folder, "evaluation"), 1), relevance_of(table, rows)
+    assert printed.startswith(f"evaluation: {right.sum() / 15:.2f} right clips a caption, by {path}\n")
     assert right.sum(axis=0).mean() > 2
     for direction, scores, relevance in (
         ("text_to_audio", stored.scores.T, right.T),
@@ -88,6 +89,14 @@ def test_metrics_take_further_pairs_in(trial, tmp_path):
     rng = np.random.default_rng(0)
     draws = [average_precision_score(query, rng.random(5)) for query in right.T for _ in range(200)]
     assert chance["evaluation", "text-to-audio"] == pytest.approx(np.mean(draws), abs=0.02)
+
+
+def test_a_trial_from_before_there_was_the_setting_is_measured(trial):
+    folder, *_ = trial
+    conf = (folder / "conf.yaml").read_text()
+    assert "  relevance: null\n" in conf
+    (folder / "conf.yaml").write_text(conf.replace("  relevance: null\n", ""))
+    call(MEASURE, "--trial", folder)
 
 
 def test_names_and_captions_are_matched_to_the_character(trial, tmp_path):

@@ -11,7 +11,7 @@ from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
-from utils.metric_utils import both_directions, chance_both_directions
+from utils.metric_utils import both_directions, chance_both_directions, right_pairs
 from utils.model_utils import prepare_model
 from utils.trial.identity import check_trial, data_digests, diverged, load_best
 from utils.trial.names import BEST, RETRIEVAL_METRICS
@@ -72,6 +72,9 @@ def measure_trial(trial: Path, conf: Conf) -> None:
             captions, further = stored.caption_clips, further_pairs(conf, split, stored)
             metrics[split] = both_directions(stored.scores, captions, further)
             chance[split] = chance_both_directions(captions, len(stored.fids), further)
+            if further is not None:
+                right = right_pairs(captions, len(stored.fids), further).sum() / len(captions)
+                print(f"{split}: {right:.2f} right clips a caption, by {conf.data_conf.relevance}")
         write_json(path, metrics)
     print_table(metrics, chance)
     print(f"-> {path}")
