@@ -1,7 +1,7 @@
-"""Search a split: its clips by a text, or its captions by a sound.
+"""Search a split: its clips by a text, or its captions by a sound. Or rank a folder's sounds for a file of captions.
 
 QUERY is one text, in quotes. Whatever begins with a section of the configuration, such as data_conf.dataset=DIR, is a
-setting instead. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes."""
+setting instead. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes; a folder needs no scores."""
 
 import argparse
 import json
@@ -19,21 +19,43 @@ if __name__ == "__main__":
 from utils.common.streams import visible
 from utils.conf.command import named, parse_command
 from utils.conf.schema import Conf
+from utils.search.challenge import rank_folder
 from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
 from utils.trial.directory import trial_of, trial_parser
+
+CHALLENGE = ("queries", "clips", "csv")  # options that go together,
+ALONE = ("audio", "split", "json", "play_list")  # and without these
 
 
 def main() -> None:
     args = parse_command(search_parser())
     queries = [text for text in args.overrides if not is_setting(text)]
     args.overrides = [text for text in args.overrides if is_setting(text)]
+    if any(getattr(args, name) for name in CHALLENGE):
+        require_challenge(args, queries)
+        rank_folder(*trial_of(args), args.queries, args.clips, args.csv, *([] if args.top is None else [args.top]))
+    else:
+        search_split(args, queries)
+
+
+def require_challenge(args: argparse.Namespace, queries: list[str]) -> None:
+    """Raise UserError unless a folder is to be ranked, and nothing else is asked for."""
+    for name in CHALLENGE:
+        if not getattr(args, name):
+            raise UserError(f"--{name} is missing: --queries FILE, --clips DIR and --csv OUT go together")
+    others = [*map(repr, queries), *(f"--{name.replace('_', '-')}" for name in ALONE if getattr(args, name))]
+    if others:
+        raise UserError(f"{others[0]}: plays no part beside --queries; leave it out")
+
+
+def search_split(args: argparse.Namespace, queries: list[str]) -> None:
     if len(queries) != (0 if args.audio else 1):
         given = f"{len(queries)} texts: {', '.join(map(repr, queries))}" if queries else "none"
         raise UserError(f"either one QUERY, in quotes, or --audio FILE is needed, but there are {given}")
     if args.audio and args.play_list:
         raise UserError("--play-list: a list of clips; --audio finds captions, so leave one of the two out")
-    search = ClipSearch(*trial_of(args), args.split)
-    hits = search.by_audio(args.audio, args.top) if args.audio else search.by_text(*queries, args.top)
+    search, top = ClipSearch(*trial_of(args), args.split), 5 if args.top is None else args.top
+    hits = search.by_audio(args.audio, top) if args.audio else search.by_text(*queries, top)
     if not args.audio and (unknown := search.unknown_words(*queries)):
         print(f"unknown words, left out: {', '.join(unknown)}", file=sys.stderr)
     print(json.dumps([as_json(hit) for hit in hits], indent=2) if args.json else table(hits))
@@ -44,9 +66,13 @@ def main() -> None:
 
 def search_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
-    parser.usage = "%(prog)s (QUERY | --audio FILE) [options] [section.key=value ...]"
+    what = "(QUERY | --audio FILE | --queries FILE --clips DIR --csv OUT)"
+    parser.usage = f"%(prog)s {what} [options] [section.key=value ...]"
     parser.add_argument("--audio", type=named, metavar="FILE", help="search for captions of this sound")
-    parser.add_argument("--top", type=int, default=5, metavar="K", help="results (default: %(default)s)")
+    parser.add_argument("--queries", type=named, metavar="FILE", help="a CSV file of captions, a challenge's, to rank")
+    parser.add_argument("--clips", type=named, metavar="DIR", help="the sounds of this folder for,")
+    parser.add_argument("--csv", type=named, metavar="OUT", help="and where to write the ranking, as a CSV file")
+    parser.add_argument("--top", type=int, metavar="K", help="results (default: 5; with --queries 10)")
     parser.add_argument("--split", metavar="NAME", help="split to search (default: data_conf.eval_data)")
     parser.add_argument("--json", action="store_true", help="print the results as a JSON list")
     parser.add_argument("--play-list", type=named, metavar="FILE", help="write the clips as a play list (.m3u8)")

@@ -5,6 +5,7 @@ Files that provoke a failure are kept in output/fuzz.
 """
 
 import argparse
+import hashlib
 import io
 import multiprocessing
 import os
@@ -32,6 +33,7 @@ import torch
 from tests.helpers import ROOT, record_files
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
+from utils.common.parts import DIGEST, load_part, save_part
 from utils.common.steps import TRAINING
 from utils.conf.reading import load_conf, save_conf
 from utils.data_utils import collate, load_split
@@ -52,11 +54,13 @@ from utils.dataset.vector_file import read_vector_file
 from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
 from utils.metric_utils import both_directions
 from utils.model_utils import TrainState, build_state
+from utils.search.challenge import read_queries
 from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_model, sealed
 from utils.trial.identity import FORMAT, check_made, diverged, identity
 from utils.trial.names import LAST
 from utils.trial.provenance import PROVENANCE, Entry, record
 from utils.trial.record import TrialRecord
+from utils.trial.relevance import SETTING, as_measured, further_pairs
 from utils.trial.score_files import (
     PUBLISHED,
     StoredScores,
@@ -194,6 +198,34 @@ def load_and_index(path: Path) -> None:
     stored.scores.file.close()
 
 
+def make_queries(path: Path) -> None:
+    write_csv(path, ["file_name", "caption"], [[f"{i}.wav", 'A "dog" barks,'] for i in range(9)])
+
+
+def make_pairs(path: Path) -> None:
+    write_csv(path, ["file_name", "caption"], [["x.wav", "A dog"]] * 3)
+
+
+def load_pairs(path: Path) -> None:
+    conf = load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={path.parent}", "data_conf.eval_data=dev"])
+    conf = as_measured(conf, Entry(settings={SETTING: str(path)}))
+    fids, tids = ["f0", "f1"], ["t0", "t1", "t2", "t3"]
+    stored = StoredScores(np.zeros((2, 4), np.float32), fids, tids, ["f0", "f0", "f1", "f1"], 3)
+    both_directions(stored.scores, stored.caption_clips, further_pairs(conf, "dev", stored))
+
+
+def make_part(path: Path) -> None:
+    save_part(path, np.random.default_rng(0).random(len(WORDS), np.float32))
+
+
+def load_strange_part(path: Path) -> None:
+    """Whose digest is right, whatever it is of."""
+    content = path.read_bytes()[:-DIGEST]
+    path.write_bytes(content + hashlib.sha256(content).digest())
+    scores = load_part(path, (len(WORDS),))
+    assert scores is None or (scores.shape, scores.dtype) == ((len(WORDS),), np.float32)
+
+
 def make_embeds(path: Path) -> None:
     vectors = np.random.default_rng(0).random((len(WORDS), SIZE), np.float32)
     save_embeddings(path, WordEmbeddings(WORDS, vectors))
@@ -283,6 +315,9 @@ KINDS = {
     "log-mels": Kind("dev_audio_logmels.hdf5", make_log_mels, load_data),
     "scores": Kind("scores.hdf5", make_scores, load_and_measure),
     "word scores": Kind("word_scores.hdf5", make_word_scores, load_and_index),
+    "queries": Kind("queries.csv", make_queries, read_queries),
+    "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
+    "a sound's scores": Kind("part.npy", make_part, load_strange_part),
     "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),

@@ -37,7 +37,7 @@ from utils.dataset.index import clip_id
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
-from utils.metric_utils import both_directions, per_query_both_directions
+from utils.metric_utils import both_directions, per_query_both_directions, right_pairs
 from utils.model_utils import TrainState, build_optimizer
 from utils.report.rankings import Queries
 from utils.score_utils import BatchScores, Score, score_matrix
@@ -331,7 +331,8 @@ def queries_of(scores, caption_clips):
     """What a comparison keeps of a trial's scores (C, M)."""
     fids, tids = [f"clip{i}" for i in range(len(scores))], [f"caption{i}" for i in range(len(caption_clips))]
     query_clips = {"text_to_audio": caption_clips, "audio_to_text": np.arange(len(scores))}
-    return Queries(per_query_both_directions(scores, caption_clips), query_clips, fids, tids)
+    relevance = right_pairs(caption_clips, len(fids))
+    return Queries(per_query_both_directions(scores, caption_clips), query_clips, fids, tids, relevance)
 
 
 def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sources=None, scores=None):
@@ -351,7 +352,7 @@ def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sour
         scores = np.random.default_rng(seed).random((2, 10))
     clips = np.repeat(np.arange(len(scores)), 5)  # of the captions
     measured = both_directions(scores, clips)
-    names = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
+    names = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
     for side, value in (metrics or {}).items():
         measured[side] |= dict.fromkeys(names, value)
     fids, tids = ([f"{what}{i}" for i in range(number)] for what, number in zip("ct", scores.shape, strict=True))

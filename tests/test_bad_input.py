@@ -33,6 +33,7 @@ from utils.dataset.recipe import LogMelRecipe
 from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4 = (f"preprocessing/{name}.py" for name in PREPROCESSING)
+SEARCH = "postprocessing/4_search.py"
 TRAIN, (SCORE, MEASURE, _) = "main.py", (f"postprocessing/{name}.py" for name in POSTPROCESSING)
 SIZE = 8  # of the word vectors
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
@@ -245,6 +246,17 @@ def scores(name: str, content: object) -> Spoil:
     return store("scores", change)
 
 
+def table(name: str, *rows: str, encoding: str = "utf-8") -> Spoil:
+    """A CSV file beside the data set; {name} and {text} stand for a clip of the evaluation split and its caption."""
+
+    def spoil(folder: Folder) -> None:
+        first = pd.read_csv(folder.data / "evaluation_text.csv", dtype=str, na_filter=False).iloc[0]
+        lines = [row.format(name=first["file_name"], text=first["raw_text"]) for row in rows]
+        (folder.root / name).write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
+
+    return spoil
+
+
 def number(file: str, value: float) -> Spoil:
     """One number of the first clip's log-mels, or of the scores."""
 
@@ -368,6 +380,22 @@ def link_log(folder: Folder) -> None:
     (folder.trial / "train.log").symlink_to(folder.root / "mine.txt")
 
 
+def empty(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def to_rank(spoil: Spoil) -> Spoil:
+    """A folder of sounds to rank, captions to rank them for, and what is spoiled of these."""
+
+    def prepare(folder: Folder) -> None:
+        shutil.copytree(folder.data / "evaluation", folder.data / "sounds")
+        table("queries.csv", "caption", "rain")(folder)
+        spoil(folder)
+
+    return prepare
+
+
 def forget_training(folder: Folder) -> None:
     (folder.trial / "provenance.json").unlink()
 
@@ -377,6 +405,9 @@ def forget_training(folder: Folder) -> None:
 ALIASES = "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 ADVICE = "{data}/bad_data.csv … clotho_dataset.on_bad_data=skip"
 TRIAL = ["--trial", "{trial}"]
+MEASURE_PAIRS = [MEASURE, *TRIAL, "data_conf.relevance={root}/pairs.csv"]
+RANK = [SEARCH, *TRIAL, "--queries", "{root}/queries.csv", "--clips", "{data}/sounds", "--csv", "{root}/out.csv"]
+PAIR = "file_name,caption"
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
 FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
 INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, SCORE))  # to be run again
@@ -503,6 +534,36 @@ TRIALS = [  # of a trial, in scoring
     ("no configuration", lambda folder: (folder.trial / "conf.yaml").unlink(), ": not a trial directory … conf.yaml"),
     ("garbled", lambda folder: (folder.trial / "conf.yaml").write_text("{{{"), "/conf.yaml: not valid YAML: line 1"),
 ]
+PAIRS = [  # of data_conf.relevance, when metrics are computed
+    ("missing", lambda folder: None, "no such file … file_name,caption, or set data_conf.relevance to null"),
+    ("other columns", table("pairs.csv", "fname,caption", "a,b"), "line 1: … file_name,caption, but are fname,caption"),
+    ("a column twice", table("pairs.csv", "file_name,caption,caption", "a,b,c"), "line 1: … caption stands twice"),
+    ("UTF-16", table("pairs.csv", "file_name,caption", encoding="utf-16"), "line 1: not UTF-8"),
+    ("surplus cells", table("pairs.csv", "file_name,caption", '{name},"{text}",x'), "line 2: more cells"),
+    ("unknown clip", table("pairs.csv", PAIR, '{name},"{text}"', 'x.wav,"{text}"'), "line 3: … has no clip 'x.wav'"),
+    ("unknown caption", table("pairs.csv", PAIR, "{name},a zebra"), "line 2: … has no caption 'a zebra' … raw_text"),
+    ("a missing cell", table("pairs.csv", PAIR, "{name}"), "line 2: … has no caption ''"),
+]
+QUERIES = [  # of a file of captions, when a folder is ranked for it
+    ("missing", lambda folder: None, "no such file … column caption"),
+    ("a pipe", lambda folder: os.mkfifo(folder.root / "queries.csv"), "no such file"),
+    ("no column", table("queries.csv", "file_name,text", "x.wav,a dog"), "line 1: … caption or caption_query … ,text"),
+    ("two columns", table("queries.csv", "caption,caption_query", "a,b"), "line 1: needs one column"),
+    ("a column twice", table("queries.csv", "caption,caption", "a,b"), "line 1: the column caption stands twice"),
+    ("no rows", table("queries.csv", "caption"), "holds no captions"),
+    ("no words", table("queries.csv", "caption", "a dog", '"?!, ..."'), "line 3: the caption '?!, ...' holds no words"),
+    ("an empty cell", table("queries.csv", "file_name,caption", "x.wav,"), "line 2: the caption '' holds no words"),
+    ("not quoted", table("queries.csv", "caption", "a dog, barking"), "line 2: more cells … quotes"),
+    ("NUL", table("queries.csv", "caption", "a\0dog"), "line 2: holds a NUL"),
+    ("UTF-16", table("queries.csv", "caption", "a", encoding="utf-16"), "line 1: not UTF-8"),
+]
+RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: the file, and what is wrong
+    ("no folder", lambda folder: shutil.rmtree(folder.data / "sounds"), "{data}/sounds: no such folder"),
+    ("no sounds", lambda folder: empty(folder.data / "sounds"), "{data}/sounds: holds no .wav"),
+    ("another table", table("out.csv", "my,table"), "{root}/out.csv: is no ranking, and is not replaced"),
+    ("a folder", lambda folder: (folder.root / "out.csv").mkdir(), "{root}/out.csv: is no plain file"),
+    ("scores are a file", table("out_word_scores", "x"), "{root}/out_word_scores: File exists"),
+]
 IDENTITY = [  # what belongs elsewhere, or was changed since: no provenance is signed anew
     ("captions edited after training", [SCORE, *TRIAL], add_line("captions"), f"{{captions}}: … {STEP_1} read it"),
     ("a sound replaced after training", [MEASURE, *TRIAL], audio(np.zeros(32000)), f"{{wav}}: … {STEP_2} read it"),
@@ -600,6 +661,9 @@ REFUSED = [
     *group("embeds", [TRAIN], "{embeds}: … ", EMBEDS),
     *group("checkpoint", [SCORE, *TRIAL], "{best}: … ", CHECKPOINTS),
     *group("scores", [MEASURE, *TRIAL], "{scores}: … ", SCORES),
+    *group("relevance", MEASURE_PAIRS, "{root}/pairs.csv: … ", PAIRS),
+    *group("queries", RANK, "{root}/queries.csv: … ", QUERIES),
+    *group("ranking", RANK, "", [(what, to_rank(how), words) for what, how, words in RANKED]),
     *group("trial", [SCORE, *TRIAL], "{trial}", TRIALS),
     *group("resumed", [TRAIN, *RESUME], "{trial}", LAST),
     *[

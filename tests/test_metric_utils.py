@@ -22,13 +22,14 @@ from utils.metric_utils import (
 
 def plain_metrics(scores, relevance):
     """Metrics of untied scores by loops over the ranking."""
-    per_query = {key: [] for key in ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")}
+    per_query = {key: [] for key in ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")}
     for row, relevant in zip(scores, relevance, strict=True):
         hits = relevant[np.argsort(-row, kind="stable")]
         ranks = np.flatnonzero(hits) + 1
         precisions = np.arange(1, len(ranks) + 1) / ranks
         per_query["mAP"].append(precisions.mean())
-        per_query["mAP10"].append(precisions[ranks <= 10].sum() / min(len(ranks), 10))
+        for k in (10, 16):
+            per_query[f"mAP{k}"].append(precisions[ranks <= k].sum() / min(len(ranks), k))
         for k in (1, 5, 10):
             per_query[f"R{k}"].append((ranks <= k).mean())
             per_query[f"HR{k}"].append(float((ranks <= k).any()))
@@ -69,7 +70,7 @@ def test_ties_get_the_mean_over_random_tie_breaks():
     rng = np.random.default_rng(0)
     draws = [plain_metrics(scores + rng.random(scores.shape) * 1e-6, relevance) for _ in range(1000)]
     metrics = retrieval_metrics(scores, relevance)
-    for key in ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10"):
+    for key in ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10"):
         values = np.array([draw[key] for draw in draws])
         assert abs(metrics[key] - values.mean()) < 5 * values.std() / np.sqrt(1000) + 1e-9, key
 
@@ -79,6 +80,32 @@ def test_expected_first_rank_of_tied_scores():
     scores = np.array([[9, 9, 9, 1, 1, 1, 1, 1]], float)
     relevance = np.array([[0, 0, 0, 1, 0, 1, 0, 0]], bool)
     assert retrieval_metrics(scores, relevance)["MedR"] == pytest.approx(5)
+
+
+@pytest.mark.parametrize("levels", [None, 3])
+def test_further_right_pairs_count_in_both_directions(levels):
+    """2.8 right clips a caption; a pair that is right anyhow, or stands twice, changes nothing."""
+    clips, captions, rng = 20, 60, np.random.default_rng(0)
+    scores = rng.random((clips, captions)) if levels is None else rng.integers(0, levels, (clips, captions)) / 7
+    caption_clips = np.repeat(np.arange(clips), 3)
+    further = np.stack([rng.integers(0, clips, 120), np.arange(120) % captions], axis=1)
+    further = np.concatenate([further, further[:5], [[4, 12]]])
+    right = {*enumerate(caption_clips.tolist())} | {(caption, clip) for clip, caption in further.tolist()}
+    relevance = np.array([[(caption, clip) in right for caption in range(captions)] for clip in range(clips)])
+    metrics = both_directions(scores, caption_clips, further)
+    assert metrics["text_to_audio"] == retrieval_metrics(scores.T, relevance.T)
+    assert metrics["audio_to_text"] == retrieval_metrics(scores, relevance)
+    if levels is None:
+        sides = {"text_to_audio": (scores.T, relevance.T), "audio_to_text": (scores, relevance)}
+        for direction, (ranked, wanted) in sides.items():
+            for key, value in plain_metrics(ranked, wanted).items():
+                assert metrics[direction][key] == pytest.approx(value, abs=1e-9), key
+            sklearn = np.mean([average_precision_score(*query) for query in zip(wanted, ranked, strict=True)])
+            assert metrics[direction]["mAP"] == pytest.approx(sklearn, abs=1e-9)
+    equal = both_directions(np.zeros((clips, captions)), caption_clips, further)
+    chance = chance_both_directions(caption_clips, clips, further)
+    assert chance == pytest.approx({direction: values["mAP"] for direction, values in equal.items()})
+    assert both_directions(scores, caption_clips, further[:0]) == both_directions(scores, caption_clips)
 
 
 def test_collapsed_model_scores_at_chance():
@@ -124,7 +151,7 @@ def test_tied_relevant_items_alone_do_not_count_as_ties():
 
 def test_single_item():
     metrics = retrieval_metrics(np.array([[0.3]]), np.array([[True]]))
-    assert {metrics[key] for key in ("mAP", "mAP10", "R1", "R10", "HR1", "HR10", "MedR")} == {1.0}
+    assert {metrics[key] for key in ("mAP", "mAP10", "mAP16", "R1", "R10", "HR1", "HR10", "MedR")} == {1.0}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Retrieval metrics: mAP, mAP@10, R@k, HR@k and the median rank, as expected values under random tie-breaking.
+"""Retrieval metrics: mAP, mAP@k, R@k, HR@k and the median rank, as expected values under random tie-breaking.
 
 Closed forms for ties: McSherry and Najork, "Computing information retrieval performance measures efficiently in
 the presence of tied scores", ECIR 2008. Nothing is sorted: a relevant item's place follows from how many items
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 CUTOFFS = (1, 5, 10)
-AVERAGED = ("mAP", "mAP10", *(f"R{k}" for k in CUTOFFS), *(f"HR{k}" for k in CUTOFFS))
+MAP_CUTOFFS = (10, 16)  # the DCASE challenge ranked by the one until 2024, and by the other in 2025
+AVERAGED = ("mAP", *(f"mAP{k}" for k in MAP_CUTOFFS), *(f"R{k}" for k in CUTOFFS), *(f"HR{k}" for k in CUTOFFS))
 _BLOCK = 16_000_000  # scores compared at a time
 
 
@@ -23,7 +24,7 @@ def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, fl
 
     Returns:
         mAP: precision at each relevant item, summed and divided by the number of relevant ones.
-        mAP10: the same over the first 10 ranks, divided by 10 at the most.
+        mAP10, mAP16: the same over the first 10 or 16 ranks, divided by 10 or 16 at the most.
         R1, R5, R10: share of the relevant items in the first k; HR1, HR5, HR10: whether any is there.
         MedR: median rank of the first one.
         queries, and tied_queries: how many of them share a score between a relevant and an irrelevant item, so that
@@ -66,10 +67,9 @@ def _metrics_of_places(
     def sums(entries: np.ndarray) -> np.ndarray:
         return np.bincount(query, weights=entries, minlength=queries)  # (Q,)
 
-    values = {
-        "mAP": sums(groups.precision(cutoff=items)) / total,
-        "mAP10": sums(groups.precision(cutoff=10)) / np.minimum(total, 10),
-    }
+    values = {"mAP": sums(groups.precision(cutoff=items)) / total}
+    for k in MAP_CUTOFFS:
+        values[f"mAP{k}"] = sums(groups.precision(cutoff=k)) / np.minimum(total, k)
     for k in CUTOFFS:
         values[f"R{k}"] = sums(groups.share_within(k)) / total
     first = relevant_above == 0  # the entries of each query's best tie group
@@ -89,23 +89,41 @@ def averages(values: dict[str, np.ndarray]) -> dict[str, float]:
     return metrics
 
 
-def both_directions(scores: np.ndarray, caption_clips: np.ndarray) -> dict[str, dict[str, float]]:
+def right_pairs(caption_clips: np.ndarray, clips: int, further: np.ndarray | None = None) -> np.ndarray:
+    """(C, M) bool: which captions are right for which clips.
+
+    Args:
+        caption_clips: (M,) the clip, in [0, C), that each caption describes.
+        clips: C.
+        further: (P, 2) a clip and a caption each that are right for one another as well; None where there are none.
+    """
+    relevance = np.arange(clips)[:, None] == np.asarray(caption_clips)[None, :]
+    if further is not None:
+        relevance[further[:, 0], further[:, 1]] = True
+    return relevance
+
+
+def both_directions(
+    scores: np.ndarray, caption_clips: np.ndarray, further: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
     """Metrics of text-to-audio and audio-to-text retrieval.
 
     Args:
         scores: (C, M) of clips and captions.
-        caption_clips: (M,) the clip, in [0, C), that each caption describes.
+        caption_clips, further: as in `right_pairs`.
 
     Returns:
         {"text_to_audio": ..., "audio_to_text": ...}, each as `retrieval_metrics` gives it.
     """
-    values = per_query_both_directions(scores, caption_clips)
+    values = per_query_both_directions(scores, caption_clips, further)
     return {direction: averages(queries) for direction, queries in values.items()}
 
 
-def per_query_both_directions(scores: np.ndarray, caption_clips: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+def per_query_both_directions(
+    scores: np.ndarray, caption_clips: np.ndarray, further: np.ndarray | None = None
+) -> dict[str, dict[str, np.ndarray]]:
     """As `both_directions`, each as `per_query_metrics` gives it: text-to-audio (M,), audio-to-text (C,)."""
-    relevance = np.arange(len(scores))[:, None] == np.asarray(caption_clips)[None, :]  # (C, M)
+    relevance = right_pairs(caption_clips, len(scores), further)
     return {
         "text_to_audio": per_query_metrics(np.ascontiguousarray(scores.T), relevance.T),
         "audio_to_text": per_query_metrics(scores, relevance),
@@ -133,9 +151,7 @@ def places_in_both_directions(scores: Tensor, caption_clips: Tensor) -> Tensor:
     return torch.cat([own.double(), torch.stack([torch.cat(parts) for parts in counts]).double()])
 
 
-def both_directions_by_places(
-    places: np.ndarray, caption_clips: np.ndarray, clips: int
-) -> dict[str, dict[str, float]]:
+def both_directions_by_places(places: np.ndarray, caption_clips: np.ndarray, clips: int) -> dict[str, dict[str, float]]:
     """`both_directions` of `places_in_both_directions` (5, M), the same numbers; clips: C."""
     own, *counts = places
     above, tied, clip_above, clip_tied = np.array(counts).astype(np.int64)
@@ -164,12 +180,14 @@ def chance_map(relevant: np.ndarray, items: int) -> float:
     return float(np.mean(c + (1 - c) * np.sum(1 / np.arange(1, items + 1)) / items))
 
 
-def chance_both_directions(caption_clips: np.ndarray, clips: int) -> dict[str, float]:
-    """`chance_map` of text-to-audio and audio-to-text retrieval; arguments as in `both_directions`, C clips."""
-    captions = np.bincount(caption_clips, minlength=clips)  # (C,) of each clip
+def chance_both_directions(
+    caption_clips: np.ndarray, clips: int, further: np.ndarray | None = None
+) -> dict[str, float]:
+    """`chance_map` of text-to-audio and audio-to-text retrieval; arguments as in `right_pairs`."""
+    relevance = right_pairs(caption_clips, clips, further)
     return {
-        "text_to_audio": chance_map(np.ones(len(caption_clips)), clips),
-        "audio_to_text": chance_map(captions, len(caption_clips)),
+        "text_to_audio": chance_map(relevance.sum(axis=0), clips),
+        "audio_to_text": chance_map(relevance.sum(axis=1), len(caption_clips)),
     }
 
 

@@ -133,6 +133,7 @@ def test_the_encoders_sizes_are_derived_and_checked_where_given():
         ("sweep_conf", True, False, False),
         ("param_conf.num_epoch", True, True, True),
         ("data_conf.eval_data", True, True, True),
+        ("data_conf.relevance", True, True, True),
         ("param_conf.seed", False, False, True),
         ("word2vec_embeddings.seed", False, True, True),
         ("audio_logmel.hop", False, True, True),

@@ -40,7 +40,7 @@ def test_the_mean_of_an_alignment_map_is_the_score(report):
     trial, conf, _ = report
     best = load_model(trial / "checkpoint_best.pt")
     stored = load_scores(trial / "evaluation_xmodal_scores.hdf5", best.epoch)
-    ranking = load_rankings(trial, "evaluation", best.epoch)["text_to_audio"]
+    ranking = load_rankings(trial, conf, "evaluation", best.epoch)["text_to_audio"]
     gallery = Gallery(best, conf, ranking, Page(trial))
     for clip, caption in ((0, 0), (3, 7)):
         similarities = gallery._alignment(clip, caption)

@@ -106,6 +106,16 @@ def write_csv(path: Path | str, header: list[str], rows: Iterable[Iterable[objec
         writer.writerows(rows)
 
 
+def refuse_other_than(what: str, beginning: str, path: Path) -> None:
+    """Raise UserError where something else than a file that begins so would be lost: a clip, a link, a folder, ..."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is no plain file, and is not replaced; write the {what} elsewhere")
+    if path.exists():
+        with path.open("rb") as stream:
+            if stream.read(len(beginning)) != beginning.encode():
+                raise UserError(f"{path}: is no {what}, and is not replaced; write the {what} elsewhere")
+
+
 def require_file(path: Path | str, made_by: str) -> None:
     """Raise UserError unless `path` is a file; `made_by` is the command that makes it."""
     if not Path(path).is_file():

@@ -40,6 +40,7 @@ class DataConf(Section):
     train_data: FileName
     val_data: FileName
     eval_data: Annotated[FileName, Role.MEASURED]
+    relevance: Annotated[Name | None, Role.MEASURED] = None
     cache: Annotated[Literal["device", "memory", "disk"], Role.AROUND]
 
     @property

@@ -68,6 +68,12 @@ def open_audio(path: Path | str) -> Iterator[soundfile.SoundFile]:
         raise UserError(f"{path}: unreadable audio ({why}); {advice}") from None
 
 
+def highest_frequency(path: Path | str) -> float:
+    """The highest frequency (Hz) that an audio file can hold."""
+    with open_audio(path) as stream:
+        return stream.samplerate / 2
+
+
 @contextmanager
 def _hushed(path: Path | str) -> Iterator[None]:
     """Drop what libsndfile's MP3 decoder says on standard error, of sound files too, past Python's own."""

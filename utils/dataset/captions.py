@@ -1,12 +1,12 @@
 """Captions: read in Clotho's form, clean, correct, and replace named entities."""
 
-import csv
 import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
 from utils.common.errors import UserError
 
 # Hyphens stay: "walkie-talkie" is one word. Curly quotes go as their straight kin do, and control characters do not
@@ -37,50 +37,26 @@ def read_captions(path: Path | str) -> list[RawCaption]:
 
     Absent cells come out as empty captions, absent caption columns not at all.
 
-    Raises:
-        UserError: no such file, not UTF-8, not CSV, no file_name or caption column, or one of them twice or beyond the
-            fifth, a row with surplus cells, or a cell with a NUL character or beyond the csv module's limit of 131,072
-            characters.
+    Raises UserError for what `csv_rows` refuses, and where there is no file_name or caption column, or one of them
+    twice or beyond the fifth.
     """
-    captions = []
-    if not Path(path).is_file():
-        raise UserError(f"{path}: no such file; put the data set's captions there")
-    try:
-        text = Path(path).read_bytes().decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
-        columns = _caption_columns(path, reader.fieldnames or [])
-        for row in reader:
-            line = reader.line_num
-            if None in row:
-                raise UserError(f"{path}: line {line}: more cells than columns; put captions with commas in quotes")
-            if any("\0" in cell for cell in row.values()):
-                raise UserError(f"{path}: line {line}: holds a NUL character; the file is damaged, or not text")
-            captions += [RawCaption(line, row["file_name"], name, row[name]) for name in columns]
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
-    except csv.Error as error:
-        advice = "; is a closing quote missing?" if "field limit" in str(error) else ""
-        raise UserError(f"{path}: the row at line {reader.line_num + 1}: not valid CSV ({error}){advice}") from None
-    return captions
+    header, rows = csv_rows(path, "put the data set's captions there")
+    columns = _caption_columns(path, header)
+    return [RawCaption(line, row["file_name"], name, row[name]) for line, row in rows for name in columns]
 
 
 def _caption_columns(path: Path | str, header: Sequence[str]) -> list[str]:
     """Those of the caption columns that a header has, in their order."""
     columns = [column for column in CAPTION_COLUMNS if column in header]
     if "file_name" not in header or not columns:
-        raise UserError(
-            f"{path}: line 1: the columns must be file_name,{','.join(CAPTION_COLUMNS)}, "
-            f"but are {','.join(header).encode('unicode_escape').decode()[:200] or 'absent'}"
-        )
+        wanted = f"file_name,{','.join(CAPTION_COLUMNS)}"
+        raise UserError(f"{path}: line 1: the columns must be {wanted}, but are {shown_header(header)}")
     for column in header:
         if re.fullmatch(r"caption_\d+", column) and column not in CAPTION_COLUMNS:
             raise UserError(
                 f"{path}: line 1: the column {column} is not read, five captions a clip are; remove it, or rename it"
             )
-    for column in ("file_name", *columns):
-        if header.count(column) > 1:
-            raise UserError(f"{path}: line 1: the column {column} stands twice; remove one")
+    refuse_repeated(path, header, ["file_name", *columns])
     return columns
 
 

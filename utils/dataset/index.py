@@ -3,7 +3,6 @@
 import hashlib
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, probe_clip
 from utils.dataset.captions import CAPTION_COLUMNS, has_words, hyphenated_words
-from utils.dataset.paths import AUDIO_SUFFIXES, CONVERT, OTHER_SOUNDS, DatasetPaths
+from utils.dataset.paths import CONVERT, OTHER_SOUNDS, DatasetPaths, sounds_in
 from utils.dataset.recipe import LogMelRecipe
 
 FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
@@ -200,20 +199,12 @@ def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[
 
 def _audio_files(paths: DatasetPaths, split: str, named: set[str], problems: list[Problem]) -> list[str]:
     """The names of a split's audio files; what is none that can be read, and no caption names, is a problem."""
-    folder = paths.audio(split)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; put the split's audio files there")
     files = []
-    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES + OTHER_SOUNDS):
-        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
-        if not path.is_file():
-            continue
-        if name != path.name:
-            problems.append(Problem(split, 0, name, "the file's name is not UTF-8; rename it"))
-        elif path.suffix.lower() in AUDIO_SUFFIXES:
+    for name, problem in sounds_in(paths.audio(split)):
+        if problem is None:
             files.append(name)
-        elif name not in named:
-            problems.append(Problem(split, 0, name, CONVERT))
+        elif problem != CONVERT or name not in named:
+            problems.append(Problem(split, 0, name, problem))
     return files
 
 

@@ -1,11 +1,8 @@
 """The log-mels of a split: computed clip by clip, kept through a kill, and put together in one HDF5 file.
 
-Each clip's finished log-mel lies in a file of its own, named by the clip and its sound, until all are there. The file
-takes its name when it is whole: the name is the mark of completion.
+Each clip's finished log-mel lies in a file of its own, named by the clip and its sound, until all are there.
 """
 
-import hashlib
-import io
 import multiprocessing
 import os
 import shutil
@@ -26,7 +23,8 @@ import torch
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, require_room_for
-from utils.common.io import read_json, unwritable, whole_file, write_json
+from utils.common.io import read_json, whole_file, write_json
+from utils.common.parts import is_whole, save_part
 from utils.common.steps import INDEXING, LOG_MELS
 from utils.dataset.audio import Clip
 from utils.dataset.log_mel import read_log_mel
@@ -80,27 +78,10 @@ class LogMelStore:
         """
         if not audio.is_file() or file_digest(audio) != clip.sha256:
             raise UserError(f"{audio}: has changed since {INDEXING} read it; run that again")
-        if is_stored or self._has_part(fid, clip):
+        if is_stored or is_whole(self.part(fid, clip)):
             return False
-        log_mel = read_log_mel(audio, self.recipe)
-        part = self.part(fid, clip)
-        temporary = part.with_suffix(f".{os.getpid()}.tmp")
-        try:  # not whole_file, which waits for the disk: once, for all clips, is enough
-            buffer = io.BytesIO()
-            np.save(buffer, log_mel)
-            temporary.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
-        except OSError as error:
-            raise unwritable(part, error) from None
-        temporary.replace(part)
+        save_part(self.part(fid, clip), read_log_mel(audio, self.recipe))
         return True
-
-    def _has_part(self, fid: str, clip: Clip) -> bool:
-        """Whether a clip's part is there and whole, by the digest at its end, which numpy does not read."""
-        try:
-            content = self.part(fid, clip).read_bytes()
-        except OSError:
-            return False
-        return hashlib.sha256(content[:-32]).digest() == content[-32:]
 
     def assemble(self, clips: dict[str, Clip], stored: dict[str, str]) -> int:
         """Write the HDF5 file from what is stored in the old one and from the parts; the number of frames."""

@@ -1,5 +1,7 @@
 """Where the files of a data set are."""
 
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,23 @@ AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff", ".aif")
 AUDIO_FILES = f"{', '.join(AUDIO_SUFFIXES[:-1])} or {AUDIO_SUFFIXES[-1]}"
 OTHER_SOUNDS = (".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp2", ".mp4", ".ra", ".webm", ".wma", ".wv")
 CONVERT = "is of a kind that is not read here; convert it to .wav or .flac"  # one of these
+
+
+def sounds_in(folder: Path) -> Iterator[tuple[str, str | None]]:
+    """The names of a folder's sounds in their order, each with what keeps it from being read, if its name tells.
+
+    What lies in folders within the folder is left alone. Raises UserError where there is no such folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; put the audio files there")
+    for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES + OTHER_SOUNDS):
+        name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+        if not path.is_file():
+            continue
+        if name != path.name:
+            yield name, "the file's name is not UTF-8; rename it"
+        else:
+            yield name, None if path.suffix.lower() in AUDIO_SUFFIXES else CONVERT
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from utils.trial.identity import check_made, diverged, warn_diverged
 from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.preprocessing import WORD_VECTORS
 from utils.trial.provenance import read_provenance
+from utils.trial.relevance import RIGHT_PAIRS, as_measured
 from utils.trial.score_files import scores_path
 
 COMPARISON = "comparison.html"
@@ -70,6 +71,8 @@ def read_result(trial: Path, overrides: Sequence[str] = ()) -> TrialResult:
     conf = trial_conf(trial, list(overrides))
     path, split = trial / RETRIEVAL_METRICS, conf.data_conf.eval_data
     check_made(trial, SCORING, MEASURING, reads=[path])
+    made = read_provenance(trial)
+    conf = as_measured(conf, made[MEASURING])
     content = read_json(path, MEASURING)
     try:
         metrics = {
@@ -79,9 +82,9 @@ def read_result(trial: Path, overrides: Sequence[str] = ()) -> TrialResult:
         raise UserError(f"{path}: not all metrics of the split {split}; run {MEASURING} again") from None
     check_made(trial, SCORING, reads=[scores_path(trial, split)])
     history = read_history(trial)
-    queries = load_queries(trial, split, best_of(history, conf)["epoch"])
+    queries = load_queries(trial, conf, split, best_of(history, conf)["epoch"])
     warn_diverged(trial)
-    sources = read_provenance(trial)[SCORING].sources
+    sources = {RIGHT_PAIRS: "none"} | made[SCORING].sources | made[MEASURING].sources
     return TrialResult(trial, conf, metrics, history, sources, queries, diverged(trial))
 
 

@@ -84,7 +84,7 @@ class Gallery:
     def _query(self, ranking: Ranking, query: int) -> Query:
         scores, own = ranking.scores[query], ranking.query_clips[query]
         order = np.argsort(-scores, kind="stable")
-        right = ranking.item_clips[order] == own  # by rank
+        right = ranking.relevance[query][order]  # by rank
         places = list(range(min(TOP, len(order))))
         if not right[:TOP].any():
             places.append(int(right.argmax()))

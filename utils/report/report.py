@@ -40,7 +40,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
     best = load_best(trial)
     history, provenance = read_history(trial), training_provenance(trial)
     names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
-    rankings = {name: load_rankings(trial, name, best.epoch, str(best.score)) for name in names}
+    rankings = {name: load_rankings(trial, conf, name, best.epoch, str(best.score)) for name in names}
     main = rankings[names[0]]
     with whole_folder(trial / "report", REPORT) as folder:
         page = Page(folder)

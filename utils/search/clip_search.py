@@ -17,11 +17,11 @@ from scipy.sparse import csr_array
 
 from models.audio_encoders import TIME_POOLING
 from utils.common.errors import UserError
-from utils.common.io import whole_file
+from utils.common.io import refuse_other_than, whole_file
 from utils.common.steps import INDEXING, SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.data_utils import load_captions
-from utils.dataset.audio import Clip, open_audio
+from utils.dataset.audio import Clip, highest_frequency
 from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
@@ -173,27 +173,26 @@ class ClipSearch:
 
         Raises UserError where the file cannot be read, or is too short for the model.
         """
+        path = Path(path)
         tids, texts, words, weights = self._captions
-        scores = weights @ self._sound_scores(Path(path), words)  # (M,)
+        scores = weights @ self._sound_scores(self._log_mel(path), words)  # (M,)
+        if (highest := highest_frequency(path)) < self._recipe.fmax:
+            band = f"holds nothing above {highest:g} Hz, but log-mels go up to {self._recipe.fmax:g} Hz"
+            warnings.warn(f"{path}: {band}: what is found may not fit", stacklevel=2)
         return [CaptionHit(rank, float(scores[i]), tids[i], texts[i]) for rank, i in self._ranked(scores, top)]
 
     @torch.no_grad()
-    def _sound_scores(self, path: Path, words: np.ndarray) -> np.ndarray:
-        """A sound's score with each word: ids (V,) -> (V,) float32."""
-        log_mel = torch.from_numpy(self._log_mel(path))
+    def _sound_scores(self, log_mel: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """A sound's score with each word: (T, n_mels) and ids (V,) -> (V,) float32."""
         embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]  # (V, E)
-        return word_scores(self.model.audio_steps(log_mel.unsqueeze(0)), len(log_mel), embeds, self.score.pool).numpy()
+        steps = self.model.audio_steps(torch.from_numpy(log_mel).unsqueeze(0))
+        return word_scores(steps, len(log_mel), embeds, self.score.pool).numpy()
 
     def _log_mel(self, path: Path) -> np.ndarray:
         """(T, n_mels), by the trial's recipe at the data set's sample rate."""
         if not path.is_file():
             raise UserError(f"{path}: no such file; name a {AUDIO_FILES} file")
         log_mel = read_log_mel(path, self._recipe)
-        with open_audio(path) as stream:
-            highest = stream.samplerate / 2
-        if highest < self._recipe.fmax:
-            band = f"holds nothing above {highest:g} Hz, but log-mels go up to {self._recipe.fmax:g} Hz"
-            warnings.warn(f"{path}: {band}: what is found may not fit", stacklevel=2)
         if len(log_mel) < TIME_POOLING:
             shortest = (TIME_POOLING - 1) * self.conf.audio_logmel.hop
             raise UserError(f"{path}: too short: {len(log_mel)} frames; the model needs {shortest:g} s")
@@ -237,7 +236,7 @@ def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
     Raises UserError where a path cannot stand in one, because it has a line break or is not Unicode, and where
     something else than a play list is in its place.
     """
-    _refuse_other_than_play_list(Path(path))
+    refuse_other_than("play list", PLAY_LIST, Path(path))
     lines = [PLAY_LIST]
     for hit in hits:
         place = str(hit.path.absolute())
@@ -246,13 +245,3 @@ def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
         lines += [f"#EXTINF:{round(hit.seconds)},{hit.path.name}", place]
     with whole_file(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def _refuse_other_than_play_list(path: Path) -> None:
-    """Raise UserError where a clip, a link, a folder or whatever else would be lost."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path}: is no plain file, and is not replaced; write the play list elsewhere")
-    if path.exists():
-        with path.open("rb") as stream:
-            if stream.read(len(PLAY_LIST)) != PLAY_LIST.encode():
-                raise UserError(f"{path}: is no play list, and is not replaced; write the play list elsewhere")

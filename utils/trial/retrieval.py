@@ -10,13 +10,14 @@ from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
-from utils.metric_utils import both_directions, chance_both_directions
+from utils.metric_utils import both_directions, chance_both_directions, right_pairs
 from utils.model_utils import prepare_model
 from utils.trial.checkpoint import Trained
 from utils.trial.identity import check_trial, data_digests, diverged, load_best
 from utils.trial.names import BEST, RETRIEVAL_METRICS
 from utils.trial.preprocessing import sources
 from utils.trial.provenance import making_files
+from utils.trial.relevance import further_pairs, measured_by
 from utils.trial.score_files import (
     StoredScores,
     WordScores,
@@ -27,7 +28,7 @@ from utils.trial.score_files import (
     word_scores_path,
 )
 
-SHOWN = ("mAP", "mAP10", "R1", "R5", "R10", "HR1", "HR5", "HR10")
+SHOWN = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10")
 
 
 def score_trial(trial: Path, conf: Conf) -> None:
@@ -64,11 +65,16 @@ def measure_trial(trial: Path, conf: Conf) -> None:
     check_trial(trial, conf, TRAINING, SCORING, reads=files.values())
     best = load_best(trial)
     metrics, chance, path = {}, {}, trial / RETRIEVAL_METRICS
-    with making_files(trial, MEASURING, files.values(), [path]):
+    relevance = [Path(conf.data_conf.relevance)] if conf.data_conf.relevance else []
+    with making_files(trial, MEASURING, [*files.values(), *relevance], [path], **measured_by(conf)):
         for split, file in files.items():
             stored = load_scores(file, best.epoch, str(best.score))
-            metrics[split] = both_directions(stored.scores, stored.caption_clips)
-            chance[split] = chance_both_directions(stored.caption_clips, len(stored.fids))
+            captions, further = stored.caption_clips, further_pairs(conf, split, stored)
+            metrics[split] = both_directions(stored.scores, captions, further)
+            chance[split] = chance_both_directions(captions, len(stored.fids), further)
+            if further is not None:
+                right = right_pairs(captions, len(stored.fids), further).sum() / len(captions)
+                print(f"{split}: {right:.2f} right clips a caption, by {conf.data_conf.relevance}")
         write_json(path, metrics)
     print_table(metrics, chance)
     print(f"-> {path}")

@@ -1,0 +1,306 @@
+"""A folder's sounds ranked for a file of captions, by the real command, against plain loops over the score."""
+
+import csv
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.helpers import RATE, ROOT, WORDS, call, write_trial
+from utils.common.digests import file_digest
+from utils.dataset.log_mel import log_mel_spectrogram
+from utils.search.clip_search import ClipSearch
+from utils.trial.checkpoint import checkpoint_bytes, load_model
+from utils.trial.identity import identity
+from utils.trial.names import BEST
+
+SEARCH = "postprocessing/4_search.py"
+CAPTIONS = ["A dog barks, barks!", "rain", "über a dog", "rain"]
+SOUNDS = ["a.wav", "b same.wav", "c same.wav", " räin, & more.flac", "z.ogg"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A trial and a folder of sounds that it has not seen, of which two are the same. Not to be changed."""
+    folder = tmp_path_factory.mktemp("challenge")
+    trial, _ = write_trial(folder)
+    sounds = folder / "sounds"
+    (sounds / "deeper").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i, name in enumerate(SOUNDS):
+        samples = rng.normal(0, 0.02 * (i + 1), int(rng.integers(4000, 12000)))
+        soundfile.write(sounds / name, samples, RATE)
+    shutil.copy(sounds / "b same.wav", sounds / "c same.wav")
+    shutil.copy(sounds / "a.wav", sounds / "deeper" / "not looked at.wav")
+    (sounds / "notes.txt").write_text("no sound")
+    return trial, sounds
+
+
+@contextmanager
+def files_of(size):
+    """Within, files can have so many bytes at most: a full disk. None is no limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def ranked(made, tmp_path, monkeypatch):
+    """ranked(captions, sounds, arguments) -> the rows of the ranking; `.encoded` are the sounds encoded for it."""
+    trial, given = made
+    log_mel = ClipSearch._log_mel
+
+    def remember(search, path):
+        rank.encoded.append(path.name)
+        return log_mel(search, path)
+
+    def rank(captions=CAPTIONS, sounds=given, *arguments, status=0, out="out.csv", column="caption", room=None):
+        with (tmp_path / "queries.csv").open("w", newline="") as stream:
+            csv.writer(stream).writerows([["file_name", column], *(["unknown.wav", text] for text in captions)])
+        rank.encoded = []
+        command = ["--trial", trial, "--queries", tmp_path / "queries.csv", "--clips", sounds]
+        with files_of(room):
+            rank.said = call(SEARCH, *command, "--csv", tmp_path / out, *arguments, status=status)
+        if status == 0:
+            with (tmp_path / out).open(newline="", encoding="utf-8") as stream:
+                return list(csv.reader(stream))
+        return None
+
+    def apart(*script, sounds=given):
+        """The same, in a process of its own, for the captions of before."""
+        files = ["--queries", tmp_path / "queries.csv", "--clips", sounds, "--csv", tmp_path / "out.csv"]
+        command = [sys.executable, *script, "--trial", trial, *files]
+        return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
+
+    rank.apart = apart
+    monkeypatch.setattr(ClipSearch, "_log_mel", remember)
+    return rank
+
+
+@torch.no_grad()
+def plain_order(trial, sounds, words):
+    """The names of a folder's sounds by their scores with words, by the definition; ties by name."""
+    model, known, _ = load_model(trial / BEST)
+    embeds = model.text_branch(torch.tensor([[known.index(word) for word in words]]))[0]
+    scores = {}
+    for path in sounds.iterdir():
+        if path.suffix in (".wav", ".flac", ".ogg"):
+            samples, rate = soundfile.read(path, dtype="float32")
+            frames = model.audio_branch(torch.from_numpy(log_mel_spectrogram(samples, rate))[None])[0]
+            pairs = [max(0.0, float(a @ w)) for a in frames for w in embeds]
+            scores[path.name] = round(sum(pairs) / len(pairs), 6)
+    assert min(scores.values()) > 0 and len(set(scores.values())) == len(scores) - 1  # the two that are the same
+    return sorted(scores, key=lambda name: (-scores[name], name))
+
+
+def parts(tmp_path):
+    return sorted(path.name for path in (tmp_path / "out_word_scores").glob("*") if path.name != ".lock")
+
+
+def test_a_folder_is_ranked_by_the_plain_score(made, ranked, tmp_path):
+    trial, sounds = made
+    rows = ranked(CAPTIONS, sounds, "--top", 3)
+    assert rows[0] == ["caption_query", "file_name_1", "file_name_2", "file_name_3"]
+    words = [["a", "dog", "barks", "barks"], ["rain"], ["über", "a", "dog"], ["rain"]]
+    assert rows[1:] == [
+        [text, *plain_order(trial, sounds, known)[:3]] for text, known in zip(CAPTIONS, words, strict=True)
+    ]
+    assert sorted(ranked.encoded) == sorted({*SOUNDS} - {"c same.wav"})  # which sounds as one that is encoded
+    assert f"4 captions, 5 sounds -> {tmp_path / 'out.csv'}" in ranked.said
+    every = ranked()  # ten, or as many as there are
+    assert every[0] == ["caption_query", *(f"file_name_{k}" for k in range(1, 6))]
+    assert [row[:4] for row in every[1:]] == rows[1:] and not ranked.encoded
+    again = ranked(column="caption_query")
+    assert again == every and "5 kept from an earlier run" in ranked.said
+
+
+def test_captions_of_unknown_words_get_the_order_of_names(ranked, tmp_path):
+    rows = ranked(["zorgly blip", "rain", "zorgly rain"])
+    assert rows[1] == ["zorgly blip", *sorted(SOUNDS)]
+    assert rows[3][1:] == rows[2][1:] != rows[1][1:]
+    done = ranked.apart(SEARCH)
+    assert done.returncode == 0
+    assert done.stderr.splitlines() == [
+        "warning: unknown words, left out: zorgly, blip",
+        f"warning: {tmp_path / 'queries.csv'}: line 2: no word of 'zorgly blip' is known: the sounds stand in the "
+        "order of their names",
+    ]
+
+
+# --- what is kept ----------------------------------------------------------------------------------------
+
+
+def test_only_what_is_new_is_encoded(made, ranked, tmp_path):
+    trial, given = made
+    sounds = tmp_path / "sounds"
+    shutil.copytree(given, sounds)
+    first = ranked(CAPTIONS, sounds)
+    kept = parts(tmp_path)
+    assert len(kept) == 4
+    shutil.move(sounds / "a.wav", sounds / "renamed.wav")
+    assert ranked(["a dog barks", "rain"], sounds)[2][1:] == [
+        {"a.wav": "renamed.wav"}.get(name, name) for name in first[2][1:]
+    ]
+    assert not ranked.encoded
+    soundfile.write(sounds / "new.wav", np.random.default_rng(9).normal(0, 0.1, 5000), RATE)
+    soundfile.write(sounds / "z.ogg", np.random.default_rng(8).normal(0, 0.1, 5000), RATE)
+    assert ranked(CAPTIONS, sounds)[2][1:] == plain_order(trial, sounds, ["rain"])
+    assert sorted(ranked.encoded) == ["new.wav", "z.ogg"] and set(kept) < set(parts(tmp_path))
+    damaged = tmp_path / "out_word_scores" / kept[0]
+    content = bytearray(damaged.read_bytes())
+    content[140] ^= 1
+    damaged.write_bytes(content)
+    assert ranked(CAPTIONS, sounds)[2][1:] == plain_order(trial, sounds, ["rain"])
+    assert len(ranked.encoded) == 1
+
+
+def test_scores_of_another_model_are_dropped(made, ranked, tmp_path):
+    trial, sounds = made
+    ranked()
+    before = parts(tmp_path)
+    best, content = trial / BEST, (trial / BEST).read_bytes()
+    try:
+        other = torch.load(best, weights_only=True) | {"epoch": 2}
+        words = other["model"]["text_enc.embedding.weight"]
+        words[WORDS.index("rain")] = words[WORDS.index("dog")]
+        best.write_bytes(checkpoint_bytes(other))
+        assert other["trial"] == identity(trial)
+        assert ranked()[2][1:] == plain_order(trial, sounds, ["rain"])
+    finally:
+        best.write_bytes(content)
+    assert "scores of 4 sounds by another model, or other settings, are dropped" in ranked.said
+    assert len(ranked.encoded) == 4 and not set(before) & set(parts(tmp_path))
+    (tmp_path / "out_word_scores" / "mine.npy").write_text("not of this command")
+    ranked()
+    assert before == [name for name in parts(tmp_path) if name != "mine.npy"]
+    assert (tmp_path / "out_word_scores" / "mine.npy").read_text() == "not of this command"
+
+
+KILLED = """
+import os, runpy, signal, sys
+from utils.search import challenge
+save_part = challenge.save_part
+def save(part, scores):
+    save_part(part, scores)
+    if len(list(part.parent.glob("*.npy"))) == 2:
+        part.with_suffix(".99.tmp").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+challenge.save_part = save
+sys.argv[:] = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_a_killed_ranking_goes_on_to_the_same_end(ranked, tmp_path):
+    ranked(out="undisturbed.csv")
+    done = ranked.apart("-c", KILLED, SEARCH)
+    assert done.returncode == -signal.SIGKILL and not (tmp_path / "out.csv").exists()
+    assert len(parts(tmp_path)) == 3
+    ranked()
+    assert len(ranked.encoded) == 2 and "(3 kept from an earlier run)" in ranked.said  # two sounds share a part
+    assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "undisturbed.csv").read_bytes()
+    assert len(parts(tmp_path)) == 4 and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_full_disk_leaves_nothing_half_written(ranked, tmp_path):
+    ranked(status=2, room=64)
+    assert "_word_scores/" in ranked.said and "is the disk full" in ranked.said and len(ranked.said.splitlines()) == 1
+    assert not parts(tmp_path) and not (tmp_path / "out.csv").exists()
+    ranked()
+    before = (tmp_path / "out.csv").read_bytes()
+    ranked(["rain"] * 20, status=2, room=64)
+    assert f"{tmp_path / 'out.csv'}: could not be written" in ranked.said
+    assert (tmp_path / "out.csv").read_bytes() == before and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_one_process_at_a_time_fills_the_scores(ranked, tmp_path):
+    (tmp_path / "out_word_scores").mkdir()
+    code = "import sys; from utils.common.lock import held\nwith held(sys.argv[1], ''): print(flush=True); input()"
+    command = [sys.executable, "-c", code, str(tmp_path / "out_word_scores" / ".lock")]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        other.stdout.readline()
+        ranked(status=2)
+        other.stdin.close()
+    assert "another process is filling it; wait for that" in ranked.said
+
+
+# --- what cannot be used ---------------------------------------------------------------------------------
+
+
+def test_broken_sounds_are_refused_or_left_out_by_name(made, ranked, tmp_path):
+    sounds = tmp_path / "sounds"
+    shutil.copytree(made[1], sounds)
+    expected = ranked(CAPTIONS, sounds)
+    (sounds / "m text.wav").write_text("no sound")
+    soundfile.write(sounds / "m short.wav", np.zeros(600), RATE)
+    (sounds / "m.m4a").write_bytes(b"")
+    soundfile.write(sounds / "m new.wav", np.zeros(9000), RATE)
+    before = (tmp_path / "out.csv").read_bytes()
+    ranked(CAPTIONS, sounds, status=2)
+    names = (("m.m4a", "convert it"), ("m short.wav", "too short"), ("m text.wav", "unreadable audio"))
+    lines = ranked.said.splitlines()
+    for line, (name, what) in zip(lines, names, strict=False):
+        assert line.startswith(f"error: {sounds / name}: ") and what in line
+    assert lines[3:] == [
+        f"error: {sounds}: 3 sounds cannot be ranked: mend or remove them, or set clotho_dataset.on_bad_data=skip"
+    ]
+    assert (tmp_path / "out.csv").read_bytes() == before
+    rows = ranked(CAPTIONS, sounds, "clotho_dataset.on_bad_data=skip")
+    assert [[name for name in row if name != "m new.wav"] for row in rows[1:]] == [row[:6] for row in expected[1:]]
+    assert "m new.wav" not in ranked.encoded  # nor was what is sound encoded in vain
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.wav").write_text("no sound")
+    ranked(CAPTIONS, tmp_path / "empty", "clotho_dataset.on_bad_data=skip", status=2)
+    assert f"{tmp_path / 'empty'}: no sound is left to be ranked" in ranked.said
+    assert f"left out: {tmp_path / 'empty' / 'x.wav'}: unreadable audio" in ranked.said
+
+
+def test_low_sample_rates_are_said_once(ranked, tmp_path):
+    for name in ("x.wav", "y.wav"):
+        soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 4000), 8000)
+    assert ranked(["rain"], tmp_path)[1] == ["rain", "x.wav", "y.wav"]
+    (line,) = ranked.apart(SEARCH, sounds=tmp_path).stderr.splitlines()
+    assert f"{tmp_path}: 2 sounds do not reach the 8000 Hz that log-mels go up to, e.g. 'x.wav'" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--queries", "q.csv", "--clips", "x"], "--csv is missing: --queries FILE, --clips DIR and --csv OUT go"),
+        (["--csv", "q.csv"], "--queries is missing"),
+        (["rain", "--queries", "q.csv", "--clips", "x", "--csv", "o.csv"], "'rain': plays no part beside --queries"),
+        (["--json", "--queries", "q.csv", "--clips", "x", "--csv", "o.csv"], "--json: plays no part beside --queries"),
+    ],
+)
+def test_the_options_go_together(made, arguments, message):
+    assert message in call(SEARCH, "--trial", made[0], *arguments, status=2)
+
+
+def test_a_ranking_takes_the_place_of_another_alone(ranked, tmp_path):
+    (tmp_path / "out.csv").write_text("my,table\n")
+    ranked(status=2)
+    assert f"{tmp_path / 'out.csv'}: is no ranking, and is not replaced" in ranked.said
+    assert (tmp_path / "out.csv").read_text() == "my,table\n" and not ranked.encoded
+    ranked(CAPTIONS, status=2, out="queries.csv")
+    assert "is no ranking, and is not replaced" in ranked.said
+    ranked([*CAPTIONS], tmp_path, "--top", 0, status=2, out="x.csv")
+    assert "top: is 0, but must be at least 1" in ranked.said
+
+
+def test_the_words_are_all_kept(made, ranked, tmp_path):
+    """A part holds the scores of the whole vocabulary, by id: what other captions will ask for."""
+    ranked(["rain"])
+    (part,) = (tmp_path / "out_word_scores").glob(f"*-{file_digest(made[1] / 'a.wav')}.npy")
+    scores = np.load(part, allow_pickle=False)
+    assert scores.shape == (len(WORDS),) and scores.dtype == np.float32 and scores[0] == 0
+    assert all(scores[WORDS.index(word)] > 0 for word in ("dog", "rain", "über"))

@@ -1,0 +1,178 @@
+"""Further right pairs: read, refused, and taken in by metrics, report and comparison."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score
+
+from tests.helpers import Tags, call, write_trial
+from utils.common.errors import UserError
+from utils.common.steps import MEASURING
+from utils.dataset.paths import DatasetPaths
+from utils.report.comparison import write_comparison
+from utils.report.rankings import load_rankings
+from utils.report.report import write_report
+from utils.trial.provenance import read_provenance
+from utils.trial.relevance import further_pairs
+from utils.trial.score_files import load_scores, scores_path
+
+MEASURE = "postprocessing/2_xmodal_retrieval.py"
+
+
+@pytest.fixture
+def trial(tmp_path):
+    """A trial of five clips with three captions each: its directory, its configuration and its captions."""
+    folder, conf = write_trial(tmp_path)
+    return folder, conf, pd.read_csv(DatasetPaths(conf.data_conf.dataset).text("evaluation"), dtype=str)
+
+
+def write_pairs(tmp_path, rows, header=("file_name", "caption")):
+    path = tmp_path / "pairs.csv"
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
+
+
+def some_pairs(table):
+    """Rows of a file: 2.8 right clips a caption; some that are right anyhow, one twice."""
+    clips, rng = table["file_name"].unique().tolist(), np.random.default_rng(1)
+    rows = [(name, text) for text in table["raw_text"] for name in rng.choice(clips, 2, replace=False)]
+    return [*rows, rows[0]]
+
+
+def relevance_of(table, rows):
+    """(C, M) by loops over the rows."""
+    clips = table["file_name"].unique().tolist()
+    right = {*zip(table["file_name"], table["raw_text"], strict=True), *rows}
+    return np.array([[(name, text) in right for text in table["raw_text"]] for name in clips])
+
+
+def measured_with(conf, path):
+    return conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"relevance": str(path)})})
+
+
+def test_metrics_take_further_pairs_in(trial, tmp_path):
+    folder, _, table = trial
+    call(MEASURE, "--trial", folder)
+    alone = json.loads((folder / "retrieval_metrics.json").read_text())
+    rows = some_pairs(table)
+    path = write_pairs(tmp_path, rows)
+    printed = call(MEASURE, "--trial", folder, f"data_conf.relevance={path}")
+    metrics = json.loads((folder / "retrieval_metrics.json").read_text())
+    assert metrics["development"] == alone["development"] and metrics["evaluation"] != alone["evaluation"]
+    stored, right = load_scores(scores_path(folder, "evaluation"), 1), relevance_of(table, rows)
+    assert printed.startswith(f"evaluation: {right.sum() / 15:.2f} right clips a caption, by {path}\n")
+    assert right.sum(axis=0).mean() > 2
+    for direction, scores, relevance in (
+        ("text_to_audio", stored.scores.T, right.T),
+        ("audio_to_text", stored.scores, right),
+    ):
+        assert all(len(set(row)) == len(row) for row in scores.tolist())  # no ties
+        expected = np.mean([average_precision_score(*query) for query in zip(relevance, scores, strict=True)])
+        assert metrics["evaluation"][direction]["mAP"] == pytest.approx(expected, abs=1e-9)
+        values = {"mAP10": [], "mAP16": [], "R1": [], "HR1": [], "R5": []}
+        for one, wanted in zip(scores, relevance, strict=True):
+            hits = wanted[np.argsort(-one)]
+            for k in (10, 16):
+                precisions = [hits[:rank].mean() for rank in range(1, min(k, len(hits)) + 1) if hits[rank - 1]]
+                values[f"mAP{k}"].append(sum(precisions) / min(wanted.sum(), k))
+            values["HR1"].append(hits[0])
+            for k in (1, 5):
+                values[f"R{k}"].append(hits[:k].sum() / wanted.sum())
+        for name, numbers in values.items():
+            assert metrics["evaluation"][direction][name] == pytest.approx(np.mean(numbers), abs=1e-9), name
+    chance = {tuple(row.split()[:2]): float(row.split()[2]) for row in printed.splitlines()[-5:-1]}
+    rng = np.random.default_rng(0)
+    draws = [average_precision_score(query, rng.random(5)) for query in right.T for _ in range(200)]
+    assert chance["evaluation", "text-to-audio"] == pytest.approx(np.mean(draws), abs=0.02)
+
+
+def test_a_trial_from_before_there_was_the_setting_is_measured(trial):
+    folder, *_ = trial
+    conf = (folder / "conf.yaml").read_text()
+    assert "  relevance: null\n" in conf
+    (folder / "conf.yaml").write_text(conf.replace("  relevance: null\n", ""))
+    call(MEASURE, "--trial", folder)
+
+
+def test_names_and_captions_are_matched_to_the_character(trial, tmp_path):
+    folder, conf, table = trial
+    stored = load_scores(scores_path(folder, "evaluation"), 1)
+    name, text = table["file_name"][0], table["raw_text"][4]
+    pairs = further_pairs(measured_with(conf, write_pairs(tmp_path, [(name, text)])), "evaluation", stored)
+    assert pairs.tolist() == [[0, 4]]
+    empty = further_pairs(measured_with(conf, write_pairs(tmp_path, [])), "evaluation", stored)
+    assert empty.shape == (0, 2)
+    assert further_pairs(measured_with(conf, tmp_path / "absent.csv"), "development", stored) is None
+    assert further_pairs(conf, "evaluation", stored) is None
+    for row in ((name.strip().upper(), text), (name, text.upper()), (name, f" {text}")):
+        with pytest.raises(UserError, match=r"pairs\.csv: line 2: .*evaluation_text\.csv has no"):
+            further_pairs(measured_with(conf, write_pairs(tmp_path, [row])), "evaluation", stored)
+
+
+def test_a_caption_of_several_clips_is_meant_wherever_it_stands(trial, tmp_path):
+    folder, conf, table = trial
+    paths = DatasetPaths(conf.data_conf.dataset)
+    table.loc[7, "raw_text"] = table.loc[4, "raw_text"]
+    table.to_csv(paths.text("evaluation"), index=False, lineterminator="\n")
+    stored = load_scores(scores_path(folder, "evaluation"), 1)
+    path = write_pairs(tmp_path, [(table["file_name"][0], table["raw_text"][4])])
+    assert further_pairs(measured_with(conf, path), "evaluation", stored).tolist() == [[0, 4], [0, 7]]
+    with pytest.raises(UserError, match=r"evaluation_text\.csv: not the captions that were scored"):
+        further_pairs(measured_with(conf, path), "evaluation", stored._replace(tids=stored.tids[:-1]))
+
+
+def test_many_unknown_rows_are_counted(trial, tmp_path):
+    folder, conf, table = trial
+    path = write_pairs(tmp_path, [(f"{i}.wav", table["raw_text"][0]) for i in range(30)])
+    with pytest.raises(UserError) as error:
+        further_pairs(measured_with(conf, path), "evaluation", load_scores(scores_path(folder, "evaluation"), 1))
+    lines = str(error.value).splitlines()
+    assert len(lines) == 21 and lines[19].startswith(f"{path}: line 21: ") and "'19.wav'" in lines[19]
+    assert lines[20] == f"{path}: 10 more names and captions are unknown"
+
+
+def test_the_report_marks_all_right_ones(trial, tmp_path):
+    folder, conf, table = trial
+    everything = [(name, text) for name in table["file_name"].unique() for text in table["raw_text"]]
+    plain = write_report(folder, conf).read_text()
+    path = write_pairs(tmp_path, everything)
+    page = write_report(folder, measured_with(conf, path))
+    cards = [tag for tag in Tags(page).of("li") if "card" in tag.get("class", "")]
+    assert len(cards) > 20 and all("right" in card["class"] for card in cards)
+    assert f"the pairs of {path}" in page.read_text() and "the pairs of" not in plain
+    assert 0 < plain.count("✓ right") < page.read_text().count("✓ right")
+    ranking = load_rankings(folder, measured_with(conf, write_pairs(tmp_path, some_pairs(table))), "evaluation", 1)
+    expected = relevance_of(table, some_pairs(table))
+    assert (ranking["audio_to_text"].relevance == expected).all()
+    assert (ranking["text_to_audio"].relevance == expected.T).all()
+
+
+def test_the_record_of_measuring_tells_by_which_pairs(trial, tmp_path):
+    folder, _, table = trial
+    path = write_pairs(tmp_path, some_pairs(table))
+    call(MEASURE, "--trial", folder)
+    entry = read_provenance(folder)[MEASURING]
+    assert not entry.settings and not entry.sources
+    call(MEASURE, "--trial", folder, f"data_conf.relevance={path}")
+    assert read_provenance(folder)[MEASURING].settings == {"data_conf.relevance": str(path)}
+    write_comparison([folder], tmp_path / "comparison")
+    path.write_text(path.read_text() + "\n")
+    message = rf"pairs\.csv: has changed since {MEASURING} read it; run that again"
+    with pytest.raises(UserError, match=message):
+        write_comparison([folder], tmp_path / "comparison")
+
+
+def test_trials_measured_by_other_pairs_are_not_compared(trial, tmp_path):
+    folder, _, table = trial
+    other = tmp_path / "other"
+    shutil.copytree(folder, other)
+    call(MEASURE, "--trial", folder)
+    path = write_pairs(tmp_path, some_pairs(table))
+    call(MEASURE, "--trial", other, f"data_conf.relevance={path}")
+    with pytest.raises(UserError, match=r"other: has other right pairs than .*trial"):
+        write_comparison([folder, other], tmp_path / "comparison")
