@@ -60,7 +60,7 @@ def test_comparison_page_and_markdown(finished, tmp_path):
     assert lines[5].startswith(r"| random-NS, mask\_words=true | 1 | 0.500 | ")
     assert lines[6].startswith("| semi-hard-NS | 3 | **0.600 ± 0.100** | ") and lines[6].endswith(" | 0.6 ± 0.1 |")
     assert lines[4].endswith(" | **0.3 ± 0.2** |")  # the lowest median rank is the best
-    of_two_clips = (0.75, 0.75, *(0.5, 1, 1) * 2)
+    of_two_clips = (0.75, 0.75, 0.75, *(0.5, 1, 1) * 2)
     assert lines[7] == f"| chance | | {' | '.join(f'{value:.3f}' for value in of_two_clips)} | – |"
     assert {line.count("|") for line in lines[2:8]} == {len(METRICS) + 3}
     page = Tags(folder / "comparison.html")

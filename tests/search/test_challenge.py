@@ -90,7 +90,7 @@ def ranked(made, tmp_path, monkeypatch):
 @torch.no_grad()
 def plain_order(trial, sounds, words):
     """The names of a folder's sounds by their scores with words, by the definition; ties by name."""
-    model, known, _ = load_model(trial / BEST)
+    model, _, known, _ = load_model(trial / BEST)
     embeds = model.text_branch(torch.tensor([[known.index(word) for word in words]]))[0]
     scores = {}
     for path in sounds.iterdir():
