@@ -56,13 +56,14 @@ def test_the_metrics_are_those_of_the_metrics_file(report):
     assert text.index("evaluation") < text.index("development")  # the split for the results comes first
 
 
-def test_only_a_finished_report_replaces_an_old_one(report, tmp_path):
+@pytest.mark.parametrize("split", ["evaluation", "development"])
+def test_only_a_finished_report_replaces_an_old_one(report, tmp_path, split):
     trial, conf, folder = report
     shutil.copytree(trial, tmp_path / "trial")
     data = tmp_path / "data"
     shutil.copytree(conf.data_conf.dataset, data)
     moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
-    next(path for path in (data / "evaluation").iterdir()).unlink()
+    next(path for path in (data / split).iterdir()).unlink()
     with pytest.raises(UserError, match=r"no such audio file; the report plays copies"):
         write_report(tmp_path / "trial", moved)
     assert (tmp_path / "trial" / "report" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
