@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import ODD_NAMES, Tags, record_preprocessing, results_of, write_trial
+from utils.common.digests import KEPT
 from utils.common.errors import UserError
 from utils.conf.reading import load_conf
 from utils.report.report import write_report
@@ -67,7 +68,7 @@ def test_only_a_finished_report_replaces_an_old_one(report, tmp_path, split):
     with pytest.raises(UserError, match=r"no such audio file; the report plays copies"):
         write_report(tmp_path / "trial", moved)
     assert (tmp_path / "trial" / "report" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
-    assert not [path for path in (tmp_path / "trial").iterdir() if path.name.startswith(".")]
+    assert not [path for path in (tmp_path / "trial").glob(".*") if path.name != KEPT]
 
 
 def test_scores_of_other_captions_are_refused(report, tmp_path):
