@@ -63,7 +63,8 @@ def score_split(
     ids, weights = caption_word_weights(captions, vocabulary)  # (V,), (M, V)
     words = model.text_branch(send(torch.from_numpy(ids), model.device).unsqueeze(0))[0]  # (V, E)
     by_word, clips = score_words(model, split, words, score.pool, keep_steps)
-    weighed = weights if score.idf is None else caption_word_weights(captions, vocabulary, score.idf.cpu().numpy())[1]
+    importance = score.idf_values
+    weighed = weights if importance is None else caption_word_weights(captions, vocabulary, importance)[1]
     return SplitScores(split, words, weights, by_word, caption_sums(weighed, by_word).T.contiguous(), clips)
 
 

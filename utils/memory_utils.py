@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 # How many times over a step holds its images and similarities, gradients and the heap's gaps among them: fitted to 22
 # peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
-IMAGE_COPIES, WORD_COPIES, PAIR_COPIES = 2.1, 6.5, 2
+IMAGE_COPIES, PAIR_COPIES = 2.1, 2
+WORD_COPIES = {"mean": 6.5, "max": 8.2, "softmax": 8.2}  # by the pool over frames; the last two: a quarter more than it
 OFF_BY = 1.26  # at the most, there
 
 
@@ -73,6 +74,6 @@ def step_memory(conf: "Conf", dim: int, clips: int, frames: int, words: int) -> 
         for layer in encoder.cnn:
             before, x = x, layer(x)
             images += x.nbytes if x.data_ptr() != before.data_ptr() else 0
-    of_frame = IMAGE_COPIES * images / TIME_POOLING + WORD_COPIES * 4 * words
+    of_frame = IMAGE_COPIES * images / TIME_POOLING + WORD_COPIES[conf.score.frames] * 4 * words
     compares = compares_clips(build_criterion(conf))
     return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)

@@ -65,6 +65,8 @@ POOLINGS: dict[str, Callable[..., Tensor]] = {
     "softmax": softmax_over_frames,
 }
 
+WEIGHINGS = ("mean", "idf")  # of words
+
 # --- over words ------------------------------------------------------------------------------------------
 
 
@@ -125,6 +127,9 @@ class Score(nn.Module):
         mask_words, mask_frames: average over each caption's own words, and pool over each clip's own frames; else over
             the batch's padded length.
         vocabulary: V, for idf.
+
+    Raises:
+        ValueError: no such pool, or no such weighing.
     """
 
     def __init__(
@@ -138,16 +143,27 @@ class Score(nn.Module):
         vocabulary: int = 1,
     ):
         super().__init__()
+        if frames not in POOLINGS or words not in WEIGHINGS:
+            raise ValueError(f"frames {frames!r}, words {words!r}: of {', '.join(POOLINGS)}; of {', '.join(WEIGHINGS)}")
         self.frames, self.words, self.mask_words, self.mask_frames = frames, words, mask_words, mask_frames
         if frames == "softmax":
             log_sharpness = torch.tensor(math.log(sharpness))
             self.log_sharpness = nn.Parameter(log_sharpness, requires_grad=learn_sharpness)
         self.register_buffer("idf", (torch.arange(vocabulary) > 0).float() if words == "idf" else None)
+        self._idf_values: np.ndarray | None = None
+        self.register_load_state_dict_post_hook(lambda *_: self.__setattr__("_idf_values", None))
 
     def count_words(self, captions: Iterable[Tensor]) -> None:
         """Weigh words by how few of the training split's captions have them, where the words are weighed."""
         if self.idf is not None:
-            self.idf = inverse_document_frequency(captions, len(self.idf)).to(self.idf.device)
+            self.idf, self._idf_values = inverse_document_frequency(captions, len(self.idf)).to(self.idf.device), None
+
+    @property
+    def idf_values(self) -> np.ndarray | None:
+        """(V,) idf on the host, which waits for a GPU the first time; None where words weigh the same."""
+        if self.idf is not None and self._idf_values is None:
+            self._idf_values = self.idf.cpu().numpy()
+        return self._idf_values
 
     def pool(self, similarities: Tensor, norms: Tensor | None = None, lens: Tensor | None = None) -> Tensor:
         """(N, T, K) -> (N, K), as the functions of POOLINGS."""
@@ -170,7 +186,8 @@ class Score(nn.Module):
 
     def __str__(self) -> str:
         """What decides the scores of whole clips and captions."""
-        pool = f"softmax({self.log_sharpness.exp().item():.6g})" if self.frames == "softmax" else self.frames
+        # by the host in double precision: the same text wherever the parameter is
+        pool = f"softmax({math.exp(self.log_sharpness.item()):.6g})" if self.frames == "softmax" else self.frames
         return f"frames={pool}, words={self.words}"
 
 

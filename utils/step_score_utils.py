@@ -56,9 +56,9 @@ def step_score_matrix(
 def word_scores(steps: Tensor, frames: int, embeds: Tensor, pool: Pool = mean_over_frames) -> Tensor:
     """`step_score_matrix` of one clip's steps (1, L, E) with words (V, E), without gradient: (V,).
 
-    So many words at a time as bound the memory.
+    So many words at a time as bound the memory: a pool holds their similarities up to four times.
     """
-    at_once = max(1, AT_ONCE // frames)
+    at_once = max(1, AT_ONCE // (4 * frames))
     parts = embeds.split(at_once)
     return torch.cat([step_score_matrix(steps, frames, some.unsqueeze(1), pool=pool)[0] for some in parts])
 

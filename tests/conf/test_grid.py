@@ -54,8 +54,14 @@ def test_settings_go_together():
     ("grid", "key", "what"),
     [
         ("{settings: [random-NS]}", "settings", "holds 'random-NS', but each value"),
-        ("{settings: [{param_conf.seed: 1}], param_conf.seed: [0]}", "param_conf.seed", "and by the grid"),
-        ("{settings: [{score.sharpness: 3}]}", "score.sharpness", "score.frames=mean"),
+        (
+            "{settings: [{param_conf.seed: 1}], param_conf.seed: [0]}",
+            "param_conf.seed",
+            "beside param_conf.seed at one",
+        ),
+        ("{settings: [{score: {frames: max}, score.frames: mean}]}", "score.frames", "beside score.frames at one"),
+        ("{score: [{}], settings: [{score.frames: max}]}", "score.frames", "is set beside score at one"),
+        ("{settings: [{score.sharpness: 3}]}", "score.sharpness", "score.frames=mean; leave it out of settings"),
         ("{settings: [{score.frame: max}]}", "score.frame", "did you mean score.frames?"),
         ("{param_conf.sed: [1]}", "param_conf.sed", "did you mean param_conf.seed?"),
         ("{param_conf.seed: [0, -1]}", "param_conf.seed", "is -1"),
@@ -75,6 +81,12 @@ def test_settings_go_together():
 def test_what_may_not_be_swept_over_is_named(grid, key, what):
     message = complaint(f"sweep_conf={grid}")
     assert message.startswith(f"sweep_conf: {key}: ") and what in message and "\n" not in message
+
+
+def test_one_experiment_does_not_stand_at_two_points():
+    assert "are one experiment; leave one of them out" in complaint("sweep_conf={settings: [{}, {score.frames: mean}]}")
+    conf = load_conf(CONF, ["sweep_conf={settings: [{metrics: {}}, {metrics: {a: {margin: 1, sampling: hard-NS}}}]}"])
+    assert [len(there.metrics) for there in grid_confs(conf)] == [0, 1]
 
 
 def test_each_wrong_value_gets_its_line():

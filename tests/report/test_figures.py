@@ -18,9 +18,10 @@ def test_figures_stand_what_a_broken_run_brings():
     nothing = curves("Loss", [Line("loss", (), ())], log=True, best_epoch=0)
     zeros = curves("Spread", [Line("spread", [0, 1], [0.01, 0.0])], log=True)
     equal = score_histogram("Scores", np.full(5, 0.2), np.full(5, 0.2))
-    silent = alignment(np.full((1700, 64), -36.0), np.zeros((1700, 1)), ["$a_b$"], 0.02, 0.0)
+    none, one = np.zeros((1700, 1), bool), np.arange(9)[:, None] == 8
+    silent = alignment(np.full((1700, 64), -36.0), np.zeros((1700, 1)), np.zeros(1), none, ["$a_b$"], "mean", 0.02, 0.0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # the font of matplotlib has no such signs, the reader's has
-        assert ">雨<" in alignment(np.zeros((9, 64)), np.ones((9, 1)), ["雨"], 0.02, 1.0).svg
+        assert ">雨<" in alignment(np.zeros((9, 64)), np.ones((9, 1)), np.ones(1), one, ["雨"], "max", 0.02, 1.0).svg
     assert nothing.alt == "Loss by epoch." and "lowest 0 at epoch 1" in zeros.alt and "0.200 to 0.200" in equal.alt
     assert ">$a_b$<" in silent.svg and "34.0 s" in silent.alt

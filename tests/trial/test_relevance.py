@@ -160,7 +160,8 @@ def test_the_record_of_measuring_tells_by_which_pairs(trial, tmp_path):
     entry = read_provenance(folder)[MEASURING]
     assert not entry.settings and not entry.sources
     call(MEASURE, "--trial", folder, f"data_conf.relevance={path}")
-    assert read_provenance(folder)[MEASURING].settings == {"data_conf.relevance": str(path)}
+    recorded = {"data_conf.relevance": str(path), "data_conf.eval_data": "evaluation"}
+    assert read_provenance(folder)[MEASURING].settings == recorded
     write_comparison([folder], tmp_path / "comparison")
     path.write_text(path.read_text() + "\n")
     message = rf"pairs\.csv: has changed since {MEASURING} read it; run that again"

@@ -1,14 +1,14 @@
 """The grid of a sweep: a configuration at each of its points, checked before anything starts."""
 
+import json
 from itertools import product
 from typing import Any
 
 import yaml
 
 from utils.common.errors import UserError
-from utils.conf.reading import checked, set_key
-from utils.conf.schema import Conf, idle_because, role_of
-from utils.conf.values import flat
+from utils.conf.reading import TABLES, checked, set_key
+from utils.conf.schema import Conf, idle_because, role_of, telling
 
 TOGETHER = "settings"  # the key of sweep_conf whose values are several settings each
 
@@ -20,20 +20,30 @@ def grid_points(conf: Conf) -> list[dict[str, Any]]:
     """
     points = []
     for values in product(*conf.sweep_conf.values()):
-        point = {}
+        point: dict[str, Any] = {}
         for key, value in zip(conf.sweep_conf, values, strict=True):
-            settings = _together(value) if key == TOGETHER else {key: value}
-            if twice := point.keys() & settings.keys():
-                raise UserError(f"sweep_conf: {min(twice)}: is set by {TOGETHER} and by the grid; leave one out")
-            point |= settings
+            for name, setting in _together(value) if key == TOGETHER else [(key, value)]:
+                for other in point:
+                    if _within(name, other) or _within(other, name):
+                        raise UserError(f"sweep_conf: {name}: is set beside {other} at one point; leave one out")
+                point[name] = setting
         points.append(point)
     return points
 
 
-def _together(settings: Any) -> dict[str, Any]:
+def _within(key: str, section: str) -> bool:
+    return f"{key}.".startswith(f"{section}.")
+
+
+def _together(settings: Any) -> list[tuple[str, Any]]:
+    """The dotted keys and values of settings that go together; tables stay whole."""
     if not isinstance(settings, dict):
         raise UserError(f"sweep_conf: {TOGETHER}: holds {settings!r:.80}, but each value is a {{key: value}} mapping")
-    return flat(settings)
+    pairs = []
+    for key, value in settings.items():
+        deeper = isinstance(value, dict) and value and key not in TABLES
+        pairs += [(f"{key}.{name}", setting) for name, setting in _together(value)] if deeper else [(key, value)]
+    return pairs
 
 
 def grid_confs(conf: Conf) -> list[Conf]:
@@ -42,11 +52,17 @@ def grid_confs(conf: Conf) -> list[Conf]:
     Raises UserError with one line for each thing that is wrong.
     """
     confs, problems = [], {}  # a dictionary: a bad value is one line, however many points have it
+    seen: dict[str, dict[str, Any]] = {}
     for point in grid_points(conf):
         try:
-            confs.append(_conf_at(conf, point))
+            there = _conf_at(conf, point)
         except UserError as error:
             problems |= dict.fromkeys(str(error).splitlines())
+            continue
+        same = seen.setdefault(json.dumps(telling(there), sort_keys=True), point)
+        if same is not point:
+            problems[f"sweep_conf: {same} and {point} are one experiment; leave one of them out"] = None
+        confs.append(there)
     if problems:
         raise UserError("\n".join(problems))
     return confs
@@ -67,6 +83,8 @@ def _conf_at(conf: Conf, point: dict[str, Any]) -> Conf:
 
 def _without(conf: Conf, key: str) -> str:
     """What to write in the place of a grid with a key that should not be there."""
+    if key not in conf.sweep_conf:
+        return f"leave it out of {TOGETHER}"
     rest = {other: values for other, values in conf.sweep_conf.items() if other != key}
     if not rest:
         return "name another key"

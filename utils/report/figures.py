@@ -174,7 +174,7 @@ def margin_histogram(title: str, positive: np.ndarray, negative: np.ndarray) -> 
 
 def alignment(
     log_mel: np.ndarray, similarities: np.ndarray, by_word: np.ndarray, marked: np.ndarray, words: list[str],
-    hop: float, top: float,
+    pool: str, hop: float, top: float,
 ) -> Picture:  # fmt: skip
     """A clip's log-mel above its similarities with a caption's words, on one time axis.
 
@@ -184,6 +184,7 @@ def alignment(
         by_word: (W,) the words' scores.
         marked: (T, W) bool, the frames that count in those; none are marked where all count.
         words: W.
+        pool: what their scores are, over the frames.
         hop: seconds between frames.
         top: the similarity that is drawn brightest.
     """
@@ -205,7 +206,7 @@ def alignment(
         mel_axes.set_axis_off()
         space = 3 / (width - left - right) * (extent[1] - extent[0])  # 3 points, in seconds
         mel_axes.text(extent[0] - space, log_mel.shape[1] / 2, "log-mel", ha="right", va="center")
-        mel_axes.text(extent[1] + space, 0, "score" if marked.any() else "mean")
+        mel_axes.text(extent[1] + space, 0, pool)
         word_axes = add_axes(below, rows_height)
         _image(word_axes, similarities.T, ALIGNMENT_COLOURS, extent, len(words), 0, top)
         word_axes.spines[:].set_visible(False)

@@ -113,7 +113,8 @@ class Gallery:
         shares = self.best.score.frame_shares(torch.from_numpy(similarities)).numpy()  # (T, W)
         by_word, words = (shares * similarities).sum(axis=0), [self.best.words[word] for word in ids]
         total = score_sum(by_word, self._word_shares(ids))
-        picture = figures.alignment(log_mel, similarities, by_word, marked(shares), words, self.hop, top)
+        pool = self.best.score.frames
+        picture = figures.alignment(log_mel, similarities, by_word, marked(shares), words, pool, self.hop, top)
         picture = self.page.picture(picture)
         if ranking.direction == "text_to_audio":
             return Result(place + 1, score, right, self._player(clip), None, total, picture)

@@ -95,8 +95,12 @@ def table_lines(header: list[str], rows: list[list[str]]) -> list[str]:
 
 
 def _label(label: str, mark: str = "") -> str:
-    escaped = "".join(f"\\{sign}" if sign in "\\|*_`<>[]" else sign for sign in label)
-    return f"{escaped} ({mark})" if mark else escaped
+    return f"{escaped(label)} ({mark})" if mark else escaped(label)
+
+
+def escaped(label: str) -> str:
+    """A label as Markdown shows it to the letter."""
+    return "".join(f"\\{sign}" if sign in "\\|*_`<>[]" else sign for sign in label)
 
 
 def _spreads(comparison: Comparison, group: Group, side: str) -> list[str]:

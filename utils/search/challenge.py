@@ -1,7 +1,7 @@
 """A challenge's form: the sounds of a folder, which have no captions, ranked for each caption of a file.
 
-A text's score is a mean of its words' scores. So each sound is encoded once, its scores with every word of the
-vocabulary are kept beside the output, and other captions cost a look-up.
+A text's score is a (weighted) mean of its words' scores. So each sound is encoded once, its scores with every word of
+the vocabulary are kept beside the output, and other captions cost a look-up.
 
 Shapes: C sounds, V words of the vocabulary, W of them in the captions.
 """

@@ -120,14 +120,14 @@ class ClipSearch:
 
     def _clip_scores(self, known: list[str]) -> np.ndarray:
         """(C,) float32: the mean over words of each clip's score with the word, weighed as in a caption."""
-        rows, counts = np.unique([self._rows[word] for word in known], return_counts=True)
+        ids, counts = np.unique([self._ids[word] for word in known], return_counts=True)
         shares = counts / len(known)
-        if self.score.idf is not None:
-            shares = counts * self.score.idf.numpy()[rows]
+        if self.score.idf_values is not None:
+            shares = counts * self.score.idf_values[ids]
             shares = shares / shares.sum()
         scores = np.zeros(len(self._word_scores.fids), np.float32)
-        for row, share in zip(rows, shares, strict=True):  # not a product: it may round equal columns differently
-            scores += self._word_scores.scores[row] * np.float32(share)
+        for id, share in zip(ids, shares, strict=True):  # not a product: it may round equal columns differently
+            scores += self._word_scores.scores[self._rows[self.words[id]]] * np.float32(share)
         return scores
 
     def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
@@ -149,6 +149,11 @@ class ClipSearch:
     def _rows(self) -> dict[str, int]:
         """Each word's row of the word scores."""
         return {word: row for row, word in enumerate(self._word_scores.words)}
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        """Each word's id in the vocabulary."""
+        return {word: id for id, word in enumerate(self.words)}
 
     @cached_property
     def _clips(self) -> dict[str, Clip]:
@@ -211,8 +216,7 @@ class ClipSearch:
     def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:
         """The split's tids (M) and texts (M), and their `caption_word_weights`."""
         table, ids = load_captions(self.paths, self.split, self.words)
-        importance = None if self.score.idf is None else self.score.idf.numpy()
-        weights = caption_word_weights([caption.numpy() for caption in ids], importance=importance)
+        weights = caption_word_weights([caption.numpy() for caption in ids], importance=self.score.idf_values)
         return table["tid"].tolist(), table["raw_text"].tolist(), *weights
 
 

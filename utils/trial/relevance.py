@@ -15,7 +15,7 @@ from utils.trial.provenance import Entry
 from utils.trial.score_files import StoredScores
 
 COLUMNS = ("file_name", "caption")
-SETTING = "data_conf.relevance"
+SETTING, SPLIT = "data_conf.relevance", "data_conf.eval_data"
 ABSENT = f"name a CSV file of {','.join(COLUMNS)}, or set {SETTING} to null"
 RIGHT_PAIRS = "right pairs"  # in the sources of what was measured by them
 SHOWN = 20  # unknown names on the terminal
@@ -73,10 +73,11 @@ def measured_by(conf: Conf) -> dict[str, dict]:
         return {}
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; {ABSENT}")
-    return {"settings": {SETTING: path}, "sources": {RIGHT_PAIRS: file_digest(path)}}
+    return {"settings": {SETTING: path, SPLIT: conf.data_conf.eval_data}, "sources": {RIGHT_PAIRS: file_digest(path)}}
 
 
 def as_measured(conf: Conf, measuring: Entry) -> Conf:
-    """A trial's configuration with the data_conf.relevance that it was measured by, on a command line perhaps."""
-    data = conf.data_conf.model_copy(update={"relevance": measuring.settings.get(SETTING)})
+    """A trial's configuration with the data_conf.relevance that its split was measured by, however given."""
+    of_split = measuring.settings.get(SPLIT) == conf.data_conf.eval_data
+    data = conf.data_conf.model_copy(update={"relevance": measuring.settings.get(SETTING) if of_split else None})
     return conf.model_copy(update={"data_conf": data})
