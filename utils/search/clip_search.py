@@ -31,6 +31,7 @@ from utils.score_utils import caption_word_weights
 from utils.step_score_utils import word_scores
 from utils.trial.directory import trial_conf
 from utils.trial.identity import check_data, check_made, check_trial, load_best
+from utils.trial.retrieval import word_importance
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
 
 
@@ -115,7 +116,8 @@ class ClipSearch:
         known = [word for word in tokens if word in self._rows]
         if not known:
             unknown = ", ".join(self.unknown_words(query))
-            raise UserError(f"no word of the query is known ({unknown}); {self.paths.vocab_info} lists those that are")
+            those = f"{self.paths.vocab_info} lists those of the captions, word2vec_embeddings.extra_words adds others"
+            raise UserError(f"no word of the query is known ({unknown}); {those}")
         return known
 
     def _clip_scores(self, known: list[str]) -> np.ndarray:
@@ -123,7 +125,7 @@ class ClipSearch:
         rows, counts = np.unique([self._rows[word] for word in known], return_counts=True)
         shares = counts / len(known)
         if self.score.idf is not None:
-            shares = counts * self.score.idf.numpy()[rows]
+            shares = counts * self._importance[rows]
             shares = shares / shares.sum()
         scores = np.zeros(len(self._word_scores.fids), np.float32)
         for row, share in zip(rows, shares, strict=True):  # not a product: it may round equal columns differently
@@ -149,6 +151,10 @@ class ClipSearch:
     def _rows(self) -> dict[str, int]:
         """Each word's row of the word scores."""
         return {word: row for row, word in enumerate(self._word_scores.words)}
+
+    @cached_property
+    def _importance(self) -> np.ndarray | None:
+        return word_importance(self.conf, self.score, len(self._word_scores.words))
 
     @cached_property
     def _clips(self) -> dict[str, Clip]:
