@@ -31,7 +31,7 @@ def scoring(clips: int) -> list[float]:
     times = [time.perf_counter()]
     words, weights = caption_word_weights([ids.numpy() for ids in split.captions])
     times.append(time.perf_counter())
-    by_word, _ = score_words(model, split, model.text_branch(torch.from_numpy(words).unsqueeze(0))[0])
+    by_word, _ = score_words(model, split, [model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]])
     times.append(time.perf_counter())
     caption_sums(weights, by_word).T.contiguous()
     times.append(time.perf_counter())

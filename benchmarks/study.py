@@ -6,8 +6,8 @@
 
 Trials that differ only in their seeds are a variant; that of the first trial is the published setting. All are compared
 on the validation split: a trial's epoch is the one that its `select_by` chose there, the chosen variant has the highest
-mAP, mean of both directions and of the seeds, and differences have an interval by paired bootstrap over clips. What was
-chosen on a split looks better there than it is: a split that chose nothing says by how much, looked at once, at the end.
+mAP, mean of both directions and of the seeds, and differences have an interval by paired bootstrap over clips. What
+was chosen on a split looks better there than it is: a split that chose nothing is looked at once, at the end.
 """
 
 import argparse

@@ -1,8 +1,10 @@
-"""Step 3: a vector for every word. Reads vocab_info.json and word vectors, writes word2vec_embeds.npz."""
+"""Step 3: a vector for every word. Reads vocab_info.json and word vectors, writes word2vec_embeds.npz.
+
+Where word2vec_embeddings.extra_words asks for any, word2vec_extra.npz gets words that no caption has, for search."""
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
@@ -11,15 +13,16 @@ from utils.common.errors import begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-import numpy as np
-
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.index import TEXT_COLUMNS, read_table, read_vocabulary
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.word_vectors import embed_vocabulary, load_vectors, save_embeddings, train_vectors
+from utils.dataset.word_vectors import embed_vocabulary, further_words, load_vectors, save_embeddings, train_vectors
 from utils.trial.preprocessing import check_steps, making_step
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
 
 
 def main() -> None:
@@ -34,15 +37,22 @@ def main() -> None:
         embeddings, coverage = embed_vocabulary(
             vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
         )
+        if settings.extra_words:
+            extra = further_words(vectors, vocabulary, settings.extra_words, conf.text_cleaning.corrections)
+            save_embeddings(paths.word_extra, extra)
+        else:
+            paths.word_extra.unlink(missing_ok=True)  # of other settings
         save_embeddings(paths.word_embeds, embeddings)
     print(f"{len(vocabulary)} words, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
     print(
         f"  {len(coverage.found)} found, {len(coverage.by_variants)} by variants, "
         f"{len(coverage.unknown)} unknown{': ' + ' '.join(coverage.unknown) if coverage.unknown else ''}"
     )
+    if settings.extra_words:
+        print(f"{settings.extra_words} words that no caption has -> {paths.word_extra}")
 
 
-def source_vectors(conf: Conf, paths: DatasetPaths) -> Mapping[str, np.ndarray]:
+def source_vectors(conf: Conf, paths: DatasetPaths) -> "KeyedVectors":
     """The vectors that word2vec_embeddings.source asks for."""
     settings = conf.word2vec_embeddings
     if settings.source != "train":

@@ -39,14 +39,19 @@ class SplitScores:
     split: Split
     words: Tensor  # (V, E) embeddings
     weights: csr_array  # (M, V) how much of each caption a word is, all words alike
-    by_word: Tensor  # (V, C) float32: of each word with every clip
+    by_word: Tensor  # (V + X, C) float32: of each word, and of X extra ones, with every clip
     cross: Tensor  # (C, M) float32: of every clip with every caption
     clips: EncodedClips | None  # what the clips were encoded to, where that was asked for
 
 
 @torch.no_grad()
 def score_split(
-    model: CRNNWordModel, split: Split, score: Score | None = None, keep_steps: bool = False, all_words: bool = False
+    model: CRNNWordModel,
+    split: Split,
+    score: Score | None = None,
+    keep_steps: bool = False,
+    all_words: bool = False,
+    extra: Tensor | None = None,
 ) -> SplitScores:
     """Score every clip of a split with every caption, from one encoding of each clip.
 
@@ -56,24 +61,29 @@ def score_split(
         score: its pool and the weights of its words; None: the published score.
         keep_steps: keep what clips were encoded to, for the strategies that compare clips with clips.
         all_words: score every word that the model knows, by id, for texts to come; else those of the captions.
+        extra: (X, E) vectors of words that it does not know, to be scored as well.
     """
     score = score or Score()
     vocabulary = model.text_enc.embedding.num_embeddings if all_words else None
     captions = [ids.numpy() for ids in split.captions]
     ids, weights = caption_word_weights(captions, vocabulary)  # (V,), (M, V)
     words = model.text_branch(send(torch.from_numpy(ids), model.device).unsqueeze(0))[0]  # (V, E)
-    by_word, clips = score_words(model, split, words, score.pool, keep_steps)
+    tables = [words] if extra is None else [words, F.normalize(send(extra, model.device), dim=-1)]
+    by_word, clips = score_words(model, split, tables, score.pool, keep_steps)
     importance = score.idf_values
     weighed = weights if importance is None else caption_word_weights(captions, vocabulary, importance)[1]
-    return SplitScores(split, words, weights, by_word, caption_sums(weighed, by_word).T.contiguous(), clips)
+    cross = caption_sums(weighed, by_word[: len(words)]).T.contiguous()
+    return SplitScores(split, words, weights, by_word, cross, clips)
 
 
 @torch.no_grad()
 def score_words(
-    model: CRNNWordModel, split: Split, words: Tensor, pool: Pool = mean_over_frames, keep_steps: bool = False
+    model: CRNNWordModel, split: Split, tables: list[Tensor], pool: Pool = mean_over_frames, keep_steps: bool = False
 ) -> tuple[Tensor, EncodedClips | None]:
-    """The score of each word, of (V, E), with every clip: (V, C); and what the clips were encoded to, if it is kept.
+    """The score of each word, of tables (V, E), with every clip: (sum of V, C); and what the clips were encoded to, if
+    it is kept.
 
+    Each table is multiplied on its own: to the bit, a word's scores do not depend on the other tables.
     Several ranks encode and score a share of the groups each, and every rank gets all: what a clip is encoded to does
     not depend on the number of ranks, to the bit.
     """
@@ -81,12 +91,12 @@ def score_words(
     frames, order = np.array(split.frames), np.concatenate(groups)
     counts, lengths = np.array([[len(clips), frames[clips[0]] // TIME_POOLING] for clips in groups]).T
     columns, rows = (np.cumsum(sizes) - sizes for sizes in (counts, counts * lengths))  # where each group begins
-    scores = words.new_zeros(len(words), len(frames))
-    steps = words.new_zeros(counts @ lengths if keep_steps else 0, words.shape[1])
+    scores = tables[0].new_zeros(sum(map(len, tables)), len(frames))
+    steps = scores.new_zeros(counts @ lengths if keep_steps else 0, tables[0].shape[1])
     for clips, column, row in own_share(list(zip(groups, columns, rows, strict=True))):
         encoded = encode_clips(model, split, clips)  # (N, L, E)
-        by_clip = group_word_scores(encoded, frames[clips].tolist(), words, pool)
-        scores[:, column : column + len(clips)] = by_clip
+        by_clip = [group_word_scores(encoded, frames[clips].tolist(), words, pool) for words in tables]
+        scores[:, column : column + len(clips)] = torch.cat(by_clip)
         if keep_steps:
             steps[row : row + encoded.shape[0] * encoded.shape[1]] = encoded.flatten(0, 1)
     all_reduce_sum(scores)

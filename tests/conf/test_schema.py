@@ -136,6 +136,7 @@ def test_the_encoders_sizes_are_derived_and_checked_where_given():
         ("data_conf.relevance", True, True, True),
         ("param_conf.seed", False, False, True),
         ("word2vec_embeddings.seed", False, True, True),
+        ("word2vec_embeddings.extra_words", True, False, False),
         ("audio_logmel.hop", False, True, True),
         ("text_cleaning.corrections", False, True, True),
         ("text_cleaning.corrections.birsd", False, True, True),
@@ -172,6 +173,7 @@ def test_telling_settings_are_those_that_decide_numbers():
         ("clotho_dataset.on_bad_data=skip", []),
         ("word2vec_embeddings.unk_max_dot=0.5", [EMBEDDING]),
         ("word2vec_embeddings.train.window=9", []),  # of source train
+        ("word2vec_embeddings.extra_words=9", []),
         ("param_conf.batch_size=16", []),
     ],
 )

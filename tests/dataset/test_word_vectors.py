@@ -10,7 +10,9 @@ from utils.common.errors import UserError
 from utils.dataset.word_vectors import (
     PAD,
     embed_vocabulary,
+    further_words,
     load_embeddings,
+    load_further_words,
     load_vectors,
     save_embeddings,
     train_vectors,
@@ -130,6 +132,31 @@ def test_unfit_embeddings_are_refused(tmp_path, arrays, what):
     np.savez(tmp_path / "e.npz", **arrays)
     with pytest.raises(UserError, match=rf"e\.npz: .*{what}.*; run .*again"):
         load_embeddings(tmp_path / "e.npz")
+
+
+def test_further_words_are_the_first_that_a_query_can_hold(vectors):
+    words, rows = further_words(vectors, ["axe"], 3, corrections={"walkie": "talkie"})
+    assert words == ["talkie", "dog", "été"]  # "Axe" is typed as "axe", "walkie" becomes "talkie"
+    np.testing.assert_array_equal(rows, [vectors[word] for word in words])
+    with pytest.raises(UserError, match=r"extra_words: is 4, .* have only 3 words that a query can hold"):
+        further_words(vectors, ["axe"], 4, corrections={"walkie": "talkie"})
+
+
+@pytest.mark.parametrize(
+    ("arrays", "what"),
+    [
+        ({"words": np.array(["c"]), "vectors": VECTORS[:1]}, "holds 1 words, but .*extra_words is 2"),
+        ({"words": np.array(["b", "c"]), "vectors": VECTORS[:2]}, "does not belong to the vocabulary"),
+        ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2, 1:]}, "does not belong to the vocabulary"),
+        ({"words": np.array(["c", "c"]), "vectors": VECTORS[:2]}, "do not belong together"),
+        ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2] + np.inf}, "'c' is not finite"),
+        ({"words": np.array([{}, {}], dtype=object), "vectors": VECTORS[:2]}, "not the word vectors"),
+    ],
+)
+def test_unfit_further_words_are_refused(tmp_path, arrays, what):
+    np.savez(tmp_path / "e.npz", **arrays)
+    with pytest.raises(UserError, match=rf"e\.npz: .*{what}"):
+        load_further_words(tmp_path / "e.npz", 2, WORDS.tolist(), SIZE)
 
 
 @pytest.mark.parametrize("kept", [0, 100])

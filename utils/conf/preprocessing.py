@@ -49,6 +49,7 @@ class WordEmbeddingsConf(Section):
     variants: dict[str, Annotated[list[str], Field(min_length=1)]]
     unk_max_dot: Annotated[Number, Field(gt=0, le=1)]
     unk_max_draws: Count
+    extra_words: Annotated[int, Field(ge=0), Role.AROUND] = 0
     seed: Seed
     train: Word2VecTrainConf
 

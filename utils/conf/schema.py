@@ -194,12 +194,17 @@ class Conf(Section):
         return self
 
     @model_validator(mode="after")
-    def _bands_agree(self) -> "Conf":
+    def _sections_agree(self) -> "Conf":
         in_dim = self.CRNNWordModel.audio_enc.in_dim
         if in_dim not in (None, self.audio_logmel.n_mels):
             raise ValueError(
                 f"audio_logmel.n_mels is {self.audio_logmel.n_mels} but CRNNWordModel.audio_enc.in_dim is "
                 f"{in_dim}; leave in_dim at null, or make them equal"
+            )
+        if self.word2vec_embeddings.extra_words and self.CRNNWordModel.text_enc.trainable:
+            raise ValueError(
+                f"word2vec_embeddings.extra_words is {self.word2vec_embeddings.extra_words}, but with CRNNWordModel."
+                "text_enc.trainable=true word vectors are trained, and words that no caption has are not; set it to 0"
             )
         return self
 

@@ -75,6 +75,11 @@ def correct_words(text: str, corrections: dict[str, str]) -> str:
     return " ".join(corrections.get(word, word) for word in text.split())
 
 
+def is_typed(word: str, corrections: dict[str, str]) -> bool:
+    """Whether a query can hold a word: cleaning and correcting leave it one word, as it is."""
+    return has_words(word) and correct_words(clean_caption(word), corrections).split() == [word]
+
+
 def hyphenated_words(text: str) -> list[str]:
     """The words with a hyphen or a dash in them, for the user to look at."""
     return [word for word in text.split() if "-" in word or "–" in word or "—" in word]

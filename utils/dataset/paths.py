@@ -84,5 +84,9 @@ class DatasetPaths:
         return Path(self.root) / "word2vec_embeds.npz"
 
     @property
+    def word_extra(self) -> Path:
+        return Path(self.root) / "word2vec_extra.npz"
+
+    @property
     def bad_data(self) -> Path:
         return Path(self.root) / "bad_data.csv"

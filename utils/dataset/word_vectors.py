@@ -2,21 +2,26 @@
 
 import warnings
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from utils.common.errors import UserError
 from utils.common.io import require_file, whole_file
 from utils.common.steps import EMBEDDING
+from utils.dataset.captions import is_typed
 from utils.dataset.vector_file import first_not_finite, read_vector_file
+
+if TYPE_CHECKING:
+    from gensim.models import KeyedVectors
 
 PAD = "<pad>"
 
 
 class WordEmbeddings(NamedTuple):
-    """A vector for each word; id 0 is the padding with the zero vector, the rest is sorted."""
+    """A vector for each word; of the vocabulary id 0 is the padding with the zero vector, the rest is sorted."""
 
     words: list[str]  # V
     vectors: np.ndarray  # (V, E) float32
@@ -30,7 +35,7 @@ class Coverage(NamedTuple):
     unknown: list[str]  # these share one vector
 
 
-def load_vectors(source: str, file: str | None) -> Mapping[str, np.ndarray]:
+def load_vectors(source: str, file: str | None) -> "KeyedVectors":
     """Pretrained vectors by word, from gensim's downloader (source: its name) or from a local file (source: file)."""
     if source == "file":
         return read_vector_file(Path(file))
@@ -46,9 +51,7 @@ def load_vectors(source: str, file: str | None) -> Mapping[str, np.ndarray]:
         ) from None
 
 
-def train_vectors(
-    captions: list[list[str]], vector_size: int, window: int, epochs: int, seed: int
-) -> Mapping[str, np.ndarray]:
+def train_vectors(captions: list[list[str]], vector_size: int, window: int, epochs: int, seed: int) -> "KeyedVectors":
     """Train gensim's Word2Vec on tokenised captions; one thread, so that the seed decides the result."""
     from gensim.models import Word2Vec
 
@@ -91,6 +94,29 @@ def embed_vocabulary(
     return embeddings, Coverage(sorted(own), sorted(by_variants), unknown)
 
 
+def further_words(
+    vectors: "KeyedVectors", vocabulary: list[str], count: int, corrections: dict[str, str]
+) -> WordEmbeddings:
+    """The first `count` words of the vectors' source, whose order is by frequency, beside the vocabulary: (X, E).
+
+    What no query can hold, as it is cleaned and corrected (capitals, punctuation, underscores), is passed over.
+
+    Raises UserError where there are fewer.
+    """
+    known = set(vocabulary)
+    others = (word for word in vectors.index_to_key if word not in known and is_typed(word, corrections))
+    words = list(islice(others, count))
+    if len(words) < count:
+        raise UserError(
+            f"word2vec_embeddings.extra_words: is {count}, but beside the vocabulary the word vectors have only "
+            f"{len(words)} words that a query can hold; ask for no more"
+        )
+    rows = vectors[words].astype(np.float32)
+    if not np.isfinite(rows).all():
+        raise UserError(f"word2vec_embeddings: the vector of {words[first_not_finite(rows)]!r} is not finite")
+    return WordEmbeddings(words, rows)
+
+
 def unknown_vector(known: np.ndarray, max_dot: float, max_draws: int, seed: int) -> np.ndarray:
     """A unit vector that resembles no known word: drawn from the normal distribution of the normalised known vectors
     (V, E), each dimension apart, until its |dot| with every one of them is at most `max_dot`.
@@ -127,6 +153,37 @@ def load_embeddings(path: Path, out_dim: int | None = None) -> WordEmbeddings:
 
     Raises UserError where the file is missing, damaged, or has vectors of another, or an odd, number of dimensions.
     """
+    words, vectors = _read_embeddings(path)
+    if words[:1] != [PAD]:
+        raise UserError(f"{path}: words and vectors do not belong together; run {EMBEDDING} again")
+    size = vectors.shape[1]
+    if out_dim not in (None, size):
+        raise UserError(
+            f"CRNNWordModel.audio_enc.out_dim: is {out_dim}, but the word vectors in {path} have {size} dimensions; "
+            "leave it at null, or make them equal"
+        )
+    if size % 2 or not size:
+        raise UserError(f"{path}: vectors of {size} dimensions; the audio encoder's two directions need an even number")
+    return WordEmbeddings(words, vectors)
+
+
+def load_further_words(path: Path, count: int, vocabulary: list[str], size: int) -> WordEmbeddings:
+    """The first `count` of the words that `save_embeddings` kept of `further_words`, beside a vocabulary.
+
+    Raises UserError where the file is missing or damaged, has fewer, vectors of another size, or the vocabulary's own.
+    """
+    words, vectors = _read_embeddings(path)
+    if len(words) < count:
+        raise UserError(
+            f"{path}: holds {len(words)} words, but word2vec_embeddings.extra_words is {count}; run {EMBEDDING} with "
+            "that setting, or lower it"
+        )
+    if vectors.shape[1] != size or not set(vocabulary).isdisjoint(words):
+        raise UserError(f"{path}: does not belong to the vocabulary and its vectors; run {EMBEDDING} again")
+    return WordEmbeddings(words[:count], vectors[:count])
+
+
+def _read_embeddings(path: Path) -> WordEmbeddings:
     require_file(path, EMBEDDING)
     try:
         with np.load(path, allow_pickle=False) as arrays:
@@ -137,17 +194,9 @@ def load_embeddings(path: Path, out_dim: int | None = None) -> WordEmbeddings:
     except Exception as error:  # numpy and zipfile raise many types for damaged files
         why = (str(error) or type(error).__name__).partition("\n")[0]
         raise UserError(f"{path}: not the word vectors of {EMBEDDING} ({why}); run it again") from None
-    if len(words) != len(vectors) or words[:1] != [PAD] or len(set(words)) != len(words):
+    if len(words) != len(vectors) or len(set(words)) != len(words):
         raise UserError(f"{path}: words and vectors do not belong together; run {EMBEDDING} again")
     if not np.isfinite(vectors).all():
         word = words[first_not_finite(vectors)]
         raise UserError(f"{path}: the vector of {word!r} is not finite; run {EMBEDDING} again")
-    size = vectors.shape[1]
-    if out_dim not in (None, size):
-        raise UserError(
-            f"CRNNWordModel.audio_enc.out_dim: is {out_dim}, but the word vectors in {path} have {size} dimensions; "
-            "leave it at null, or make them equal"
-        )
-    if size % 2 or not size:
-        raise UserError(f"{path}: vectors of {size} dimensions; the audio encoder's two directions need an even number")
     return WordEmbeddings(words, vectors.astype(np.float32))

@@ -31,6 +31,7 @@ from utils.score_utils import caption_word_weights
 from utils.step_score_utils import word_scores
 from utils.trial.directory import trial_conf
 from utils.trial.identity import check_data, check_made, check_trial, load_best
+from utils.trial.retrieval import word_importance
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
 
 
@@ -115,19 +116,20 @@ class ClipSearch:
         known = [word for word in tokens if word in self._rows]
         if not known:
             unknown = ", ".join(self.unknown_words(query))
-            raise UserError(f"no word of the query is known ({unknown}); {self.paths.vocab_info} lists those that are")
+            those = f"{self.paths.vocab_info} lists those of the captions, word2vec_embeddings.extra_words adds others"
+            raise UserError(f"no word of the query is known ({unknown}); {those}")
         return known
 
     def _clip_scores(self, known: list[str]) -> np.ndarray:
         """(C,) float32: the mean over words of each clip's score with the word, weighed as in a caption."""
-        ids, counts = np.unique([self._ids[word] for word in known], return_counts=True)
+        rows, counts = np.unique([self._rows[word] for word in known], return_counts=True)
         shares = counts / len(known)
-        if self.score.idf_values is not None:
-            shares = counts * self.score.idf_values[ids]
+        if self.score.idf is not None:
+            shares = counts * np.array([self._importance[self._word_scores.words[row]] for row in rows])
             shares = shares / shares.sum()
         scores = np.zeros(len(self._word_scores.fids), np.float32)
-        for id, share in zip(ids, shares, strict=True):  # not a product: it may round equal columns differently
-            scores += self._word_scores.scores[self._rows[self.words[id]]] * np.float32(share)
+        for row, share in zip(rows, shares, strict=True):  # not a product: it may round equal columns differently
+            scores += self._word_scores.scores[row] * np.float32(share)
         return scores
 
     def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
@@ -151,9 +153,10 @@ class ClipSearch:
         return {word: row for row, word in enumerate(self._word_scores.words)}
 
     @cached_property
-    def _ids(self) -> dict[str, int]:
-        """Each word's id in the vocabulary."""
-        return {word: id for id, word in enumerate(self.words)}
+    def _importance(self) -> dict[str, float]:
+        """What each word that has a score weighs, where they are weighed."""
+        names = list(dict.fromkeys([*self.words, *self._word_scores.words]))
+        return dict(zip(names, word_importance(self.conf, self.score, len(names)), strict=True))
 
     @cached_property
     def _clips(self) -> dict[str, Clip]:

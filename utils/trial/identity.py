@@ -36,10 +36,10 @@ def deciding(conf: Conf) -> dict[str, Any]:
     return {key: told[key] for key in told if held_by(conf, key) or not role_of(key).may_change_on_resume}
 
 
-def data_digests(conf: Conf, splits: Iterable[str]) -> dict[str, str]:
-    """SHA-256 of the files of the data set that training on, or scoring, these splits reads."""
+def data_digests(conf: Conf, splits: Iterable[str], *more: Path) -> dict[str, str]:
+    """SHA-256 of the files of the data set that training on, or scoring, these splits reads, and of `more`."""
     paths = DatasetPaths(conf.data_conf.dataset)
-    files = [paths.word_embeds, *(file(split) for split in splits for file in (paths.text, paths.log_mels))]
+    files = [paths.word_embeds, *more, *(file(split) for split in splits for file in (paths.text, paths.log_mels))]
     return digests(paths.root, [name_from(paths.root, file) for file in files])
 
 

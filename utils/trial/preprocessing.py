@@ -46,8 +46,10 @@ def step_settings(conf: Conf, step: str) -> dict[str, Any]:
 @contextmanager
 def making_step(conf: Conf, step: str, inputs: Iterable[Path]) -> Iterator[None]:
     """`making_files` of a preprocessing step, in the data set's directory."""
-    root = conf.data_conf.dataset
-    with making_files(root, step, inputs, step_outputs(conf, step), step_settings(conf, step)):
+    root, outputs = conf.data_conf.dataset, step_outputs(conf, step)
+    if step == EMBEDDING:
+        outputs.append(DatasetPaths(root).word_extra)  # recorded where there are extra words
+    with making_files(root, step, inputs, outputs, step_settings(conf, step)):
         yield
     if step == INDEXING:
         digests(root, sounds(conf))  # which were read just now: kept for the commands to come

@@ -80,7 +80,7 @@ class WordScores(NamedTuple):
     """
 
     scores: np.ndarray | h5py.Dataset  # (V, C) float32; once loaded a data set, read from its file where indexed
-    words: list[str]  # V, the whole vocabulary
+    words: list[str]  # V, the whole vocabulary, and behind it the extra words, if any
     fids: list[str]  # C clips
     epoch: int
     score: str = PUBLISHED  # as in StoredScores
