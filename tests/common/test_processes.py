@@ -60,7 +60,7 @@ CASES = [
     Case("easy-audio-NS", masked=True),
     Case("InfoNCE", masked=True),
     Case("InfoNCE", masked=True, frames="softmax", words="idf"),
-    Case("semi-hard-NS", frames="max"),
+    Case("full-batch-NS", frames="max"),
     Case("random-NS", augment=MASKS),
     Case("hard-audio-NS", masked=True, batch_size=8, augment=MASKS),
 ]
