@@ -26,6 +26,7 @@ demo: .venv/installed
 	$(BIN)/python postprocessing/1_xmodal_scores.py $(DEMO)
 	$(BIN)/python postprocessing/2_xmodal_retrieval.py $(DEMO)
 	$(BIN)/python postprocessing/3_report.py $(DEMO)
+	$(BIN)/python postprocessing/5_explore.py $(DEMO)
 
 test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile

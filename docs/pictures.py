@@ -1,4 +1,4 @@
-"""The pictures of the README, from a trial's report: docs/report.png and docs/alignment.png (`make pictures`).
+"""The pictures of the README, from a trial's pages: docs/report.png, alignment.png and explore.png (`make pictures`).
 
 Needs Chromium on the machine, and the development requirements."""
 
@@ -13,19 +13,23 @@ from PIL import Image  # matplotlib's own dependency
 from playwright.sync_api import Page, sync_playwright
 
 from utils.common.errors import UserError, run_command
+from utils.explore.page import PAGE
 from utils.report.report import REPORT
 from utils.trial.directory import trial_from_command
 
 FOLDER = Path(__file__).parent
 COLOURS = 96  # of a picture: a third of the bytes
 WIDTH = 1300  # CSS pixels
+EXPLORED = (900, 780)
+QUERY = "thunder rumbles while a sirn wails"
 
 
 def main() -> None:
     trial, _ = trial_from_command(__doc__)
-    report = trial / "report" / REPORT
-    if not report.is_file():
-        raise UserError(f"{report}: no such file; run postprocessing/3_report.py first")
+    report, explore = trial / "report" / REPORT, trial / "explore" / PAGE
+    for path, script in ((report, "3_report.py"), (explore, "5_explore.py")):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run postprocessing/{script} first")
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
         raise UserError("no Chromium on this machine; install it, to take pictures")
@@ -38,6 +42,9 @@ def main() -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": 1000}, device_scale_factor=2)
         page.goto(report.resolve().as_uri())
         take_alignment(page)
+        page = browser.new_page(viewport=dict(zip(("width", "height"), EXPLORED, strict=True)))
+        page.goto(explore.resolve().as_uri())
+        take_explore(page)
         browser.close()
 
 
@@ -55,6 +62,13 @@ def take_alignment(page: Page) -> None:
     picture.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
     save(picture.screenshot(), "alignment.png")
+
+
+def take_explore(page: Page) -> None:
+    """The live page's first hits."""
+    page.type("#query", QUERY)
+    page.wait_for_timeout(500)
+    save(page.screenshot(), "explore.png")
 
 
 def save(png: bytes, name: str) -> None:

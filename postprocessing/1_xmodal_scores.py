@@ -1,7 +1,7 @@
 """Score every clip with every caption of each split, each at its own length.
 
 Writes {split}_xmodal_scores.hdf5 into the trial directory, and {split}_word_scores.hdf5, every clip with every word of
-the vocabulary, for 4_search.py."""
+the vocabulary, for 4_search.py and 5_explore.py."""
 
 import sys
 from pathlib import Path

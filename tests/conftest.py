@@ -1,6 +1,7 @@
-"""Fixtures of all tests: the golden arrays, a small random batch, and a report."""
+"""Fixtures of all tests: the golden arrays, a small random batch, a report, and a browser."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -51,3 +52,18 @@ def report(tmp_path_factory):
     made["main.py"] |= {"inputs": {"a&b": "1f"}, "runs": [{"torch": "<2>", "clean": True}]}
     (trial / "provenance.json").write_text(json.dumps(made))
     return trial, conf, write_report(trial, conf).parent
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Headless Chromium."""
+    chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if chromium is None:
+        pytest.skip("no Chromium on this machine")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: make test installs it")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        )
+        yield browser
+        browser.close()

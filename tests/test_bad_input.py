@@ -35,6 +35,7 @@ from utils.trial.checkpoint import sealed
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4 = (f"preprocessing/{name}.py" for name in PREPROCESSING)
 SEARCH = "postprocessing/4_search.py"
 TRAIN, (SCORE, MEASURE, _) = "main.py", (f"postprocessing/{name}.py" for name in POSTPROCESSING)
+EXPLORE = "postprocessing/5_explore.py"
 SIZE = 8  # of the word vectors
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
 CLEAN_HEADER = "line,file_name,column,raw_text"
@@ -69,6 +70,10 @@ class Folder:
     @property
     def scores(self) -> Path:
         return self.trial / "development_xmodal_scores.hdf5"
+
+    @property
+    def word_scores(self) -> Path:
+        return self.trial / "development_word_scores.hdf5"
 
     @property
     def wav(self) -> Path:
@@ -564,6 +569,16 @@ RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: 
     ("a folder", lambda folder: (folder.root / "out.csv").mkdir(), "{root}/out.csv: is no plain file"),
     ("scores are a file", table("out_word_scores", "x"), "{root}/out_word_scores: File exists"),
 ]
+SPLIT = ["--split", "development"]
+PAGES = [  # of what the live page is made from: what is spoiled, how, and the error line
+    ("no scores", lambda folder: folder.word_scores.unlink(), f"{{word_scores}}: no such file … {SCORE}"),
+    ("scores cut short", cut("word_scores"), f"{{word_scores}}: not a readable HDF5 file … {SCORE}"),
+    ("NaN scores", number("word_scores", np.nan), "{trial}: scores are NaN"),
+    ("no log-mels", lambda folder: folder.log_mels.unlink(), f"{{log_mels}}: no such file … {STEP_4}"),
+    ("no clip", lambda folder: folder.wav.unlink(), "/development/{wav.name}: no such audio file … put it back"),
+    ("a broken clip", cut("wav"), "/development/{wav.name}: … run that again"),
+    ("a file in its place", lambda folder: (folder.trial / "explore").write_text(""), "{trial}/explore: is a file"),
+]
 IDENTITY = [  # what belongs elsewhere, or was changed since: no provenance is signed anew
     ("captions edited after training", [SCORE, *TRIAL], add_line("captions"), f"{{captions}}: … {STEP_1} read it"),
     ("a sound replaced after training", [MEASURE, *TRIAL], audio(np.zeros(32000)), f"{{wav}}: … {STEP_2} read it"),
@@ -665,6 +680,8 @@ REFUSED = [
     *group("queries", RANK, "{root}/queries.csv: … ", QUERIES),
     *group("ranking", RANK, "", [(what, to_rank(how), words) for what, how, words in RANKED]),
     *group("trial", [SCORE, *TRIAL], "{trial}", TRIALS),
+    *[(f"page: {what}", [EXPLORE, *TRIAL, *SPLIT], spoil, [words]) for what, spoil, words in PAGES],
+    ("page: no such split", [EXPLORE, *TRIAL, "--split", "test"], lambda _: None, ["'test': not a split of {trial}"]),
     *group("resumed", [TRAIN, *RESUME], "{trial}", LAST),
     *[
         (f"index: {number}", [command], index(name, content), [f"{{data}}/{name}: … {words}"])
@@ -695,7 +712,7 @@ def names_in(folder: Folder) -> dict[str, object]:
     """What the table's braces stand for."""
     names = ["root", "conf", "data", "captions", "log_mels", "word_vectors", "embeds", "best", "scores", "trial"]
     wavs = sorted(path.name for path in folder.wav.parent.iterdir())
-    return {name: getattr(folder, name) for name in [*names, "wav", "fid"]} | {"wavs": wavs}
+    return {name: getattr(folder, name) for name in [*names, "word_scores", "wav", "fid"]} | {"wavs": wavs}
 
 
 def check_lines(complained: str, expected: list[str], names: dict) -> None:

@@ -543,6 +543,7 @@ def test_a_missing_file_names_the_step_that_makes_it(copy_of_data, script, absen
         *([stage] for stage in STAGES[1:]),
         ["postprocessing/4_search.py", "rain"],
         ["postprocessing/4_search.py", "--audio", "x.wav"],
+        ["postprocessing/5_explore.py"],
     ],
     ids=" ".join,
 )

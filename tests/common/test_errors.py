@@ -71,7 +71,7 @@ runpy.run_path(sys.argv[1], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("script", [*STAGES, "postprocessing/4_search.py"])
+@pytest.mark.parametrize("script", [*STAGES, "postprocessing/4_search.py", "postprocessing/5_explore.py"])
 def test_an_interrupt_while_a_script_imports_is_silent(script):
     done = subprocess.run([sys.executable, "-c", INTERRUPT_IMPORTS, script], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
@@ -85,7 +85,7 @@ def test_who_does_without_interrupts_keeps_doing_so():
 
 
 def test_imported_modules_leave_interrupts_to_others():
-    for script in [*STAGES, "postprocessing/4_search.py"]:
+    for script in [*STAGES, "postprocessing/4_search.py", "postprocessing/5_explore.py"]:
         importlib.import_module(script.removesuffix(".py").replace("/", "."))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

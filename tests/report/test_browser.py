@@ -1,45 +1,13 @@
 """The pages as a browser shows them: headless Chromium, from disk, without a network."""
 
-import shutil
 from functools import cache
 
 import numpy as np
 import pytest
 
+from tests.browser import CONTRAST, PLAY
 from tests.helpers import ODD_NAMES, write_finished
 from utils.report.comparison import write_comparison
-
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright drives the browser: make test installs it")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-CONTRAST = """() => {
-  const parse = css => css.match(/[\\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => [r, g, b].map(c => c / 255)
-    .map(c => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = element => {
-    for (; element; element = element.parentElement) {
-      const colour = parse(getComputedStyle(element).backgroundColor);
-      if (colour.length === 3 || colour[3] > 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const texts = [...document.querySelectorAll("h1, h2, h3, p, a, th, td, dt, b, summary, caption, li, span")];
-  return Math.min(...texts.map(element => {
-    const [a, b] = [luminance(parse(getComputedStyle(element).color)), luminance(ground(element))];
-    return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  }));
-}"""
-
-PLAY = """async player => {
-  player.muted = true;
-  await player.play();
-  const end = Date.now() + 5000;
-  while (player.currentTime === 0 && Date.now() < end) await new Promise(done => setTimeout(done, 20));
-  player.pause();
-  return [player.currentTime, player.duration, player.error && player.error.message];
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -53,16 +21,6 @@ def pages(report, tmp_path_factory):
         write_finished(folder, "collapsed", "hard-NS", 0, scores=np.ones((2, 10))),
     ]
     return {"report": report[2] / "report.html", "comparison": write_comparison(trials, folder / "compared")}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""A page and the files beside it: what a report and a comparison have in common."""
+"""A page and the files beside it: what reports, comparisons and live pages have in common."""
 
 import shutil
 from pathlib import Path

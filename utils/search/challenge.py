@@ -107,7 +107,7 @@ class FolderSearch(ClipSearch):
     @property
     def names(self) -> list[str]:
         """C file names, in their order."""
-        return self._word_scores.fids
+        return self.stored.fids
 
     def scores(self, query: Query) -> np.ndarray:
         """(C,) float32: the sounds' scores with a text; 0 where it has no known word."""
@@ -129,7 +129,7 @@ class FolderSearch(ClipSearch):
                 warnings.warn(f"{source}: line {line}: {what}", stacklevel=2)
 
     @cached_property
-    def _word_scores(self) -> WordScores:
+    def stored(self) -> WordScores:
         """The scores (W, C) of the queries' words with the sounds that can be used."""
         known = set(self.words[1:]) & {word for query in self.queries for word in self._tokens(query.text)}
         ids = np.array([i for i, word in enumerate(self.words) if word in known], dtype=np.int64)

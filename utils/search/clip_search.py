@@ -99,7 +99,7 @@ class ClipSearch:
 
         Raises UserError where the query has no such word, and where what is stored is missing, stale or damaged.
         """
-        scores, fids = self._clip_scores(self._known_words(query)), self._word_scores.fids
+        scores, fids = self._clip_scores(self._known_words(query)), self.stored.fids
         return [self._clip_hit(rank, scores[i], fids[i]) for rank, i in self._ranked(scores, top)]
 
     def unknown_words(self, query: str) -> list[str]:
@@ -124,24 +124,31 @@ class ClipSearch:
         """(C,) float32: the mean over words of each clip's score with the word, weighed as in a caption."""
         rows, counts = np.unique([self._rows[word] for word in known], return_counts=True)
         shares = counts / len(known)
-        if self.score.idf is not None:
-            shares = counts * np.array([self._importance[self._word_scores.words[row]] for row in rows])
+        if self.importance is not None:
+            shares = counts * np.array([self.importance[self.stored.words[row]] for row in rows])
             shares = shares / shares.sum()
-        scores = np.zeros(len(self._word_scores.fids), np.float32)
+        scores = np.zeros(len(self.stored.fids), np.float32)
         for row, share in zip(rows, shares, strict=True):  # not a product: it may round equal columns differently
-            scores += self._word_scores.scores[row] * np.float32(share)
+            scores += self.stored.scores[row] * np.float32(share)
         return scores
 
     def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
-        if fid not in self._clips:
+        path = self.path(fid)
+        return ClipHit(rank, float(score), fid, path, self.clips[fid].seconds, self._captions_of.get(fid, []))
+
+    def path(self, fid: str) -> Path:
+        """Where a clip that was scored lies; UserError where it is not in the index."""
+        if fid not in self.clips:
             what = f"has no clip {fid}, which was scored; run {INDEXING} and what follows it again"
             raise UserError(f"{self.paths.audio_info}: {what}")
-        clip = self._clips[fid]
-        path = self.paths.clip(self.split, clip.file_name)
-        return ClipHit(rank, float(score), fid, path, clip.seconds, self._captions_of.get(fid, []))
+        return self.paths.clip(self.split, self.clips[fid].file_name)
 
     @cached_property
-    def _word_scores(self) -> WordScores:
+    def stored(self) -> WordScores:
+        """The split's word scores, in their file.
+
+        Raises UserError where they are missing, stale or damaged.
+        """
         path = word_scores_path(self.trial, self.split)
         check_data(self.trial, self.conf, SCORING)
         check_made(self.trial, SCORING, reads=[path])
@@ -150,16 +157,18 @@ class ClipSearch:
     @cached_property
     def _rows(self) -> dict[str, int]:
         """Each word's row of the word scores."""
-        return {word: row for row, word in enumerate(self._word_scores.words)}
+        return {word: row for row, word in enumerate(self.stored.words)}
 
     @cached_property
-    def _importance(self) -> dict[str, float]:
-        """What each word that has a score weighs, where they are weighed."""
-        names = list(dict.fromkeys([*self.words, *self._word_scores.words]))
-        return dict(zip(names, word_importance(self.conf, self.score, len(names)), strict=True))
+    def importance(self) -> dict[str, float] | None:
+        """What each word that has a score weighs beside others; None: all the same."""
+        names = list(dict.fromkeys([*self.words, *self.stored.words]))
+        weights = word_importance(self.conf, self.score, len(names))
+        return None if weights is None else dict(zip(names, weights.tolist(), strict=True))
 
     @cached_property
-    def _clips(self) -> dict[str, Clip]:
+    def clips(self) -> dict[str, Clip]:
+        """The split's clips, by fid."""
         return read_clips(self.paths, self.split)
 
     @cached_property
@@ -210,9 +219,9 @@ class ClipSearch:
     def _recipe(self) -> LogMelRecipe:
         """The trial's recipe with a sample rate: its own, or that of most of the split's clips."""
         recipe = self.conf.audio_logmel.recipe
-        if recipe.sample_rate is not None or not self._clips:
+        if recipe.sample_rate is not None or not self.clips:
             return recipe
-        rates = Counter(clip.sample_rate for clip in self._clips.values())
+        rates = Counter(clip.sample_rate for clip in self.clips.values())
         return replace(recipe, sample_rate=rates.most_common(1)[0][0])
 
     @cached_property

@@ -1,0 +1,32 @@
+"""A page that finds a split's clips while one types, to listen to: TRIAL/explore/index.html.
+
+It opens from disk. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes, and the split's log-mels and
+sounds."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
+
+from utils.common.errors import begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
+from utils.conf.command import parse_command
+from utils.explore.page import write_explore
+from utils.trial.directory import trial_of, trial_parser
+
+
+def main() -> None:
+    parser = trial_parser(__doc__)
+    parser.add_argument("--split", metavar="NAME", help="split to explore (default: data_conf.eval_data)")
+    what = "copy the clips as Ogg Vorbis, or play them where they lie (default: %(default)s)"
+    parser.add_argument("--clips", choices=("copy", "link"), default="copy", help=what)
+    args = parse_command(parser)
+    trial, conf = trial_of(args)
+    print(f"-> {write_explore(trial, conf, args.split, args.clips == 'copy')}")
+
+
+if __name__ == "__main__":
+    run_command(main)
