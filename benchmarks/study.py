@@ -46,6 +46,13 @@ def choose(groups: list[Group]) -> Group:
     return max(groups, key=lambda group: group.mean(BOTH, "mAP"))
 
 
+def name_of(group: Group, first: Group) -> str:
+    """A variant by what it has otherwise than the first: by its strategy, where that is the first."""
+    own, theirs = (some.results[0].experiment for some in (group, first))
+    changes = [f"{key.rpartition('.')[2]}={value}" for key, value in own.items() if theirs.get(key) != value]
+    return escaped(", ".join(changes) or group.results[0].strategy)
+
+
 def variants_table(groups: list[Group], chosen: Group) -> list[str]:
     """A row a variant: what it reaches, and how far that is above the first."""
     header = ["validation mAP", "seeds", "epochs", *SIDES.values(), "less the first's"]
@@ -54,8 +61,9 @@ def variants_table(groups: list[Group], chosen: Group) -> list[str]:
         epochs = [best_of(result.history, result.conf)["epoch"] for result in group.results]
         apart = "" if group is groups[0] else difference_cell(differences(group.queries, groups[0].queries)[BOTH])
         cells = [spread_cell(group, side, "mAP") for side in SIDES]
-        label = f"**{escaped(group.label)}**" if group is chosen else escaped(group.label)
-        rows.append([label, str(len(group.results)), ", ".join(map(str, epochs)), *cells, apart])
+        name = name_of(group, groups[0])
+        name = f"**{name}**" if group is chosen else name
+        rows.append([name, str(len(group.results)), ", ".join(map(str, epochs)), *cells, apart])
     return table_lines(header, rows)
 
 
@@ -63,7 +71,8 @@ def result_table(published: Group, chosen: Group, split: str) -> list[str]:
     """What the chosen variant reaches on a split that chose nothing, beside the published setting."""
     apart = differences(chosen.queries, published.queries)
     rows = [
-        [escaped(group.label), *(spread_cell(group, side, "mAP") for side in SIDES)] for group in (published, chosen)
+        [name_of(group, published), *(spread_cell(group, side, "mAP") for side in SIDES)]
+        for group in (published, chosen)
     ]
     rows.append(["difference", *(difference_cell(apart[side]) for side in SIDES)])
     rows.append(["ratio", *(f"{chosen.mean(side, 'mAP') / published.mean(side, 'mAP'):.2f}" for side in SIDES)])

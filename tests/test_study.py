@@ -36,7 +36,7 @@ def test_the_highest_mean_of_both_directions_is_chosen_and_the_first_is_compared
     header, _, *rows = study.variants_table(groups, chosen)
     assert header.startswith("| validation mAP | seeds | epochs | Text-to-audio |")
     assert rows[0].startswith("| random-NS | 2 | 2, 2 | ") and rows[0].endswith(" | |")
-    (row,) = [row for row in rows if row.startswith("| **semi-hard-NS** |")]
+    (row,) = [row for row in rows if row.startswith("| **sampling=semi-hard-NS** |")]
     apart = differences(chosen.queries, groups[0].queries)[BOTH]
     assert apart.low > 0 and f"| +{apart.value:.3f} [+{apart.low:.3f}, +{apart.high:.3f}] |" in row
 
