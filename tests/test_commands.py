@@ -108,7 +108,7 @@ def test_trial_directory(pipeline):
     assert keys | {"val_map_audio_to_text", "val_map", "score_std", "lr"} <= epochs[1].keys()
     assert "train_loss" not in epochs[0] and epochs[0].keys().isdisjoint(STATISTICS)
     checkpoint = torch.load(trial / "checkpoint_last.pt", weights_only=True)
-    keys = {"model", "criterion", "optimizer", "scheduler", "history", "epoch", "best", "conf", "words", "trial"}
+    keys = {"model", "score", "criterion", "optimizer", "scheduler", "history", "epoch", "best", "conf", "words", "trial"}
     assert checkpoint.keys() == keys
     assert checkpoint["conf"] == yaml.safe_load((trial / "conf.yaml").read_text())
     assert checkpoint["best"]["val_obj"] == min(epoch["val_obj"] for epoch in epochs)
@@ -200,7 +200,7 @@ def test_report_and_comparison(pipeline, tmp_path):
     ]
     equal = r"| hard-NS |" + " +0.000 [+0.000, +0.000] ≈ not told apart |" * 3  # by the same scores
     assert equal in (out / "comparison.md").read_text()
-    assert call("postprocessing/3_report.py", "--compare", trial)  # one group, one seed
+    assert call("postprocessing/3_report.py", "--compare", trial, "--out", tmp_path / "one")  # one group, one seed
     scores = other / "evaluation_xmodal_scores.hdf5"
     scores.unlink()
     message = call("postprocessing/3_report.py", "--compare", trial, other, status=2)
