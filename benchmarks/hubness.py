@@ -1,6 +1,6 @@
 """Does hubness foretell a collapse? The first epoch of training, batch by batch, under several strategies.
 
-    python -m benchmarks.hubness --conf FILE [--seeds 0 1 2] [--out docs/hubness.svg] [section.key=value ...]
+    python -m benchmarks.hubness --conf FILE [--seeds 0 1 2] [--out docs/hubness.png] [section.key=value ...]
 
 For each batch: the hubness of its picks (utils.negative_utils.pick_statistics), and the spread of its scores, by which
 a collapse is told. Nothing is written but the figure.
@@ -64,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--conf", required=True, metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--out", type=Path, default=Path("docs/hubness.svg"))
+    parser.add_argument("--out", type=Path, default=Path("docs/hubness.png"))
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     args = parser.parse_args()
     runs = {}
