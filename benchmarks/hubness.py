@@ -1,6 +1,6 @@
 """Does hubness foretell a collapse? The first epoch of training, batch by batch, under several strategies.
 
-    python -m benchmarks.hubness --conf FILE [--seeds 0 1 2] [--out docs/hubness.png] [section.key=value ...]
+    python -m benchmarks.hubness [section.key=value ...] --conf FILE [--out docs/hubness.png] [--seeds 0 1 2]
 
 For each batch: the hubness of its picks (utils.negative_utils.pick_statistics), and the spread of its scores, by which
 a collapse is told. Nothing is written but the figure.
@@ -37,8 +37,10 @@ def first_epoch(conf_file: str, overrides: list[str]) -> list[tuple[float, float
     loader = batches(data.train, conf.param_conf.batch_size, shuffle=True)
     state.model.train()
     for batch in progress(loader, f"{conf.objective}, seed {conf.param_conf.seed}", total=len(loader)):
-        picked = train_step(state, batch, negative_mask(batch.clips), draws).picked
-        found.append((pick_statistics([picked])["hubness"], picked.scores.std().item()))
+        negatives = negative_mask(batch.clips)
+        if negatives.any():
+            picked = train_step(state, batch, negatives, draws).picked
+            found.append((pick_statistics([picked])["hubness"], picked.scores.std().item()))
     return found
 
 
@@ -70,7 +72,8 @@ def main() -> None:
     runs = {}
     for strategy in STRATEGIES:
         for seed in args.seeds:
-            settings = [f"criteria.TripletLoss.sampling={strategy}", f"param_conf.seed={seed}", *args.overrides]
+            settings = ["param_conf.criterion=TripletLoss", f"criteria.TripletLoss.sampling={strategy}"]
+            settings += [f"param_conf.seed={seed}", *args.overrides]
             found = runs[strategy, seed] = first_epoch(args.conf, settings)
             hubness, spread = zip(*found, strict=True)
             numbers = [f"{hubness[batch]:.2f}" for batch in range(0, len(found), max(1, len(found) // 8))]

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from utils.common.errors import run_command
 from utils.common.steps import INDEXING
 from utils.dataset.index import read_table, read_vocabulary
 from utils.metric_utils import retrieval_metrics
@@ -84,4 +85,4 @@ def show(word: str, other: str, values: list[float]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,5 +1,6 @@
 """The page's folder: what it holds, and that it is whole or absent."""
 
+import copy
 import json
 import re
 import resource
@@ -20,6 +21,7 @@ from utils.common.errors import UserError
 from utils.common.steps import INDEXING
 from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
+from utils.explore import page
 from utils.explore.page import write_explore
 from utils.explore.sounds import copied
 from utils.trial.score_files import word_scores_path
@@ -80,7 +82,7 @@ def test_pictures_are_small_and_as_wide_as_the_clip_is_long(pages):
 @pytest.mark.parametrize("words", ["mean", "idf"])
 def test_a_clips_best_captions_are_those_with_the_highest_scores(pages, searches, words):
     content, search = content_of(pages[words]), searches[words]
-    assert content["words"] == VOCABULARY[1:]
+    assert content["words"] == [word for word in VOCABULARY[1:] if word != "<b>loud</b>"]  # which no query can hold
     found = [{} for _ in NAMES]  # by clip: each caption's score, by the search's own sum
     texts = read_table(search.paths.text("evaluation"), ["text", "raw_text"], INDEXING)
     for caption, text in enumerate(texts["text"]):
@@ -158,3 +160,13 @@ def test_sounds_of_any_rate_and_channels_are_copied(tmp_path, rate):
 
 def test_the_command_says_what_it_takes():
     assert "--clips {copy,link}" in call("postprocessing/5_explore.py", "--help")
+
+
+def test_extra_words_are_on_the_page_as_far_as_there_is_room(searches, monkeypatch, capsys):
+    search = copy.copy(searches["mean"])
+    search.words = VOCABULARY[:4]  # the others are extra ones then
+    assert len(page._shown_words(search)) == len([word for word in VOCABULARY[1:] if word != "<b>loud</b>"])
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(page, "LARGEST", 3 * 5 * len(search.stored.fids))
+    assert page._shown_words(search) == [1, 2, 3, 4, 5]
+    assert "words are left out: the page has room for no more" in capsys.readouterr().out

@@ -106,8 +106,8 @@ def test_names_and_captions_are_matched_to_the_character(trial, tmp_path):
     name, text = table["file_name"][0], table["raw_text"][4]
     pairs = further_pairs(measured_with(conf, write_pairs(tmp_path, [(name, text)])), "evaluation", stored)
     assert pairs.tolist() == [[0, 4]]
-    empty = further_pairs(measured_with(conf, write_pairs(tmp_path, [])), "evaluation", stored)
-    assert empty.shape == (0, 2)
+    with pytest.raises(UserError, match=r"pairs\.csv: holds no pairs"):
+        further_pairs(measured_with(conf, write_pairs(tmp_path, [])), "evaluation", stored)
     assert further_pairs(measured_with(conf, tmp_path / "absent.csv"), "development", stored) is None
     assert further_pairs(conf, "evaluation", stored) is None
     for row in ((name.strip().upper(), text), (name, text.upper()), (name, f" {text}")):

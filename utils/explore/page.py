@@ -13,7 +13,7 @@ from utils.common.io import progress
 from utils.common.steps import LOG_MELS
 from utils.conf.schema import Conf
 from utils.data_utils import load_captions
-from utils.dataset.captions import INVISIBLE, PUNCTUATION
+from utils.dataset.captions import INVISIBLE, PUNCTUATION, is_typed
 from utils.dataset.word_vectors import PAD
 from utils.explore.packing import packed
 from utils.explore.sounds import copied, linked
@@ -26,6 +26,8 @@ PAGE = "index.html"
 BEST_CAPTIONS = 5  # of a clip
 COLUMNS = 400  # of a log-mel's picture: more frames than that are averaged
 QUALITY = 50  # of it, of 100
+BYTES_A_SCORE = 3  # of the page's text
+LARGEST = 14_000_000  # bytes of scores: what a browser opens at once
 
 
 def write_explore(trial: Path, conf: Conf, split: str | None = None, copy: bool = True) -> Path:
@@ -39,7 +41,7 @@ def write_explore(trial: Path, conf: Conf, split: str | None = None, copy: bool 
     stored, scores = search.stored, search.stored.scores[()]  # (V, C)
     if not np.isfinite(scores).all():
         raise UserError(f"{trial}: scores are NaN: the model is broken; look at the trial's train.log")
-    real = [row for row, word in enumerate(stored.words) if word != PAD]
+    real = _shown_words(search)
     captions = _captions(search, scores)
     levels = packed(scores[real])
     with whole_folder(trial / "explore", PAGE) as folder:
@@ -66,6 +68,19 @@ def write_explore(trial: Path, conf: Conf, split: str | None = None, copy: bool 
             levels=levels.levels,
         )
     return trial / "explore" / PAGE
+
+
+def _shown_words(search: ClipSearch) -> list[int]:
+    """The rows of the words that a query can hold: the vocabulary's, and as many extra ones behind them as there is
+    room for."""
+    words, corrections = search.stored.words, search.conf.text_cleaning.corrections
+    most = max(len(search.words), LARGEST // (BYTES_A_SCORE * len(search.stored.fids)))
+    rows = [row for row, word in enumerate(words) if word != PAD and is_typed(word, corrections)]
+    if len(rows) > most:
+        print(
+            f"{search.split}: {len(rows) - most} of {len(rows)} words are left out of the page: it would be too large"
+        )
+    return rows[:most]
 
 
 class Captions(NamedTuple):

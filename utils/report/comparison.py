@@ -84,7 +84,8 @@ def read_result(trial: Path, overrides: Sequence[str] = ()) -> TrialResult:
     history = read_history(trial)
     queries = load_queries(trial, conf, split, best_of(history, conf)["epoch"])
     warn_diverged(trial)
-    sources = {RIGHT_PAIRS: "none"} | made[SCORING].sources | made[MEASURING].sources
+    pairs = made[MEASURING].sources if conf.data_conf.relevance else {}
+    sources = {RIGHT_PAIRS: "none"} | made[SCORING].sources | pairs
     return TrialResult(trial, conf, metrics, history, sources, queries, diverged(trial))
 
 

@@ -123,10 +123,12 @@ class FolderSearch(ClipSearch):
         if unknown:
             more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
             warnings.warn(f"unknown words, left out: {', '.join(unknown[:SHOWN])}{more}", stacklevel=2)
-        for line, text in self.queries:
-            if not any(word in self._rows for word in self._tokens(text)):
-                what = f"no word of {text[:200]!r} is known: the sounds stand in the order of their names"
-                warnings.warn(f"{source}: line {line}: {what}", stacklevel=2)
+        lost = [query for query in self.queries if not any(word in self._rows for word in self._tokens(query.text))]
+        for line, text in lost[:SHOWN]:
+            what = f"no word of {text[:200]!r} is known: the sounds stand in the order of their names"
+            warnings.warn(f"{source}: line {line}: {what}", stacklevel=2)
+        if len(lost) > SHOWN:
+            warnings.warn(f"{source}: {len(lost) - SHOWN} more captions have no known word", stacklevel=2)
 
     @cached_property
     def stored(self) -> WordScores:

@@ -60,7 +60,10 @@ def _read_pairs(path: str) -> list[tuple[int, str, str]]:
     if not set(COLUMNS) <= set(header):
         raise UserError(f"{path}: line 1: the columns must be {','.join(COLUMNS)}, but are {shown_header(header)}")
     refuse_repeated(path, header, COLUMNS)
-    return [(line, *(row[column] for column in COLUMNS)) for line, row in rows]
+    pairs = [(line, *(row[column] for column in COLUMNS)) for line, row in rows]
+    if not pairs:
+        raise UserError(f"{path}: holds no pairs; {ABSENT}")
+    return pairs
 
 
 # --- what the record of measuring says of it -------------------------------------------------------------

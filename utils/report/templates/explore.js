@@ -273,7 +273,7 @@ document.addEventListener("play", event => {  // one sound at a time
 }, true);
 at("clip").addEventListener("close", () => at("clip-sound").pause());
 at("clip").addEventListener("click", event => {
-  if (event.target === at("clip")) at("clip").close();  // beside it
+  if (event.target === at("clip") || event.target.closest("a")) at("clip").close();  // beside it, or off to a query
 });
 at("clip-close").addEventListener("click", () => at("clip").close());
 at("clip-sound").addEventListener("timeupdate", ({ target }) => {
