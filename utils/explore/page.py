@@ -77,9 +77,7 @@ def _shown_words(search: ClipSearch) -> list[int]:
     most = max(len(search.words), LARGEST // (BYTES_A_SCORE * len(search.stored.fids)))
     rows = [row for row, word in enumerate(words) if word != PAD and is_typed(word, corrections)]
     if len(rows) > most:
-        print(
-            f"{search.split}: {len(rows) - most} of {len(rows)} words are left out of the page: it would be too large"
-        )
+        print(f"{search.split}: {len(rows) - most} of {len(rows)} words are left out: the page has room for no more")
     return rows[:most]
 
 
