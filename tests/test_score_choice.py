@@ -77,7 +77,7 @@ def test_search_finds_what_was_scored(sharp):
 
 def test_the_report_adds_up_scores_and_marks_frames(sharp):
     page = (sharp / "report" / "report.html").read_text()
-    cards = re.findall(r"score (\d\.\d{4})</span>.*?score = ([^<]+)</p>", page, re.S)
+    cards = re.findall(r'<p><b>\d+</b> <span class="soft">score (\d\.\d{4})</span>.*?score = ([^<]+)</p>', page, re.S)
     assert len(cards) > 10
     for score, total in cards:
         parts = [part.split(" · ") for part in total.split(" + ")]
