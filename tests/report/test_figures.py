@@ -2,7 +2,7 @@ import warnings
 
 import numpy as np
 
-from utils.report.figures import COLOURS, Line, alignment, curves, score_histogram
+from utils.report.figures import COLOURS, Line, _runs, alignment, curves, score_histogram
 
 
 def test_figures_follow_the_readers_colours_and_say_what_they_show():
@@ -25,3 +25,8 @@ def test_figures_stand_what_a_broken_run_brings():
         assert ">雨<" in alignment(np.zeros((9, 64)), np.ones((9, 1)), np.ones(1), one, ["雨"], "max", 0.02, 1.0).svg
     assert nothing.alt == "Loss by epoch." and "lowest 0 at epoch 1" in zeros.alt and "0.200 to 0.200" in equal.alt
     assert ">$a_b$<" in silent.svg and "34.0 s" in silent.alt
+
+
+def test_runs_of_marked_frames():
+    assert _runs(np.array([1, 1, 0, 1, 0, 0, 1], bool)).tolist() == [[0, 3, 6], [2, 4, 7]]
+    assert _runs(np.zeros(3, bool)).shape == (2, 0)

@@ -215,8 +215,9 @@ def alignment(
             place = len(words) - i - 0.5
             word_axes.text(extent[0] - space, place, word, ha="right", va="center")
             word_axes.text(extent[1] + space, place, f"{value:.2f}", va="center")
-            starts, ends = _runs(marked[:, i])
-            word_axes.hlines([place - 0.4] * len(starts), starts * hop - hop / 2, ends * hop - hop / 2, color=RED)
+            starts, ends = _runs(marked[:, i])  # drawn at least a fiftieth of the picture wide
+            middle, half = (starts + ends - 1) * hop / 2, np.maximum(ends - starts, len(marked) / 50) * hop / 2
+            word_axes.hlines([place - 0.4] * len(starts), middle - half, middle + half, color=RED, linewidth=2)
         word_axes.set_xlabel("time (s)", labelpad=1)
         return picture_of(figure, _alignment_in_words(similarities, by_word, words, hop))
 
@@ -283,10 +284,9 @@ def _in_words(line: Line) -> str:
     )
 
 
-def _runs(marked: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first frame of each run of marked ones (T,), and the one behind its last."""
-    changes = np.diff(marked.astype(np.int8), prepend=0, append=0)
-    return np.flatnonzero(changes == 1), np.flatnonzero(changes == -1)
+def _runs(marked: np.ndarray) -> np.ndarray:
+    """(2, R): the first frame of each run of marked ones (T,), and the one behind its last."""
+    return np.flatnonzero(np.diff(marked, prepend=False, append=False)).reshape(-1, 2).T
 
 
 def _alignment_in_words(similarities: np.ndarray, by_word: np.ndarray, words: list[str], hop: float) -> str:
