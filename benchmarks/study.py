@@ -16,7 +16,7 @@ from pathlib import Path
 from utils.common.errors import run_command
 from utils.report.bootstrap import BOTH, differences
 from utils.report.comparison import read_result, require_same_data
-from utils.report.groups import Group, group_trials
+from utils.report.groups import Group, group_trials, highest
 from utils.report.page import DIRECTIONS
 from utils.report.tables import difference_cell, escaped, spread_cell, table_lines
 from utils.trial.directory import trial_conf
@@ -39,11 +39,6 @@ def score_on(trial: Path, split: str) -> None:
     conf = trial_conf(trial, [f"data_conf.eval_data={split}"])
     score_trial(trial, conf)
     measure_trial(trial, conf)
-
-
-def choose(groups: list[Group]) -> Group:
-    """The variant with the highest mAP, mean of both directions and of the seeds; the first where some tie."""
-    return max(groups, key=lambda group: group.mean(BOTH, "mAP"))
 
 
 def name_of(group: Group, first: Group) -> str:
@@ -93,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     trials = [trial.resolve() for trial in args.trials]
     variants = groups_on(trials, trial_conf(trials[0], []).data_conf.val_data)
-    chosen = choose(variants)
+    chosen = highest(variants)
     lines = variants_table(variants, chosen)
     if args.evaluate and chosen is not variants[0]:
         both = [result.trial for group in (variants[0], chosen) for result in group.results]

@@ -8,12 +8,12 @@ one, of the words every clip with such a caption. The trial has to be scored wit
 """
 
 import argparse
-import csv
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from utils.common.csv_rows import csv_rows
 from utils.common.errors import run_command
 from utils.common.steps import INDEXING
 from utils.dataset.index import read_table, read_vocabulary
@@ -26,8 +26,8 @@ COLUMNS = ("word", "in its place", "captions", "as they are", "replaced", "left 
 
 def unseen_synonyms(search: ClipSearch, table: Path) -> list[tuple[str, str]]:
     """The table's pairs of a word and a synonym that the trial can be asked for, though no caption has it."""
-    with table.open(encoding="utf-8", newline="") as file:
-        pairs = [(row["word"], row["synonym"]) for row in csv.DictReader(file)]
+    _, rows = csv_rows(table, "name a CSV file of word,synonym")
+    pairs = [(row["word"], row["synonym"]) for _, row in rows]
     seen, chosen = set(read_vocabulary(search.paths)), []
     for word, other in pairs:
         why = "a caption has it" if other in seen else "it has no scores" if search.unknown_words(other) else None

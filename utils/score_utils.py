@@ -55,8 +55,12 @@ def _own_alone(values: Tensor, lens: Tensor | None) -> Tensor:
     """(N, T, K), -inf beyond each clip's own frames."""
     if lens is None:
         return values
-    beyond = torch.arange(values.shape[1], device=values.device) >= lens.to(values.device).unsqueeze(1)  # (N, T)
-    return values.masked_fill(beyond.unsqueeze(2), -torch.inf)
+    return values.masked_fill(~_inside(lens, values.shape[1], values).unsqueeze(2), -torch.inf)
+
+
+def _inside(lens: Tensor, size: int, like: Tensor) -> Tensor:
+    """(items, size) bool: which places are within each item's first `lens`, on the device of `like`."""
+    return torch.arange(size, device=like.device) < lens.to(like.device).unsqueeze(1)
 
 
 POOLINGS: dict[str, Callable[..., Tensor]] = {
@@ -91,9 +95,7 @@ def mean_weights(lens: Tensor | None, items: int, size: int, like: Tensor) -> Te
     """(items, size) weights whose weighted sum is the mean over all places, or over each item's first `lens`."""
     if lens is None:
         return like.new_full((items, size), 1.0 / max(size, 1))
-    lens = lens.to(like.device)
-    inside = torch.arange(size, device=like.device) < lens.unsqueeze(1)
-    return inside.to(like.dtype) / lens.clamp(min=1).unsqueeze(1)
+    return _inside(lens, size, like).to(like.dtype) / lens.to(like.device).clamp(min=1).unsqueeze(1)
 
 
 def inverse_document_frequency(captions: Iterable[Tensor], vocabulary: int) -> Tensor:

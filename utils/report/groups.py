@@ -116,6 +116,11 @@ def _labels(members: list[list[TrialResult]]) -> list[str]:
     return labels
 
 
+def highest(groups: list[Group]) -> Group:
+    """The group with the highest mAP, mean of both directions and of the seeds; the first where some tie."""
+    return max(groups, key=lambda group: group.mean(BOTH, "mAP"))
+
+
 def best_groups(groups: list[Group], direction: str, metric: str) -> set[str]:
     """The labels of the groups with the best mean, to the digits that tables show; none where there is one group."""
     means = {group.label: float(shown(metric, group.mean(direction, metric))) for group in groups}

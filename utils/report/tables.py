@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from utils.metric_utils import AVERAGED, averages
 from utils.report.bootstrap import BOTH, Estimate, differences
-from utils.report.groups import Group, TrialResult, best_groups, group_trials, of_direction
+from utils.report.groups import Group, TrialResult, best_groups, group_trials, highest, of_direction
 from utils.report.numbers import METRICS, shown, signed
 from utils.report.page import DIRECTIONS
 from utils.report.rankings import Queries
@@ -49,7 +49,7 @@ def compare(results: list[TrialResult]) -> Comparison:
     by_chance = results[0].queries.by_chance()
     chance = {side: averages(values) for side, values in by_chance.values.items()}
     references = {
-        "best": max(groups, key=lambda group: group.mean(BOTH, "mAP")),
+        "best": highest(groups),
         "first": next(group for group in groups if any(result is results[0] for result in group.results)),
     }
     return Comparison(
