@@ -32,9 +32,9 @@ test: .venv/installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 bench: .venv/installed
-	$(BIN)/python -m benchmarks.bench
-	$(BIN)/python -m benchmarks.growth
-	$(BIN)/python -m benchmarks.search
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search
 
 fuzz: .venv/installed-dev
 	$(BIN)/python -m tests.fuzz

@@ -70,8 +70,8 @@ class SparseRows:
         self.indptr = np.concatenate([[0], np.cumsum(np.bincount(places // max(shape[1], 1), minlength=shape[0]))])
         self.shape = shape
 
-    def __getitem__(self, rows: np.ndarray) -> "SparseRows":
-        spans = [slice(self.indptr[row], self.indptr[row + 1]) for row in rows]
+    def __getitem__(self, rows: np.ndarray | slice) -> "SparseRows":
+        spans = [slice(self.indptr[row], self.indptr[row + 1]) for row in np.arange(self.shape[0])[rows]]
         own = np.repeat(np.arange(len(spans)), [span.stop - span.start for span in spans])
         data, indices = (np.concatenate([part[:0], *(part[s] for s in spans)]) for part in (self.data, self.indices))
         return SparseRows((data, (own, indices)), (len(spans), self.shape[1]))

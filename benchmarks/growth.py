@@ -2,61 +2,57 @@
 
 usage: python -m benchmarks.growth [--clips C ...] [--memory GB]      (what `make bench` runs second)
 
-Scoring is timed after encoding, in its two parts: word scores, a clip at a time, and caption scores, clips x captions.
+Scoring is timed after encoding, which a stand-in does at no cost: every clip with every word, into a file. Metrics are
+those of both directions, from such a file, read from the system's cache. One thread.
 """
 
 import argparse
-import resource
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 
-from benchmarks.inputs import encoded_model, synthetic_scores
-from benchmarks.measure import GB, isolated, peak_memory, seconds
+from benchmarks.inputs import WORDS, encoded_model, write_word_scores
+from benchmarks.measure import isolated, one_thread, peak_memory, seconds
 from benchmarks.synthetic import synthetic_split
-from utils.evaluation_utils import score_words
-from utils.metric_utils import both_directions
-from utils.score_utils import caption_word_weights
-from utils.split_score_utils import caption_sums
+from utils.metric_utils import averages, right_pairs
+from utils.place_utils import per_query_both_directions
+from utils.score_utils import Score
+from utils.trial.checkpoint import Trained
+from utils.trial.retrieval import write_word_scores as score
+from utils.trial.score_files import load_scores
 
 CLIPS = (500, 1045, 3839, 20_000)
-COLUMNS = ("word scores", "caption scores", "scoring, peak", "metrics", "metrics, peak")
+COLUMNS = ("word scores", "peak", "metrics", "peak")
 
 
 def scoring(clips: int) -> list[float]:
-    """Seconds of the word scores and of the caption scores, as in `score_split`, and the peak memory in GB."""
-    split, model = synthetic_split(clips), encoded_model().train(False)
-    times = [time.perf_counter()]
-    words, weights = caption_word_weights([ids.numpy() for ids in split.captions])
-    times.append(time.perf_counter())
-    by_word, _ = score_words(model, split, [model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]])
-    times.append(time.perf_counter())
-    caption_sums(weights, by_word).T.contiguous()
-    times.append(time.perf_counter())
-    weighing, by_words, by_captions = np.diff(times).tolist()
-    return [by_words, weighing + by_captions, peak_memory()]
+    """Seconds of scoring a split's clips with all words, as postprocessing does it, and the peak memory in GB."""
+    split, best = synthetic_split(clips), Trained(encoded_model().train(False), Score(), WORDS, epoch=0)
+    with TemporaryDirectory() as folder:
+        return [seconds(lambda: score(Path(folder) / "scores.hdf5", split, best)), peak_memory()]
 
 
 def metrics(clips: int) -> list[float]:
-    """Seconds of the metrics in both directions, and the peak memory in GB."""
-    scores, caption_clips = synthetic_scores(clips)
-    return [seconds(lambda: both_directions(scores, caption_clips)), peak_memory()]
+    """Seconds of the metrics in both directions from stored word scores, and the peak memory in GB."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "scores.hdf5"
+        isolated(write_word_scores, path, clips)
+        return isolated(_metrics, path)
 
 
-def within(memory: float, measurement: Callable[[int], list[float]], clips: int) -> list[float] | None:
-    """The measurement, or None where it needs more memory (GB)."""
-    resource.setrlimit(resource.RLIMIT_DATA, (int(memory * GB), resource.RLIM_INFINITY))
-    try:
-        return measurement(clips)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # PyTorch's way to say it
-            raise
-        return None
+def _metrics(path: Path) -> list[float]:
+    def measure() -> None:
+        stored = load_scores(path, epoch=0)
+        values = per_query_both_directions(stored.scores, right_pairs(stored.caption_clips))
+        print(*(f"{side} {averages(queries)['mAP']:.2g}" for side, queries in values.items()), file=sys.stderr)
+
+    return [seconds(measure), peak_memory()]
 
 
-def exponent(clips: list[int], values: list[float]) -> float:
+def exponent(clips: Sequence[int], values: Sequence[float]) -> float:
     """b of the power law a * clips^b that fits best: 1 is linear growth, 2 quadratic."""
     return float(np.polyfit(np.log(clips), np.log(values), 1)[0])
 
@@ -64,29 +60,25 @@ def exponent(clips: list[int], values: list[float]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, nargs="+", default=CLIPS, metavar="C", help="default: %(default)s")
-    parser.add_argument("--memory", type=float, default=20, metavar="GB", help="most to take (default: %(default)s)")
     args = parser.parse_args()
+    one_thread()
     print(f"| {'clips':>6} | {'captions':>8} | {' | '.join(f'{name:>14}' for name in COLUMNS)} |")
     print(f"| {'-' * 5}: | {'-' * 7}: | {' | '.join('-' * 13 + ':' for _ in COLUMNS)} |")
-    measured: dict[int, list[float | None]] = {}
+    measured: dict[int, list[float]] = {}
     for clips in args.clips:
-        parts = [isolated(within, args.memory, scoring, clips), isolated(within, args.memory, metrics, clips)]
-        measured[clips] = [*(parts[0] or [None] * 3), *(parts[1] or [None] * 2)]
-        cells = [
-            f"> {args.memory:g} GB" if value is None else f"{value:.3g} {'GB' if 'peak' in name else 's'}"
-            for name, value in zip(COLUMNS, measured[clips], strict=True)
-        ]
+        measured[clips] = [*isolated(scoring, clips), *metrics(clips)]
+        units = ("GB" if name == "peak" else "s" for name in COLUMNS)
+        cells = [f"{value:.3g} {unit}" for value, unit in zip(measured[clips], units, strict=True)]
         print(f"| {clips:>6} | {5 * clips:>8} | {' | '.join(f'{cell:>14}' for cell in cells)} |", flush=True)
     print_exponents(measured)
 
 
-def print_exponents(measured: dict[int, list[float | None]]) -> None:
+def print_exponents(measured: dict[int, list[float]]) -> None:
     """The last line of the table: the fitted exponent of each time."""
     cells = []
-    for i, name in enumerate(COLUMNS):
-        points = {clips: values[i] for clips, values in measured.items() if values[i] is not None}
-        fits = "peak" not in name and len(points) > 1
-        cells.append(f"~ clips^{exponent(list(points), list(points.values())):.2f}" if fits else "")
+    for name, values in zip(COLUMNS, zip(*measured.values(), strict=True), strict=True):
+        fits = name != "peak" and len(values) > 1
+        cells.append(f"~ clips^{exponent(list(measured), values):.2f}" if fits else "")
     print(f"| {'growth':>6} | {'':>8} | {' | '.join(f'{cell:>14}' for cell in cells)} |")
 
 

@@ -24,14 +24,17 @@ from utils.dataset.audio import Clip
 from utils.dataset.index import TEXT_COLUMNS, clip_id, clip_info
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import PAD, WordEmbeddings, save_embeddings
+from utils.place_utils import slices
+from utils.score_utils import caption_word_weights
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
 from utils.trial.preprocessing import making_step, step_outputs
 from utils.trial.provenance import making_files
-from utils.trial.score_files import WordScores, save_word_scores, word_scores_path
+from utils.trial.score_files import Captions, WordScores, new_word_scores, save_word_scores, word_scores_path
 
 ROOT = Path(__file__).resolve().parents[1]
+WORDS = [PAD, *(f"word{i}" for i in range(1, VOCABULARY))]
 
 
 def dataset_conf(root: str, *settings: str) -> Conf:
@@ -90,20 +93,19 @@ def write_trial(root: str, clips: int) -> Path:
     """What a search reads, for this many clips with random word scores and five captions each; the trial directory."""
     rng, conf, trial = np.random.default_rng(0), dataset_conf(root), Path(root) / "trial"
     split, paths = conf.data_conf.eval_data, DatasetPaths(root)
-    words = [PAD, *(f"word{i}" for i in range(1, VOCABULARY))]
     fids = [clip_id(split, f"{i}.wav") for i in range(clips)]
     trial.mkdir()
     save_conf(conf, trial / CONF)
-    checkpoint = {"model": new_model().state_dict(), "words": words, "conf": {}, "history": [], "epoch": 0}
+    checkpoint = {"model": new_model().state_dict(), "words": WORDS, "conf": {}, "history": [], "epoch": 0}
     scores = rng.random((VOCABULARY, clips), dtype=np.float32)
-    save_word_scores(word_scores_path(trial, split), WordScores(scores, words, fids, epoch=0))
+    save_word_scores(word_scores_path(trial, split), WordScores(scores, WORDS, fids, epoch=0))
     nothing = hashlib.sha256(b"").hexdigest()  # where there is a clip at all
     clip_files = {fid: Clip(f"{i}.wav", 20.0, 44100, 1, nothing) for i, fid in enumerate(fids)}
     others = {other: {} for other in conf.data_conf.splits if other != split}
     write_json(paths.audio_info, clip_info({**others, split: clip_files}))
     rows = []
     for i, ids in enumerate(random_captions(rng, 5 * clips, VOCABULARY)):
-        fid, tokens = fids[i // 5], [words[word] for word in ids]
+        fid, tokens = fids[i // 5], [WORDS[word] for word in ids]
         text = " ".join(tokens)
         rows.append([f"{fid}-{i % 5 + 1}", fid, clip_files[fid].file_name, text, text, json.dumps(tokens)])
     write_csv(paths.text(split), TEXT_COLUMNS, rows)
@@ -116,10 +118,16 @@ def write_trial(root: str, clips: int) -> Path:
     return trial
 
 
-def synthetic_scores(clips: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random scores (C, 5 C) float32 of clips and captions, and the clip that each caption describes."""
-    scores = np.random.default_rng(0).random((clips, 5 * clips), dtype=np.float32)
-    return scores, np.repeat(np.arange(clips), 5)
+def write_word_scores(path: Path, clips: int) -> None:
+    """Random scores of Clotho's words with so many clips, five captions each, as a trial has them stored."""
+    rng = np.random.default_rng(0)
+    captions = random_captions(rng, 5 * clips, VOCABULARY)
+    weights = caption_word_weights(captions, VOCABULARY)[1]
+    fids, tids = [f"clip{i}" for i in range(clips)], [f"caption{i}" for i in range(5 * clips)]
+    described = [fid for fid in fids for _ in range(5)]
+    with new_word_scores(path, WORDS, fids, Captions(tids, described, weights), epoch=0) as write:
+        for part in slices(clips, 2**13):
+            write(part, rng.random((VOCABULARY, part.stop - part.start), dtype=np.float32))
 
 
 def encoded_model() -> CRNNWordModel:

@@ -1,5 +1,6 @@
 """How the benchmarks measure: processes of their own, alternating runs, peak memory."""
 
+import os
 import resource
 import statistics
 import time
@@ -8,9 +9,17 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import Any
 
+import torch
+
 from utils.common.memory import keep_freed_memory
 
 GB = 1e9
+
+
+def one_thread() -> None:
+    """Have this process and those that it starts compute with one thread each: threads that wait tell nothing."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 def isolated(function: Callable, *args: Any) -> Any:

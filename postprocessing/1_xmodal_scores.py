@@ -1,7 +1,7 @@
-"""Score every clip with every caption of each split, each at its own length.
+"""Score every clip of each split with every word of the vocabulary and with every caption, each at its own length.
 
-Writes {split}_xmodal_scores.hdf5 into the trial directory, and {split}_word_scores.hdf5, every clip with every word of
-the vocabulary, for 4_search.py and 5_explore.py."""
+Writes {split}_word_scores.hdf5 into the trial directory, which the scripts after it read; and for its user
+{split}_xmodal_scores.hdf5, clips x captions, where that takes 2 GB at most (or as xmodal_scores has it)."""
 
 import sys
 from pathlib import Path

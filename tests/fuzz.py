@@ -52,8 +52,10 @@ from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.vector_file import read_vector_file
 from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
-from utils.metric_utils import both_directions
+from utils.metric_utils import right_pairs
 from utils.model_utils import TrainState, build_state
+from utils.place_utils import CaptionScores, places_in_both_directions
+from utils.score_utils import caption_word_weights
 from utils.search.challenge import read_queries
 from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_model, sealed
 from utils.trial.identity import FORMAT, check_made, diverged, identity
@@ -63,11 +65,11 @@ from utils.trial.record import TrialRecord
 from utils.trial.relevance import SETTING, as_measured, further_pairs
 from utils.trial.score_files import (
     PUBLISHED,
+    Captions,
     StoredScores,
     WordScores,
     load_scores,
     load_word_scores,
-    save_scores,
     save_word_scores,
 )
 
@@ -178,18 +180,15 @@ def load_data(path: Path) -> None:
 
 
 def make_scores(path: Path) -> None:
-    scores = np.random.default_rng(0).random((2, 4), np.float32)
-    save_scores(path, StoredScores(scores, ["f0", "f1"], ["t0", "t1", "t2", "t3"], ["f0", "f0", "f1", "f1"], 3))
+    scores = np.random.default_rng(0).random((len(WORDS), 2), np.float32)
+    ids = [np.array([1, 2]), np.array([1]), np.array([2, 2, 1]), np.array([1])]
+    captions = Captions(["t0", "t1", "t2", "t3"], ["f0", "f0", "f1", "f1"], caption_word_weights(ids, len(WORDS))[1])
+    save_word_scores(path, WordScores(scores, WORDS, ["f0", "f1"], 3), captions)
 
 
 def load_and_measure(path: Path) -> None:
     stored = load_scores(path, 3)
-    both_directions(stored.scores, stored.caption_clips)
-
-
-def make_word_scores(path: Path) -> None:
-    scores = np.random.default_rng(0).random((len(WORDS), 2), np.float32)
-    save_word_scores(path, WordScores(scores, WORDS, ["a", "b"], 3))
+    places_in_both_directions(stored.scores, right_pairs(stored.caption_clips))
 
 
 def load_and_index(path: Path) -> None:
@@ -210,8 +209,8 @@ def load_pairs(path: Path) -> None:
     conf = load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={path.parent}", "data_conf.eval_data=dev"])
     conf = as_measured(conf, Entry(settings={SETTING: str(path)}))
     fids, tids = ["f0", "f1"], ["t0", "t1", "t2", "t3"]
-    stored = StoredScores(np.zeros((2, 4), np.float32), fids, tids, ["f0", "f0", "f1", "f1"], 3)
-    both_directions(stored.scores, stored.caption_clips, further_pairs(conf, "dev", stored))
+    stored = StoredScores(CaptionScores(None, None), fids, tids, ["f0", "f0", "f1", "f1"], 3)
+    right_pairs(stored.caption_clips, further_pairs(conf, "dev", stored))
 
 
 def make_part(path: Path) -> None:
@@ -314,7 +313,7 @@ KINDS = {
     "configuration": Kind("conf.yaml", make_conf, load_and_save_conf),
     "log-mels": Kind("dev_audio_logmels.hdf5", make_log_mels, load_data),
     "scores": Kind("scores.hdf5", make_scores, load_and_measure),
-    "word scores": Kind("word_scores.hdf5", make_word_scores, load_and_index),
+    "word scores": Kind("word_scores.hdf5", make_scores, load_and_index),
     "queries": Kind("queries.csv", make_queries, read_queries),
     "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
     "a sound's scores": Kind("part.npy", make_part, load_strange_part),

@@ -23,6 +23,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from scipy.sparse import csr_array
 
 from models.core import CRNNWordModel
 from utils.common.digests import KEPT
@@ -36,18 +37,27 @@ from utils.dataset.audio import probe_clip
 from utils.dataset.index import clip_id
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
-from utils.evaluation_utils import score_split
-from utils.metric_utils import both_directions, per_query_both_directions, right_pairs
+from utils.evaluation_utils import embed_words, score_words
+from utils.metric_utils import both_directions, per_query_metrics, right_pairs
 from utils.model_utils import TrainState, build_optimizer
+from utils.place_utils import CaptionScores
 from utils.report.rankings import Queries
-from utils.score_utils import BatchScores, Score, score_matrix
+from utils.score_utils import BatchScores, Score, caption_word_weights, score_matrix
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST, LOG
 from utils.trial.preprocessing import making_step, step_outputs
 from utils.trial.provenance import making_files
 from utils.trial.record import TrialRecord
-from utils.trial.score_files import StoredScores, save_scores, scores_path
+from utils.trial.score_files import (
+    Captions,
+    WordScores,
+    load_scores,
+    save_scores,
+    save_word_scores,
+    scores_path,
+    word_scores_path,
+)
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -246,11 +256,12 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     metrics, files = {}, []
     for name in conf.data_conf.splits:
         split = load_split(paths, name, WORDS, conf.audio_logmel.n_mels)
-        scores = score_split(model, split).cross.numpy()
-        caption_fids = [split.fids[clip] for clip in split.caption_clips]
-        files.append(scores_path(trial, name))
-        save_scores(files[-1], StoredScores(scores, split.fids, split.tids, caption_fids, 1))
-        metrics[name] = both_directions(scores, split.caption_clips)
+        scores = of_all_words(model, split)
+        captions = Captions(split.tids, [split.fids[clip] for clip in split.caption_clips], scores.weights)
+        files += [word_scores_path(trial, name), scores_path(trial, name)]
+        save_word_scores(files[-2], WordScores(scores.by_word.numpy(), WORDS, split.fids, 1), captions)
+        save_scores(files[-1], load_scores(files[-2], 1))
+        metrics[name] = both_directions(matrix_of(scores), split.caption_clips)
     record_files(trial, SCORING, [trial / BEST], files, data=data_digests(conf, conf.data_conf.splits))
     write_json(trial / "retrieval_metrics.json", metrics)
     write_history(trial)
@@ -320,6 +331,28 @@ def write_history(trial, epochs=3, offset=0.0):
     (trial / "metrics.jsonl").write_text("".join(lines))
 
 
+def of_all_words(model, split, score=None):
+    """CaptionScores of a split by the scores of all words that the model knows, and not of the captions' alone."""
+    score, ids = score or Score(), np.arange(model.text_enc.embedding.num_embeddings)
+    by_word, _ = score_words(model, split, [embed_words(model, ids)], score.pool)
+    weights = caption_word_weights([caption.numpy() for caption in split.captions], len(ids), score.idf_values)[1]
+    return CaptionScores(weights, by_word)
+
+
+def matrix_of(scores):
+    """The whole of CaptionScores as an array (C, M) of clips and captions."""
+    return scores.tile(slice(None), slice(None)).T.cpu().numpy()
+
+
+def save_any_scores(path, scores, caption_clips, epoch):
+    """Store scores (C, M) as a trial's, whose captions are of one word each; the fids are c0, ..., the tids t0, ..."""
+    clips, captions = scores.shape
+    fids, tids = [f"c{i}" for i in range(clips)], [f"t{i}" for i in range(captions)]
+    weights = csr_array(np.eye(captions, dtype=np.float32))
+    stored = WordScores(np.ascontiguousarray(scores.T, np.float32), tids, fids, epoch)
+    save_word_scores(path, stored, Captions(tids, [fids[clip] for clip in caption_clips], weights))
+
+
 def some_scores(clips=12, seed=0):
     """Scores of clips (C, M) with 1 to 5 captions each, with ties, and the captions' clips."""
     rng = np.random.default_rng(seed)
@@ -327,12 +360,20 @@ def some_scores(clips=12, seed=0):
     return rng.integers(0, 9, (clips, len(caption_clips))) / 9, caption_clips
 
 
+def per_query(scores, caption_clips):
+    """What each query is worth by scores (C, M), by direction."""
+    relevance = np.arange(len(scores))[:, None] == caption_clips
+    return {
+        "text_to_audio": per_query_metrics(scores.T, relevance.T),
+        "audio_to_text": per_query_metrics(scores, relevance),
+    }
+
+
 def queries_of(scores, caption_clips):
     """What a comparison keeps of a trial's scores (C, M)."""
     fids, tids = [f"clip{i}" for i in range(len(scores))], [f"caption{i}" for i in range(len(caption_clips))]
     query_clips = {"text_to_audio": caption_clips, "audio_to_text": np.arange(len(scores))}
-    relevance = right_pairs(caption_clips, len(fids))
-    return Queries(per_query_both_directions(scores, caption_clips), query_clips, fids, tids, relevance)
+    return Queries(per_query(scores, caption_clips), query_clips, fids, tids, right_pairs(caption_clips))
 
 
 def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sources=None, scores=None):
@@ -355,12 +396,11 @@ def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sour
     names = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
     for side, value in (metrics or {}).items():
         measured[side] |= dict.fromkeys(names, value)
-    fids, tids = ([f"{what}{i}" for i in range(number)] for what, number in zip("ct", scores.shape, strict=True))
-    save_scores(scores_path(trial, split), StoredScores(scores, fids, tids, [fids[clip] for clip in clips], 2))
+    save_any_scores(word_scores_path(trial, split), scores, clips, 2)
     sources = sources or {"captions of evaluation": "1f", "word vectors": "2e"}
-    record_files(trial, SCORING, [], [scores_path(trial, split)], sources=sources)
+    record_files(trial, SCORING, [], [word_scores_path(trial, split)], sources=sources)
     write_json(results, {split: measured})
-    record_files(trial, MEASURING, [scores_path(trial, split)], [results])
+    record_files(trial, MEASURING, [word_scores_path(trial, split)], [results])
     write_history(trial, offset=0.01 * seed)
     return trial
 

@@ -69,10 +69,6 @@ class Folder:
 
     @property
     def scores(self) -> Path:
-        return self.trial / "development_xmodal_scores.hdf5"
-
-    @property
-    def word_scores(self) -> Path:
         return self.trial / "development_word_scores.hdf5"
 
     @property
@@ -247,6 +243,17 @@ def scores(name: str, content: object) -> Spoil:
     def change(opened: h5py.File, _: str) -> None:
         del opened[name]
         opened[name] = content
+
+    return store("scores", change)
+
+
+def edited(name: str, edit: Callable[[np.ndarray], np.ndarray]) -> Spoil:
+    """One of the scores' data sets, changed."""
+
+    def change(opened: h5py.File, _: str) -> None:
+        content = opened[name][()]
+        del opened[name]
+        opened[name] = edit(content)
 
     return store("scores", change)
 
@@ -513,9 +520,16 @@ SCORES = [  # of scores, when metrics are computed
     ("missing", lambda folder: folder.scores.unlink(), "no such file" + SCORED),
     ("truncated", cut("scores"), "not a readable HDF5 file" + SCORED),
     ("NaN", number("scores", np.nan), "NaN … train.log"),
-    ("other shape", scores("scores", np.zeros((2, 15), "f4")), "do not belong together" + SCORED),
+    ("other shape", scores("scores", np.zeros((2, 3), "f4")), "do not belong together" + SCORED),
     ("one-dimensional", scores("scores", np.zeros(45, "f4")), "do not belong together" + SCORED),
     ("captions of an unknown clip", scores("caption_fids", np.array([b"x"] * 15)), "do not belong together" + SCORED),
+    ("without captions", store("scores", lambda opened, _: opened.pop("tids")), "tids is not a data set" + SCORED),
+    ("captions of no words", scores("caption_starts", np.zeros(16, "i4")), "do not belong together" + SCORED),
+    ("words that are none", edited("caption_words", lambda words: words + 10**6), "do not belong together" + SCORED),
+    ("words below none", edited("caption_words", lambda words: words - 10**6), "do not belong together" + SCORED),
+    ("fewer shares", edited("caption_shares", lambda shares: shares[1:]), "do not belong together" + SCORED),
+    ("NaN shares", edited("caption_shares", lambda shares: shares * np.nan), "do not belong together" + SCORED),
+    ("shares for words", edited("caption_words", lambda words: words / 2), "caption_words … whole numbers" + SCORED),
     ("numbers for names", scores("fids", np.arange(3)), "fids … int64" + SCORED),
     ("without an epoch", store("scores", lambda opened, _: opened.attrs.pop("epoch")), "not a readable" + SCORED),
     ("of another epoch", store("scores", lambda opened, _: opened.attrs.modify("epoch", 7)), "epoch 7" + SCORED),
@@ -571,9 +585,9 @@ RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: 
 ]
 SPLIT = ["--split", "development"]
 PAGES = [  # of what the live page is made from: what is spoiled, how, and the error line
-    ("no scores", lambda folder: folder.word_scores.unlink(), f"{{word_scores}}: no such file … {SCORE}"),
-    ("scores cut short", cut("word_scores"), f"{{word_scores}}: not a readable HDF5 file … {SCORE}"),
-    ("NaN scores", number("word_scores", np.nan), "{trial}: scores are NaN"),
+    ("no scores", lambda folder: folder.scores.unlink(), f"{{scores}}: no such file … {SCORE}"),
+    ("scores cut short", cut("scores"), f"{{scores}}: not a readable HDF5 file … {SCORE}"),
+    ("NaN scores", number("scores", np.nan), "{trial}: scores are NaN"),
     ("no log-mels", lambda folder: folder.log_mels.unlink(), f"{{log_mels}}: no such file … {STEP_4}"),
     ("no clip", lambda folder: folder.wav.unlink(), "/development/{wav.name}: no such audio file … put it back"),
     ("a broken clip", cut("wav"), "/development/{wav.name}: … run that again"),
@@ -712,7 +726,7 @@ def names_in(folder: Folder) -> dict[str, object]:
     """What the table's braces stand for."""
     names = ["root", "conf", "data", "captions", "log_mels", "word_vectors", "embeds", "best", "scores", "trial"]
     wavs = sorted(path.name for path in folder.wav.parent.iterdir())
-    return {name: getattr(folder, name) for name in [*names, "word_scores", "wav", "fid"]} | {"wavs": wavs}
+    return {name: getattr(folder, name) for name in [*names, "wav", "fid"]} | {"wavs": wavs}
 
 
 def check_lines(complained: str, expected: list[str], names: dict) -> None:

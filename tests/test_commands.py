@@ -179,7 +179,7 @@ def test_report_and_comparison(pipeline, tmp_path):
     values = json.loads((trial / "retrieval_metrics.json").read_text())["evaluation"]["text_to_audio"]
     assert f"{values['mAP']:.3f}" in page
     other = tmp_path / "other"
-    shutil.copytree(trial, other, ignore=shutil.ignore_patterns("report", "*.pt", "*word_scores.hdf5"))
+    shutil.copytree(trial, other, ignore=shutil.ignore_patterns("report", "*.pt", "*xmodal_scores.hdf5"))
     conf = (trial / "conf.yaml").read_text()
     (other / "conf.yaml").write_text(conf.replace("sampling: semi-hard-NS", "sampling: hard-NS"))
     message = call("postprocessing/3_report.py", "--compare", trial, other, status=2)
@@ -201,7 +201,7 @@ def test_report_and_comparison(pipeline, tmp_path):
     equal = r"| hard-NS |" + " +0.000 [+0.000, +0.000] ≈ not told apart |" * 3  # by the same scores
     assert equal in (out / "comparison.md").read_text()
     assert call("postprocessing/3_report.py", "--compare", trial, "--out", tmp_path / "one")  # one group, one seed
-    scores = other / "evaluation_xmodal_scores.hdf5"
+    scores = other / "evaluation_word_scores.hdf5"
     scores.unlink()
     message = call("postprocessing/3_report.py", "--compare", trial, other, status=2)
     assert message == f"error: {scores}: no such file; postprocessing/1_xmodal_scores.py makes it\n"

@@ -2,14 +2,17 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CPU, PRETEND, needs_pretended_device, random_model, random_split, run, state_of
+from tests.helpers import CPU, PRETEND, matrix_of, needs_pretended_device, random_model, random_split, run, state_of
 from utils import split_score_utils
 from utils.criterion_utils import InfoNCE, TripletLoss
 from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate, score_split
+from utils.metric_utils import right_pairs
+from utils.place_utils import places_in_both_directions
 from utils.sampling_utils import STRATEGIES
 
 CUDA = torch.device("cuda")
@@ -49,10 +52,13 @@ def test_evaluation_on_cuda_is_that_of_the_cpu(monkeypatch, name, at_once):
 
 @on_cuda
 def test_scores_on_cuda_are_those_of_the_cpu():
-    ours, theirs = (score_split(random_model().to(each).eval(), random_split(), all_words=True) for each in (CUDA, CPU))
-    assert ours.cross.is_cuda
-    torch.testing.assert_close(ours.cross.cpu(), theirs.cross, rtol=0, atol=1e-5)
-    torch.testing.assert_close(ours.by_word.cpu(), theirs.by_word, rtol=0, atol=1e-5)
+    ours, theirs = (score_split(random_model().to(each).eval(), random_split()).cross for each in (CUDA, CPU))
+    assert ours.by_word.is_cuda
+    np.testing.assert_allclose(matrix_of(ours), matrix_of(theirs), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(ours.by_word.cpu(), theirs.by_word, rtol=0, atol=1e-5)
+    pairs = right_pairs(random_split().caption_clips)
+    by_cuda = places_in_both_directions(theirs.to(CUDA), pairs).cpu()
+    torch.testing.assert_close(by_cuda, places_in_both_directions(theirs, pairs), rtol=0, atol=1e-6)
 
 
 @on_cuda

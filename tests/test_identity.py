@@ -158,7 +158,7 @@ def test_scores_that_an_earlier_scoring_left_behind_are_refused(folder):
     trial, few = only_trial(folder), "data_conf.eval_data=validation"
     call(SCORE, "--trial", trial, few)
     message = refused(MEASURE, "--trial", trial)
-    assert f"evaluation_xmodal_scores.hdf5: no such file that {SCORE} recorded; run that (again)" in message
+    assert f"evaluation_word_scores.hdf5: no such file that {SCORE} recorded; run that (again)" in message
     call(MEASURE, "--trial", trial, few)
 
 

@@ -5,18 +5,15 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-import torch
 from sklearn.metrics import average_precision_score
 
 from tests.helpers import GOLDEN
-from utils import metric_utils
 from utils.metric_utils import (
     both_directions,
-    both_directions_by_places,
     chance_both_directions,
     chance_map,
-    places_in_both_directions,
     retrieval_metrics,
+    right_pairs,
 )
 
 
@@ -103,7 +100,7 @@ def test_further_right_pairs_count_in_both_directions(levels):
             sklearn = np.mean([average_precision_score(*query) for query in zip(wanted, ranked, strict=True)])
             assert metrics[direction]["mAP"] == pytest.approx(sklearn, abs=1e-9)
     equal = both_directions(np.zeros((clips, captions)), caption_clips, further)
-    chance = chance_both_directions(caption_clips, clips, further)
+    chance = chance_both_directions(right_pairs(caption_clips, further), clips, captions)
     assert chance == pytest.approx({direction: values["mAP"] for direction, values in equal.items()})
     assert both_directions(scores, caption_clips, further[:0]) == both_directions(scores, caption_clips)
 
@@ -129,19 +126,8 @@ def test_chance_is_the_mean_over_all_rankings(relevant, items):
 def test_chance_is_the_map_of_equal_scores():
     caption_clips = np.array([0, 0, 0, 1, 2, 2, 0, 3])
     metrics = both_directions(np.zeros((4, 8)), caption_clips)
-    chance = chance_both_directions(caption_clips, 4)
+    chance = chance_both_directions(right_pairs(caption_clips), 4, 8)
     assert chance == pytest.approx({direction: values["mAP"] for direction, values in metrics.items()})
-
-
-@pytest.mark.parametrize("block", [1, 100, 10**6])
-@pytest.mark.parametrize("levels", [None, 1, 3, 40])
-def test_metrics_by_places_are_the_metrics_to_the_bit(monkeypatch, levels, block):
-    rng = np.random.default_rng(levels)
-    scores = (rng.random((12, 50)) if levels is None else rng.integers(0, levels, (12, 50)) / 7).astype(np.float32)
-    caption_clips = rng.permutation(np.r_[np.arange(12), rng.integers(0, 12, 38)])
-    monkeypatch.setattr(metric_utils, "_BLOCK", block)
-    places = places_in_both_directions(torch.from_numpy(scores), torch.from_numpy(caption_clips)).numpy()
-    assert both_directions_by_places(places, caption_clips, 12) == both_directions(scores, caption_clips)
 
 
 def test_tied_relevant_items_alone_do_not_count_as_ties():

@@ -23,10 +23,11 @@ from utils.common.processes import all_reduce_sum, broadcast_buffers, on_rank_ze
 from utils.criterion_utils import compares_clips, negative_mask
 from utils.data_utils import Split
 from utils.device_utils import Diverged
-from utils.metric_utils import both_directions_by_places, places_in_both_directions
+from utils.metric_utils import averages, per_query_by_places, right_pairs
 from utils.model_utils import TrainState
+from utils.place_utils import CaptionScores, places_in_both_directions, spread
 from utils.score_utils import BatchScores, Pool, Score, caption_word_weights, mean_over_frames
-from utils.split_score_utils import EncodedClips, caption_pair_scores, caption_sums, clip_pair_scores, group_word_scores
+from utils.split_score_utils import EncodedClips, caption_pair_scores, clip_pair_scores, group_word_scores
 
 LENGTH_STEP = 64  # frames; clips are padded to multiples, since convolutions keep memory for every size that they meet
 FRAMES_AT_ONCE = 2**17  # of all the clips that are encoded together: 64 clips of 40 s
@@ -39,19 +40,13 @@ class SplitScores:
     split: Split
     words: Tensor  # (V, E) embeddings
     weights: csr_array  # (M, V) how much of each caption a word is, all words alike
-    by_word: Tensor  # (V + X, C) float32: of each word, and of X extra ones, with every clip
-    cross: Tensor  # (C, M) float32: of every clip with every caption
+    cross: CaptionScores  # of every clip with every caption
     clips: EncodedClips | None  # what the clips were encoded to, where that was asked for
 
 
 @torch.no_grad()
 def score_split(
-    model: CRNNWordModel,
-    split: Split,
-    score: Score | None = None,
-    keep_steps: bool = False,
-    all_words: bool = False,
-    extra: Tensor | None = None,
+    model: CRNNWordModel, split: Split, score: Score | None = None, keep_steps: bool = False
 ) -> SplitScores:
     """Score every clip of a split with every caption, from one encoding of each clip.
 
@@ -60,41 +55,48 @@ def score_split(
         split: C clips, M captions.
         score: its pool and the weights of its words; None: the published score.
         keep_steps: keep what clips were encoded to, for the strategies that compare clips with clips.
-        all_words: score every word that the model knows, by id, for texts to come; else those of the captions.
-        extra: (X, E) vectors of words that it does not know, to be scored as well.
     """
     score = score or Score()
-    vocabulary = model.text_enc.embedding.num_embeddings if all_words else None
     captions = [ids.numpy() for ids in split.captions]
-    ids, weights = caption_word_weights(captions, vocabulary)  # (V,), (M, V)
-    words = model.text_branch(send(torch.from_numpy(ids), model.device).unsqueeze(0))[0]  # (V, E)
-    tables = [words] if extra is None else [words, F.normalize(send(extra, model.device), dim=-1)]
-    by_word, clips = score_words(model, split, tables, score.pool, keep_steps)
-    importance = score.idf_values
-    weighed = weights if importance is None else caption_word_weights(captions, vocabulary, importance)[1]
-    cross = caption_sums(weighed, by_word[: len(words)]).T.contiguous()
-    return SplitScores(split, words, weights, by_word, cross, clips)
+    ids, weights = caption_word_weights(captions)  # (V,), (M, V)
+    words = embed_words(model, ids)
+    by_word, clips = score_words(model, split, [words], score.pool, keep_steps)
+    weighed = weights if score.idf_values is None else caption_word_weights(captions, importance=score.idf_values)[1]
+    return SplitScores(split, words, weights, CaptionScores(weighed, by_word), clips)
+
+
+@torch.no_grad()
+def embed_words(model: CRNNWordModel, ids: np.ndarray) -> Tensor:
+    """The embeddings of words by id, (V,) -> (V, E), on the model's device."""
+    return model.text_branch(send(torch.from_numpy(ids), model.device).unsqueeze(0))[0]
 
 
 @torch.no_grad()
 def score_words(
-    model: CRNNWordModel, split: Split, tables: list[Tensor], pool: Pool = mean_over_frames, keep_steps: bool = False
+    model: CRNNWordModel,
+    split: Split,
+    tables: list[Tensor],
+    pool: Pool = mean_over_frames,
+    keep_steps: bool = False,
+    part: slice | None = None,
 ) -> tuple[Tensor, EncodedClips | None]:
-    """The score of each word, of tables (V, E), with every clip: (sum of V, C); and what the clips were encoded to, if
-    it is kept.
+    """The score of each word, of tables (V, E), with every clip, or those of a part: (sum of V, C); and what the clips
+    were encoded to, if it is kept.
 
     Each table is multiplied on its own: to the bit, a word's scores do not depend on the other tables.
     Several ranks encode and score a share of the groups each, and every rank gets all: what a clip is encoded to does
     not depend on the number of ranks, to the bit.
     """
-    groups = _groups(split.frames, at_once=64 if model.device.type == "cuda" else 4)
-    frames, order = np.array(split.frames), np.concatenate(groups)
+    part = part or slice(0, len(split.fids))
+    frames = np.array(split.frames[part])
+    groups = _groups(frames, at_once=64 if model.device.type == "cuda" else 4)
+    order = np.concatenate(groups)
     counts, lengths = np.array([[len(clips), frames[clips[0]] // TIME_POOLING] for clips in groups]).T
     columns, rows = (np.cumsum(sizes) - sizes for sizes in (counts, counts * lengths))  # where each group begins
     scores = tables[0].new_zeros(sum(map(len, tables)), len(frames))
     steps = scores.new_zeros(counts @ lengths if keep_steps else 0, tables[0].shape[1])
     for clips, column, row in own_share(list(zip(groups, columns, rows, strict=True))):
-        encoded = encode_clips(model, split, clips)  # (N, L, E)
+        encoded = encode_clips(model, split, [part.start + clip for clip in clips])  # (N, L, E)
         by_clip = [group_word_scores(encoded, frames[clips].tolist(), words, pool) for words in tables]
         scores[:, column : column + len(clips)] = torch.cat(by_clip)
         if keep_steps:
@@ -115,7 +117,7 @@ def encode_clips(model: CRNNWordModel, split: Split, clips: list[int]) -> Tensor
     return model.audio_steps(send(audio, model.device), torch.tensor([len(log_mel) for log_mel in log_mels]))
 
 
-def _groups(frames: list[int], at_once: int) -> list[list[int]]:
+def _groups(frames: np.ndarray, at_once: int) -> list[list[int]]:
     """The clips by length, so many at once, fewer where they are long: the memory is bounded, or a single clip's.
 
     Short clips come first; within a group, those of the most steps.
@@ -155,7 +157,7 @@ class PairBatches:
         """The criterion's loss of each batch: (B,), on the device."""
         parts = zip(map(self.batch_scores, self.captions), self.captions, self.draws, strict=True)
         losses = [self._losses_at_once(criterion, *part) for part in parts]
-        return torch.cat(losses) if losses else self.scores.cross.new_zeros(1)
+        return torch.cat(losses) if losses else self.scores.words.new_zeros(1)
 
     def _losses_at_once(self, criterion: nn.Module, scores: BatchScores, captions: np.ndarray, draws: Tensor) -> Tensor:
         """(B,), as if the criterion were called batch by batch."""
@@ -174,12 +176,13 @@ class PairBatches:
 
     def batch_scores(self, captions: np.ndarray) -> BatchScores:
         """The scores of B batches of captions (B, N) and their clips, (B, N, N) each."""
-        split, device = self.scores.split, self.scores.cross.device
-        columns = send(torch.from_numpy(captions), device)
-        clips = send(torch.from_numpy(split.caption_clips[captions]), device)
+        split, device = self.scores.split, self.scores.words.device
+        own_clips = split.caption_clips[captions]  # (B, N)
+        clips = send(torch.from_numpy(own_clips), device)
         lens = torch.tensor([[len(split.captions[caption]) for caption in batch] for batch in captions])
         shares = send(lens / lens.amax(dim=1, keepdim=True), device)  # (B, N)
-        cross = self.scores.cross[clips.unsqueeze(2), columns.unsqueeze(1)]
+        with_clips = self.scores.cross.with_clips(captions.ravel(), own_clips.repeat(captions.shape[1], axis=0))
+        cross = with_clips.view(*captions.shape, -1).mT  # (B*N captions, N clips) -> (B, N clips, N captions)
 
         @cache
         def text_text() -> Tensor:
@@ -225,21 +228,21 @@ def _results(
 ) -> dict[str, float]:
     batches = PairBatches(scores, batch_size, state.score.mask_words)
     losses = {name: batches.losses(criterion) for name, criterion in ({"obj": state.criterion} | metrics).items()}
-    caption_clips = send(torch.from_numpy(scores.split.caption_clips), state.device)
-    places = places_in_both_directions(scores.cross, caption_clips)  # (5, M)
-    summary = torch.stack([torch.isfinite(scores.cross).all().double(), _spread(scores.cross)])
+    pairs = right_pairs(scores.split.caption_clips)
+    places = places_in_both_directions(scores.cross, pairs)  # (5, M)
+    summary = torch.stack([torch.isfinite(scores.cross.by_word).all().double(), spread(scores.cross)])
     parts = [summary, places.flatten(), *losses.values()]
-    (finite, spread), *read = _read(parts)
+    (finite, deviation), *read = _read(parts)
     if not finite:
         raise Diverged("the validation scores are not finite", [])
-    retrieval = both_directions_by_places(read[0].reshape(5, -1), scores.split.caption_clips, len(scores.split.fids))
-    text_to_audio, audio_to_text = retrieval["text_to_audio"]["mAP"], retrieval["audio_to_text"]["mAP"]
+    values = per_query_by_places(read[0].reshape(5, -1), pairs, len(scores.split.fids), len(pairs))
+    text_to_audio, audio_to_text = (averages(values[side])["mAP"] for side in ("text_to_audio", "audio_to_text"))
     return {
         **{f"val_{name}": statistics.fmean(values) for name, values in zip(losses, read[1:], strict=True)},
         "val_map_text_to_audio": text_to_audio,
         "val_map_audio_to_text": audio_to_text,
         "val_map": (text_to_audio + audio_to_text) / 2,
-        "score_std": float(spread),
+        "score_std": float(deviation),
     }
 
 
@@ -247,10 +250,3 @@ def _read(parts: list[Tensor]) -> list[np.ndarray]:
     """Vectors on the device as float64 arrays, by one copy, for which the host waits once."""
     values = torch.cat([part.double() for part in parts]).cpu().numpy()
     return np.split(values, np.cumsum([len(part) for part in parts])[:-1])
-
-
-def _spread(scores: Tensor) -> Tensor:
-    """The standard deviation of scores, a float64 scalar where they are."""
-    if scores.is_cuda:
-        return scores.double().std(correction=0)
-    return torch.tensor(scores.numpy().std(dtype=np.float64))

@@ -6,8 +6,6 @@ score above it and how many as much, so the cost is one pass over the scores for
 """
 
 import numpy as np
-import torch
-from torch import Tensor
 
 CUTOFFS = (1, 5, 10)
 MAP_CUTOFFS = (10, 16)  # the DCASE challenge ranked by the one until 2024, and by the other in 2025
@@ -89,18 +87,17 @@ def averages(values: dict[str, np.ndarray]) -> dict[str, float]:
     return metrics
 
 
-def right_pairs(caption_clips: np.ndarray, clips: int, further: np.ndarray | None = None) -> np.ndarray:
-    """(C, M) bool: which captions are right for which clips.
+def right_pairs(caption_clips: np.ndarray, further: np.ndarray | None = None) -> np.ndarray:
+    """Which clips and captions are right for each other: (L, 2), each pair once, sorted by caption.
 
     Args:
         caption_clips: (M,) the clip, in [0, C), that each caption describes.
-        clips: C.
         further: (P, 2) a clip and a caption each that are right for one another as well; None where there are none.
     """
-    relevance = np.arange(clips)[:, None] == np.asarray(caption_clips)[None, :]
-    if further is not None:
-        relevance[further[:, 0], further[:, 1]] = True
-    return relevance
+    pairs = np.stack([caption_clips, np.arange(len(caption_clips))], axis=1)
+    if further is None:
+        return pairs
+    return np.unique(np.concatenate([pairs, further])[:, ::-1], axis=0)[:, ::-1]
 
 
 def both_directions(
@@ -115,55 +112,41 @@ def both_directions(
     Returns:
         {"text_to_audio": ..., "audio_to_text": ...}, each as `retrieval_metrics` gives it.
     """
-    values = per_query_both_directions(scores, caption_clips, further)
-    return {direction: averages(queries) for direction, queries in values.items()}
-
-
-def per_query_both_directions(
-    scores: np.ndarray, caption_clips: np.ndarray, further: np.ndarray | None = None
-) -> dict[str, dict[str, np.ndarray]]:
-    """As `both_directions`, each as `per_query_metrics` gives it: text-to-audio (M,), audio-to-text (C,)."""
-    relevance = right_pairs(caption_clips, len(scores), further)
+    clips, captions = right_pairs(caption_clips, further).T
+    relevance = np.zeros(scores.shape, dtype=bool)
+    relevance[clips, captions] = True
     return {
-        "text_to_audio": per_query_metrics(np.ascontiguousarray(scores.T), relevance.T),
-        "audio_to_text": per_query_metrics(scores, relevance),
+        "text_to_audio": retrieval_metrics(np.ascontiguousarray(scores.T), relevance.T),
+        "audio_to_text": retrieval_metrics(scores, relevance),
     }
 
 
-def places_in_both_directions(scores: Tensor, caption_clips: Tensor) -> Tensor:
-    """What both directions' metrics take of the scores, counted where these are, a GPU perhaps.
+def per_query_by_places(
+    places: np.ndarray, pairs: np.ndarray, clips: int, captions: int
+) -> dict[str, dict[str, np.ndarray]]:
+    """`per_query_metrics` of text-to-audio (M,) and of audio-to-text (C,), the same numbers, without the scores.
 
     Args:
-        scores: (C, M) of clips and captions.
-        caption_clips: (M,) the clip that each caption describes.
-
-    Returns:
-        (5, M) float64 of each caption with its clip: their score; how many clips score above it for the caption, and
-        how many as much; how many captions for the clip, and how many as much.
+        places: (5, L) of `place_utils.places_in_both_directions`.
+        pairs: (L, 2) of `right_pairs`.
+        clips, captions: C, M.
     """
-    own = scores.gather(0, caption_clips.unsqueeze(0))  # (1, M)
-    counts = [[(scores > own).sum(dim=0)], [(scores == own).sum(dim=0)], [], []]
-    step = max(1, _BLOCK // scores.shape[1])
-    for clips, some in zip(caption_clips.split(step), own.T.split(step), strict=True):
-        rows = scores[clips]  # (step, M)
-        counts[2].append((rows > some).sum(dim=1))
-        counts[3].append((rows == some).sum(dim=1))
-    return torch.cat([own.double(), torch.stack([torch.cat(parts) for parts in counts]).double()])
-
-
-def both_directions_by_places(places: np.ndarray, caption_clips: np.ndarray, clips: int) -> dict[str, dict[str, float]]:
-    """`both_directions` of `places_in_both_directions` (5, M), the same numbers; clips: C."""
     own, *counts = places
-    above, tied, clip_above, clip_tied = np.array(counts).astype(np.int64)
-    captions, by_clip = np.arange(len(own)), np.argsort(caption_clips, kind="stable")
+    clips_above, clips_tied, captions_above, captions_tied = np.array(counts).astype(np.int64)
+    order = np.argsort(pairs[:, 0], kind="stable")  # by clip
     return {
-        "text_to_audio": averages(_metrics_of_places(own, above, tied, captions, (len(own), clips))),
-        "audio_to_text": averages(
-            _metrics_of_places(
-                own[by_clip], clip_above[by_clip], clip_tied[by_clip], caption_clips[by_clip], (clips, len(own))
-            )
+        "text_to_audio": _metrics_of_places(own, clips_above, clips_tied, pairs[:, 1], (captions, clips)),
+        "audio_to_text": _metrics_of_places(
+            own[order], captions_above[order], captions_tied[order], pairs[order, 0], (clips, captions)
         ),
     }
+
+
+def per_query_by_chance(pairs: np.ndarray, clips: int, captions: int) -> dict[str, dict[str, np.ndarray]]:
+    """`per_query_by_places` of random rankings: expected values, which are those of scores that are all equal."""
+    nothing = np.zeros(len(pairs))
+    places = np.stack([nothing, nothing, nothing + clips, nothing, nothing + captions])
+    return per_query_by_places(places, pairs, clips, captions)
 
 
 def chance_map(relevant: np.ndarray, items: int) -> float:
@@ -180,14 +163,11 @@ def chance_map(relevant: np.ndarray, items: int) -> float:
     return float(np.mean(c + (1 - c) * np.sum(1 / np.arange(1, items + 1)) / items))
 
 
-def chance_both_directions(
-    caption_clips: np.ndarray, clips: int, further: np.ndarray | None = None
-) -> dict[str, float]:
-    """`chance_map` of text-to-audio and audio-to-text retrieval; arguments as in `right_pairs`."""
-    relevance = right_pairs(caption_clips, clips, further)
+def chance_both_directions(pairs: np.ndarray, clips: int, captions: int) -> dict[str, float]:
+    """`chance_map` of text-to-audio and audio-to-text retrieval; arguments as in `per_query_by_places`."""
     return {
-        "text_to_audio": chance_map(relevance.sum(axis=0), clips),
-        "audio_to_text": chance_map(relevance.sum(axis=1), len(caption_clips)),
+        "text_to_audio": chance_map(np.bincount(pairs[:, 1], minlength=captions), clips),
+        "audio_to_text": chance_map(np.bincount(pairs[:, 0], minlength=clips), captions),
     }
 
 

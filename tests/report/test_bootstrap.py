@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from tests.helpers import queries_of, some_scores
-from utils.metric_utils import per_query_both_directions, retrieval_metrics
+from tests.helpers import per_query, queries_of, some_scores
+from utils.metric_utils import retrieval_metrics
 from utils.report import bootstrap
 from utils.report.bootstrap import BOTH, DRAWS, Estimate, differences, estimates
 from utils.report.numbers import METRICS
@@ -25,7 +25,7 @@ def drawn_metrics(side, times):
 def test_intervals_are_those_of_metrics_recomputed_for_every_draw(direction):
     scores, caption_clips = some_scores()
     side = sides_of(scores, caption_clips)[direction]
-    found = estimates(per_query_both_directions(scores, caption_clips)[direction], side[1], 12, seed=3)
+    found = estimates(per_query(scores, caption_clips)[direction], side[1], 12, seed=3)
     point = drawn_metrics(side, [1] * 12)
     draws = np.random.default_rng(3).multinomial(12, [1 / 12] * 12, size=DRAWS)
     recomputed = [drawn_metrics(side, times) for times in draws]
@@ -36,7 +36,7 @@ def test_intervals_are_those_of_metrics_recomputed_for_every_draw(direction):
 
 
 def test_an_interval_of_one_clip_is_its_value():
-    values = per_query_both_directions(np.array([[0.5, 0.2]]), np.array([0, 0]))["text_to_audio"]
+    values = per_query(np.array([[0.5, 0.2]]), np.array([0, 0]))["text_to_audio"]
     assert set(estimates(values, np.array([0, 0]), 1)["mAP"]) == {1.0}
 
 

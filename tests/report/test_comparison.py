@@ -101,7 +101,7 @@ def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
     metrics = (edited / "retrieval_metrics.json").read_text()
     (edited / "retrieval_metrics.json").write_text(metrics.replace("0.5", "0.9"))
     unscored = write_finished(tmp_path, "unscored", "hard-NS", 4)
-    (unscored / "evaluation_xmodal_scores.hdf5").unlink()
+    (unscored / "evaluation_word_scores.hdf5").unlink()
     unrecorded = write_finished(tmp_path, "unrecorded", "hard-NS", 5)
     record_files(unrecorded, SCORING, [], [])
     trained_on = write_finished(tmp_path, "trained_on", "hard-NS", 6)
@@ -117,8 +117,8 @@ def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
         (split, "split: measured on validation, but .*semi-hard-NS0 on evaluation; compare one split"),
         (edited, "retrieval_metrics.json: is not as postprocessing/2_xmodal_retrieval.py wrote it"),
         (unmeasured, "retrieval_metrics.json: no such file; postprocessing/2_xmodal_retrieval.py makes it"),
-        (unscored, "evaluation_xmodal_scores.hdf5: no such file; postprocessing/1_xmodal_scores.py makes it"),
-        (unrecorded, "evaluation_xmodal_scores.hdf5: no such file that postprocessing/1_xmodal_scores.py recorded"),
+        (unscored, "evaluation_word_scores.hdf5: no such file; postprocessing/1_xmodal_scores.py makes it"),
+        (unrecorded, "evaluation_word_scores.hdf5: no such file that postprocessing/1_xmodal_scores.py recorded"),
         (trained_on, "scores of epoch 2, but the best epoch is now 4; run postprocessing/1_xmodal_scores.py again"),
         (smaller, "smaller: scored other clips or captions than .*semi-hard-NS0; score both anew"),
         (partly, "not all metrics of the split evaluation; run postprocessing/2_xmodal_retrieval.py again"),

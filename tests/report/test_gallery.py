@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.helpers import matrix_of
 from utils.common.errors import UserError
 from utils.dataset.paths import DatasetPaths
 from utils.report.gallery import Gallery, clip_files
@@ -11,7 +12,7 @@ from utils.report.page import Page
 from utils.report.rankings import load_rankings
 from utils.score_utils import alignment_map
 from utils.trial.checkpoint import load_model
-from utils.trial.score_files import load_scores
+from utils.trial.score_files import load_scores, word_scores_path
 
 FID = "0123456789abcdef"
 
@@ -39,13 +40,13 @@ def test_a_clip_id_never_leads_out_of_the_report(tmp_path):
 def test_the_mean_of_an_alignment_map_is_the_score(report):
     trial, conf, _ = report
     best = load_model(trial / "checkpoint_best.pt")
-    stored = load_scores(trial / "evaluation_xmodal_scores.hdf5", best.epoch)
+    scores = matrix_of(load_scores(word_scores_path(trial, "evaluation"), best.epoch).scores)
     ranking = load_rankings(trial, conf, "evaluation", best.epoch)["text_to_audio"]
     gallery = Gallery(best, conf, ranking, Page(trial))
     for clip, caption in ((0, 0), (3, 7)):
         similarities = gallery._alignment(clip, caption)
         assert similarities.shape == (26, len(gallery.split.captions[caption]))
-        assert similarities.mean() == pytest.approx(stored.scores[clip, caption], abs=1e-6)
+        assert similarities.mean() == pytest.approx(scores[clip, caption], abs=1e-6)
 
 
 def test_an_alignment_map_by_loops():

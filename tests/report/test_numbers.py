@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers import some_scores
-from utils.report.numbers import choose_queries, positives_and_negatives, rank_shares, signed
+from utils.report.numbers import choose_queries, rank_shares, signed
 
 
 def test_rank_shares_add_up_and_chance_is_that_of_shuffled_rankings():
@@ -20,16 +19,6 @@ def test_rank_bins_by_hand():
     assert labels == ["1", "2", "3", "4", "5", "6"] and observed.tolist() == [0.5, 0.25, 0, 0, 0, 0.25]
     assert chance == pytest.approx(np.full(6, 1 / 6))
     assert rank_shares(np.array([1.0]), np.ones(1, int), 1)[0] == ["1"]
-
-
-def test_positives_and_negatives_by_loops():
-    scores, caption_clips = some_scores()
-    relevance = np.arange(12)[:, None] == caption_clips
-    positive, negative = positives_and_negatives(scores, relevance)
-    for query in range(12):
-        assert positive[query] == max(s for s, right in zip(scores[query], relevance[query], strict=True) if right)
-        assert negative[query] == max(s for s, right in zip(scores[query], relevance[query], strict=True) if not right)
-    assert positives_and_negatives(np.array([[0.3]]), np.array([[True]]))[1] == 0
 
 
 def test_chosen_queries_are_of_different_clips():

@@ -15,7 +15,7 @@ import soxr
 import torch
 
 from models.core import CRNNWordModel
-from tests.helpers import ROOT, record_files, record_preprocessing
+from tests.helpers import ROOT, matrix_of, of_all_words, record_files, record_preprocessing
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.common.steps import SCORING
@@ -84,7 +84,7 @@ def data(tmp_path_factory):
     others = {"development": {}, "validation": {}}
     write_json(paths.audio_info, clip_info(others | {"evaluation": dict(zip(split.fids, clips, strict=True))}))
     record_preprocessing(conf)
-    scores = score_split(model, split, all_words=True)
+    scores = of_all_words(model, split)
     assert (scores.by_word[1:] > 0.01).all()
     return {"conf": conf, "paths": paths, "model": model, "split": split, "scores": scores}
 
@@ -140,14 +140,14 @@ def test_a_splits_own_caption_gets_the_stored_scores(data, trial):
     search = ClipSearch.open(trial)
     for caption, raw_text in enumerate(RAW_TEXTS):
         for hit in search.by_text(raw_text, top=len(FILES)):
-            assert hit.score == pytest.approx(data["scores"].cross[int(hit.fid, 16), caption].item(), abs=1e-6)
+            assert hit.score == pytest.approx(matrix_of(data["scores"])[int(hit.fid, 16), caption], abs=1e-6)
         assert search.unknown_words(raw_text) == []
 
 
 def test_scores_of_all_words_leave_the_captions_scores_as_they_are(data):
-    own_words = score_split(data["model"], data["split"])
+    own_words = score_split(data["model"], data["split"]).cross
     assert own_words.by_word.shape == (8, 6) and data["scores"].by_word.shape == (len(WORDS), 6)
-    np.testing.assert_allclose(data["scores"].cross, own_words.cross, atol=1e-7)
+    np.testing.assert_allclose(matrix_of(data["scores"]), matrix_of(own_words), atol=1e-7)
 
 
 def test_a_sound_finds_captions_by_the_plain_score(data, trial):
@@ -159,7 +159,7 @@ def test_a_sound_finds_captions_by_the_plain_score(data, trial):
         for hit in hits:
             caption = int(hit.tid[3:])
             assert hit.score == pytest.approx(expected[caption], abs=1e-6)
-            assert hit.score == pytest.approx(data["scores"].cross[clip, caption].item(), abs=1e-6)
+            assert hit.score == pytest.approx(matrix_of(data["scores"])[clip, caption], abs=1e-6)
             assert hit.text == RAW_TEXTS[caption]
 
 

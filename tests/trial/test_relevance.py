@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from tests.helpers import Tags, call, write_history, write_trial
+from tests.helpers import Tags, call, matrix_of, write_history, write_trial
 from utils.common.errors import UserError
 from utils.common.steps import MEASURING
 from utils.dataset.paths import DatasetPaths
@@ -18,7 +18,7 @@ from utils.report.rankings import load_rankings
 from utils.report.report import write_report
 from utils.trial.provenance import read_provenance
 from utils.trial.relevance import further_pairs
-from utils.trial.score_files import load_scores, scores_path
+from utils.trial.score_files import load_scores, word_scores_path
 
 MEASURE = "postprocessing/2_xmodal_retrieval.py"
 
@@ -65,12 +65,12 @@ def test_metrics_take_further_pairs_in(trial, tmp_path):
     printed = call(MEASURE, "--trial", folder, f"data_conf.relevance={path}")
     metrics = json.loads((folder / "retrieval_metrics.json").read_text())
     assert metrics["development"] == alone["development"] and metrics["evaluation"] != alone["evaluation"]
-    stored, right = load_scores(scores_path(folder, "evaluation"), 1), relevance_of(table, rows)
+    stored, right = load_scores(word_scores_path(folder, "evaluation"), 1), relevance_of(table, rows)
     assert printed.startswith(f"evaluation: {right.sum() / 15:.2f} right clips a caption, by {path}\n")
     assert right.sum(axis=0).mean() > 2
     for direction, scores, relevance in (
-        ("text_to_audio", stored.scores.T, right.T),
-        ("audio_to_text", stored.scores, right),
+        ("text_to_audio", matrix_of(stored.scores).T, right.T),
+        ("audio_to_text", matrix_of(stored.scores), right),
     ):
         assert all(len(set(row)) == len(row) for row in scores.tolist())  # no ties
         expected = np.mean([average_precision_score(*query) for query in zip(relevance, scores, strict=True)])
@@ -102,7 +102,7 @@ def test_a_trial_from_before_there_was_the_setting_is_measured(trial):
 
 def test_names_and_captions_are_matched_to_the_character(trial, tmp_path):
     folder, conf, table = trial
-    stored = load_scores(scores_path(folder, "evaluation"), 1)
+    stored = load_scores(word_scores_path(folder, "evaluation"), 1)
     name, text = table["file_name"][0], table["raw_text"][4]
     pairs = further_pairs(measured_with(conf, write_pairs(tmp_path, [(name, text)])), "evaluation", stored)
     assert pairs.tolist() == [[0, 4]]
@@ -120,7 +120,7 @@ def test_a_caption_of_several_clips_is_meant_wherever_it_stands(trial, tmp_path)
     paths = DatasetPaths(conf.data_conf.dataset)
     table.loc[7, "raw_text"] = table.loc[4, "raw_text"]
     table.to_csv(paths.text("evaluation"), index=False, lineterminator="\n")
-    stored = load_scores(scores_path(folder, "evaluation"), 1)
+    stored = load_scores(word_scores_path(folder, "evaluation"), 1)
     path = write_pairs(tmp_path, [(table["file_name"][0], table["raw_text"][4])])
     assert further_pairs(measured_with(conf, path), "evaluation", stored).tolist() == [[0, 4], [0, 7]]
     with pytest.raises(UserError, match=r"evaluation_text\.csv: not the captions that were scored"):
@@ -131,7 +131,7 @@ def test_many_unknown_rows_are_counted(trial, tmp_path):
     folder, conf, table = trial
     path = write_pairs(tmp_path, [(f"{i}.wav", table["raw_text"][0]) for i in range(30)])
     with pytest.raises(UserError) as error:
-        further_pairs(measured_with(conf, path), "evaluation", load_scores(scores_path(folder, "evaluation"), 1))
+        further_pairs(measured_with(conf, path), "evaluation", load_scores(word_scores_path(folder, "evaluation"), 1))
     lines = str(error.value).splitlines()
     assert len(lines) == 21 and lines[19].startswith(f"{path}: line 21: ") and "'19.wav'" in lines[19]
     assert lines[20] == f"{path}: 10 more names and captions are unknown"
@@ -149,8 +149,9 @@ def test_the_report_marks_all_right_ones(trial, tmp_path):
     assert 0 < plain.count("✓ right") < page.read_text().count("✓ right")
     ranking = load_rankings(folder, measured_with(conf, write_pairs(tmp_path, some_pairs(table))), "evaluation", 1)
     expected = relevance_of(table, some_pairs(table))
-    assert (ranking["audio_to_text"].relevance == expected).all()
-    assert (ranking["text_to_audio"].relevance == expected.T).all()
+    for one, relevance in ((ranking["audio_to_text"], expected), (ranking["text_to_audio"], expected.T)):
+        assert all((one.of_query(query)[1] == right).all() for query, right in enumerate(relevance))
+        assert one.relevant.tolist() == relevance.sum(axis=1).tolist()
 
 
 def test_the_record_of_measuring_tells_by_which_pairs(trial, tmp_path):

@@ -11,6 +11,7 @@ from utils.common.errors import UserError
 from utils.common.io import require_file, require_room
 
 OVERHEAD = 4096  # bytes of a data set beside its content, at the most
+KINDS = {"f": "floating-point numbers", "i": "whole numbers", "S": "texts of fixed length"}
 
 
 @contextmanager
@@ -28,8 +29,8 @@ def readable(path: Path | str, made_by: str) -> Iterator[h5py.File]:
         raise UserError(f"{path}: not a readable HDF5 file ({why}); run {made_by} again") from None
 
 
-def data_set(store: h5py.File, name: str, made_by: str, texts: bool = False) -> h5py.Dataset:
-    """A data set of floating-point numbers, or of texts of fixed length, that is stored in this file, in full.
+def data_set(store: h5py.File, name: str, made_by: str, kind: str = "f") -> h5py.Dataset:
+    """A data set of one of KINDS that is stored in this file, in full.
 
     Links, virtual data sets and external storage could lead to any other file of the machine, and a data set without
     storage can be larger than its memory.
@@ -42,9 +43,8 @@ def data_set(store: h5py.File, name: str, made_by: str, texts: bool = False) -> 
         raise UserError(f"{store.filename}: {name} is not a data set of this file; run {made_by} again")
     if data.is_virtual or data.external or data.shape is None or data.id.get_storage_size() < data.nbytes:
         raise UserError(f"{store.filename}: {name} is not stored in this file in full; run {made_by} again")
-    if data.dtype.kind != ("S" if texts else "f"):
-        wanted = "texts of fixed length" if texts else "floating-point numbers"
-        raise UserError(f"{store.filename}: {name} holds {data.dtype}, not {wanted}; run {made_by} again")
+    if data.dtype.kind != kind:
+        raise UserError(f"{store.filename}: {name} holds {data.dtype}, not {KINDS[kind]}; run {made_by} again")
     return data
 
 

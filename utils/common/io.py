@@ -21,22 +21,37 @@ from utils.common.errors import UserError
 def whole_file(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path` at once, else it is removed.
 
-    The body does nothing but write: h5py and torch tell of a full disk by a RuntimeError.
+    The body does nothing but write, or what fails in other ways than by the errors of `written`.
     """
+    with written(path), replaced(path) as temporary:
+        yield temporary
+
+
+@contextmanager
+def replaced(path: Path | str) -> Iterator[Path]:
+    """`whole_file` for a body that computes as well, and writes within `written`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = new_beside(path, "tmp")
     try:
         yield temporary
-        with temporary.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        with written(path):
+            with temporary.open("rb+") as stream:
+                os.fsync(stream.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written(path: Path | str) -> Iterator[None]:
+    """Raise a UserError of `path` where a write fails; h5py and torch tell of a full disk by a RuntimeError."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         if isinstance(error.__context__, KeyboardInterrupt):  # torch.save makes an error of its own out of ctrl-C
             raise KeyboardInterrupt from None
-        raise unwritable(path, error) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise unwritable(Path(path), error) from None
 
 
 def unwritable(path: Path, error: OSError | RuntimeError) -> UserError:

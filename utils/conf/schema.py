@@ -170,6 +170,7 @@ class Conf(Section):
     SpecAugment: SpecAugmentConf = SpecAugmentConf()
     CRNNWordModel: ModelConf
     score: ScoreConf
+    xmodal_scores: Annotated[Literal["auto", "always", "never"], Role.AROUND] = "auto"
     criteria: CriteriaConf
     metrics: dict[MetricName, TripletLossConf]
     AdamOptimizer: AdamConf

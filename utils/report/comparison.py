@@ -24,7 +24,7 @@ from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.preprocessing import WORD_VECTORS
 from utils.trial.provenance import read_provenance
 from utils.trial.relevance import RIGHT_PAIRS, as_measured
-from utils.trial.score_files import scores_path
+from utils.trial.score_files import word_scores_path
 
 COMPARISON = "comparison.html"
 
@@ -80,7 +80,7 @@ def read_result(trial: Path, overrides: Sequence[str] = ()) -> TrialResult:
         }
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not all metrics of the split {split}; run {MEASURING} again") from None
-    check_made(trial, SCORING, reads=[scores_path(trial, split)])
+    check_made(trial, SCORING, reads=[word_scores_path(trial, split)])
     history = read_history(trial)
     queries = load_queries(trial, conf, split, best_of(history, conf)["epoch"])
     warn_diverged(trial)

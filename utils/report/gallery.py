@@ -14,7 +14,7 @@ from utils.data_utils import Split, load_split
 from utils.dataset.index import TEXT_COLUMNS, read_clips, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.report import figures
-from utils.report.numbers import choose_queries, positives_and_negatives
+from utils.report.numbers import choose_queries
 from utils.report.page import Page
 from utils.report.rankings import Ranking
 from utils.score_utils import alignment_map
@@ -76,15 +76,14 @@ class Gallery:
 
     def groups(self, ranking: Ranking) -> dict[str, list[Query]]:
         """Some of the best, the typical and the worst queries of a direction."""
-        positive, negative = positives_and_negatives(ranking.scores, ranking.relevance)
-        margin = positive - negative
+        margin = ranking.positive - ranking.negative
         chosen = choose_queries(ranking.values["first_rank"], margin, ranking.query_clips, EACH)
         return {name: [self._query(ranking, query) for query in queries] for name, queries in chosen.items()}
 
     def _query(self, ranking: Ranking, query: int) -> Query:
-        scores, own = ranking.scores[query], ranking.query_clips[query]
+        (scores, right), own = ranking.of_query(query), ranking.query_clips[query]
         order = np.argsort(-scores, kind="stable")
-        right = ranking.relevance[query][order]  # by rank
+        right = right[order]  # by rank
         places = list(range(min(TOP, len(order))))
         if not right[:TOP].any():
             places.append(int(right.argmax()))
@@ -95,14 +94,13 @@ class Gallery:
             self._result(ranking, place, float(scores[order[place]]), bool(right[place]), pair, similarities, top)
             for place, pair, similarities in zip(places, pairs, maps, strict=True)
         ]
-        by_text = ranking.direction == "text_to_audio"
-        captions = [query] if by_text else np.flatnonzero(ranking.item_clips == own)
+        captions = [query] if ranking.by_text else np.flatnonzero(ranking.item_clips == own)
         first_rank, tied = float(ranking.values["first_rank"][query]), bool(ranking.values["tied"][query])
         return Query(self._player(own), [self.captions[i] for i in captions], first_rank, tied, top, results)
 
     def _pair(self, ranking: Ranking, query: int, item: int) -> tuple[int, int]:
         """The clip and the caption that a query and an item are."""
-        return (item, query) if ranking.direction == "text_to_audio" else (query, item)
+        return (item, query) if ranking.by_text else (query, item)
 
     def _result(
         self, ranking: Ranking, place: int, score: float, right: bool, pair: tuple[int, int], similarities: np.ndarray,
@@ -116,7 +114,7 @@ class Gallery:
         pool = self.best.score.frames
         picture = figures.alignment(log_mel, similarities, by_word, marked(shares), words, pool, self.hop, top)
         picture = self.page.picture(picture)
-        if ranking.direction == "text_to_audio":
+        if ranking.by_text:
             return Result(place + 1, score, right, self._player(clip), None, total, picture)
         return Result(place + 1, score, right, None, self.captions[caption], total, picture)
 

@@ -35,16 +35,6 @@ def _first_within(ranks: list[int], relevant: int, items: int) -> np.ndarray:
     return 1 - np.prod(np.maximum(items - np.array(ranks)[:, None] - drawn, 0) / (items - drawn), axis=1)
 
 
-def positives_and_negatives(scores: np.ndarray, relevance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each query's best relevant and best irrelevant (hardest negative) score, (Q,) both.
-
-    Args:
-        scores: (Q, I), at least 0: the hardest negative of a query that has none scores 0.
-        relevance: (Q, I) bool.
-    """
-    return np.where(relevance, scores, 0).max(axis=1), np.where(relevance, 0, scores).max(axis=1)
-
-
 def choose_queries(
     first_rank: np.ndarray, margin: np.ndarray, query_clips: np.ndarray, each: int
 ) -> dict[str, list[int]]:

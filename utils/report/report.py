@@ -13,14 +13,14 @@ from utils.report.bootstrap import Estimate, estimates
 from utils.report.figures import Picture
 from utils.report.gallery import Gallery
 from utils.report.negatives import Negatives
-from utils.report.numbers import METRICS, positives_and_negatives, rank_shares
+from utils.report.numbers import METRICS, rank_shares
 from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.report.rankings import Ranking, load_rankings
 from utils.trial.history import collapse_warning, read_history
 from utils.trial.identity import check_trial, diverged, load_best, training_of
 from utils.trial.provenance import read_provenance
 from utils.trial.relevance import as_measured
-from utils.trial.score_files import scores_path
+from utils.trial.score_files import word_scores_path
 
 REPORT = "report.html"
 POOLED = {  # what a word's score is, by score.frames
@@ -38,7 +38,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
     Raises UserError where something that the report needs is missing, or not of one run.
     """
     splits = conf.data_conf.splits
-    check_trial(trial, conf, TRAINING, SCORING, reads=[scores_path(trial, split) for split in splits])
+    check_trial(trial, conf, TRAINING, SCORING, reads=[word_scores_path(trial, split) for split in splits])
     best = load_best(trial)
     if conf.data_conf.relevance is None and (measuring := read_provenance(trial).get(MEASURING)):
         conf = as_measured(conf, measuring)  # as retrieval_metrics.json has it
@@ -95,12 +95,11 @@ class MetricRow(NamedTuple):
 
 def _metric_row(split: str, ranking: Ranking) -> MetricRow:
     clips = len(ranking.fids)
-    relevant = ranking.relevance.sum(axis=1)
     return MetricRow(
         split,
         ranking.direction,
         estimates(ranking.values, ranking.query_clips, clips),
-        chance_map(relevant, len(ranking.item_clips)),
+        chance_map(ranking.relevant, len(ranking.item_clips)),
         len(ranking.query_clips),
         int(ranking.values["tied"].sum()),
     )
@@ -112,11 +111,9 @@ def _trial_curves(history: list[dict[str, float]], best_epoch: int) -> list[Pict
 
 
 def _histograms(ranking: Ranking) -> list[Picture]:
-    relevance = ranking.relevance
-    shares = rank_shares(ranking.values["first_rank"], relevance.sum(axis=1), len(ranking.item_clips))
-    positive, negative = positives_and_negatives(ranking.scores, relevance)
+    shares = rank_shares(ranking.values["first_rank"], ranking.relevant, len(ranking.item_clips))
     return [
         figures.rank_histogram("Ranks", *shares),
-        figures.score_histogram("Scores", positive, negative),
-        figures.margin_histogram("Margins", positive, negative),
+        figures.score_histogram("Scores", ranking.positive, ranking.negative),
+        figures.margin_histogram("Margins", ranking.positive, ranking.negative),
     ]

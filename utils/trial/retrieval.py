@@ -1,9 +1,10 @@
-"""What postprocessing does with a trial: score a split's clips and captions, and measure retrieval by the scores."""
+"""What postprocessing does with a trial: score a split's clips with words and captions, and measure retrieval."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from utils.common.errors import UserError
 from utils.common.io import write_json
@@ -13,10 +14,11 @@ from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import WordEmbeddings, load_further_words
-from utils.evaluation_utils import score_split
-from utils.metric_utils import both_directions, chance_both_directions, right_pairs
+from utils.evaluation_utils import embed_words, score_words
+from utils.metric_utils import averages, chance_both_directions, right_pairs
 from utils.model_utils import prepare_model
-from utils.score_utils import Score, inverse_document_frequency
+from utils.place_utils import per_query_both_directions, slices
+from utils.score_utils import AT_ONCE, Score, caption_word_weights, inverse_document_frequency
 from utils.trial.checkpoint import Trained
 from utils.trial.identity import check_trial, data_digests, diverged, load_best
 from utils.trial.names import BEST, RETRIEVAL_METRICS
@@ -24,20 +26,22 @@ from utils.trial.preprocessing import holds, sources
 from utils.trial.provenance import making_files
 from utils.trial.relevance import further_pairs, measured_by
 from utils.trial.score_files import (
+    Captions,
     StoredScores,
-    WordScores,
     load_scores,
+    matrix_size,
+    new_word_scores,
     save_scores,
-    save_word_scores,
     scores_path,
     word_scores_path,
 )
 
+LARGEST_MATRIX = 2e9  # bytes of a split's scores of clips with captions that are written unless asked not to
 SHOWN = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10")
 
 
 def score_trial(trial: Path, conf: Conf) -> None:
-    """Score every clip with every caption of each split by the trial's best model, and report what was written."""
+    """Score every clip of each split with words and captions by the trial's best model, and report what was written."""
     paths, splits = DatasetPaths(conf.data_conf.dataset), conf.data_conf.splits
     check_trial(trial, conf, TRAINING)
     best = load_best(trial)
@@ -52,7 +56,10 @@ def score_trial(trial: Path, conf: Conf) -> None:
     with making_files(trial, SCORING, [trial / BEST], outputs, data=data, sources=sources(conf)):
         for name in splits:
             split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, conf.data_conf.cache)
-            _score_split(trial, name, split, best, extra)
+            path = word_scores_path(trial, name)
+            words = write_word_scores(path, split, best, extra)
+            print(f"{name}: {len(split.fids)} clips x {words} words -> {path}")
+            _write_matrix(trial, name, conf, load_scores(path, best.epoch, str(best.score)))
 
 
 def extra_words(conf: Conf, best: Trained) -> WordEmbeddings | None:
@@ -86,34 +93,54 @@ def word_importance(conf: Conf, score: Score, words: int) -> np.ndarray | None:
     return np.concatenate([score.idf_values, unseen.numpy()])
 
 
-def _score_split(trial: Path, name: str, split: Split, best: Trained, extra: WordEmbeddings | None) -> None:
-    vectors, words = (torch.from_numpy(extra.vectors), extra.words) if extra else (None, [])
-    scores = score_split(best.model, split, best.score, all_words=True, extra=vectors)
-    words, made_by = [*best.words, *words], (best.epoch, str(best.score))
-    caption_fids = [split.fids[clip] for clip in split.caption_clips]
-    path = scores_path(trial, name)
-    save_scores(path, StoredScores(scores.cross.cpu().numpy(), split.fids, split.tids, caption_fids, *made_by))
-    print(f"{name}: {len(split.fids)} clips x {len(split.tids)} captions -> {path}")
-    path = word_scores_path(trial, name)
-    save_word_scores(path, WordScores(scores.by_word.cpu().numpy(), words, split.fids, *made_by))
-    print(f"{name}: {len(split.fids)} clips x {len(words)} words -> {path}")
+def write_word_scores(path: Path, split: Split, best: Trained, extra: WordEmbeddings | None = None) -> int:
+    """Write a split's word scores, some clips at a time so that memory is bounded; how many words, extra ones too."""
+    model, score = best.model, best.score
+    tables = [embed_words(model, np.arange(len(best.words)))]
+    if extra:
+        tables.append(F.normalize(torch.from_numpy(extra.vectors), dim=-1).to(model.device))
+    words = [*best.words, *(extra.words if extra else [])]
+    ids = [caption.numpy() for caption in split.captions]
+    _, weights = caption_word_weights(ids, len(best.words), score.idf_values)
+    captions = Captions(split.tids, [split.fids[clip] for clip in split.caption_clips], weights)
+    with new_word_scores(path, words, split.fids, captions, best.epoch, str(score)) as write:
+        for clips in slices(len(split.fids), max(1, AT_ONCE // len(words))):
+            by_word, _ = score_words(model, split, tables, score.pool, part=clips)
+            write(clips, by_word.cpu().numpy())
+    return len(words)
+
+
+def _write_matrix(trial: Path, name: str, conf: Conf, stored: StoredScores) -> None:
+    """Write a split's scores of clips with captions, unless they are too large; then none of before are left."""
+    path, (captions, clips) = scores_path(trial, name), stored.scores.shape
+    size = matrix_size(captions, clips)
+    if conf.xmodal_scores == "always" or (conf.xmodal_scores == "auto" and size <= LARGEST_MATRIX):
+        save_scores(path, stored)
+        print(f"{name}: {clips} clips x {captions} captions -> {path}")
+        return
+    path.unlink(missing_ok=True)
+    why = "xmodal_scores is never" if conf.xmodal_scores == "never" else f"over {LARGEST_MATRIX / 1e9:g} GB"
+    what = f"{clips} clips x {captions} captions, {size / 1e9:.3g} GB, are not written ({why}); no command needs them"
+    print(f"{name}: {what}, xmodal_scores=always writes them")
 
 
 def measure_trial(trial: Path, conf: Conf) -> None:
     """Retrieval metrics of each split by its scores: print them as a table, and write them."""
-    files = {split: scores_path(trial, split) for split in conf.data_conf.splits}
+    files = {split: word_scores_path(trial, split) for split in conf.data_conf.splits}
     check_trial(trial, conf, TRAINING, SCORING, reads=files.values())
-    best = load_best(trial)
+    best, device = load_best(trial), pick_device()
     metrics, chance, path = {}, {}, trial / RETRIEVAL_METRICS
     relevance = [Path(conf.data_conf.relevance)] if conf.data_conf.relevance else []
     with making_files(trial, MEASURING, [*files.values(), *relevance], [path], **measured_by(conf)):
         for split, file in files.items():
             stored = load_scores(file, best.epoch, str(best.score))
-            captions, further = stored.caption_clips, further_pairs(conf, split, stored)
-            metrics[split] = both_directions(stored.scores, captions, further)
-            chance[split] = chance_both_directions(captions, len(stored.fids), further)
+            further = further_pairs(conf, split, stored)
+            pairs = right_pairs(stored.caption_clips, further)
+            values = per_query_both_directions(stored.scores.to(device), pairs)
+            metrics[split] = {direction: averages(queries) for direction, queries in values.items()}
+            chance[split] = chance_both_directions(pairs, len(stored.fids), len(stored.tids))
             if further is not None:
-                right = right_pairs(captions, len(stored.fids), further).sum() / len(captions)
+                right = len(pairs) / len(stored.tids)
                 print(f"{split}: {right:.2f} right clips a caption, by {conf.data_conf.relevance}")
         write_json(path, metrics)
     print_table(metrics, chance)

@@ -1,0 +1,146 @@
+"""The scores of a whole split, clips x captions, which are never held; and where the right items stand among them.
+
+A caption's scores with all clips are one sparse product with the scores of its words, made a tile at a time where the
+words' scores are, a GPU perhaps. Metrics follow from how many items score above each right one, and how many as much.
+
+Shapes: C clips, M captions, V words; L right pairs of a clip and a caption; tiles of m captions and c clips.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from torch import Tensor
+
+from models.audio_encoders import send
+from utils.metric_utils import per_query_by_places
+from utils.split_score_utils import caption_sums
+
+ROWS = 255  # captions of a tile, so that a count of them fits in a byte
+COLUMNS = {"cpu": 512, "cuda": 2**16}  # clips of a tile: on a CPU so many as stay in the cache
+AT_ONCE = 2**20  # scores of pairs that are made at a time
+
+
+@dataclass(frozen=True)
+class CaptionScores:
+    """The scores of M captions with C clips, each the same to the bit however it is asked for."""
+
+    weights: csr_array  # (M, V) how much of each caption a word is
+    by_word: Tensor  # (V, C) float32: the scores of words
+
+    def to(self, device: torch.device) -> "CaptionScores":
+        """The same, computed on a device."""
+        return CaptionScores(self.weights, send(self.by_word, device))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """M, C."""
+        return self.weights.shape[0], self.by_word.shape[1]
+
+    def tile(self, captions: slice, clips: slice) -> Tensor:
+        """The scores of some captions with some clips: (m, c)."""
+        return caption_sums(self.weights[captions], self.by_word[:, clips].contiguous())
+
+    def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """All scores in tiles (m, c), with their captions and their clips."""
+        captions, clips = self.shape
+        rows = [(part, self.weights[part]) for part in slices(captions, ROWS)]
+        for columns in slices(clips, COLUMNS[self.by_word.device.type]):
+            table = self.by_word[:, columns].contiguous()
+            for part, weights in rows:
+                yield part, columns, caption_sums(weights, table)
+
+    def with_clips(self, captions: np.ndarray, clips: np.ndarray) -> Tensor:
+        """The scores of some captions (P,) with some clips of each (P, K): (P, K)."""
+        parts = slices(len(captions), max(1, AT_ONCE // clips.shape[1]))
+        scores = [self._with_clips(captions[part], clips[part]) for part in parts]
+        return torch.cat(scores) if scores else self.by_word.new_zeros(clips.shape)
+
+    def _with_clips(self, captions: np.ndarray, clips: np.ndarray) -> Tensor:
+        own = self.weights[captions]  # (P, V), of S entries
+        entries, owners = np.arange(len(own.data)), np.repeat(np.arange(len(captions)), np.diff(own.indptr))
+        places = (own.indices.astype(np.int64), clips[owners])
+        words, columns = (send(torch.from_numpy(part), self.by_word.device) for part in places)
+        table = self.by_word[words.unsqueeze(1), columns]  # (S, K)
+        return caption_sums(csr_array((own.data, (owners, entries)), shape=(len(captions), len(entries))), table)
+
+
+def slices(count: int, step: int) -> list[slice]:
+    """What `count` items are in parts of `step`, the last perhaps of fewer."""
+    return [slice(first, min(first + step, count)) for first in range(0, count, step)]
+
+
+def per_query_both_directions(scores: CaptionScores, pairs: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
+    """What each query is worth: `metric_utils.per_query_by_places`; pairs (L, 2) of `right_pairs`."""
+    captions, clips = scores.shape
+    return per_query_by_places(places_in_both_directions(scores, pairs).cpu().numpy(), pairs, clips, captions)
+
+
+@torch.no_grad()
+def places_in_both_directions(scores: CaptionScores, pairs: np.ndarray) -> Tensor:
+    """Where right pairs stand in the rankings of both directions.
+
+    Args:
+        pairs: (L, 2) clips and captions, of `metric_utils.right_pairs`.
+
+    Returns:
+        (5, L) float64, on the scores' device: each pair's score; how many clips score above it for the caption, and
+        how many as much; how many captions for the clip, and how many as much.
+    """
+    clips, captions = pairs.T
+    by_clip = np.argsort(clips, kind="stable")
+    own = scores.with_clips(captions, clips[:, None]).squeeze(1)  # (L,)
+    device = own.device
+    rows, columns, order = (send(torch.from_numpy(part), device) for part in (captions, clips[by_clip], by_clip))
+    own_by_clip = own[order]
+    counts = torch.zeros(4, len(pairs), dtype=torch.int64, device=device)
+    for some, of_clips, tile in scores.tiles():
+        mine = _within(captions, some)
+        others, limits = tile.index_select(0, rows[mine] - some.start), own[mine].unsqueeze(1)  # (l, c), (l, 1)
+        counts[0, mine] += (others > limits).sum(dim=1)
+        counts[1, mine] += (others == limits).sum(dim=1)
+        mine = _within(clips[by_clip], of_clips)
+        others, limits = tile.index_select(1, columns[mine] - of_clips.start), own_by_clip[mine]  # (m, l), (l,)
+        counts[2, mine] += _column_counts(others > limits)
+        counts[3, mine] += _column_counts(others == limits)
+    counts[2:, order] = counts[2:].clone()
+    return torch.cat([own.double().unsqueeze(0), counts.double()])
+
+
+def _within(sorted_items: np.ndarray, part: slice) -> slice:
+    """Where the items of a part stand."""
+    return slice(*np.searchsorted(sorted_items, (part.start, part.stop)).tolist())
+
+
+def _column_counts(mask: Tensor) -> Tensor:
+    """How many of each column are true, of at most 255 rows: bytes add up in a tenth of the time."""
+    return mask.view(torch.uint8).sum(dim=0, dtype=torch.uint8)
+
+
+@torch.no_grad()
+def spread(scores: CaptionScores) -> Tensor:
+    """The standard deviation of all scores, a float64 scalar on their device."""
+    tiles = [(tile.numel(), *torch.var_mean(tile.double(), correction=0)) for _, _, tile in scores.tiles()]
+    sizes, variances, means = zip(*tiles, strict=True)
+    shares = send(torch.tensor(sizes, dtype=torch.float64) / sum(sizes), means[0].device)
+    apart = torch.stack(means) - means[0]  # 0 of scores that are all equal
+    return (shares @ (torch.stack(variances) + (apart - shares @ apart).square())).sqrt()
+
+
+@torch.no_grad()
+def hardest_negatives(scores: CaptionScores, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The highest score of each caption (M,) and of each clip (C,) with a wrong item; at least 0, where there is none.
+
+    pairs: as in `places_in_both_directions`.
+    """
+    of_captions, of_clips = (np.zeros(count, np.float32) for count in scores.shape)
+    for captions, clips, tile in scores.tiles():
+        right = pairs[_within(pairs[:, 1], captions)]
+        clip, caption = right[(right[:, 0] >= clips.start) & (right[:, 0] < clips.stop)].T
+        wrong = tile.cpu().numpy()
+        wrong[caption - captions.start, clip - clips.start] = 0
+        np.maximum(of_captions[captions], wrong.max(axis=1), out=of_captions[captions])
+        np.maximum(of_clips[clips], wrong.max(axis=0), out=of_clips[clips])
+    return of_captions, of_clips
