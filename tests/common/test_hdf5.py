@@ -20,9 +20,9 @@ def path(tmp_path):
     return tmp_path / "store.hdf5"
 
 
-def read(path, texts=False):
+def read(path, kind="f"):
     with readable(path, "main.py") as store:
-        return data_set(store, "x", "main.py", texts)[()]
+        return data_set(store, "x", "main.py", kind)[()]
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
@@ -33,7 +33,7 @@ def test_numbers_and_texts_are_read(path, kind):
     with h5py.File(path, "a") as store:
         del store["x"]
         store["x"] = fixed_length(["dog", "été", ""])
-    assert [text.decode() for text in read(path, texts=True)] == ["dog", "été", ""]
+    assert [text.decode() for text in read(path, "S")] == ["dog", "été", ""]
 
 
 def virtual(store):
@@ -71,12 +71,24 @@ def test_what_is_not_numbers_of_this_file_is_refused(path, spoil, what):
         read(path)
 
 
+@pytest.mark.parametrize("content", [[1.5], np.uint8([1]), "of any length", fixed_length(["loud"])])
+def test_what_is_not_whole_numbers_is_refused(path, content):
+    with h5py.File(path, "a") as store:
+        store["x"] = np.array([1, -2], np.int32)
+    assert read(path, "i").tolist() == [1, -2]
+    with h5py.File(path, "a") as store:
+        del store["x"]
+        store["x"] = content
+    with pytest.raises(UserError, match=r"store\.hdf5: x holds .*whole numbers; run main\.py again$"):
+        read(path, "i")
+
+
 @pytest.mark.parametrize("content", [[1, 2], "of any length", np.float32(1)])
 def test_what_is_not_texts_of_fixed_length_is_refused(path, content):
     with h5py.File(path, "a") as store:
         store["x"] = content
     with pytest.raises(UserError, match=r"store\.hdf5: x holds .*texts of fixed length; run main\.py again$"):
-        read(path, texts=True)
+        read(path, "S")
 
 
 def test_a_damaged_or_missing_file_names_the_command(path):
