@@ -172,7 +172,7 @@ def training_step(size: Size) -> Iterator[Row]:
     alternating(contenders, 1)  # warm up
     theirs, float32, bfloat16 = alternating(contenders, size.rounds)
     yield faster(f"{_step_name(size)}, float32", theirs, float32, target=1.5)
-    yield faster(f"{_step_name(size)}, bfloat16", theirs, bfloat16, target=2.5)
+    yield faster(f"{_step_name(size)}, bfloat16", theirs, bfloat16, target=3)
 
 
 def _training_conf(size: Size, *settings: str) -> Conf:

@@ -165,6 +165,20 @@ def test_bench_prints_every_row():
     assert len(re.findall(r"GFLOP/s, +[\d.]+% of the measured peak", out)) == 3
 
 
+def test_the_profile_has_operators_of_each_side_with_the_rates_of_products():
+    out = run("-m", "benchmarks.profile_step", "--quick", "--steps", "1", "--rows", "100")
+    assert len(re.findall(r"^peak, (float32|bfloat16): \d+ GFLOP/s$", out, re.M)) == 2
+    lines = [line for line in out.splitlines() if line.startswith("|")]
+    rows = {line.split(" | ")[0]: line.strip("| ").split(" | ")[1:] for line in lines}
+    header, total = rows["| operator"], rows["| all"]
+    assert [cell for cell in header if ":" in cell] == [f"{side}: ms" for side in ("published", "float32", "bfloat16")]
+    for name in ("mkldnn_convolution", "convolution_backward", "mm"):
+        cells = rows[f"| `{name}`"]
+        for ms, share, calls, rate in zip(*(iter(cells),) * 4, strict=True):
+            assert float(ms) > 0 and 0 < float(share[:-1]) < 100 and int(calls) >= 5 and int(rate) > 0
+    assert sum(float(cell) for cell in total if cell.strip().isdigit()) > 0
+
+
 def test_growth_prints_a_row_for_each_size():
     out = run("-m", "benchmarks.growth", "--clips", "10", "20")
     assert re.search(r"^\| +10 \| +50 \|.* s \|.* GB \|$", out, re.M) and re.search(r"^\| +20 \| +100 \|", out, re.M)

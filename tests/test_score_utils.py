@@ -264,8 +264,9 @@ def test_long_clips_are_scored_part_by_part(monkeypatch, at_once):
     torch.testing.assert_close(by_word, score_matrix(make_frames(one, 14), words.unsqueeze(1))[0])
     monkeypatch.setattr(step_score_utils, "AT_ONCE", at_once)
     sizes = []
-    clamp = torch.Tensor.clamp_
+    clamp, relu = torch.Tensor.clamp_, torch.relu_
     monkeypatch.setattr(torch.Tensor, "clamp_", lambda made, min: (sizes.append(made.numel()), clamp(made, min=min))[1])
+    monkeypatch.setattr(torch, "relu_", lambda made: (sizes.append(made.numel()), relu(made))[1])
     torch.testing.assert_close(pair_scores(one[0], weights[0], others, weights[1]), pairs)
     torch.testing.assert_close(word_scores(one, 14, words), by_word)
     assert max(sizes) <= max(at_once, 2 * 14)  # a frame of each of two clips at the least
@@ -277,6 +278,17 @@ def test_opposite_neighbours_do_not_blow_up():
         steps = torch.stack([step, ratio * step]).unsqueeze(0)
         scores = step_score_matrix(steps, 8, torch.nn.functional.normalize(torch.randn(4, 2, 6), dim=-1))
         assert torch.isfinite(scores).all() and scores.max() <= 1
+
+
+def test_the_gradient_of_step_scores_keeps_no_copy_of_the_similarities():
+    """Of the upsampled similarities autograd keeps one image, for the pool and for the clamp alike."""
+    steps, words = torch.randn(2, 5, 4, requires_grad=True), torch.randn(3, 6, 4)
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda saved: (kept.setdefault(saved.untyped_storage().data_ptr(), saved), saved)[1], lambda saved: saved
+    ):
+        step_score_matrix(steps, 20, words)
+    assert sum(saved.untyped_storage().nbytes() >= 4 * 2 * 20 * 3 * 6 for saved in kept.values()) == 1
 
 
 def test_zero_steps_have_finite_scores_and_gradients():

@@ -47,7 +47,9 @@ def step_score_matrix(
     n, length, _ = steps.shape
     m, w, _ = text_embeds.shape
     dots = steps.flatten(0, 1) @ text_embeds.flatten(0, 1).T  # (N*L, M*W)
-    similarities = upsample(dots.view(n, length, m * w), frames).clamp_(min=0)  # (N, T, M*W)
+    # relu keeps less for its gradient than clamp, and needs not copy it; at 0 theirs differ, but a dot product that is
+    # exactly 0 is a zero vector's, which hands on none. In place only without gradient: upsampling gives a view.
+    similarities = F.relu(upsample(dots.view(n, length, m * w), frames), inplace=not dots.requires_grad)  # (N, T, M*W)
     by_word = pool(similarities, step_norms(steps, frames), audio_lens).view(n, m, w)  # (N, M, W)
     return (by_word * word_weights(text_lens, m, w, similarities, importance)).sum(dim=-1)
 

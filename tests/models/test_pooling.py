@@ -23,9 +23,15 @@ def test_pooling_of_zeros_has_a_zero_gradient():
     assert not x.grad.any()
 
 
-def test_pooling_of_bfloat16_takes_its_roots_in_float32():
-    x = torch.randn(1, 2, 4, 8).bfloat16()
-    ours = LeakyLPPool4((2, 4))(x)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_pooling_of_bfloat16_is_computed_in_float32(memory_format):
+    x = torch.randn(3, 4, 9, 14).bfloat16().to(memory_format=memory_format).requires_grad_()
+    exact = x.detach().double().requires_grad_()
+    ours, theirs = LeakyLPPool4((2, 4))(x), LeakyLPPool4((2, 4))(exact)
     assert ours.dtype == torch.float32
-    theirs = torch.nn.LPPool2d(4, (2, 4))(torch.nn.functional.leaky_relu(x.float(), 0.1))
-    torch.testing.assert_close(ours, theirs, rtol=0.02, atol=0)
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=0)
+    weights = torch.randn_like(ours)
+    (gradient,) = torch.autograd.grad((ours * weights).sum(), x)
+    (expected,) = torch.autograd.grad((theirs * weights).sum(), exact)
+    assert gradient.dtype == torch.bfloat16  # rounded once: by 2^-8 of it at the most
+    torch.testing.assert_close(gradient.double(), expected, rtol=1.01 * 2**-8, atol=1e-12)
