@@ -100,12 +100,7 @@ class CRNNEncoder(nn.Module):
     def _block_features(self, audio: Tensor, lens: Tensor | None) -> Tensor:
         """`_features` in one go, lens on the audio's device; of a clip that ended before, it is below 0."""
         x = audio.unsqueeze(1)  # (N, 1, T, in_dim)
-        if lens is None and self._takes_bfloat16_on_a_cpu(x):
-            norm, convolution, *layers = self.cnn
-            x = _normalised_convolution(x, norm, convolution)
-            for layer in layers:
-                x = layer(x)
-        elif lens is None:
+        if lens is None:
             x = self.cnn(x)  # (N, C, L, in_dim/64)
         else:
             for layer in self.cnn:
@@ -117,10 +112,6 @@ class CRNNEncoder(nn.Module):
                 x = layer(x)
         return x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
 
-    def _takes_bfloat16_on_a_cpu(self, x: Tensor) -> bool:
-        """And is not compiled: that is then done in place, of all the CNN."""
-        return not x.is_cuda and torch.is_autocast_enabled("cpu") and self.cnn._compiled_call_impl is None
-
     def _margin(self) -> int:
         """Steps on either side of a step that its convolutions see."""
         reach, frames = 0, 1  # frames; of an image within the CNN, how many of the log-mel stand behind one of its own
@@ -130,19 +121,6 @@ class CRNNEncoder(nn.Module):
             elif isinstance(layer, LeakyLPPool4):
                 frames *= layer.window[0]
         return -(-reach // TIME_POOLING)
-
-
-def _normalised_convolution(image: Tensor, norm: nn.BatchNorm2d, convolution: nn.Conv2d) -> Tensor:
-    """(N, 1, T, M) -> (N, C, T, M): convolution(norm(image)), as one convolution of the normalised image and of ones.
-
-    The norm's scale and shift are then factors of its weights. Their gradients come with the weights', without that of
-    the image, which costs as much as a forward pass of the second convolution.
-    """
-    plain = {"weight": torch.ones_like(norm.weight), "bias": torch.zeros_like(norm.bias)}
-    x = torch.func.functional_call(norm, plain, image)  # updates the running statistics as ever
-    x = torch.cat([x, torch.ones_like(x)], dim=1).to(memory_format=torch.channels_last)  # (N, 2, T, M)
-    weight = torch.cat([norm.weight * convolution.weight, norm.bias * convolution.weight], dim=1)
-    return F.conv2d(x, weight, padding=convolution.padding)
 
 
 def send(values: Tensor, device: torch.device) -> Tensor:
