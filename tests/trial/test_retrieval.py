@@ -1,6 +1,7 @@
 """Scores of a split are written part by part, the matrix of clips and captions where it is wanted alone."""
 
 import shutil
+from itertools import pairwise
 
 import h5py
 import numpy as np
@@ -37,9 +38,7 @@ def content(path):
 def test_the_matrix_is_what_the_words_and_their_shares_add_up_to(made):
     words, matrix = content(word_scores_path(made, "evaluation")), content(scores_path(made, "evaluation"))
     starts, ids, shares = (words[f"caption_{name}"] for name in ("starts", "words", "shares"))
-    expected = [
-        shares[first:end] @ words["scores"][ids[first:end]] for first, end in zip(starts[:-1], starts[1:], strict=True)
-    ]
+    expected = [shares[first:end] @ words["scores"][ids[first:end]] for first, end in pairwise(starts)]
     np.testing.assert_allclose(matrix["scores"], np.array(expected).T, atol=1e-6)
     assert matrix["scores"].dtype == np.float32 and matrix["scores"].shape == (6, len(starts) - 1)
     for name in ("fids", "tids", "caption_fids"):
