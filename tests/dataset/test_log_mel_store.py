@@ -142,6 +142,24 @@ def test_clips_before_one_that_fails_are_kept(sounds):
     assert list(again(store).finished()) == [part_name(fid, clips[fid]) for fid in "ab"]
 
 
+def test_clips_before_a_kill_are_kept(sounds, monkeypatch):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+
+    def read_or_be_killed(path, *arguments):
+        if path.name == "c.wav":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_log_mel(path, *arguments)
+
+    monkeypatch.setattr(utils.dataset.log_mel_store, "read_log_mel", read_or_be_killed)
+    worker = multiprocessing.get_context("fork").Process(target=finish, args=(store, clips, folder))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    monkeypatch.undo()
+    assert finish(again(store), clips, folder)[0] == ["c"]
+
+
 def test_a_new_sound_is_computed_anew_and_an_unannounced_one_refused(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", RECIPE)
