@@ -75,13 +75,12 @@ def record_as_made(conf: Conf, *steps: str) -> None:
             pass
 
 
-def extract_log_mels(root: str) -> None:
+def extract_log_mels(root: str, anew: bool = True) -> None:
     """preprocessing/4_audio_logmel.py on a data set directory, in this process: its pool of workers, not its start.
 
-    All of it anew: what was finished before is removed.
+    Anew: what was finished before is removed.
     """
-    conf = dataset_conf(root)
-    for split in conf.data_conf.splits:
+    for split in dataset_conf(root).data_conf.splits if anew else ():
         DatasetPaths(root).log_mels(split).unlink(missing_ok=True)
     step_4 = importlib.import_module("preprocessing.4_audio_logmel")
     sys.argv = ["4_audio_logmel.py", "--conf", str(ROOT / "conf.yaml"), f"data_conf.dataset={root}"]

@@ -5,6 +5,7 @@ Clips that an earlier run finished, by the same settings and from the same sound
 import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
@@ -20,9 +21,11 @@ from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
 from utils.dataset.index import read_clips
-from utils.dataset.log_mel_store import LogMelStore, worker_pool
+from utils.dataset.log_mel_store import LogMelStore, Sound, part_name, worker_pool
 from utils.dataset.paths import DatasetPaths
 from utils.trial.preprocessing import check_steps, holds, making_step
+
+BATCH = 8  # clips that a worker takes at a time
 
 
 def main() -> None:
@@ -33,38 +36,50 @@ def main() -> None:
     for split, clips in splits.items():
         if not clips:
             raise UserError(f"{paths.audio_info}: {split} was indexed without audio; run {INDEXING} with it")
-    stores = {split: LogMelStore(paths.log_mels(split), conf.audio_logmel.recipe) for split in splits}
     workers = conf.audio_logmel.workers or os.cpu_count()
     # All splits in one: a record of a part would take in the other splits' files of before
     with making_step(conf, LOG_MELS, [paths.audio_info]), worker_pool(workers) as pool:
-        for split, clips in splits.items():
-            extract_split(pool, conf, split, clips, stores[split])
-    for store in stores.values():
-        store.clear()
+        begun = [SplitLogMels(pool, conf, split, clips) for split, clips in splits.items()]
+        for log_mels in begun:  # one is written while the workers are at the next
+            log_mels.write()
+    for log_mels in begun:
+        log_mels.store.clear()
 
 
-def extract_split(
-    pool: ProcessPoolExecutor, conf: Conf, split: str, clips: dict[str, Clip], store: LogMelStore
-) -> None:
-    """Compute what is missing of a split's log-mels, and write them."""
-    paths = DatasetPaths(conf.data_conf.dataset)
-    stored = {}
-    if holds(conf, LOG_MELS, store.path):
-        stored = store.stored()
-    elif store.path.exists():
-        print(f"{store.path}: not as {LOG_MELS} recorded it, or by other settings; it is made anew")
-    if dropped := store.prepare():
-        print(f"{split}: {dropped}")
-    files = [paths.clip(split, clip.file_name) for clip in clips.values()]
-    is_stored = [stored.get(fid) == clip.sha256 for fid, clip in clips.items()]
-    done = pool.map(store.finish, clips, clips.values(), files, is_stored, chunksize=8)
-    computed = sum(progress(done, f"log-mel {split}", total=len(clips)))
-    if all(is_stored) and len(stored) == len(clips):
-        print(f"{split}: {len(clips)} clips, as they are in {store.path}")
-        return
-    frames = store.assemble(clips, stored)
-    kept = f" ({len(clips) - computed} kept from an earlier run)" if computed < len(clips) else ""
-    print(f"{split}: {len(clips)} clips{kept}, {frames} frames of {store.recipe.n_mels} bands -> {store.path}")
+class SplitLogMels:
+    """A split's log-mels on their way: the workers compute what is missing from the beginning on."""
+
+    def __init__(self, pool: ProcessPoolExecutor, conf: Conf, split: str, clips: dict[str, Clip]):
+        paths = DatasetPaths(conf.data_conf.dataset)
+        self.split, self.clips = split, clips
+        self.store = LogMelStore(paths.log_mels(split), conf.audio_logmel.recipe)
+        self.stored = {}
+        if holds(conf, LOG_MELS, self.store.path):
+            self.stored = self.store.stored()
+        elif self.store.path.exists():
+            print(f"{self.store.path}: not as {LOG_MELS} recorded it, or by other settings; it is made anew")
+        if dropped := self.store.prepare():
+            print(f"{split}: {dropped}")
+        self.finished = self.store.finished()
+        self.is_stored = [self.stored.get(fid) == clip.sha256 for fid, clip in clips.items()]
+        sounds = [
+            Sound(fid, clip, paths.clip(split, clip.file_name), is_stored or part_name(fid, clip) in self.finished)
+            for (fid, clip), is_stored in zip(clips.items(), self.is_stored, strict=True)
+        ]
+        batches = [sounds[start : start + BATCH] for start in range(0, len(sounds), BATCH)]
+        self.places = chain.from_iterable(pool.map(self.store.finish, batches))
+
+    def write(self) -> None:
+        """Wait for the workers, write the log-mels, and say so."""
+        split, clips, store = self.split, self.clips, self.store
+        places = zip(clips.items(), progress(self.places, f"log-mel {split}", total=len(clips)), strict=True)
+        computed = {part_name(fid, clip): place for (fid, clip), place in places if place is not None}
+        if all(self.is_stored) and len(self.stored) == len(clips):
+            print(f"{split}: {len(clips)} clips, as they are in {store.path}")
+            return
+        frames = store.assemble(clips, self.stored, self.finished | computed)
+        kept = f" ({len(clips) - len(computed)} kept from an earlier run)" if len(computed) < len(clips) else ""
+        print(f"{split}: {len(clips)} clips{kept}, {frames} frames of {store.recipe.n_mels} bands -> {store.path}")
 
 
 if __name__ == "__main__":

@@ -142,7 +142,8 @@ def test_exponent():
 def test_bench_prints_every_row():
     out = run("-m", "benchmarks.bench", "--quick")
     rows = [
-        r"log-mels of 8 clips",
+        r"log-mels of 8 clips, wav to HDF5",
+        r"log-mels of 8 clips, a second run",
         r"training step.*, float32",
         r"training step.*, bfloat16",
         r"loss of hard-audio-NS.*words",
@@ -219,6 +220,16 @@ def bare_gpu(*arguments):
     """What gpu.py prints in its reduced form on a bare machine: lines to read, and the JSON after each."""
     lines = run("-c", BARE, "--quick", *arguments).splitlines()
     return lines[::2], [json.loads(line) for line in lines[1::2]]
+
+
+def test_the_profile_of_log_mels_adds_up():
+    out = run("-m", "benchmarks.log_mels", "--clips", "6", "--seconds", "0.3")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("| ")]
+    taken = {step: float(mean) for step, mean, _ in rows[1:]}
+    assert list(taken)[:4] == ["read", "digest", "decode", "transform"] and taken["plain librosa"] > 0
+    whole = taken.pop("the whole command, beside its start")
+    parts = [mean for step, mean in taken.items() if step != "plain librosa" and not step.startswith("(")]
+    assert sum(parts) == pytest.approx(whole, abs=0.005 * (len(parts) + 1))
 
 
 def test_the_gpu_benchmark_needs_torch_numpy_and_h5py_alone():

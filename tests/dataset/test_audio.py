@@ -1,12 +1,16 @@
 """Audio files as libsndfile decodes them, and those that it would pass as whole though they are not."""
 
+import hashlib
+
 import librosa
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
+import utils.common.digests
 import utils.dataset.audio
+from utils.common.digests import HELD
 from utils.common.errors import UserError
 from utils.dataset.audio import mono_blocks, open_audio, probe_clip, resampled
 from utils.dataset.paths import AUDIO_SUFFIXES
@@ -29,6 +33,28 @@ def test_channels_are_averaged_at_the_files_own_rate(tmp_path, subtype):
     np.testing.assert_allclose(read, samples.mean(axis=1), atol=1e-2)  # a step of 8 bits
     clip = probe_clip(tmp_path / "x.wav")
     assert clip[:4] == ("x.wav", round(3000 / 22050, 6), 22050, 3)
+
+
+@pytest.mark.parametrize("held", [HELD, 100])
+def test_a_file_is_described_as_it_was_digested(tmp_path, monkeypatch, held):
+    """It is read once, unless it is too large for memory."""
+    path = tmp_path / "x.wav"
+    soundfile.write(path, noise(999), RATE)
+    monkeypatch.setattr(utils.common.digests, "HELD", held)
+
+    def open_after(path, content):
+        if held == HELD:
+            path.unlink()
+        return open_audio(path, content)
+
+    monkeypatch.setattr(utils.dataset.audio, "open_audio", open_after)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert probe_clip(path) == ("x.wav", round(999 / RATE, 6), RATE, 1, sha256)
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path):
+    with pytest.raises(UserError, match=r"x\.wav: unreadable audio \(No such file"):
+        probe_clip(tmp_path / "x.wav")
 
 
 def write(path, samples, rate=RATE):

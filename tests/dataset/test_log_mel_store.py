@@ -14,11 +14,15 @@ import numpy as np
 import pytest
 import soundfile
 
+import utils.common.digests
+import utils.dataset.log_mel_store
 from tests.helpers import ROOT
+from utils.common.digests import HELD
 from utils.common.errors import UserError
+from utils.common.parts import read_place
 from utils.dataset.audio import probe_clip
-from utils.dataset.log_mel import log_mel_spectrogram
-from utils.dataset.log_mel_store import LogMelStore, start_worker
+from utils.dataset.log_mel import log_mel_spectrogram, read_log_mel
+from utils.dataset.log_mel_store import LogMelStore, Sound, part_name, start_worker, worker_pool
 from utils.dataset.recipe import LogMelRecipe
 
 RECIPE = LogMelRecipe(fmax=4000)
@@ -34,21 +38,30 @@ def sounds(tmp_path):
 
 
 def finish(store, clips, folder):
-    """The names of the clips that were computed."""
+    """The names of the clips that were computed, and where all finished ones are."""
     stored = store.stored()
     store.prepare()
-    return [
-        fid
+    finished = store.finished()
+    batch = [
+        Sound(fid, clip, folder / clip.file_name, stored.get(fid) == clip.sha256 or part_name(fid, clip) in finished)
         for fid, clip in clips.items()
-        if store.finish(fid, clip, folder / clip.file_name, is_stored=stored.get(fid) == clip.sha256)
     ]
+    places = dict(zip(clips, store.finish(batch), strict=True))
+    computed = [fid for fid in clips if places[fid] is not None]
+    return computed, finished | {part_name(fid, clips[fid]): places[fid] for fid in computed}
+
+
+def again(store):
+    """The store as another process has it."""
+    return LogMelStore(store.path, store.recipe)
 
 
 def test_log_mels_are_those_of_the_clips(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", RECIPE)
-    assert finish(store, clips, folder) == ["a", "b", "c"]
-    assert store.assemble(clips, {}) == 3 * 26
+    computed, finished = finish(store, clips, folder)
+    assert computed == ["a", "b", "c"]
+    assert store.assemble(clips, {}, finished) == 3 * 26
     store.clear()
     assert not store.parts.exists()
     with h5py.File(folder / "x.hdf5") as stored:
@@ -57,38 +70,108 @@ def test_log_mels_are_those_of_the_clips(sounds):
             assert np.array_equal(stored[fid][()], expected) and stored[fid].dtype == np.float32
 
 
+def test_the_file_is_what_h5py_writes(sounds):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store.assemble(clips, {}, finish(store, clips, folder)[1])
+    with h5py.File(folder / "plain.hdf5", "w") as plain:
+        for fid, clip in clips.items():
+            log_mel = read_log_mel(folder / clip.file_name, RECIPE)
+            plain.create_dataset(fid, data=log_mel).attrs["audio_sha256"] = np.bytes_(clip.sha256)
+    assert (folder / "x.hdf5").read_bytes() == (folder / "plain.hdf5").read_bytes()
+
+
+@pytest.mark.parametrize("held", [HELD, 100])
+def test_a_sound_is_what_was_digested(sounds, monkeypatch, held):
+    """It is read once, so that it cannot change in between; one too large for memory is read twice."""
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    monkeypatch.setattr(utils.common.digests, "HELD", held)
+
+    def read_after(path, *arguments):
+        if held == HELD:
+            path.unlink()
+        return read_log_mel(path, *arguments)
+
+    monkeypatch.setattr(utils.dataset.log_mel_store, "read_log_mel", read_after)
+    expected = read_log_mel(folder / "a.wav", RECIPE)
+    _, finished = finish(store, {"a": clips["a"]}, folder)
+    assert np.array_equal(read_place(finished[part_name("a", clips["a"])]), expected)
+
+
 def test_what_is_finished_is_kept_and_what_is_cut_short_is_not(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", RECIPE)
-    finish(store, clips, folder)
-    part = store.part("b", clips["b"])
+    _, finished = finish(store, clips, folder)
+    assert again(store).finished() == finished
+    (part,) = store.parts.glob("*.part")
     part.write_bytes(part.read_bytes()[:-1])
-    store.part("c", clips["c"]).unlink()
-    assert finish(store, clips, folder) == ["b", "c"]
+    assert finish(again(store), clips, folder)[0] == ["c"]
     content = bytearray(part.read_bytes())
-    content[len(content) // 2] ^= 1
+    content[finished[part_name("b", clips["b"])].start] ^= 1
     part.write_bytes(content)
-    assert finish(store, clips, folder) == ["b"]
-    store.assemble(clips, {})
+    computed, finished = finish(again(store), clips, folder)  # "c" is in another file by now
+    assert computed == ["b"]
+    store.assemble(clips, {}, finished)
     store.clear()
     whole = (folder / "x.hdf5").read_bytes()
-    assert finish(store, clips, folder) == []  # now from the file
-    store.assemble(clips, store.stored())
+    computed, finished = finish(store, clips, folder)
+    assert (computed, finished) == ([], {})  # now from the file
+    store.assemble(clips, store.stored(), finished)
     assert (folder / "x.hdf5").read_bytes() == whole
+
+
+@pytest.mark.parametrize("place", range(0, 120, 7))
+def test_a_damaged_header_of_a_part_ends_what_is_finished(sounds, place):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    finish(store, clips, folder)
+    (part,) = store.parts.glob("*.part")
+    content = bytearray(part.read_bytes())
+    content[place] ^= 0x81
+    part.write_bytes(content)
+    assert store.finished() == {}
+
+
+def test_clips_before_one_that_fails_are_kept(sounds):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    (folder / "c.wav").write_bytes(b"none")
+    with pytest.raises(UserError, match=r"c\.wav: has changed"):
+        finish(store, clips, folder)
+    assert list(again(store).finished()) == [part_name(fid, clips[fid]) for fid in "ab"]
+
+
+def test_clips_before_a_kill_are_kept(sounds, monkeypatch):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+
+    def read_or_be_killed(path, *arguments):
+        if path.name == "c.wav":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read_log_mel(path, *arguments)
+
+    monkeypatch.setattr(utils.dataset.log_mel_store, "read_log_mel", read_or_be_killed)
+    worker = multiprocessing.get_context("fork").Process(target=finish, args=(store, clips, folder))
+    worker.start()
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
+    monkeypatch.undo()
+    assert finish(again(store), clips, folder)[0] == ["c"]
 
 
 def test_a_new_sound_is_computed_anew_and_an_unannounced_one_refused(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", RECIPE)
-    finish(store, clips, folder)
-    store.assemble(clips, {})
+    store.assemble(clips, {}, finish(store, clips, folder)[1])
     store.clear()
     soundfile.write(folder / "b.wav", np.zeros(8000), 8000)
     with pytest.raises(UserError, match=r"b\.wav: has changed since preprocessing/2_clotho_dataset\.py read it"):
         finish(store, clips, folder)
     clips["b"] = probe_clip(folder / "b.wav")
-    assert finish(store, clips, folder) == ["b"]
-    assert store.assemble(clips, store.stored()) == 2 * 26 + 51
+    computed, finished = finish(store, clips, folder)
+    assert computed == ["b"]
+    assert store.assemble(clips, store.stored(), finished) == 2 * 26 + 51
 
 
 def test_what_was_begun_with_other_settings_is_dropped_and_that_is_said(sounds):
@@ -98,8 +181,9 @@ def test_what_was_begun_with_other_settings_is_dropped_and_that_is_said(sounds):
     assert store.prepare() is None
     other = LogMelStore(folder / "x.hdf5", replace(RECIPE, hop=0.01))
     assert "other settings" in other.prepare()
-    assert finish(other, clips, folder) == ["a", "b", "c"]
-    assert other.assemble(clips, {}) == 3 * 51
+    computed, finished = finish(other, clips, folder)
+    assert computed == ["a", "b", "c"]
+    assert other.assemble(clips, {}, finished) == 3 * 51
     assert other.stored() == {fid: clip.sha256 for fid, clip in clips.items()}
 
 
@@ -173,6 +257,23 @@ def test_an_interrupt_ends_the_workers_at_once_and_quietly(tmp_path):
         process.kill()
     assert (process.returncode, printed) == (130, "")
     assert not any(_is_alive(int(pid.name)) for pid in pids)
+
+
+def _touch(path: Path) -> None:
+    time.sleep(0.05)
+    path.touch()
+
+
+def _refuse(path: Path) -> None:
+    raise UserError(f"{path}: no")
+
+
+def test_an_error_ends_what_was_not_begun(tmp_path):
+    with pytest.raises(UserError, match="x: no"), worker_pool(2) as pool:
+        refused = pool.map(_refuse, [tmp_path / "x"])
+        pool.map(_touch, [tmp_path / f"{i}" for i in range(200)])
+        list(refused)
+    assert len(list(tmp_path.iterdir())) < 100
 
 
 def _is_alive(pid: int) -> bool:

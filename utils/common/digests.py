@@ -17,6 +17,7 @@ from utils.common.io import write_json
 
 KEPT = ".digests.json"  # in a data set's or a trial's directory; it may be removed at any time
 SETTLED = 2 * 10**9  # ns; a younger file may be written once more within one tick of its file system's clock
+HELD = 2**26  # bytes of a file that is held in memory, to be read once
 
 State = tuple[int, int, int, int]  # times of the last write and of the last change (ns), size, inode
 
@@ -25,6 +26,14 @@ def file_digest(path: Path | str) -> str:
     """SHA-256 of a file's content, hexadecimal; a file that has not been written since is read once by a process."""
     path = Path(path).resolve()
     return _digest(path, _state(path.stat()))
+
+
+def read_digested(path: Path) -> tuple[bytes | None, str]:
+    """A file's content and its SHA-256, read once; of more than HELD bytes the digest alone, and None."""
+    if path.stat().st_size > HELD:
+        return None, file_digest(path)
+    content = path.read_bytes()
+    return content, hashlib.sha256(content).hexdigest()
 
 
 def digest_of(value: object) -> str:

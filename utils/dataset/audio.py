@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from utils.common.digests import file_digest
+from utils.common.digests import read_digested
 from utils.common.errors import UserError
 
 UNCOUNTED = 2**63 - 1  # libsndfile's frames of a .flac that was written into a pipe
@@ -46,17 +47,29 @@ def probe_clip(path: Path) -> Clip:
 
     Raises UserError where it cannot be decoded, is cut short, holds no samples, or some that are not finite or absurd.
     """
-    with open_audio(path) as stream:
+    content, sha256 = read_audio(path)
+    with open_audio(path, content) as stream:
         samples = sum(len(block) for block in _blocks(path, stream))
         seconds = round(samples / stream.samplerate, 6)
-        return Clip(path.name, seconds, stream.samplerate, stream.channels, file_digest(path))
+        return Clip(path.name, seconds, stream.samplerate, stream.channels, sha256)
+
+
+def read_audio(path: Path) -> tuple[bytes | None, str]:
+    """`read_digested` of an audio file, for `open_audio`; raises UserError where it cannot be read."""
+    try:
+        return read_digested(path)
+    except OSError as error:
+        raise _unreadable(path, error.strerror) from None
 
 
 @contextmanager
-def open_audio(path: Path | str) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file; raises UserError where it cannot be decoded, or is cut short."""
+def open_audio(path: Path | str, content: bytes | None = None) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file, from its content where that is in memory.
+
+    Raises UserError where it cannot be decoded, or is cut short.
+    """
     try:
-        with _hushed(path), soundfile.SoundFile(path) as stream:
+        with _hushed(path), soundfile.SoundFile(path if content is None else BytesIO(content)) as stream:
             if CUT_SHORT.search(stream.extra_info):
                 raise UserError(f"{path}: cut short: the file ends before its samples do; get the clip anew")
             if stream.frames == UNCOUNTED or (stream.format == "MP3" and GUESSED.search(stream.extra_info)):
@@ -64,8 +77,11 @@ def open_audio(path: Path | str) -> Iterator[soundfile.SoundFile]:
                 raise UserError(f"{path}: {what}; convert it to a .wav or .flac file (not into a pipe)")
             yield stream
     except soundfile.LibsndfileError as error:
-        why, advice = error.error_string.rstrip("."), "if it plays elsewhere, convert it to .wav or .flac"
-        raise UserError(f"{path}: unreadable audio ({why}); {advice}") from None
+        raise _unreadable(path, error.error_string.rstrip(".")) from None
+
+
+def _unreadable(path: Path | str, why: str) -> UserError:
+    return UserError(f"{path}: unreadable audio ({why}); if it plays elsewhere, convert it to .wav or .flac")
 
 
 def highest_frequency(path: Path | str) -> float:
@@ -123,7 +139,8 @@ def _blocks(path: Path | str, stream: soundfile.SoundFile) -> Iterator[np.ndarra
     while len(block := stream.read(max(1, BLOCK // stream.channels), dtype="int16" if pcm_16 else "float32")):
         read += len(block)
         if pcm_16:  # the same numbers as the library's own conversion, in a quarter of the time
-            block = block * np.float32(1 / 32768)
+            block = block.astype(np.float32)
+            block *= np.float32(1 / 32768)
         elif not (peak := np.abs(block).max()) < LOUDEST:
             what = f"a sample of {peak:g}; full scale is 1: scale it" if peak < np.inf else "NaN or infinite samples"
             raise UserError(f"{path}: holds {what}")

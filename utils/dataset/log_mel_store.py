@@ -1,8 +1,9 @@
 """The log-mels of a split: computed clip by clip, kept through a kill, and put together in one HDF5 file.
 
-Each clip's finished log-mel lies in a file of its own, named by the clip and its sound, until all are there.
+Until all are there, each worker process appends the log-mels that it has finished to a file of its own.
 """
 
+import math
 import multiprocessing
 import os
 import shutil
@@ -13,24 +14,41 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from io import FileIO
 from multiprocessing.connection import wait
 from pathlib import Path
+from secrets import token_hex
+from typing import NamedTuple
 
 import h5py
-import numpy as np
 import torch
 
-from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.hdf5 import data_set, require_room_for
+from utils.common.hdf5 import data_set, require_room_for, texts_of, write_data_set
 from utils.common.io import read_json, whole_file, write_json
-from utils.common.parts import is_whole, save_part
+from utils.common.memory import keep_freed_memory
+from utils.common.parts import Place, append_part, appended_parts, read_place
 from utils.common.steps import INDEXING, LOG_MELS
-from utils.dataset.audio import Clip
+from utils.dataset.audio import Clip, read_audio
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.recipe import LogMelRecipe
 
 SOUND = "audio_sha256"  # attribute of a clip's data set: the content of the file that it was made from
+SHA256 = 64  # its hexadecimal digits
+
+
+class Sound(NamedTuple):
+    """A clip whose log-mel there has to be."""
+
+    fid: str
+    clip: Clip
+    path: Path
+    is_done: bool  # stored or finished earlier: the sound alone is looked at
+
+
+def part_name(fid: str, clip: Clip) -> str:
+    """A finished log-mel tells by its name of which clip and sound it is."""
+    return f"{fid} {clip.sha256}"
 
 
 class LogMelStore:
@@ -44,6 +62,7 @@ class LogMelStore:
     def __init__(self, path: Path, recipe: LogMelRecipe):
         self.path, self.recipe = path, recipe
         self.parts = path.with_name(f".{path.stem}.parts")
+        self.run = token_hex(8)  # its part files are none that an earlier run may have left incomplete
 
     def stored(self) -> dict[str, str]:
         """The clips in the HDF5 file and the sounds (SHA-256) that they were made from, in the file's order of names.
@@ -52,7 +71,7 @@ class LogMelStore:
         """
         try:
             with h5py.File(self.path, "r") as store:
-                return {fid: store[fid].attrs[SOUND].decode() for fid in store}
+                return texts_of(store, SOUND, SHA256)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError):
             return {}  # absent, damaged or of another making
 
@@ -67,26 +86,31 @@ class LogMelStore:
         write_json(mark, recipe)
         return dropped
 
-    def part(self, fid: str, clip: Clip) -> Path:
-        """Where a clip's finished log-mel lies until all are there."""
-        return self.parts / f"{fid}-{clip.sha256[:16]}.npy"
+    def finished(self) -> dict[str, Place]:
+        """Where the log-mels are that an earlier run finished, by `part_name`."""
+        return {name: place for file in sorted(self.parts.glob("*.part")) for name, place in appended_parts(file)}
 
-    def finish(self, fid: str, clip: Clip, audio: Path, is_stored: bool) -> bool:
-        """Compute a clip's log-mel into its part, unless it is stored or its part is whole; whether it was computed.
+    def finish(self, batch: list[Sound]) -> list[Place | None]:
+        """Compute the log-mels of some clips into this process's part file; where each lies, None where it was done.
 
-        Raises UserError where the sound is not the one that was indexed, or cannot be decoded or transformed.
+        Raises UserError where a sound is not the one that was indexed, or cannot be decoded or transformed.
         """
-        if not audio.is_file() or file_digest(audio) != clip.sha256:
-            raise UserError(f"{audio}: has changed since {INDEXING} read it; run that again")
-        if is_stored or is_whole(self.part(fid, clip)):
-            return False
-        save_part(self.part(fid, clip), read_log_mel(audio, self.recipe))
-        return True
+        file = self.parts / f"{self.run}-{os.getpid()}.part"
+        with file.open("ab", buffering=0) as part:
+            return [self._finish(sound, part) for sound in batch]
 
-    def assemble(self, clips: dict[str, Clip], stored: dict[str, str]) -> int:
+    def _finish(self, sound: Sound, part: FileIO) -> Place | None:
+        content, sha256 = read_audio(sound.path) if sound.path.is_file() else (None, None)
+        if sha256 != sound.clip.sha256:
+            raise UserError(f"{sound.path}: has changed since {INDEXING} read it; run that again")
+        if sound.is_done:
+            return None
+        return append_part(part, part_name(sound.fid, sound.clip), read_log_mel(sound.path, self.recipe, content))
+
+    def assemble(self, clips: dict[str, Clip], stored: dict[str, str], finished: dict[str, Place]) -> int:
         """Write the HDF5 file from what is stored in the old one and from the parts; the number of frames."""
-        parts = [self.part(fid, clip) for fid, clip in clips.items() if stored.get(fid) != clip.sha256]
-        nbytes = sum(part.stat().st_size for part in parts) + (self.path.stat().st_size if stored else 0)
+        places = [finished[part_name(fid, clip)] for fid, clip in clips.items() if stored.get(fid) != clip.sha256]
+        nbytes = sum(4 * math.prod(place.shape) for place in places) + (self.path.stat().st_size if stored else 0)
         require_room_for(self.path, nbytes, len(clips))
         frames = 0
         old_file = h5py.File(self.path, "r") if stored else nullcontext()
@@ -95,9 +119,9 @@ class LogMelStore:
                 if stored.get(fid) == clip.sha256:
                     log_mel = data_set(old, fid, LOG_MELS)[()]
                 else:
-                    log_mel = np.load(self.part(fid, clip), allow_pickle=False)
+                    log_mel = read_place(finished[part_name(fid, clip)])
                 # of fixed length: see utils/common/hdf5.py
-                store.create_dataset(fid, data=log_mel).attrs[SOUND] = np.bytes_(clip.sha256)
+                write_data_set(store, fid, log_mel, SOUND, clip.sha256)
                 frames += len(log_mel)
         return frames
 
@@ -108,9 +132,9 @@ class LogMelStore:
 
 @contextmanager
 def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that compute parts. Ctrl-C ends them at once; what they have finished is kept.
+    """Processes that compute parts. Ctrl-C ends them at once, an error once each has done what it is at.
 
-    Raises UserError where one of them was killed.
+    What they have finished is kept. Raises UserError where one of them was killed.
     """
     try:
         with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
@@ -121,6 +145,9 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
                 for process in multiprocessing.active_children():  # else the pool would wait for them
                     process.terminate()
                 raise
+            except Exception:
+                pool.shutdown(cancel_futures=True)  # what was begun is finished, and kept
+                raise
     except BrokenProcessPool:
         raise UserError(
             f"a process was killed, perhaps for want of memory; {LOG_MELS} keeps what is finished: run it again, with "
@@ -129,9 +156,10 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def start_worker() -> None:
-    """Set up a process of the pool: one thread of torch, and an end with its parent, even where that was killed."""
+    """Set up a process of the pool: one thread, kept memory, and an end with its parent, even where that was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C comes to all of them: the parent sees to it
     torch.set_num_threads(1)
+    keep_freed_memory()
     parent = multiprocessing.parent_process()
 
     def end_with_parent() -> None:

@@ -1,0 +1,130 @@
+"""Where the time of log-mels goes: CPU milliseconds a clip, in one process with one thread, beside plain librosa's.
+
+usage: OMP_NUM_THREADS=1 python -m benchmarks.log_mels [--clips 600] [--seconds 8]
+"""
+
+import argparse
+import hashlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from io import FileIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+
+from benchmarks import published
+from benchmarks.inputs import ROOT, extract_log_mels, write_dataset
+from benchmarks.measure import isolated
+from utils.common.hdf5 import write_data_set
+from utils.common.memory import keep_freed_memory
+from utils.common.parts import Place, append_part, read_place
+from utils.common.steps import LOG_MELS
+from utils.dataset.audio import mono_blocks, open_audio, resampled
+from utils.dataset.log_mel import log_mel_spectrogram
+
+REST = "settings, checks, processes, record"
+WHOLE = "the whole command, beside its start"
+PLAIN = "plain librosa"
+RESAMPLED = 32000  # Hz, where audio_logmel.sample_rate asks for it: by itself it does not
+RESAMPLING = f"(resample to {RESAMPLED} Hz)"
+
+
+class Clock:
+    """CPU seconds of each step, clip by clip."""
+
+    def __init__(self) -> None:
+        self.taken: dict[str, list[float]] = defaultdict(list)
+
+    def __call__(self, step: str, function: Callable, *args: Any) -> Any:
+        start = time.process_time()
+        result = function(*args)
+        self.taken[step].append(time.process_time() - start)
+        return result
+
+
+def profile(root: str) -> dict[str, float]:
+    """Mean CPU seconds a clip of what a worker and then the writer do, of all else, and of the plain code."""
+    files = sorted(Path(root).glob("*/*.wav"))
+    torch.set_num_threads(1)
+    keep_freed_memory()  # as the workers do
+    with TemporaryDirectory() as folder:
+        _steps(files[:3], Path(folder))  # warm up
+        means = {step: statistics.mean(taken) for step, taken in _steps(files, Path(folder)).items()}
+    isolated(extract_log_mels, root)  # so that the sounds' digests of before are kept, as step 2 keeps them
+    whole = isolated(_cpu_of, extract_log_mels, root) / len(files)
+    plain = means.pop(PLAIN)
+    return {**means, REST: whole - sum(means.values()) + means[RESAMPLING], WHOLE: whole, PLAIN: plain}
+
+
+def _cpu_of(function: Callable, *args: Any) -> float:
+    """CPU seconds of a call, with those of the processes that it starts."""
+    before = _cpu()
+    function(*args)
+    return _cpu() - before
+
+
+def _cpu() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _steps(files: list[Path], folder: Path) -> dict[str, list[float]]:
+    clock = Clock()
+    with (folder / "x.part").open("wb", buffering=0) as part:
+        places = [_worker(clock, path, part) for path in files]
+    with h5py.File(folder / "x.hdf5", "w") as store:
+        for path, place in zip(files, places, strict=True):
+            clock("write HDF5", _write, store, path, place)
+    for path in files:
+        clock(PLAIN, published.log_mel, path)
+    return clock.taken
+
+
+def _worker(clock: Clock, path: Path, part: FileIO) -> Place:
+    content = clock("read", path.read_bytes)
+    clock("digest", lambda: hashlib.sha256(content).hexdigest())
+    samples, sample_rate = clock("decode", _decoded, path, content)
+    log_mel = clock("transform", log_mel_spectrogram, samples, sample_rate)
+    clock(RESAMPLING, lambda: list(resampled([samples], sample_rate, RESAMPLED)))
+    return clock("keep", append_part, part, path.name, log_mel)
+
+
+def _decoded(path: Path, content: bytes) -> tuple[np.ndarray, int]:
+    with open_audio(path, content) as stream:
+        (samples,) = mono_blocks(path, stream)
+        return samples, stream.samplerate
+
+
+def _write(store: h5py.File, path: Path, place: Place) -> None:
+    write_data_set(store, f"{path.parent.name} {path.name}", read_place(place), "audio_sha256", 64 * "0")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clips", type=int, default=600, metavar="N", help="in three splits (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=8, metavar="S", help="mean of a clip (default: %(default)s)")
+    args = parser.parse_args()
+    others = args.clips // 6
+    splits = {"development": args.clips - 2 * others, "validation": others, "evaluation": others}
+    with TemporaryDirectory() as folder:
+        isolated(write_dataset, folder, splits, args.seconds)
+        means = isolated(profile, folder)
+    print(f"| {'step':38} | ms a clip | share |\n|{'-' * 40}|{'-' * 10}:|{'-' * 6}:|")
+    for step, mean in means.items():
+        share = f"{mean / means[WHOLE]:.0%}" if step not in (RESAMPLING, PLAIN) else ""
+        print(f"| {step:38} | {1000 * mean:9.2f} | {share:>5} |")
+    start = _cpu_of(subprocess.check_output, [sys.executable, ROOT / LOG_MELS, "--help"])
+    print(f"\nthe command's start (Python and imports): {start:.1f} s of CPU time")
+
+
+if __name__ == "__main__":
+    main()
