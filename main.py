@@ -31,7 +31,7 @@ from utils.criterion_utils import TripletLoss
 from utils.data_utils import batches
 from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate
-from utils.model_utils import PlateauStopper, build_state, seed_epoch, step_schedule, train_epoch
+from utils.model_utils import PlateauStopper, build_state, seed_epoch, train_epoch
 from utils.sweep.points import open_sweep
 from utils.sweep.run import run_sweep
 from utils.trial.directory import create_trial, on_its_own, resume_conf
@@ -106,7 +106,7 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
             results |= evaluate(state, data.val, metrics, params.batch_size)
         except Diverged as error:
             record.stop_at(epoch, error, [data.train.fids[clip] for clip in error.clips])
-        step_schedule(state.scheduler, epoch, results["val_obj"])
+        state.scheduler.step(results["val_obj"])
         record.add(results, time.perf_counter() - started, state.parts)
     record.close()
 

@@ -30,7 +30,6 @@ def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -
         audio_logmel=Settings(n_mels=64),
         param_conf=Settings(
             num_epoch=120,
-            schedule="plateau",
             batch_size=32,
             seed=0,
             criterion="TripletLoss" if triplets else objective,

@@ -437,12 +437,6 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("key of an unknown section", conf("parm_conf: {seed: 3}"), "parm_conf.seed … did you mean param_conf.seed?"),
     ("a word for yes or no", conf("AdamOptimizer: {decoupled_weight_decay: adamw}"), "decay: is 'adamw' … boolean"),
     ("empty", lambda folder: folder.conf.write_text(""), "no `key: value` settings"),
-    ("no such schedule", conf("param_conf: {schedule: linear}"), "schedule: is 'linear' … 'plateau' or 'cosine'"),
-    (
-        "a cosine that rises",
-        conf("param_conf: {schedule: cosine}\nReduceLROnPlateau: {min_lr: 0.5}"),
-        "falls from AdamOptimizer.lr (0.001) to ReduceLROnPlateau.min_lr (0.5); lower that",
-    ),
     ("not UTF-8", conf(b"trial_series: caf\xe9"), "not UTF-8"),
     ("python/object", malicious_conf, "not valid YAML: line 2"),
     ("aliases of aliases", conf(f"a0: &a0 [x]\n{ALIASES}metrics: *a9\n"), "not valid YAML: line 3 … aliases"),

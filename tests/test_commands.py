@@ -255,7 +255,6 @@ OPTIONS = [
     # how it moves the weights
     ["AdamOptimizer.decoupled_weight_decay=true", "AdamOptimizer.weight_decay=0.1"],
     # how far
-    ["param_conf.schedule=cosine"],
     # which weights are kept
     ["param_conf.average_from=1"],
 ]

@@ -1,7 +1,6 @@
 """Training of a small model on random data."""
 
 import copy
-import math
 import shutil
 import subprocess
 import sys
@@ -27,7 +26,6 @@ from utils.model_utils import (
     build_state,
     prepare_model,
     seed_epoch,
-    step_schedule,
     train_epoch,
     train_step,
 )
@@ -162,7 +160,6 @@ def after_a_step(split, *settings):
         # how it moves the weights
         (["AdamOptimizer.decoupled_weight_decay=true"], ["AdamOptimizer.weight_decay=0.1"]),
         # how far
-        (["param_conf.schedule=plateau"], ["param_conf.schedule=cosine"]),
         # which weights are kept
         (["param_conf.average_from=null"], ["param_conf.average_from=1"]),
     ],
@@ -336,17 +333,6 @@ def test_a_step_takes_about_what_is_said(settings):
     command = [sys.executable, "-c", STEPS, *settings]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert 0.7 < float(done.stdout) < 1.3
-
-
-def test_a_cosine_falls_from_epoch_1_to_the_end(split):
-    """Epoch e of n trains with min + (lr - min) (1 + cos(pi (e - 1) / n)) / 2, whatever the objective (SGDR, 2017)."""
-    settings = ["param_conf.num_epoch=5", "AdamOptimizer.lr=0.01", "ReduceLROnPlateau.min_lr=0.0001"]
-    state, rates = after_a_step(split, "param_conf.schedule=cosine", *settings), []
-    for epoch in range(6):
-        rates.append(state.optimizer.param_groups[0]["lr"])
-        step_schedule(state.scheduler, epoch, 1.0)
-    curve = [0.0001 + 0.0099 * (1 + math.cos(math.pi * trained / 5)) / 2 for trained in range(6)]
-    assert rates == pytest.approx([0.01, *curve[:5]]) and state.optimizer.param_groups[0]["lr"] == pytest.approx(0.0001)
 
 
 def test_stopper_looks_at_the_last_results_once_the_grace_period_is_over():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.audio_encoders import send
 from models.core import CRNNWordModel
@@ -48,7 +48,7 @@ class TrainState:
     model: CRNNWordModel
     criterion: nn.Module  # one of utils.criterion_utils.CRITERIA
     optimizer: torch.optim.Optimizer
-    scheduler: LRScheduler
+    scheduler: ReduceLROnPlateau
     device: torch.device
     precision: str = "float32"  # of the encoder: float32 | bfloat16
     score: Score = field(default_factory=Score)
@@ -121,24 +121,14 @@ def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> N
         model.audio_enc.cnn.compile(dynamic=True, **options)  # in place: the state dict's keys stay
 
 
-def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, LRScheduler]:
-    """Adam over the modules' trainable parameters, and its learning-rate schedule."""
+def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
+    """Adam over the modules' trainable parameters, and its learning-rate schedule on the validation objective."""
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     settings = conf.AdamOptimizer.model_dump()
     settings["decoupled_weight_decay"] &= settings["weight_decay"] > 0  # else it plays no part: it may change
     optimizer = torch.optim.Adam(trainable, **settings, fused=trainable[0].is_cuda)
     schedule = conf.ReduceLROnPlateau.model_dump()
-    if conf.param_conf.schedule == "cosine":
-        return optimizer, CosineAnnealingLR(optimizer, conf.param_conf.num_epoch, schedule["min_lr"])
     return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
-
-
-def step_schedule(scheduler: LRScheduler, epoch: int, objective: float) -> None:
-    """Set the learning rate of the next epoch, by the validation objective of this one or by its number."""
-    if isinstance(scheduler, ReduceLROnPlateau):
-        scheduler.step(objective)
-    elif epoch > 0:  # epoch 0 trains nothing: the cosine's first learning rate is epoch 1's
-        scheduler.step()
 
 
 def seed_epoch(seed: int, epoch: int) -> torch.Generator:

@@ -29,7 +29,6 @@ def test_the_papers_settings_are_the_default():
     assert Score(**conf.score.model_dump()).state_dict() == {} and str(Score(**conf.score.model_dump())) == PUBLISHED
     assert not conf.score.mask_words and not conf.score.mask_frames
     assert conf.AdamOptimizer.model_dump() == {"lr": 1e-3, "weight_decay": 0, "decoupled_weight_decay": False}
-    assert conf.param_conf.schedule == "plateau"
     assert conf.ReduceLROnPlateau.model_dump() == {"factor": 0.1, "patience": 5, "threshold": 0.005, "min_lr": 1e-6}
     assert conf.TrialPlateauStopper.model_dump() == {"std": 0.001, "num_results": 10, "grace_period": 60}
     assert len(conf.word2vec_embeddings.variants) == 11
@@ -198,9 +197,6 @@ def test_which_settings_count_for_provenance(override, steps):
         (["param_conf.criterion=InfoNCE"], "criteria.InfoNCE.temperature", None),
         ([], "AdamOptimizer.decoupled_weight_decay", "AdamOptimizer.weight_decay=0"),
         (["AdamOptimizer.weight_decay=0.1"], "AdamOptimizer.decoupled_weight_decay", None),
-        (["param_conf.schedule=cosine"], "ReduceLROnPlateau.patience", "param_conf.schedule=cosine"),
-        (["param_conf.schedule=cosine"], "ReduceLROnPlateau.min_lr", None),
-        ([], "ReduceLROnPlateau.patience", None),
         ([], "word2vec_embeddings.train.epochs", "word2vec_embeddings.source=word2vec-google-news-300"),
         (["word2vec_embeddings.source=train"], "word2vec_embeddings.train.epochs", None),
         (["word2vec_embeddings.source=file", "word2vec_embeddings.file=x"], "word2vec_embeddings.file", None),

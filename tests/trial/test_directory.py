@@ -65,19 +65,6 @@ def test_what_decides_no_number_may_change(trial, override):
     assert resume_conf(trial, [override]) != trial_conf(trial, [])
 
 
-def test_a_cosine_goes_by_its_number_of_epochs(tmp_path, trial):
-    cosine = "param_conf.schedule=cosine"
-    conf = load_conf(ROOT / "conf.yaml", [f"trial_base={tmp_path}", cosine, "param_conf.num_epoch=4"])
-    begun = create_trial(conf, {})
-    assert resume_conf(begun, ["param_conf.num_epoch=4", "ReduceLROnPlateau.patience=1"])  # which plays no part
-    why = r"num_epoch is 5 but the trial was run with 4 and param_conf\.schedule=cosine, which goes by it; leave out"
-    with pytest.raises(UserError, match=why):
-        resume_conf(begun, ["param_conf.num_epoch=5"])
-    for other, override in ((begun, "param_conf.schedule=plateau"), (trial, cosine)):
-        with pytest.raises(UserError, match=r"param_conf\.schedule is '(plateau|cosine)' but"):
-            resume_conf(other, [override])
-
-
 def test_a_trial_that_is_older_than_a_setting_has_its_default(conf, trial, monkeypatch):
     """Where the schema has one: what it is, and that it may not change, hold for it all the same."""
     kept = json.loads((trial / PROVENANCE).read_text())

@@ -51,7 +51,6 @@ class DataConf(Section):
 
 class ParamConf(Section):
     num_epoch: Annotated[int, Field(ge=0, lt=2**31), Role.REACH]
-    schedule: Literal["plateau", "cosine"] = "plateau"
     batch_size: Annotated[int, Field(ge=2, lt=2**31)]
     seed: Annotated[Seed, Role.SEED]
     criterion: Literal["TripletLoss", "InfoNCE"]
@@ -185,16 +184,6 @@ class Conf(Section):
         return self.criteria.TripletLoss.sampling if self.param_conf.criterion == "TripletLoss" else "InfoNCE"
 
     @model_validator(mode="after")
-    def _a_cosine_falls(self) -> "Conf":
-        lr, min_lr = self.AdamOptimizer.lr, self.ReduceLROnPlateau.min_lr
-        if self.param_conf.schedule == "cosine" and min_lr > lr:
-            raise ValueError(
-                f"param_conf.schedule is cosine, which falls from AdamOptimizer.lr ({lr:g}) to "
-                f"ReduceLROnPlateau.min_lr ({min_lr:g}); lower that"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _sections_agree(self) -> "Conf":
         in_dim = self.CRNNWordModel.audio_enc.in_dim
         if in_dim not in (None, self.audio_logmel.n_mels):
@@ -250,9 +239,6 @@ def _fields_along(key: str) -> Iterator[FieldInfo]:
 def idle_because(conf: Conf, key: str) -> str | None:
     """The setting beside which a dotted key plays no part in a configuration; None where it plays one."""
     criterion, source = conf.param_conf.criterion, conf.word2vec_embeddings.source
-    of_plateau = [f"ReduceLROnPlateau.{name}" for name in ("factor", "patience", "threshold")]
-    if key in of_plateau and conf.param_conf.schedule == "cosine":
-        return "param_conf.schedule=cosine"
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
         return f"param_conf.criterion={criterion}"
     if key in ("score.sharpness", "score.learn_sharpness") and conf.score.frames != "softmax":
@@ -264,13 +250,6 @@ def idle_because(conf: Conf, key: str) -> str | None:
     for of_mask, masks in (("time_share", "time_masks"), ("bands", "band_masks")):
         if key == f"SpecAugment.{of_mask}" and getattr(conf.SpecAugment, masks) == 0:
             return f"SpecAugment.{masks}=0"
-    return None
-
-
-def held_by(conf: Conf, key: str) -> str | None:
-    """The setting beside which a dotted key may not change on --resume, whatever its role; None where none holds it."""
-    if key == "param_conf.num_epoch" and conf.param_conf.schedule == "cosine":
-        return "param_conf.schedule=cosine"
     return None
 
 

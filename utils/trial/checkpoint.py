@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.core import CRNNWordModel
 from utils.common.errors import UserError
@@ -119,7 +119,7 @@ def load_model(path: Path, identity: str | None = None) -> Trained:
     return Trained(model.eval(), score, words, checkpoint["epoch"])
 
 
-def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: LRScheduler) -> None:
+def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:
     """Raise an exception where the optimizer's or the schedule's state is none: torch itself notices too late."""
     sizes = [weight.shape for group in optimizer.param_groups for weight in group["params"]]
     for place, state in checkpoint["optimizer"]["state"].items():

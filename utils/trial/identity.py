@@ -14,7 +14,7 @@ from typing import Any
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import PREPROCESSING, TRAINING
-from utils.conf.schema import Conf, default_of, held_by, role_of, telling
+from utils.conf.schema import Conf, default_of, role_of, telling
 from utils.dataset.paths import DatasetPaths
 from utils.trial.checkpoint import Trained, load_model
 from utils.trial.names import BEST, POINTS
@@ -32,8 +32,7 @@ def begin(trial: Path, conf: Conf, data: dict[str, str]) -> None:
 
 def deciding(conf: Conf) -> dict[str, Any]:
     """The settings that a trial keeps from its first epoch to its last, by dotted key."""
-    told = telling(conf)
-    return {key: told[key] for key in told if held_by(conf, key) or not role_of(key).may_change_on_resume}
+    return {key: value for key, value in telling(conf).items() if not role_of(key).may_change_on_resume}
 
 
 def data_digests(conf: Conf, splits: Iterable[str], *more: Path) -> dict[str, str]:
@@ -77,9 +76,8 @@ def require_same_run(trial: Path, conf: Conf) -> None:
     for key in [*sorted(both), *sorted(either)]:  # what plays a part on one side alone does so because of another
         before, after = (some.get(key, default_of(key)) for some in settings)
         if before != after:
-            why = f" and {holder}, which goes by it" if (holder := held_by(conf, key)) else ""
             raise UserError(
-                f"{trial}: {key} is {after!r} but the trial was run with {before!r}{why}; "
+                f"{trial}: {key} is {after!r} but the trial was run with {before!r}; "
                 "leave out the change, or start a new trial"
             )
 
