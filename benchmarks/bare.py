@@ -39,7 +39,6 @@ def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -
             tf32=tf32,
             compile=compiled,
         ),
-        SpecAugment=Settings(time_masks=0, time_share=0.1, band_masks=0, bands=8),
         CRNNWordModel=Settings(
             audio_enc=Settings(in_dim=None, out_dim=None, dropout=0.3),
             text_enc=Settings(trainable=False),

@@ -88,9 +88,6 @@ def objectives() -> dict[str, list[str]]:
     return triplets | {"InfoNCE": ["param_conf.criterion=InfoNCE"]}
 
 
-MASKS = {"SpecAugment": ["SpecAugment.time_masks=2", "SpecAugment.band_masks=2"]}  # in training alone
-
-
 def row(title: str, watch: Watch, top: int) -> str:
     cells = (cell(counter, top) for counter in (watch.kernels, watch.syncs, watch.pageable))
     return f"| {title} | {' | '.join(cells)} |"
@@ -114,7 +111,7 @@ def main() -> None:
     rows = {
         f"step, {name}, {precision}": partial(of_step, [*settings, f"param_conf.precision={precision}"])
         for precision in ("float32", "bfloat16")
-        for name, settings in (objectives() | MASKS).items()
+        for name, settings in objectives().items()
     }
     rows |= {f"evaluation, {name}": partial(of_evaluation, settings) for name, settings in objectives().items()}
     print("| | kernels | host synchronisations | pageable copies |\n|---|---|---|---|")

@@ -428,10 +428,6 @@ INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_
 # What a reader refuses besides is tested where the reader is: in tests/common, conf, dataset and trial.
 CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("typo in a key", conf("param_conf: {batchsize: 3}"), "param_conf.batchsize … batch_size?"),
-    ("more bands hidden than there are", conf("SpecAugment: {bands: 65}"), "bands is 65 but audio_logmel.n_mels is 64"),
-    ("a share above the whole", conf("SpecAugment: {time_share: 1.1}"), "SpecAugment.time_share: is 1.1 … equal to 1"),
-    ("masks below none", conf("SpecAugment: {time_masks: -1}"), "SpecAugment.time_masks: is -1 … equal to 0"),
-    ("half a mask", conf("SpecAugment: {band_masks: 0.5}"), "SpecAugment.band_masks: is 0.5 … integer"),
     ("key of another section", conf("audio_logmel: {batch_size: 3}"), "batch_size … mean param_conf.batch_size?"),
     ("all dropped", conf("CRNNWordModel: {audio_enc: {dropout: 1}}"), "audio_enc.dropout: is 1 … less than 1"),
     ("key of an unknown section", conf("parm_conf: {seed: 3}"), "parm_conf.seed … did you mean param_conf.seed?"),

@@ -249,7 +249,6 @@ def test_a_resumed_trial_ends_as_an_unbroken_one(unbroken, tmp_path, cache):
 OPTIONS = [
     ["param_conf.criterion=InfoNCE"],
     # what a step sees
-    ["SpecAugment.time_masks=2", "SpecAugment.time_share=0.4", "SpecAugment.band_masks=1"],
     # what it drops
     ["CRNNWordModel.audio_enc.dropout=0.5"],
     # how it moves the weights

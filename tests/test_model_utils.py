@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from tests.helpers import CPU, ROOT, VOCABULARY, embedding_scores, equal, random_model, random_split, state_of
-from utils.augment_utils import SpecAugment, spec_augment
 from utils.common.errors import UserError
 from utils.common.io import write_csv
 from utils.conf.reading import load_conf
@@ -152,9 +151,6 @@ def after_a_step(split, *settings):
     ("off", "on"),
     [
         (["criteria.InfoNCE.temperature=1"], ["param_conf.criterion=InfoNCE"]),
-        # what a step sees
-        (["SpecAugment.time_share=0.5"], ["SpecAugment.time_masks=1"]),
-        (["SpecAugment.bands=20"], ["SpecAugment.band_masks=1"]),
         # what it drops
         (["CRNNWordModel.audio_enc.dropout=0.3"], ["CRNNWordModel.audio_enc.dropout=0"]),
         # how it moves the weights
@@ -169,28 +165,6 @@ def test_an_option_that_is_off_changes_no_bit(split, off, on):
     states = [after_a_step(split, *settings) for settings in ([], off, [*off, *on])]
     published, same, other = ({name: part.state_dict() for name, part in state.parts.items()} for state in states)
     assert equal(published, same) and not equal(published, other)
-
-
-def test_a_step_hides_what_its_draws_say_and_evaluation_hides_nothing(split):
-    """Draws of SpecAugment come first, then those of random negatives."""
-    how, captions = SpecAugment(time_masks=2, time_share=0.5, band_masks=1, bands=30), list(range(0, 18, 2))
-    batch = collate(split, captions)
-    drawn, seen = torch.rand(9, 3, 2, generator=seed_epoch(0, 1)), []
-    hidden = spec_augment(batch.audio, batch.audio_lens, drawn, how)
-    state = state_of(random_model(), TripletLoss(0.5, "random-NS"), augment=how)
-    hook = state.model.audio_enc.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    draws = Draws(seed_epoch(0, 1), CPU)
-    train_step(state, batch, negative_mask(batch.clips), draws)
-    hook.remove()
-    assert torch.equal(seen[0], hidden) and not torch.equal(hidden, batch.audio)
-    rest = torch.Generator().manual_seed(0)
-    rest.set_state(seed_epoch(0, 1).get_state())
-    torch.rand(9 * 3 * 2 + 2 * 9 * 9, generator=rest)
-    assert torch.equal(draws.take(5), torch.rand(5, generator=rest))
-    state.augment = SpecAugment()
-    results = evaluate(state, split, {}, 6)
-    state.augment = how
-    assert evaluate(state, split, {}, 6) == results
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.audio_encoders import send
 from models.core import CRNNWordModel
-from utils.augment_utils import SpecAugment, spec_augment
 from utils.common.errors import UserError
 from utils.common.memory import keep_freed_memory
 from utils.common.processes import (
@@ -53,7 +52,6 @@ class TrainState:
     precision: str = "float32"  # of the encoder: float32 | bfloat16
     score: Score = field(default_factory=Score)
     average: WeightAverage | None = None
-    augment: SpecAugment = field(default_factory=SpecAugment)  # what a step hides of its clips
 
     def __post_init__(self):
         self.finite = FiniteSteps(self.optimizer, self.device)
@@ -87,10 +85,7 @@ def build_state(
     score.count_words(captions)
     optimizer, scheduler = build_optimizer(conf, model, criterion, score.to(device))
     average = None if params.average_from is None else WeightAverage(model, params.average_from)
-    augment = SpecAugment(**conf.SpecAugment.model_dump())
-    return TrainState(
-        model, criterion, optimizer, scheduler, device, params.precision, score, average=average, augment=augment
-    )
+    return TrainState(model, criterion, optimizer, scheduler, device, params.precision, score, average)
 
 
 def build_model(conf: "Conf", word_vectors: np.ndarray) -> CRNNWordModel:
@@ -132,7 +127,7 @@ def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam
 
 
 def seed_epoch(seed: int, epoch: int) -> torch.Generator:
-    """Make an epoch's shuffling, dropout, SpecAugment and random negatives a function of (seed, epoch) alone.
+    """Make an epoch's shuffling, dropout and random negatives a function of (seed, epoch) alone.
 
     So a resumed run needs no generator's state to go on exactly as it would have. Shuffling and dropout draw from
     torch's generator, the rest from the one returned: it does not depend on how processes share the dropout.
@@ -149,15 +144,12 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
 
     Args:
         negatives: (N, N) of `negative_mask`.
-        draws: of SpecAugment and random negatives, for the whole batch on every rank; None: by torch's own generator.
+        draws: of random negatives, the same on every rank; None: by torch's own generator.
 
     Raises:
         Diverged: before the update; on CUDA some steps later, none of which has changed anything: see `FiniteSteps`.
     """
     batch, draws = batch.to(state.device), draws or Draws(None, state.device)
-    if state.augment.masks:
-        own, drawn = shard(len(batch.text)), draws.take(len(batch.text), state.augment.masks, 2)
-        batch = batch._replace(audio=spec_augment(batch.audio, batch.audio_lens[own], drawn[own], state.augment))
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
         steps = state.model.audio_steps(batch.audio)
     scores = step_scores(state, batch, steps.to(batch.audio.dtype))  # under autocast steps are bfloat16

@@ -25,7 +25,6 @@ def test_the_papers_settings_are_the_default():
     assert conf.param_conf.criterion == "TripletLoss" and conf.param_conf.precision == "float32"
     assert conf.CRNNWordModel.audio_enc.dropout == 0.3
     assert conf.criteria.TripletLoss.model_dump() == {"margin": 0.5, "sampling": "random-NS"}
-    assert conf.SpecAugment.time_masks == conf.SpecAugment.band_masks == 0
     assert Score(**conf.score.model_dump()).state_dict() == {} and str(Score(**conf.score.model_dump())) == PUBLISHED
     assert not conf.score.mask_words and not conf.score.mask_frames
     assert conf.AdamOptimizer.model_dump() == {"lr": 1e-3, "weight_decay": 0, "decoupled_weight_decay": False}
@@ -186,12 +185,6 @@ def test_which_settings_count_for_provenance(override, steps):
     ("settings", "key", "beside"),
     [
         ([], "criteria.InfoNCE.temperature", "param_conf.criterion=TripletLoss"),
-        ([], "SpecAugment.time_share", "SpecAugment.time_masks=0"),
-        (["SpecAugment.band_masks=1"], "SpecAugment.time_share", "SpecAugment.time_masks=0"),
-        (["SpecAugment.time_masks=1"], "SpecAugment.time_share", None),
-        (["SpecAugment.time_masks=1"], "SpecAugment.bands", "SpecAugment.band_masks=0"),
-        (["SpecAugment.band_masks=1"], "SpecAugment.bands", None),
-        ([], "SpecAugment.band_masks", None),
         ([], "criteria.TripletLoss.margin", None),
         (["param_conf.criterion=InfoNCE"], "criteria.TripletLoss.sampling", "param_conf.criterion=InfoNCE"),
         (["param_conf.criterion=InfoNCE"], "criteria.InfoNCE.temperature", None),

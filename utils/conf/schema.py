@@ -22,7 +22,6 @@ from utils.conf.values import (
     FileName,
     Gpus,
     Grid,
-    Masks,
     MetricName,
     Name,
     NonNegative,
@@ -80,13 +79,6 @@ class TextEncConf(Section):
 class ModelConf(Section):
     audio_enc: AudioEncConf
     text_enc: TextEncConf
-
-
-class SpecAugmentConf(Section):
-    time_masks: Masks = 0
-    time_share: Annotated[Number, Field(gt=0, le=1)] = 0.1
-    band_masks: Masks = 0
-    bands: Count = 8
 
 
 class ScoreConf(Section):
@@ -166,7 +158,6 @@ class Conf(Section):
     word2vec_embeddings: WordEmbeddingsConf
     audio_logmel: LogMelConf
     param_conf: ParamConf
-    SpecAugment: SpecAugmentConf = SpecAugmentConf()
     CRNNWordModel: ModelConf
     score: ScoreConf
     xmodal_scores: Annotated[Literal["auto", "always", "never"], Role.AROUND] = "auto"
@@ -195,15 +186,6 @@ class Conf(Section):
             raise ValueError(
                 f"word2vec_embeddings.extra_words is {self.word2vec_embeddings.extra_words}, but with CRNNWordModel."
                 "text_enc.trainable=true word vectors are trained, and words that no caption has are not; set it to 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _masks_fit_the_bands(self) -> "Conf":
-        if self.SpecAugment.bands > self.audio_logmel.n_mels:
-            raise ValueError(
-                f"SpecAugment.bands is {self.SpecAugment.bands} but audio_logmel.n_mels is {self.audio_logmel.n_mels}; "
-                "hide at most so many"
             )
         return self
 
@@ -247,9 +229,6 @@ def idle_because(conf: Conf, key: str) -> str | None:
         return "AdamOptimizer.weight_decay=0"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
-    for of_mask, masks in (("time_share", "time_masks"), ("bands", "band_masks")):
-        if key == f"SpecAugment.{of_mask}" and getattr(conf.SpecAugment, masks) == 0:
-            return f"SpecAugment.{masks}=0"
     return None
 
 

@@ -69,7 +69,6 @@ Positive = Annotated[Number, Field(gt=0)]
 Temperature = Annotated[Number, Field(ge=1e-6)]  # scores are divided by it
 NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
-Masks = Annotated[int, Field(ge=0, le=100)]  # of SpecAugment; its authors use up to two of a kind
 EmbeddingDim = Annotated[int, Field(ge=2, multiple_of=2, lt=2**31)]  # half a direction of the GRU
 Bands = Annotated[int, Field(ge=64, multiple_of=64)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from utils.augment_utils import SpecAugment
 from utils.common.io import progress
 from utils.common.steps import INDEXING
 from utils.conf.schema import Conf
@@ -105,12 +104,11 @@ class Negatives:
         with torch.no_grad():
             vectors = model.text_branch(torch.arange(len(words)).unsqueeze(0))[0].numpy()  # (V, E)
         likeness = CaptionLikeness(captions, clips, words, vectors)
-        drawn, masks = [], SpecAugment(**self.conf.SpecAugment.model_dump()).masks
+        drawn = []
         order = drawn_captions(self.split, self.conf, self.first_epoch)
         for those, generator in progress(order, f"{self.name}: negatives, batch", total=BATCHES):
             batch = collate(self.split, those)
             if negative_mask(batch.clips).any():
-                torch.rand(len(those), masks, 2, generator=generator)  # as training draws them, before the negatives
                 terms = terms_of_strategies(state, batch, self.margin, generator)
                 drawn.append(Drawn(np.array(those), terms, likeness.likely_false(np.array(those))))
         return drawn
