@@ -1,6 +1,6 @@
 """How scoring and metrics grow with the number of clips (five captions each): prints one Markdown table.
 
-usage: python -m benchmarks.growth [--clips C ...] [--memory GB]      (what `make bench` runs second)
+usage: python -m benchmarks.growth [--clips C ...]      (what `make bench` runs second)
 
 Scoring is timed after encoding, which a stand-in does at no cost: every clip with every word, into a file. Metrics are
 those of both directions, from such a file, read from the system's cache. One thread.
@@ -14,14 +14,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.inputs import WORDS, encoded_model, write_word_scores
+from benchmarks.inputs import WORDS, encoded_model, write_random_word_scores
 from benchmarks.measure import isolated, one_thread, peak_memory, seconds
 from benchmarks.synthetic import synthetic_split
 from utils.metric_utils import averages, right_pairs
 from utils.place_utils import per_query_both_directions
 from utils.score_utils import Score
 from utils.trial.checkpoint import Trained
-from utils.trial.retrieval import write_word_scores as score
+from utils.trial.retrieval import write_word_scores
 from utils.trial.score_files import load_scores
 
 CLIPS = (500, 1045, 3839, 20_000)
@@ -32,14 +32,14 @@ def scoring(clips: int) -> list[float]:
     """Seconds of scoring a split's clips with all words, as postprocessing does it, and the peak memory in GB."""
     split, best = synthetic_split(clips), Trained(encoded_model().train(False), Score(), WORDS, epoch=0)
     with TemporaryDirectory() as folder:
-        return [seconds(lambda: score(Path(folder) / "scores.hdf5", split, best)), peak_memory()]
+        return [seconds(lambda: write_word_scores(Path(folder) / "scores.hdf5", split, best)), peak_memory()]
 
 
 def metrics(clips: int) -> list[float]:
     """Seconds of the metrics in both directions from stored word scores, and the peak memory in GB."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "scores.hdf5"
-        isolated(write_word_scores, path, clips)
+        isolated(write_random_word_scores, path, clips)
         return isolated(_metrics, path)
 
 

@@ -117,7 +117,7 @@ def write_trial(root: str, clips: int) -> Path:
     return trial
 
 
-def write_word_scores(path: Path, clips: int) -> None:
+def write_random_word_scores(path: Path, clips: int) -> None:
     """Random scores of Clotho's words with so many clips, five captions each, as a trial has them stored."""
     rng = np.random.default_rng(0)
     captions = random_captions(rng, 5 * clips, VOCABULARY)

@@ -1,7 +1,7 @@
 """Score every clip of each split with every word of the vocabulary and with every caption, each at its own length.
 
 Writes {split}_word_scores.hdf5 into the trial directory, which the scripts after it read; and for its user
-{split}_xmodal_scores.hdf5, clips x captions, where that takes 2 GB at most (or as xmodal_scores has it)."""
+{split}_xmodal_scores.hdf5, clips x captions, where that takes 2 GB at most (or always, or never: xmodal_scores)."""
 
 import sys
 from pathlib import Path

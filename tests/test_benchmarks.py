@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import gpu, published
 from benchmarks.bare import SparseRows, paper_settings
 from benchmarks.growth import exponent
-from benchmarks.inputs import write_dataset, write_word_scores
+from benchmarks.inputs import write_dataset, write_random_word_scores
 from benchmarks.synthetic import step_flops, synthetic_batch, synthetic_split
 from models.core import CRNNWordModel
 from tests.helpers import ROOT, embedding_scores, matrix_of, random_model, random_split, run, state_of
@@ -99,7 +99,7 @@ def test_published_scores_are_ours(models):
 
 
 def test_published_metrics_are_ours(tmp_path):
-    write_word_scores(tmp_path / "scores.hdf5", 30)
+    write_random_word_scores(tmp_path / "scores.hdf5", 30)
     stored = load_scores(tmp_path / "scores.hdf5", epoch=0)
     ours = per_query_both_directions(stored.scores, right_pairs(stored.caption_clips))
     for direction, values in published.both_directions(matrix_of(stored.scores), stored.caption_clips).items():

@@ -13,7 +13,7 @@ from utils.place_utils import CaptionScores, hardest_negatives, places_in_both_d
 from utils.score_utils import caption_word_weights
 
 VOCABULARY = 30
-SIZES = [(1, 1), (7, 3), (255, 512), (300, 700)]  # captions and clips of a tile, those of a CPU among them
+SIZES = [(1, 1), (7, 3), (100, 700), None]  # captions and clips of a tile; None: as they are
 
 
 def some_scores(clips=12, captions=50, levels=None, seed=0):
@@ -29,8 +29,9 @@ def some_scores(clips=12, captions=50, levels=None, seed=0):
 
 @pytest.fixture(params=SIZES, ids=str, autouse=True)
 def tile_size(request, monkeypatch):
-    monkeypatch.setattr(place_utils, "ROWS", min(request.param[0], 255))
-    monkeypatch.setattr(place_utils, "COLUMNS", {"cpu": request.param[1]})
+    if request.param:
+        monkeypatch.setattr(place_utils, "ROWS", request.param[0])
+        monkeypatch.setattr(place_utils, "COLUMNS", {"cpu": request.param[1]})
 
 
 @pytest.mark.parametrize("clips", [1, 12, 600])
@@ -47,7 +48,7 @@ def test_a_score_is_the_same_to_the_bit_however_it_is_asked_for(monkeypatch, cli
         seen[some, captions] += tile.numpy().T
         assert tile.shape[0] <= place_utils.ROWS and tile.shape[1] <= place_utils.COLUMNS["cpu"]
     assert np.array_equal(seen, whole)
-    monkeypatch.setattr(place_utils, "AT_ONCE", 100)
+    monkeypatch.setattr(place_utils, "PAIRS_AT_ONCE", 100)
     rng = np.random.default_rng(1)
     chosen, with_clips = rng.integers(0, 620, 40), rng.integers(0, clips, (40, 7))
     assert np.array_equal(scores.with_clips(chosen, with_clips).numpy(), whole[with_clips, chosen[:, None]])
@@ -59,7 +60,7 @@ def test_a_score_is_the_same_to_the_bit_however_it_is_asked_for(monkeypatch, cli
 
 @pytest.mark.parametrize("further", [0, 100])
 @pytest.mark.parametrize("levels", [None, 1, 2, 9])
-@pytest.mark.parametrize(("clips", "captions"), [(1, 1), (12, 50), (40, 300)])
+@pytest.mark.parametrize(("clips", "captions"), [(1, 1), (12, 50), (600, 700)])
 def test_metrics_by_places_are_those_of_the_whole_matrix_to_the_bit(clips, captions, levels, further):
     scores, caption_clips = some_scores(clips, captions, levels)
     rng = np.random.default_rng(2)

@@ -20,7 +20,7 @@ from utils.split_score_utils import caption_sums
 
 ROWS = 255  # captions of a tile, so that a count of them fits in a byte
 COLUMNS = {"cpu": 512, "cuda": 2**16}  # clips of a tile: on a CPU so many as stay in the cache
-AT_ONCE = 2**20  # scores of pairs that are made at a time
+PAIRS_AT_ONCE = 2**20  # whose scores are made at a time
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class CaptionScores:
 
     def to(self, device: torch.device) -> "CaptionScores":
         """The same, computed on a device."""
-        return CaptionScores(self.weights, send(self.by_word, device))
+        return CaptionScores(self.weights, self.by_word.to(device))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,7 +41,8 @@ class CaptionScores:
 
     def tile(self, captions: slice, clips: slice) -> Tensor:
         """The scores of some captions with some clips: (m, c)."""
-        return caption_sums(self.weights[captions], self.by_word[:, clips].contiguous())
+        weights = self.weights if captions == slice(None) else self.weights[captions]
+        return caption_sums(weights, self.by_word[:, clips].contiguous())
 
     def tiles(self) -> Iterator[tuple[slice, slice, Tensor]]:
         """All scores in tiles (m, c), with their captions and their clips."""
@@ -54,15 +55,15 @@ class CaptionScores:
 
     def with_clips(self, captions: np.ndarray, clips: np.ndarray) -> Tensor:
         """The scores of some captions (P,) with some clips of each (P, K): (P, K)."""
-        parts = slices(len(captions), max(1, AT_ONCE // clips.shape[1]))
+        parts = slices(len(captions), max(1, PAIRS_AT_ONCE // clips.shape[1]))
         scores = [self._with_clips(captions[part], clips[part]) for part in parts]
         return torch.cat(scores) if scores else self.by_word.new_zeros(clips.shape)
 
     def _with_clips(self, captions: np.ndarray, clips: np.ndarray) -> Tensor:
         own = self.weights[captions]  # (P, V), of S entries
         entries, owners = np.arange(len(own.data)), np.repeat(np.arange(len(captions)), np.diff(own.indptr))
-        places = (own.indices.astype(np.int64), clips[owners])
-        words, columns = (send(torch.from_numpy(part), self.by_word.device) for part in places)
+        indices = (own.indices.astype(np.int64), clips[owners])
+        words, columns = (send(torch.from_numpy(part), self.by_word.device) for part in indices)
         table = self.by_word[words.unsqueeze(1), columns]  # (S, K)
         return caption_sums(csr_array((own.data, (owners, entries)), shape=(len(captions), len(entries))), table)
 
@@ -91,9 +92,10 @@ def places_in_both_directions(scores: CaptionScores, pairs: np.ndarray) -> Tenso
     """
     clips, captions = pairs.T
     by_clip = np.argsort(clips, kind="stable")
+    sorted_clips = clips[by_clip]
     own = scores.with_clips(captions, clips[:, None]).squeeze(1)  # (L,)
     device = own.device
-    rows, columns, order = (send(torch.from_numpy(part), device) for part in (captions, clips[by_clip], by_clip))
+    rows, columns, order = (send(torch.from_numpy(part), device) for part in (captions, sorted_clips, by_clip))
     own_by_clip = own[order]
     counts = torch.zeros(4, len(pairs), dtype=torch.int64, device=device)
     for some, of_clips, tile in scores.tiles():
@@ -101,7 +103,7 @@ def places_in_both_directions(scores: CaptionScores, pairs: np.ndarray) -> Tenso
         others, limits = tile.index_select(0, rows[mine] - some.start), own[mine].unsqueeze(1)  # (l, c), (l, 1)
         counts[0, mine] += (others > limits).sum(dim=1)
         counts[1, mine] += (others == limits).sum(dim=1)
-        mine = _within(clips[by_clip], of_clips)
+        mine = _within(sorted_clips, of_clips)
         others, limits = tile.index_select(1, columns[mine] - of_clips.start), own_by_clip[mine]  # (m, l), (l,)
         counts[2, mine] += _column_counts(others > limits)
         counts[3, mine] += _column_counts(others == limits)
@@ -131,15 +133,17 @@ def spread(scores: CaptionScores) -> Tensor:
 
 @torch.no_grad()
 def hardest_negatives(scores: CaptionScores, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The highest score of each caption (M,) and of each clip (C,) with a wrong item; at least 0, where there is none.
+    """The highest score of each caption (M,) and of each clip (C,) with a wrong item; 0 where there is none.
 
-    pairs: as in `places_in_both_directions`.
+    Args:
+        scores: on the CPU.
+        pairs: as in `places_in_both_directions`.
     """
     of_captions, of_clips = (np.zeros(count, np.float32) for count in scores.shape)
     for captions, clips, tile in scores.tiles():
         right = pairs[_within(pairs[:, 1], captions)]
         clip, caption = right[(right[:, 0] >= clips.start) & (right[:, 0] < clips.stop)].T
-        wrong = tile.cpu().numpy()
+        wrong = tile.numpy()
         wrong[caption - captions.start, clip - clips.start] = 0
         np.maximum(of_captions[captions], wrong.max(axis=1), out=of_captions[captions])
         np.maximum(of_clips[clips], wrong.max(axis=0), out=of_clips[clips])

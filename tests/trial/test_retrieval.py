@@ -46,7 +46,7 @@ def test_the_matrix_is_what_the_words_and_their_shares_add_up_to(made):
 
 
 def test_scoring_part_by_part_is_scoring_at_once(made, trial, monkeypatch):
-    monkeypatch.setattr(retrieval, "AT_ONCE", 50)  # word scores: some clips at a time
+    monkeypatch.setattr(retrieval, "CLIPS_AT_ONCE", 4)
     monkeypatch.setattr("utils.trial.score_files.CLIPS_AT_ONCE", 4)
     call(SCORE, "--trial", trial)
     for path in (word_scores_path, scores_path):

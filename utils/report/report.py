@@ -44,8 +44,11 @@ def write_report(trial: Path, conf: Conf) -> Path:
         conf = as_measured(conf, measuring)  # as retrieval_metrics.json has it
     history, provenance = read_history(trial), training_provenance(trial)
     names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
-    rankings = {name: load_rankings(trial, conf, name, best.epoch, str(best.score)) for name in names}
-    main = rankings[names[0]]
+    main, rows = {}, []
+    for name in names:  # those of one split are held, and in the end the first's
+        rankings = load_rankings(trial, conf, name, best.epoch, str(best.score))
+        rows += [_metric_row(name, ranking) for ranking in rankings.values()]
+        main = main or rankings
     with whole_folder(trial / "report", REPORT) as folder:
         page = Page(folder)
         gallery = Gallery(best, conf, main["text_to_audio"], page)
@@ -62,7 +65,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
             splits=names,
             directions=DIRECTIONS,
             metrics=METRICS,
-            rows=[_metric_row(name, ranking) for name in names for ranking in rankings[name].values()],
+            rows=rows,
             own_negatives=any("hubness" in results for results in history),
             curves=[page.picture(picture) for picture in _trial_curves(history, best.epoch)],
             histograms={side: list(map(page.picture, _histograms(ranking))) for side, ranking in main.items()},

@@ -18,7 +18,7 @@ from utils.evaluation_utils import embed_words, score_words
 from utils.metric_utils import averages, chance_both_directions, right_pairs
 from utils.model_utils import prepare_model
 from utils.place_utils import per_query_both_directions, slices
-from utils.score_utils import AT_ONCE, Score, caption_word_weights, inverse_document_frequency
+from utils.score_utils import Score, caption_word_weights, inverse_document_frequency
 from utils.trial.checkpoint import Trained
 from utils.trial.identity import check_trial, data_digests, diverged, load_best
 from utils.trial.names import BEST, RETRIEVAL_METRICS
@@ -27,7 +27,6 @@ from utils.trial.provenance import making_files
 from utils.trial.relevance import further_pairs, measured_by
 from utils.trial.score_files import (
     Captions,
-    StoredScores,
     load_scores,
     matrix_size,
     new_word_scores,
@@ -36,6 +35,7 @@ from utils.trial.score_files import (
     word_scores_path,
 )
 
+CLIPS_AT_ONCE = 4096  # whose scores with words are held; clips of one part are padded together, whatever the words
 LARGEST_MATRIX = 2e9  # bytes of a split's scores of clips with captions that are written unless asked not to
 SHOWN = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10")
 
@@ -56,10 +56,11 @@ def score_trial(trial: Path, conf: Conf) -> None:
     with making_files(trial, SCORING, [trial / BEST], outputs, data=data, sources=sources(conf)):
         for name in splits:
             split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, conf.data_conf.cache)
+            scores_path(trial, name).unlink(missing_ok=True)  # of before, which nothing would tell from new ones
             path = word_scores_path(trial, name)
             words = write_word_scores(path, split, best, extra)
             print(f"{name}: {len(split.fids)} clips x {words} words -> {path}")
-            _write_matrix(trial, name, conf, load_scores(path, best.epoch, str(best.score)))
+            _write_matrix(trial, name, split, conf, best)
 
 
 def extra_words(conf: Conf, best: Trained) -> WordEmbeddings | None:
@@ -104,21 +105,23 @@ def write_word_scores(path: Path, split: Split, best: Trained, extra: WordEmbedd
     _, weights = caption_word_weights(ids, len(best.words), score.idf_values)
     captions = Captions(split.tids, [split.fids[clip] for clip in split.caption_clips], weights)
     with new_word_scores(path, words, split.fids, captions, best.epoch, str(score)) as write:
-        for clips in slices(len(split.fids), max(1, AT_ONCE // len(words))):
+        for clips in slices(len(split.fids), CLIPS_AT_ONCE):
             by_word, _ = score_words(model, split, tables, score.pool, part=clips)
+            if not by_word.isfinite().all():
+                raise UserError(f"{path}: its scores would be NaN: the model is broken; look at the trial's train.log")
             write(clips, by_word.cpu().numpy())
     return len(words)
 
 
-def _write_matrix(trial: Path, name: str, conf: Conf, stored: StoredScores) -> None:
-    """Write a split's scores of clips with captions, unless they are too large; then none of before are left."""
-    path, (captions, clips) = scores_path(trial, name), stored.scores.shape
+def _write_matrix(trial: Path, name: str, split: Split, conf: Conf, best: Trained) -> None:
+    """Write a split's scores of clips with captions by those of words, unless they are too large or not wanted."""
+    clips, captions = len(split.fids), len(split.tids)
     size = matrix_size(captions, clips)
     if conf.xmodal_scores == "always" or (conf.xmodal_scores == "auto" and size <= LARGEST_MATRIX):
-        save_scores(path, stored)
+        path = scores_path(trial, name)
+        save_scores(path, load_scores(word_scores_path(trial, name), best.epoch, str(best.score)))
         print(f"{name}: {clips} clips x {captions} captions -> {path}")
         return
-    path.unlink(missing_ok=True)
     why = "xmodal_scores is never" if conf.xmodal_scores == "never" else f"over {LARGEST_MATRIX / 1e9:g} GB"
     what = f"{clips} clips x {captions} captions, {size / 1e9:.3g} GB, are not written ({why}); no command needs them"
     print(f"{name}: {what}, xmodal_scores=always writes them")

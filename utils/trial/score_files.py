@@ -136,6 +136,8 @@ def load_scores(path: Path, epoch: int, score: str | None = None) -> StoredScore
     """
     with readable(path, SCORING) as store:
         _, fids, made_by = _names(store)
+        if "tids" not in store:  # what has no captions may be searched, and is older than their place here
+            raise UserError(f"{path}: holds no captions, by which metrics go; run {SCORING} again")
         tids, caption_fids = (_texts(store, name) for name in ("tids", "caption_fids"))
         starts, words = (data_set(store, f"caption_{name}", SCORING, "i")[()] for name in ("starts", "words"))
         shares, scores = (data_set(store, name, SCORING) for name in ("caption_shares", "scores"))
@@ -145,7 +147,7 @@ def load_scores(path: Path, epoch: int, score: str | None = None) -> StoredScore
         used = int(words.max()) + 1
         by_word = scores[:used]
     _require(path, made_by, (epoch, score))
-    if np.isnan(by_word.min()):
+    if not np.isfinite([by_word.min(), by_word.max()]).all():
         raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
     weights = csr_array(own, shape=(len(tids), used))
     return StoredScores(CaptionScores(weights, torch.from_numpy(by_word)), fids, tids, caption_fids, *made_by)
@@ -161,7 +163,10 @@ def _names(store: h5py.File) -> tuple[list[str], list[str], tuple[int, str]]:
 
 
 def _texts(store: h5py.File, name: str) -> list[str]:
-    return data_set(store, name, SCORING, "S").asstr()[()].tolist()
+    texts = data_set(store, name, SCORING, "S")
+    if texts.ndim != 1:
+        raise _apart(store.filename)
+    return texts.asstr()[()].tolist()
 
 
 def _describe(tids: list[str], caption_fids: list[str], fids: list[str]) -> bool:
