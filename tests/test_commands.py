@@ -248,12 +248,10 @@ def test_a_resumed_trial_ends_as_an_unbroken_one(unbroken, tmp_path, cache):
 
 OPTIONS = [
     ["param_conf.criterion=InfoNCE"],
-    # what a step sees
-    # what it drops
+    # what a step drops
     ["CRNNWordModel.audio_enc.dropout=0.5"],
     # how it moves the weights
     ["AdamOptimizer.decoupled_weight_decay=true", "AdamOptimizer.weight_decay=0.1"],
-    # how far
     # which weights are kept
     ["param_conf.average_from=1"],
 ]

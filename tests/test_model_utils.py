@@ -151,11 +151,10 @@ def after_a_step(split, *settings):
     ("off", "on"),
     [
         (["criteria.InfoNCE.temperature=1"], ["param_conf.criterion=InfoNCE"]),
-        # what it drops
+        # what a step drops
         (["CRNNWordModel.audio_enc.dropout=0.3"], ["CRNNWordModel.audio_enc.dropout=0"]),
         # how it moves the weights
         (["AdamOptimizer.decoupled_weight_decay=true"], ["AdamOptimizer.weight_decay=0.1"]),
-        # how far
         # which weights are kept
         (["param_conf.average_from=null"], ["param_conf.average_from=1"]),
     ],
