@@ -10,7 +10,6 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-import torch
 from torch.optim import Adam
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import published
 from benchmarks.bench import PRECISIONS, QUICK, STRATEGY, Size, matrix_peaks
 from benchmarks.inputs import dataset_conf
-from benchmarks.measure import isolated
+from benchmarks.measure import isolated, one_thread
 from benchmarks.synthetic import new_model, new_state, synthetic_batch
 from utils.common.memory import keep_freed_memory
 from utils.criterion_utils import negative_mask
@@ -49,7 +48,6 @@ def step_of(side: str, size: Size) -> Callable[[], object]:
 
 def profiled(side: str, size: Size, steps: int) -> dict[str, Operator]:
     """The operators of the fastest of some steps, by name."""
-    torch.set_num_threads(1)
     step = step_of(side, size)
     with FlopCounterMode(display=False) as counter:  # warms up, too
         step()
@@ -92,8 +90,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=14, metavar="N", help="operators that are shown (default: 14)")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
     args = parser.parse_args()
+    one_thread()
     size = QUICK if args.quick else Size()
-    torch.set_num_threads(1)
     peaks = isolated(matrix_peaks, size.matrix)
     print(f"step: {size.batch} pairs x {size.frames} frames x {size.words} words, {STRATEGY}, one thread")
     print(*(f"peak, {name}: {peak:.0f} GFLOP/s" for name, peak in zip(PRECISIONS, peaks, strict=True)), sep="\n")

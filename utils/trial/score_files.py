@@ -220,6 +220,6 @@ def save_scores(path: Path, stored: StoredScores) -> None:
         store.attrs["epoch"], store.attrs["score"] = stored.epoch, stored.score
         scores = store.create_dataset("scores", (clips, captions), np.float32)
         for some in slices(clips, CLIPS_AT_ONCE):
-            scores[some] = stored.scores.tile(slice(None), some).T.cpu().numpy()
+            scores[some] = stored.scores.tile(slice(None), some).T.numpy()
         for name, part in names.items():
             store[name] = part
