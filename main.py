@@ -85,7 +85,7 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
     stopper = PlateauStopper(**conf.TrialPlateauStopper.model_dump())
     loader = batches(data.train, params.batch_size, shuffle=True)
     record = TrialRecord(trial, conf, data.words)
-    record.restore(state.parts)
+    record.restore(state.checkpointables)
     record.begin_run(state.device)
     broadcast_weights(state.model)
     pairs = len(data.train.captions)
@@ -107,7 +107,7 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
         except Diverged as error:
             record.stop_at(epoch, error, [data.train.fids[clip] for clip in error.clips])
         state.scheduler.step(results["val_obj"])
-        record.add(results, time.perf_counter() - started, state.parts)
+        record.add(results, time.perf_counter() - started, state.checkpointables)
     record.close()
 
 

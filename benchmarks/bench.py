@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.optim import Adam
+from utils.place_utils import per_query_both_directions
+from utils.step_score_utils import batch_scores
 
 from benchmarks import published
 from benchmarks.inputs import (
@@ -54,8 +56,6 @@ from utils.dataset.word_vectors import load_embeddings
 from utils.evaluation_utils import evaluate, score_split
 from utils.metric_utils import right_pairs
 from utils.model_utils import build_state, train_epoch, train_step
-from utils.place_utils import per_query_both_directions
-from utils.step_score_utils import batch_scores
 from utils.trial.score_files import load_scores
 
 STRATEGY = "random-NS"  # of training steps and epochs: the one that gains least

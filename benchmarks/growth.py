@@ -13,12 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from utils.place_utils import per_query_both_directions
 
 from benchmarks.inputs import WORDS, encoded_model, write_random_word_scores
 from benchmarks.measure import isolated, one_thread, peak_memory, seconds
 from benchmarks.synthetic import synthetic_split
 from utils.metric_utils import averages, right_pairs
-from utils.place_utils import per_query_both_directions
 from utils.score_utils import Score
 from utils.trial.checkpoint import Trained
 from utils.trial.retrieval import write_word_scores

@@ -12,6 +12,7 @@ import numpy as np
 import soundfile
 import torch
 from torch import Tensor, nn
+from utils.place_utils import slices
 
 from benchmarks.synthetic import CLIP_FRAMES, DIM, VOCABULARY, new_model, random_captions, word_vectors
 from models.core import CRNNWordModel
@@ -24,7 +25,6 @@ from utils.dataset.audio import Clip
 from utils.dataset.index import TEXT_COLUMNS, clip_id, clip_info
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import PAD, WordEmbeddings, save_embeddings
-from utils.place_utils import slices
 from utils.score_utils import caption_word_weights
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, identity

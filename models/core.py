@@ -4,7 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.audio_encoders import CHANNELS, DROPOUT, MEL_POOLING, CRNNEncoder, upsample
+from models.audio_encoders import CHANNELS, DROPOUT, MEL_POOLING, CRNNEncoder
+from models.padded_clips import encode_padded
+from models.tensors import upsample
 from models.text_encoders import WordEncoder
 
 
@@ -47,17 +49,19 @@ class CRNNWordModel(nn.Module):
         """Where the model is."""
         return self.text_enc.embedding.weight.device
 
-    def audio_steps(self, audio: Tensor, lens: Tensor | None = None) -> Tensor:
-        """(N, T, in_dim) log-mel -> (N, T // 4, E): `audio_branch` before upsampling and normalisation.
+    def encode_audio(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(N, T, in_dim) log-mel -> (N, L, E): `audio_branch` before upsampling and normalisation.
 
-        `utils.score_utils` scores captions on these, for a quarter of the dot products. With true lengths (N,), in
-        evaluation mode, each clip's first lens // 4 steps are what it alone would give.
+        `utils.score_utils.Score` takes these, which saves most of the dot products. With true lengths (N,) in
+        evaluation mode, each clip's first `audio_enc.frames_out(length)` outputs are those of the clip alone.
         """
-        return self.audio_enc(audio) if lens is None else self.audio_enc.encode_clips(audio, lens)
+        if self.training:
+            return self.audio_enc(audio)
+        return encode_padded(self.audio_enc, audio, lengths)
 
     def audio_branch(self, audio: Tensor) -> Tensor:
         """(N, T, in_dim) log-mel -> (N, T, E), each frame of length 1."""
-        return F.normalize(upsample(self.audio_steps(audio), audio.shape[1]), dim=-1)
+        return F.normalize(upsample(self.encode_audio(audio), audio.shape[1]), dim=-1)
 
     def text_branch(self, text: Tensor) -> Tensor:
         """(N, W) word ids -> (N, W, E), each word of length 1, padding 0."""

@@ -11,7 +11,7 @@ from utils.common.errors import UserError, begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-from models.audio_encoders import TIME_POOLING
+from models.audio_encoders import CRNNEncoder
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, INDEXING
 from utils.conf.command import conf_from_command
@@ -35,7 +35,7 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING)
     require_audio = conf.clotho_dataset.require_audio
-    shortest = (TIME_POOLING - 1) * conf.audio_logmel.hop  # s: centred frames begin with the clip
+    shortest = (CRNNEncoder.rate - 1) * conf.audio_logmel.hop  # s: centred frames begin with the clip
     recipe = conf.audio_logmel.recipe
     splits = conf.data_conf.splits
     with making_step(conf, INDEXING, map(paths.clean_captions, splits)):

@@ -54,7 +54,7 @@ from utils.dataset.vector_file import read_vector_file
 from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
 from utils.metric_utils import right_pairs
 from utils.model_utils import TrainState, build_state
-from utils.place_utils import CaptionScores, places_in_both_directions
+from utils.retrieval_utils import CaptionScores, rank_counts
 from utils.score_utils import caption_word_weights
 from utils.search.challenge import read_queries
 from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_model, sealed
@@ -188,7 +188,7 @@ def make_scores(path: Path) -> None:
 
 def load_and_measure(path: Path) -> None:
     stored = load_scores(path, 3)
-    places_in_both_directions(stored.scores, right_pairs(stored.caption_clips))
+    rank_counts(stored.scores, right_pairs(stored.caption_clips))
 
 
 def load_and_index(path: Path) -> None:
@@ -264,7 +264,7 @@ def make_checkpoint(path: Path) -> None:
     numbers = dict.fromkeys(("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std"), 0.5)
     results = [{"epoch": epoch, "lr": 1e-3} | numbers for epoch in (0, 1)]
     best = {"best": results[0], "conf": CONF.model_dump()}
-    states = {name: part.state_dict() for name, part in state.parts.items()}
+    states = {name: part.state_dict() for name, part in state.checkpointables.items()}
     record(path.parent, TRAINING, TRIAL)
     content = states | {"words": WORDS, "history": results, "epoch": 1, "trial": identity(path.parent)} | best
     path.write_bytes(checkpoint_bytes(content))
@@ -282,7 +282,7 @@ def load_and_resume(path: Path) -> None:
     state = new_state()
     record = TrialRecord(path.parent, CONF, WORDS)
     try:
-        record.restore(state.parts)
+        record.restore(state.checkpointables)
         step(state)
         state.scheduler.step(record.best["val_obj"])
     finally:

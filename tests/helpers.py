@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
+import torch.nn.functional as F
 import yaml
 from scipy.sparse import csr_array
 
@@ -40,9 +41,9 @@ from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import embed_words, score_words
 from utils.metric_utils import both_directions, per_query_metrics, right_pairs
 from utils.model_utils import TrainState, build_optimizer
-from utils.place_utils import CaptionScores
 from utils.report.rankings import Queries
-from utils.score_utils import BatchScores, Score, caption_word_weights, score_matrix
+from utils.retrieval_utils import CaptionScores
+from utils.score_utils import BatchScores, Score, caption_means, caption_word_weights, score_matrix, word_scores
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST, LOG
@@ -183,10 +184,18 @@ def random_model(trainable_words=False):
     return CRNNWordModel(64, 20, words, trainable_words)
 
 
-def embedding_scores(audio, text, audio_lens=None, text_lens=None, **choices):
-    """A batch's scores by their definition, from its embeddings (N, T, E) and (N, W, E)."""
+def make_frames(encoded, frames):
+    """What encoder outputs (N, L, E) stand for, by the library: (N, T, E) normalised."""
+    upsampled = F.interpolate(encoded.transpose(1, 2), size=frames, mode="linear", align_corners=False)
+    return F.normalize(upsampled.transpose(1, 2), dim=-1)
+
+
+def embedding_scores(audio, text, audio_lens=None, text_lens=None, score=None, ids=None):
+    """A batch's scores by their definition, from its embeddings (N, T, E) and (N, W, E); ids (N, W) matter to idf."""
+    score, ids = score or Score(), torch.ones(text.shape[:2], dtype=torch.int64) if ids is None else ids
+    by_word = word_scores(audio, text.flatten(0, 1), audio_lens, score.pool)
     return BatchScores(
-        score_matrix(audio, text, audio_lens, text_lens, **choices),
+        caption_means(by_word, score.word_weights(ids, text_lens, by_word)),
         lambda: score_matrix(text, text, text_lens, text_lens).detach(),
         lambda: score_matrix(audio, audio, audio_lens, audio_lens).detach(),
     )
@@ -212,8 +221,8 @@ def record_of(trial, conf, epochs):
     for results in epochs:
         with torch.no_grad():
             state.model.audio_enc.cnn[0].weight.fill_(results["epoch"])
-        record.add(results, 1.0, state.parts)
-    return record, state.parts
+        record.add(results, 1.0, state.checkpointables)
+    return record, state.checkpointables
 
 
 # --- trials to report on: no training, but every file as the commands write it ----------------------------

@@ -27,7 +27,7 @@ from utils.dataset.recipe import PUBLISHED
 from utils.evaluation_utils import score_split
 from utils.metric_utils import averages, right_pairs
 from utils.model_utils import train_step
-from utils.place_utils import per_query_both_directions
+from utils.retrieval_utils import per_query_both_directions
 from utils.sampling_utils import STRATEGIES
 from utils.trial.score_files import load_scores
 

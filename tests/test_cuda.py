@@ -20,13 +20,13 @@ from tests.helpers import (
     state_of,
     tiny_conf,
 )
-from utils import device_utils, score_utils, step_score_utils
+from utils import device_utils, fast_score_utils, score_utils
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import batches, collate
 from utils.device_utils import Diverged, FiniteSteps
+from utils.fast_score_utils import clip_scores
 from utils.model_utils import seed_epoch, train_epoch, train_step
 from utils.score_utils import self_score_matrix
-from utils.step_score_utils import self_step_score_matrix
 from utils.trial.names import LAST
 
 CUDA = torch.device("cuda")
@@ -112,15 +112,15 @@ def test_random_negatives_are_those_of_the_cpu():
 @pytest.mark.parametrize("masked", [False, True])
 def test_scores_within_a_modality_are_those_of_the_cpu(monkeypatch, at_once, masked):
     """There they are made in one product, or so many pairs at a time."""
-    for module in (score_utils, step_score_utils):
+    for module in (score_utils, fast_score_utils):
         monkeypatch.setattr(module, "AT_ONCE", at_once)
     steps, lens = torch.randn(7, 3, 6), torch.tensor([12, 1, 2, 12, 4, 5, 11]) if masked else None
     there = None if lens is None else lens.to(CUDA)
     for scores, plain in (
-        (self_step_score_matrix(steps.to(CUDA), 12, there), self_step_score_matrix(steps, 12, lens)),
+        (clip_scores(steps.to(CUDA), 12, there), clip_scores(steps, 12, lens)),
         (
-            self_step_score_matrix(steps.to(CUDA), 12, there, range(1, 7, 3)),
-            self_step_score_matrix(steps, 12, lens, range(1, 7, 3)),
+            clip_scores(steps.to(CUDA), 12, there, range(1, 7, 3)),
+            clip_scores(steps, 12, lens, range(1, 7, 3)),
         ),
         (
             self_score_matrix(steps.to(CUDA), there if there is None else there.clamp(max=3)),

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tests.helpers import CPU, PRETEND, matrix_of, needs_pretended_device, random_model, random_split, run, state_of
-from utils import split_score_utils
+from utils import fast_score_utils
 from utils.criterion_utils import InfoNCE, TripletLoss
 from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate, score_split
 from utils.metric_utils import right_pairs
-from utils.place_utils import places_in_both_directions
+from utils.retrieval_utils import rank_counts
 from utils.sampling_utils import STRATEGIES
 
 CUDA = torch.device("cuda")
@@ -41,7 +41,7 @@ def test_an_evaluation_of_64_clips_is_few_kernels_and_one_wait(name):
 @pytest.mark.parametrize("at_once", [1, 2000, 2**27])  # similarities: clip by clip, in several products, in one
 @pytest.mark.parametrize("name", ["InfoNCE", *STRATEGIES])
 def test_evaluation_on_cuda_is_that_of_the_cpu(monkeypatch, name, at_once):
-    monkeypatch.setattr(split_score_utils, "AT_ONCE", at_once)
+    monkeypatch.setattr(fast_score_utils, "AT_ONCE", at_once)
     criterion = InfoNCE(0.07) if name == "InfoNCE" else TripletLoss(0.5, name)
     results = []
     for device in (CPU, CUDA):
@@ -57,8 +57,8 @@ def test_scores_on_cuda_are_those_of_the_cpu():
     np.testing.assert_allclose(matrix_of(ours), matrix_of(theirs), rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours.by_word.cpu(), theirs.by_word, rtol=0, atol=1e-5)
     pairs = right_pairs(random_split().caption_clips)
-    by_cuda = places_in_both_directions(theirs.to(CUDA), pairs).cpu()
-    torch.testing.assert_close(by_cuda, places_in_both_directions(theirs, pairs), rtol=0, atol=1e-6)
+    by_cuda = rank_counts(theirs.to(CUDA), pairs).cpu()
+    torch.testing.assert_close(by_cuda, rank_counts(theirs, pairs), rtol=0, atol=1e-6)
 
 
 @on_cuda

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from models import audio_encoders
+from models import padded_clips
 from tests.helpers import (
     VOCABULARY,
     embedding_scores,
@@ -16,13 +16,13 @@ from tests.helpers import (
     state_of,
 )
 from utils import evaluation_utils
-from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
+from utils.criterion_utils import InfoNCE, TripletLoss
 from utils.data_utils import collate
 from utils.device_utils import Diverged
 from utils.evaluation_utils import PairBatches, evaluate, score_split
 from utils.metric_utils import both_directions
 from utils.sampling_utils import STRATEGIES
-from utils.score_utils import BatchScores, Score, score_matrix
+from utils.score_utils import Score, score_matrix
 
 
 @pytest.fixture
@@ -46,17 +46,17 @@ def test_scores_of_a_split_are_those_of_each_clip_and_caption_alone(split, model
 
 def test_a_long_clip_is_encoded_apart(split, model, monkeypatch):
     split.log_mels[3] = torch.randn(400, 64) - 5
-    whole, encoded = score_split(model, split, keep_steps=True), []
+    whole, encoded = score_split(model, split, keep_encoded=True), []
     monkeypatch.setattr(evaluation_utils, "FRAMES_AT_ONCE", 80)
-    monkeypatch.setattr(audio_encoders, "BLOCK", 64)
+    monkeypatch.setattr(padded_clips, "BLOCK", 64)
     model.audio_enc.gru.register_forward_hook(lambda module, inputs, output: encoded.append(inputs[0].batch_sizes))
-    parts = score_split(model, split, keep_steps=True)
+    parts = score_split(model, split, keep_encoded=True)
     assert [int(sizes[0]) for sizes in encoded][-1] == 1 and len(encoded) > 2
     assert all(int(sizes[0]) * 4 * len(sizes) <= 80 for sizes in encoded[:-1])
     np.testing.assert_allclose(matrix_of(parts.cross), matrix_of(whole.cross), atol=1e-6)
-    assert parts.clips.of(3).shape == (1, 100, 20)
+    assert parts.clips.outputs([3]).shape == (1, 100, 20)
     for clip in range(6):
-        torch.testing.assert_close(parts.clips.of(clip), whole.clips.of(clip), rtol=0, atol=1e-4)
+        torch.testing.assert_close(parts.clips.outputs([clip]), whole.clips.outputs([clip]), rtol=0, atol=1e-4)
 
 
 def test_all_words_have_their_scores_by_id(split, model):
@@ -86,7 +86,7 @@ def test_scores_of_a_split_by_another_score(split, model, frames, words):
         ids = split.captions[caption].unsqueeze(0)
         with torch.no_grad():
             audio, text = model(split.log_mels[clip].unsqueeze(0), ids)
-        expected = score_matrix(audio, text, pool=score.pool, importance=score.importance(ids))
+        expected = embedding_scores(audio, text, score=score, ids=ids).audio_text
         assert scores[clip, caption] == pytest.approx(expected.item(), abs=1e-5)
 
 
@@ -96,10 +96,9 @@ def plain_scores(model, split, captions, mask_words, score=None):
     batch = collate(split, captions)
     frames = [model.audio_branch(split.log_mels[clip].unsqueeze(0))[0] for clip in batch.clips]
     text_lens = batch.text_lens if mask_words else None
-    score = score or Score()
     return embedding_scores(
-        pad_sequence(frames, batch_first=True), model.text_branch(batch.text), batch.audio_lens, text_lens,
-        pool=score.pool, importance=score.importance(batch.text),
+        pad_sequence(frames, batch_first=True), model.text_branch(batch.text), batch.audio_lens, text_lens, score,
+        batch.text,
     )  # fmt: skip
 
 
@@ -108,23 +107,22 @@ def plain_scores(model, split, captions, mask_words, score=None):
 def test_scores_of_batches_are_those_of_every_clip_at_its_own_length(split, model, mask_words, frames, words):
     captions = np.array([[0, 1, 4, 7, 8, 12, 17], [17, 2, 2, 9, 10, 15, 5]])
     score = chosen_score(split, frames, words)
-    scores = score_split(model, split, score, keep_steps=True)
-    ours = PairBatches(scores, 18, mask_words).batch_scores(captions)
-    text_text, audio_audio = ours.text_text(), ours.audio_audio()
-    for batch, batch_captions in enumerate(captions.tolist()):
-        theirs = plain_scores(model, split, batch_captions, mask_words, score)
-        torch.testing.assert_close(ours.audio_text[batch], theirs.audio_text)
-        torch.testing.assert_close(text_text[batch], theirs.text_text())
-        torch.testing.assert_close(audio_audio[batch], theirs.audio_audio())
+    scores = score_split(model, split, score, keep_encoded=True)
+    batches = PairBatches(scores, 18, mask_words)
+    for batch in captions:
+        ours, theirs = batches.batch_scores(batch), plain_scores(model, split, batch.tolist(), mask_words, score)
+        torch.testing.assert_close(ours.audio_text, theirs.audio_text)
+        torch.testing.assert_close(ours.text_text(), theirs.text_text())
+        torch.testing.assert_close(ours.audio_audio(), theirs.audio_audio())
 
 
 def test_clips_and_captions_that_are_the_same_tie_exactly(split, model):
     """Then it is the first that a strategy takes, not the one that rounding favours."""
     split.captions[4], split.captions[11] = torch.tensor([3, 1, 3, 2]), torch.tensor([2, 3, 1, 3])
-    batches = PairBatches(score_split(model, split, keep_steps=True), 18, mask_words=False)
+    batches = PairBatches(score_split(model, split, keep_encoded=True), 18, mask_words=False)
     captions = np.random.default_rng(1).permutation(18)
-    scores, clips = batches.batch_scores(captions[None]), split.caption_clips[captions]
-    audio_audio, text_text = scores.audio_audio()[0], scores.text_text()[0]
+    scores, clips = batches.batch_scores(captions), split.caption_clips[captions]
+    audio_audio, text_text = scores.audio_audio(), scores.text_text()
     for i, j in zip(*np.nonzero(clips[:, None] == clips), strict=True):
         assert torch.equal(audio_audio[:, i], audio_audio[:, j]) and torch.equal(audio_audio[i], audio_audio[j])
     assert torch.equal(audio_audio, audio_audio.T)
@@ -205,25 +203,9 @@ def test_objective_is_the_plain_loops_mean(split, model, name, batch_size, mask_
         first = np.random.default_rng(0).permutation(18)[:2]
         split.caption_clips[first] = split.caption_clips[first[0]]
     criterion = InfoNCE(0.07) if name == "InfoNCE" else TripletLoss(0.5, name)
-    batches = PairBatches(score_split(model, split, keep_steps=True), batch_size, mask_words)
+    batches = PairBatches(score_split(model, split, keep_encoded=True), batch_size, mask_words)
     expected = plain_objective(model, split, name, batch_size, mask_words)
     assert batches.losses(criterion).mean().item() == pytest.approx(expected, abs=2e-6)
-
-
-@pytest.mark.parametrize("name", ["InfoNCE", *STRATEGIES])
-@torch.no_grad()
-def test_losses_of_all_batches_at_once_are_those_of_each_batch(split, model, name):
-    criterion = InfoNCE(0.07) if name == "InfoNCE" else TripletLoss(0.5, name)
-    batches = PairBatches(score_split(model, split, keep_steps=True), 5, mask_words=False)
-    generator, losses = torch.Generator().manual_seed(0), []
-    for captions in batches.captions:
-        stacked = batches.batch_scores(captions)
-        text_text, audio_audio = stacked.text_text(), stacked.audio_audio()
-        for cross, text, audio, batch in zip(stacked.audio_text, text_text, audio_audio, captions, strict=True):
-            one = BatchScores(cross, lambda text=text: text, lambda audio=audio: audio)
-            negatives = negative_mask(torch.from_numpy(split.caption_clips[batch]))
-            losses.append(criterion(one, negatives, generator).loss)
-    assert len(losses) == 4 and torch.equal(batches.losses(criterion), torch.stack(losses))
 
 
 def test_a_split_without_negatives_has_an_objective_of_0(split, model):
@@ -234,7 +216,7 @@ def test_a_split_without_negatives_has_an_objective_of_0(split, model):
 
 def test_a_strategy_that_compares_no_clips_has_none_compared(split, model, monkeypatch):
     monkeypatch.setattr(evaluation_utils, "clip_pair_scores", None)
-    monkeypatch.setattr(evaluation_utils, "caption_pair_scores", None)
+    monkeypatch.setattr(evaluation_utils, "caption_scores", None)
     assert np.isfinite(evaluate(state_of(model, TripletLoss(0.5, "semi-hard-NS")), split, {}, 5)["val_obj"])
 
 

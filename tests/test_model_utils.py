@@ -162,7 +162,8 @@ def after_a_step(split, *settings):
 def test_an_option_that_is_off_changes_no_bit(split, off, on):
     """Nor what a checkpoint keeps of optimiser and schedule: what plays no part may change on --resume."""
     states = [after_a_step(split, *settings) for settings in ([], off, [*off, *on])]
-    published, same, other = ({name: part.state_dict() for name, part in state.parts.items()} for state in states)
+    dicts = [{name: part.state_dict() for name, part in state.checkpointables.items()} for state in states]
+    published, same, other = dicts
     assert equal(published, same) and not equal(published, other)
 
 
@@ -186,7 +187,7 @@ def test_a_step_scores_as_the_state_says(split, model, choice):
     score = Score(**choice)
     score.count_words(split.captions)
     negatives = negative_mask(batch.clips)
-    plain = embedding_scores(audio, text, *lens, pool=score.pool, importance=score.importance(batch.text))
+    plain = embedding_scores(audio, text, *lens, score, batch.text)
     expected = FULL(plain, negatives)
     terms = train_step(state_of(model, FULL, score=score), batch, negatives)
     assert terms.loss.item() == pytest.approx(expected.loss.item(), abs=1e-6)

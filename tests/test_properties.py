@@ -12,6 +12,7 @@ import torch
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from utils.step_score_utils import batch_scores, step_score_matrix
 
 from tests.helpers import ROOT, embedding_scores
 from utils.common.errors import UserError
@@ -24,7 +25,6 @@ from utils.dataset.index import read_table
 from utils.metric_utils import retrieval_metrics
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import score_matrix
-from utils.step_score_utils import batch_scores, step_score_matrix
 
 few = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 fewer = settings(few, max_examples=25)

@@ -25,7 +25,7 @@ def train(average_from, epochs=4):
         if state.average:
             state.average.add(state.model, epoch)
         results = evaluate(state, split, {}, 6)
-        parts = {name: copy.deepcopy(part.state_dict()) for name, part in state.parts.items()}
+        parts = {name: copy.deepcopy(part.state_dict()) for name, part in state.checkpointables.items()}
         kept.append((parts.get("trained", parts["model"]), parts["model"], parts["criterion"], results))
     return kept
 

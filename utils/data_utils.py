@@ -1,11 +1,11 @@
 """A split's clips and captions, and its batches of caption-clip pairs."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from models.audio_encoders import TIME_POOLING, send
+from models.audio_encoders import CRNNEncoder
 from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, readable
 from utils.common.memory import free_memory
@@ -23,6 +23,7 @@ from utils.common.processes import shard
 from utils.common.steps import EMBEDDING, INDEXING, LOG_MELS, TRAINING
 from utils.dataset.paths import DatasetPaths
 from utils.device_utils import DeviceLogMels
+from utils.score_utils import Batch
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,20 +69,6 @@ class Split:
         if isinstance(self.log_mels, DiskLogMels | DeviceLogMels):
             return self.log_mels.frames
         return [len(log_mel) for log_mel in self.log_mels]
-
-
-class Batch(NamedTuple):
-    """N caption-clip pairs, zero-padded to the longest; each rank has its own shard of the audio."""
-
-    audio: Tensor  # (N, T, n_mels) float32; of several ranks (n, T, n_mels), n its shard of N
-    text: Tensor  # (N, W) int64 word ids
-    clips: Tensor  # (N,) int64, on the CPU: which clip; equal where two captions describe one clip
-    audio_lens: Tensor  # (N,) int64 true frames
-    text_lens: Tensor  # (N,) int64 true words
-
-    def to(self, device: torch.device) -> "Batch":
-        """The batch on a device, but for `clips`: by these the host decides whether there is a step."""
-        return Batch(*(part if part is self.clips else send(part, device) for part in self))
 
 
 def load_split(
@@ -155,16 +142,13 @@ def on_device(split: Split, name: str, device: torch.device, cache: str, needed:
     return replace(split, log_mels=DeviceLogMels(split.log_mels, device))
 
 
-def batches(split: Split, batch_size: int, shuffle: bool = False) -> "DataLoader | DeviceBatches":
+def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
     """Batches of a split's caption-clip pairs: every caption once, in an order from torch's generator if shuffled."""
-    if isinstance(split.log_mels, DeviceLogMels):
-        return DeviceBatches(split, batch_size, shuffle)
     return DataLoader(
         range(len(split.captions)),
         batch_size,
         shuffle=shuffle,
         num_workers=DISK_WORKERS if isinstance(split.log_mels, DiskLogMels) else 0,
-        pin_memory=torch.cuda.is_available(),
         collate_fn=lambda captions: collate(split, captions),
     )
 
@@ -174,55 +158,25 @@ def batch_order(split: Split, batch_size: int, shuffle: bool = False) -> DataLoa
     return DataLoader(range(len(split.captions)), batch_size, shuffle=shuffle, collate_fn=list)
 
 
-class DeviceBatches:
-    """`batches` of a split that is on a device: the epoch's order is made and copied at once, a batch is a look-up."""
-
-    def __init__(self, split: Split, batch_size: int, shuffle: bool):
-        self.split, self.device = split, split.log_mels.device
-        self.order = batch_order(split, batch_size, shuffle)
-        self.words = np.array([len(words) for words in split.captions])
-        self.text = send(pad_sequence(split.captions, batch_first=True), self.device)  # (M, W)
-        self.text_lens = send(torch.from_numpy(self.words), self.device)
-        self.clips = send(torch.from_numpy(split.caption_clips), self.device)
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __iter__(self) -> Iterator[Batch]:
-        order = list(self.order)
-        captions = send(torch.tensor([caption for batch in order for caption in batch]), self.device)
-        for batch, own in zip(order, captions.split(self.order.batch_size), strict=True):
-            yield self._batch(batch, own)
-
-    def _batch(self, captions: list[int], there: Tensor) -> Batch:
-        """The batch of some captions, by index, here and on the device."""
-        clips, log_mels = self.split.caption_clips[captions], self.split.log_mels
-        longest = max(log_mels.frames[clip] for clip in clips)  # of all shards
-        those = self.clips[there]
-        return Batch(
-            audio=log_mels.padded(those[shard(len(clips))], longest),
-            text=self.text[:, : self.words[captions].max()][there],
-            clips=torch.from_numpy(clips),
-            audio_lens=log_mels.lens[those],
-            text_lens=self.text_lens[there],
-        )
-
-
 def collate(split: Split, captions: list[int]) -> Batch:
-    """The batch of some captions, by index, with their clips; each rank reads its shard of these."""
-    clips = split.caption_clips[captions]
+    """The batch of captions, by index, and their clips; each rank reads its shard of these."""
+    clips, text = split.caption_clips[captions], [split.captions[caption] for caption in captions]
     audio_lens = torch.tensor([split.frames[clip] for clip in clips])
-    audio = pad_sequence([split.log_mels[clip] for clip in clips[shard(len(clips))]], batch_first=True)
-    if missing := int(audio_lens.max()) - audio.shape[1]:  # to the longest clip of all shards
-        audio = F.pad(audio, (0, 0, 0, missing))
-    text = [split.captions[caption] for caption in captions]
     return Batch(
-        audio=audio,
+        audio=_padded(split.log_mels, clips[shard(len(clips))], int(audio_lens.max())),  # to the longest of all shards
         text=pad_sequence(text, batch_first=True),
         clips=torch.from_numpy(clips),
         audio_lens=audio_lens,
         text_lens=torch.tensor([len(words) for words in text]),
     )
+
+
+def _padded(log_mels: Sequence[Tensor], clips: np.ndarray, frames: int) -> Tensor:
+    """The log-mels of clips (n,), zero-padded: (n, frames, n_mels), where they are kept."""
+    if isinstance(log_mels, DeviceLogMels):
+        return log_mels.padded(clips, frames)
+    audio = pad_sequence([log_mels[clip] for clip in clips], batch_first=True)
+    return F.pad(audio, (0, 0, 0, frames - audio.shape[1])) if audio.shape[1] < frames else audio
 
 
 def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, int]) -> Tensor:
@@ -268,8 +222,8 @@ def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
             f"{path}: clip {fid} has the shape {shape}, but audio_logmel.n_mels asks for (frames, {n_mels}); run "
             f"{LOG_MELS} again"
         )
-    if shape[0] < TIME_POOLING:
-        raise UserError(f"{path}: clip {fid} has {shape[0]} frames; the model needs at least {TIME_POOLING}")
+    if not CRNNEncoder.frames_out(shape[0]):
+        raise UserError(f"{path}: clip {fid} has {shape[0]} frames; the model needs at least {CRNNEncoder.rate}")
     return shape[0]
 
 

@@ -4,10 +4,11 @@ later."""
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from models.audio_encoders import send
+from models.tensors import to_device
 
 READ_EVERY = 50  # steps, of whose losses and gradients CUDA's host reads at once whether they are finite
 DRAWN_AT_ONCE = 2**20  # random numbers: those of 512 steps of 32 pairs
@@ -76,7 +77,7 @@ class DeviceLogMels(Sequence[Tensor]):
         self.places: list[int] = starts.tolist()
         for log_mel, start in zip(log_mels, self.places, strict=False):
             self.rows[start : start + len(log_mel)] = log_mel
-        self.starts, self.lens = send(starts[:-1], device), send(torch.tensor(self.frames), device)
+        self.starts, self.lens = to_device(starts[:-1], device), to_device(torch.tensor(self.frames), device)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -87,8 +88,9 @@ class DeviceLogMels(Sequence[Tensor]):
         start = self.places[clip]
         return self.rows[start : start + self.frames[clip]]
 
-    def padded(self, clips: Tensor, frames: int) -> Tensor:
-        """The log-mels of clips (n,), on the device, zero-padded: (n, frames, n_mels)."""
+    def padded(self, clips: np.ndarray, frames: int) -> Tensor:
+        """The log-mels of clips (n,), zero-padded: (n, frames, n_mels)."""
+        clips = to_device(torch.from_numpy(clips), self.device)
         place = torch.arange(frames, device=self.device)  # (T,)
         row = self.starts[clips].unsqueeze(1) + place  # (n, T)
         return self.rows[torch.where(place < self.lens[clips].unsqueeze(1), row, len(self.rows) - 1)]
@@ -113,6 +115,6 @@ class Draws:
         count = math.prod(size)
         if len(self.left) < count:
             more = torch.rand(max(count, self.at_once), generator=self.generator)
-            self.left = torch.cat([self.left, send(more, self.device)])
+            self.left = torch.cat([self.left, to_device(more, self.device)])
         taken, self.left = self.left[:count], self.left[count:]
         return taken.view(size)

@@ -2,13 +2,12 @@
 
 Everything stays on the model's device until the results are read, all at once.
 
-Shapes: C clips, M captions, V vocabulary, B batches of N pairs.
+Shapes: C clips, M captions, V vocabulary; batches of N pairs; L encoder outputs.
 """
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -17,17 +16,17 @@ from scipy.sparse import csr_array
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from models.audio_encoders import TIME_POOLING, send
 from models.core import CRNNWordModel
+from models.tensors import to_device
 from utils.common.processes import all_reduce_sum, broadcast_buffers, on_rank_zero, own_share
 from utils.criterion_utils import compares_clips, negative_mask
 from utils.data_utils import Split
 from utils.device_utils import Diverged
-from utils.metric_utils import averages, per_query_by_places, right_pairs
+from utils.fast_score_utils import EncodedClips, caption_scores, clip_pair_scores, split_word_scores
+from utils.metric_utils import averages, per_query_by_counts, right_pairs
 from utils.model_utils import TrainState
-from utils.place_utils import CaptionScores, places_in_both_directions, spread
+from utils.retrieval_utils import CaptionScores, rank_counts, spread
 from utils.score_utils import BatchScores, Pool, Score, caption_word_weights, mean_over_frames
-from utils.split_score_utils import EncodedClips, caption_pair_scores, clip_pair_scores, group_word_scores
 
 LENGTH_STEP = 64  # frames; clips are padded to multiples, since convolutions keep memory for every size that they meet
 FRAMES_AT_ONCE = 2**17  # of all the clips that are encoded together: 64 clips of 40 s
@@ -41,12 +40,12 @@ class SplitScores:
     words: Tensor  # (V, E) embeddings
     weights: csr_array  # (M, V) how much of each caption a word is, all words alike
     cross: CaptionScores  # of every clip with every caption
-    clips: EncodedClips | None  # what the clips were encoded to, where that was asked for
+    clips: EncodedClips | None  # the encoder's outputs, where they were asked for
 
 
 @torch.no_grad()
 def score_split(
-    model: CRNNWordModel, split: Split, score: Score | None = None, keep_steps: bool = False
+    model: CRNNWordModel, split: Split, score: Score | None = None, keep_encoded: bool = False
 ) -> SplitScores:
     """Score every clip of a split with every caption, from one encoding of each clip.
 
@@ -54,21 +53,22 @@ def score_split(
         model: in evaluation mode.
         split: C clips, M captions.
         score: its pool and the weights of its words; None: the published score.
-        keep_steps: keep what clips were encoded to, for the strategies that compare clips with clips.
+        keep_encoded: keep the encoder's outputs, for the strategies that compare clips with clips.
     """
     score = score or Score()
     captions = [ids.numpy() for ids in split.captions]
     ids, weights = caption_word_weights(captions)  # (V,), (M, V)
     words = embed_words(model, ids)
-    by_word, clips = score_words(model, split, [words], score.pool, keep_steps)
-    weighed = weights if score.idf_values is None else caption_word_weights(captions, importance=score.idf_values)[1]
+    by_word, clips = score_words(model, split, [words], score.pool, keep_encoded)
+    idf = score.idf_values
+    weighed = weights if idf is None else caption_word_weights(captions, idf=idf)[1]
     return SplitScores(split, words, weights, CaptionScores(weighed, by_word), clips)
 
 
 @torch.no_grad()
 def embed_words(model: CRNNWordModel, ids: np.ndarray) -> Tensor:
     """The embeddings of words by id, (V,) -> (V, E), on the model's device."""
-    return model.text_branch(send(torch.from_numpy(ids), model.device).unsqueeze(0))[0]
+    return model.text_branch(to_device(torch.from_numpy(ids), model.device).unsqueeze(0))[0]
 
 
 @torch.no_grad()
@@ -77,50 +77,53 @@ def score_words(
     split: Split,
     tables: list[Tensor],
     pool: Pool = mean_over_frames,
-    keep_steps: bool = False,
+    keep_encoded: bool = False,
     part: slice | None = None,
 ) -> tuple[Tensor, EncodedClips | None]:
-    """The score of each word, of tables (V, E), with every clip, or those of a part: (sum of V, C); and what the clips
-    were encoded to, if it is kept.
+    """The score of each word, of tables (V, E), with every clip, or those of a part: (sum of V, C); and the encoder's
+    outputs, if they are kept.
 
-    Each table is multiplied on its own: to the bit, a word's scores do not depend on the other tables.
-    Several ranks encode and score a share of the groups each, and every rank gets all: what a clip is encoded to does
-    not depend on the number of ranks, to the bit.
+    Each table is multiplied by itself: to the bit, a word's scores do not depend on the other tables.
+    Several ranks encode and score a share of the groups each, and every rank gets all: a clip's outputs do not depend
+    on the number of ranks, to the bit.
     """
     part = part or slice(0, len(split.fids))
     frames = np.array(split.frames[part])
-    groups = _groups(frames, at_once=64 if model.device.type == "cuda" else 4)
+    lengths = model.audio_enc.frames_out(frames)
+    groups = _groups(frames, lengths, at_once=64 if model.device.type == "cuda" else 4)
     order = np.concatenate(groups)
-    counts, lengths = np.array([[len(clips), frames[clips[0]] // TIME_POOLING] for clips in groups]).T
-    columns, rows = (np.cumsum(sizes) - sizes for sizes in (counts, counts * lengths))  # where each group begins
+    counts, longest = np.array([[len(clips), lengths[clips[0]]] for clips in groups]).T
+    columns, rows = (np.cumsum(sizes) - sizes for sizes in (counts, counts * longest))  # where each group begins
     scores = tables[0].new_zeros(sum(map(len, tables)), len(frames))
-    steps = scores.new_zeros(counts @ lengths if keep_steps else 0, tables[0].shape[1])
+    kept = scores.new_zeros(counts @ longest if keep_encoded else 0, tables[0].shape[1])
     for clips, column, row in own_share(list(zip(groups, columns, rows, strict=True))):
         encoded = encode_clips(model, split, [part.start + clip for clip in clips])  # (N, L, E)
-        by_clip = [group_word_scores(encoded, frames[clips].tolist(), words, pool) for words in tables]
-        scores[:, column : column + len(clips)] = torch.cat(by_clip)
-        if keep_steps:
-            steps[row : row + encoded.shape[0] * encoded.shape[1]] = encoded.flatten(0, 1)
+        group = EncodedClips.of_batch(encoded, lengths[clips], frames[clips])
+        scores[:, column : column + len(clips)] = torch.cat([split_word_scores(group, words, pool) for words in tables])
+        if keep_encoded:
+            kept[row : row + len(group.rows)] = group.rows
     all_reduce_sum(scores)
-    all_reduce_sum(steps)
+    all_reduce_sum(kept)
     places = np.argsort(order)  # (C,) of the clips in that order
-    by_word = scores.index_select(1, send(torch.from_numpy(places), model.device))
-    starts = np.concatenate([row + length * np.arange(n) for row, length, n in zip(rows, lengths, counts, strict=True)])
-    return by_word, EncodedClips(steps, starts[places], frames) if keep_steps else None
+    by_word = scores.index_select(1, to_device(torch.from_numpy(places), model.device))
+    starts = np.concatenate([row + length * np.arange(n) for row, length, n in zip(rows, longest, counts, strict=True)])
+    return by_word, EncodedClips(kept, starts[places], lengths, frames) if keep_encoded else None
 
 
 def encode_clips(model: CRNNWordModel, split: Split, clips: list[int]) -> Tensor:
-    """The steps of some clips, those of the most steps first: (N, L, E), of each those that its own frames make."""
+    """Encode clips, those with the most outputs first: (N, L, E), each clip's first outputs as of the clip alone."""
     log_mels = [split.log_mels[clip] for clip in clips]
     audio = pad_sequence(log_mels, batch_first=True)
     audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
-    return model.audio_steps(send(audio, model.device), torch.tensor([len(log_mel) for log_mel in log_mels]))
+    lengths = torch.tensor([len(log_mel) for log_mel in log_mels])
+    return model.encode_audio(to_device(audio, model.device), lengths)
 
 
-def _groups(frames: np.ndarray, at_once: int) -> list[list[int]]:
-    """The clips by length, so many at once, fewer where they are long: the memory is bounded, or a single clip's.
+def _groups(frames: np.ndarray, lengths: np.ndarray, at_once: int) -> list[list[int]]:
+    """Group clips (C,) by their frames, at most `at_once` together, fewer where they are long: the memory is bounded,
+    or a single clip's.
 
-    Short clips come first; within a group, those of the most steps.
+    Short clips come first; within a group, those with the most outputs, `lengths` (C,).
     """
     groups: list[list[int]] = [[]]
     for clip in np.argsort(frames, kind="stable").tolist():
@@ -128,11 +131,11 @@ def _groups(frames: np.ndarray, at_once: int) -> list[list[int]]:
         if len(group) == at_once or (group and (len(group) + 1) * frames[clip] > FRAMES_AT_ONCE):
             groups.append([])
         groups[-1].append(clip)
-    return [sorted(group, key=lambda clip: -(frames[clip] // TIME_POOLING)) for group in groups]
+    return [sorted(group, key=lambda clip: -lengths[clip]) for group in groups]
 
 
 class PairBatches:
-    """A split's pairs in batches, in one fixed shuffled order and with fixed draws; those of one size go at once.
+    """A split's pairs in batches, in one fixed shuffled order and with fixed draws.
 
     Frames are pooled over each clip's own length; words averaged over the longest caption of the batch, as published,
     unless mask_words. S_padded = n_words / W_max * S_masked, exactly. Batches without any negative are left out.
@@ -140,71 +143,50 @@ class PairBatches:
 
     def __init__(self, scores: SplitScores, batch_size: int, mask_words: bool):
         self.scores, self.mask_words = scores, mask_words
-        order = np.random.default_rng(0).permutation(len(scores.split.captions))
-        whole = len(order) // batch_size * batch_size
-        clips, generator = scores.split.caption_clips, torch.Generator().manual_seed(0)
-        self.captions: list[np.ndarray] = []  # (B, N) each
-        self.draws: list[Tensor] = []  # (B, 2, N, N) for each
-        for captions in (order[:whole].reshape(-1, batch_size), order[whole:].reshape(1, -1)):
-            captions = captions[(clips[captions] != clips[captions[:, :1]]).any(axis=1)]
-            if len(captions):
-                n = captions.shape[1]
-                self.captions.append(captions)
-                self.draws.append(torch.rand((len(captions), 2, n, n), generator=generator))
+        order, clips = np.random.default_rng(0).permutation(len(scores.split.captions)), scores.split.caption_clips
+        batches = np.split(order, range(batch_size, len(order), batch_size))
+        self.captions = [batch for batch in batches if (clips[batch] != clips[batch[0]]).any()]  # (N,) each
+        generator = torch.Generator().manual_seed(0)
+        self.draws = [torch.rand(2, len(batch), len(batch), generator=generator) for batch in self.captions]
 
     @torch.no_grad()
     def losses(self, criterion: nn.Module) -> Tensor:
-        """The criterion's loss of each batch: (B,), on the device."""
-        parts = zip(map(self.batch_scores, self.captions), self.captions, self.draws, strict=True)
-        losses = [self._losses_at_once(criterion, *part) for part in parts]
-        return torch.cat(losses) if losses else self.scores.words.new_zeros(1)
-
-    def _losses_at_once(self, criterion: nn.Module, scores: BatchScores, captions: np.ndarray, draws: Tensor) -> Tensor:
-        """(B,), as if the criterion were called batch by batch."""
-
-        def loss(batch: Tensor, cross: Tensor, negatives: Tensor, drawn: Tensor) -> Tensor:
-            def of_batch(within: Callable[[], Tensor]) -> Callable[[], Tensor]:
-                return lambda: within().index_select(0, batch.unsqueeze(0))[0]  # (N, N)
-
-            one = BatchScores(cross, of_batch(scores.text_text), of_batch(scores.audio_audio))
-            return criterion(one, negatives, drawn).loss
-
-        cross, device = scores.audio_text, scores.audio_text.device
-        clips = send(torch.from_numpy(self.scores.split.caption_clips[captions]), device)  # (B, N)
-        negatives = torch.vmap(negative_mask)(clips)  # (B, N, N)
-        return torch.vmap(loss)(torch.arange(len(cross), device=device), cross, negatives, send(draws, device))
+        """The criterion's loss of each of B batches: (B,), on the device; of none, 0."""
+        device, losses = self.scores.words.device, []
+        for captions, draws in zip(self.captions, self.draws, strict=True):
+            negatives = negative_mask(torch.from_numpy(self.scores.split.caption_clips[captions]))
+            terms = criterion(self.batch_scores(captions), to_device(negatives, device), to_device(draws, device))
+            losses.append(terms.loss)
+        return torch.stack(losses) if losses else self.scores.words.new_zeros(1)
 
     def batch_scores(self, captions: np.ndarray) -> BatchScores:
-        """The scores of B batches of captions (B, N) and their clips, (B, N, N) each."""
+        """The scores of a batch of captions (N,) and their clips, (N, N) each."""
         split, device = self.scores.split, self.scores.words.device
-        own_clips = split.caption_clips[captions]  # (B, N)
-        clips = send(torch.from_numpy(own_clips), device)
-        lens = torch.tensor([[len(split.captions[caption]) for caption in batch] for batch in captions])
-        shares = send(lens / lens.amax(dim=1, keepdim=True), device)  # (B, N)
-        with_clips = self.scores.cross.with_clips(captions.ravel(), own_clips.repeat(captions.shape[1], axis=0))
-        cross = with_clips.view(*captions.shape, -1).mT  # (B*N captions, N clips) -> (B, N clips, N captions)
+        clips = split.caption_clips[captions]  # (N,)
+        lens = torch.tensor([len(split.captions[caption]) for caption in captions])
+        shares = to_device(lens / lens.max(), device)  # (N,)
+        cross = self.scores.cross.with_clips(captions, np.tile(clips, (len(clips), 1))).T  # (N clips, N captions)
 
-        @cache
         def text_text() -> Tensor:
-            within = caption_pair_scores(self.scores.words, self.scores.weights, captions)
-            return within if self.mask_words else within * shares.unsqueeze(2) * shares.unsqueeze(1)
+            within = caption_scores(self.scores.words, self.scores.weights[captions])
+            return within if self.mask_words else within * shares.unsqueeze(1) * shares.unsqueeze(0)
 
-        return BatchScores(
-            audio_text=cross if self.mask_words else cross * shares.unsqueeze(1),
-            text_text=text_text,
-            audio_audio=lambda: self.clips_with_clips[clips.unsqueeze(2), clips.unsqueeze(1)],
-        )
+        def audio_audio() -> Tensor:
+            places = to_device(torch.from_numpy(clips), device)
+            return self.clips_with_clips[places.unsqueeze(1), places.unsqueeze(0)]
+
+        return BatchScores(cross if self.mask_words else cross * shares, text_text, audio_audio)
 
     @cached_property
     def clips_with_clips(self) -> Tensor:
         """(C, C): the scores of all clips that meet in a batch, each pair of clips scored once."""
         encoded, count = self.scores.clips, len(self.scores.split.fids)
-        clips = [self.scores.split.caption_clips[captions] for captions in self.captions]  # (B, N) each
-        met = np.unique(np.concatenate([(part[:, :, None] * count + part[:, None, :]).ravel() for part in clips]))
+        batches = [self.scores.split.caption_clips[captions] for captions in self.captions]  # (N,) each
+        met = np.unique(np.concatenate([(clips[:, None] * count + clips[None, :]).ravel() for clips in batches]))
         pairs = np.stack([met // count, met % count], axis=1)
         pairs = pairs[pairs[:, 0] <= pairs[:, 1]]  # (P, 2)
         within = encoded.rows.new_full((count, count), torch.nan)
-        i, j = send(torch.from_numpy(pairs), within.device).unbind(dim=1)
+        i, j = to_device(torch.from_numpy(pairs), within.device).unbind(dim=1)
         within[i, j] = within[j, i] = clip_pair_scores(encoded, pairs)
         return within
 
@@ -219,7 +201,7 @@ def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], bat
     model = state.evaluated.eval()
     broadcast_buffers(model)
     compare = any(map(compares_clips, [state.criterion, *metrics.values()]))
-    scores = score_split(model, split, state.score, keep_steps=compare)
+    scores = score_split(model, split, state.score, keep_encoded=compare)
     return on_rank_zero(lambda: _results(state, scores, metrics, batch_size))
 
 
@@ -229,13 +211,13 @@ def _results(
     batches = PairBatches(scores, batch_size, state.score.mask_words)
     losses = {name: batches.losses(criterion) for name, criterion in ({"obj": state.criterion} | metrics).items()}
     pairs = right_pairs(scores.split.caption_clips)
-    places = places_in_both_directions(scores.cross, pairs)  # (5, M)
+    counts = rank_counts(scores.cross, pairs)  # (5, M)
     summary = torch.stack([torch.isfinite(scores.cross.by_word).all().double(), spread(scores.cross)])
-    parts = [summary, places.flatten(), *losses.values()]
+    parts = [summary, counts.flatten(), *losses.values()]
     (finite, deviation), *read = _read(parts)
     if not finite:
         raise Diverged("the validation scores are not finite", [])
-    values = per_query_by_places(read[0].reshape(5, -1), pairs, len(scores.split.fids), len(pairs))
+    values = per_query_by_counts(read[0].reshape(5, -1), pairs, len(scores.split.fids), len(pairs))
     text_to_audio, audio_to_text = (averages(values[side])["mAP"] for side in ("text_to_audio", "audio_to_text"))
     return {
         **{f"val_{name}": statistics.fmean(values) for name, values in zip(losses, read[1:], strict=True)},

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from models.audio_encoders import TIME_POOLING, CRNNEncoder
+from models.audio_encoders import CRNNEncoder
 from utils.common.errors import UserError
 from utils.common.memory import free_memory
 from utils.common.processes import world_size
@@ -14,8 +14,8 @@ from utils.common.steps import INDEXING
 from utils.criterion_utils import compares_clips
 from utils.data_utils import Split
 from utils.dataset.paths import DatasetPaths
+from utils.fast_score_utils import AT_ONCE
 from utils.model_utils import build_criterion
-from utils.score_utils import AT_ONCE
 
 if TYPE_CHECKING:
     from utils.conf.schema import Conf
@@ -69,11 +69,11 @@ def step_memory(conf: "Conf", dim: int, clips: int, frames: int, words: int) -> 
         words: of all the batch's captions, padded.
     """
     encoder, images = CRNNEncoder(conf.audio_logmel.n_mels, dim).eval(), 0
-    x = torch.zeros(1, 1, TIME_POOLING, conf.audio_logmel.n_mels)
+    x = torch.zeros(1, 1, encoder.rate, conf.audio_logmel.n_mels)
     with torch.autocast("cpu", torch.bfloat16, enabled=conf.param_conf.precision == "bfloat16"):
         for layer in encoder.cnn:
             before, x = x, layer(x)
             images += x.nbytes if x.data_ptr() != before.data_ptr() else 0
-    of_frame = IMAGE_COPIES * images / TIME_POOLING + WORD_COPIES[conf.score.frames] * 4 * words
+    of_frame = IMAGE_COPIES * images / encoder.rate + WORD_COPIES[conf.score.frames] * 4 * words
     compares = compares_clips(build_criterion(conf))
     return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)

@@ -121,13 +121,13 @@ def both_directions(
     }
 
 
-def per_query_by_places(
+def per_query_by_counts(
     places: np.ndarray, pairs: np.ndarray, clips: int, captions: int
 ) -> dict[str, dict[str, np.ndarray]]:
     """`per_query_metrics` of text-to-audio (M,) and of audio-to-text (C,), the same numbers, without the scores.
 
     Args:
-        places: (5, L) of `place_utils.places_in_both_directions`.
+        places: (5, L) of `retrieval_utils.rank_counts`.
         pairs: (L, 2) of `right_pairs`.
         clips, captions: C, M.
     """
@@ -143,10 +143,10 @@ def per_query_by_places(
 
 
 def per_query_by_chance(pairs: np.ndarray, clips: int, captions: int) -> dict[str, dict[str, np.ndarray]]:
-    """`per_query_by_places` of random rankings: expected values, which are those of scores that are all equal."""
+    """`per_query_by_counts` of random rankings: expected values, which are those of scores that are all equal."""
     nothing = np.zeros(len(pairs))
     places = np.stack([nothing, nothing, nothing + clips, nothing, nothing + captions])
-    return per_query_by_places(places, pairs, clips, captions)
+    return per_query_by_counts(places, pairs, clips, captions)
 
 
 def chance_map(relevant: np.ndarray, items: int) -> float:
@@ -164,7 +164,7 @@ def chance_map(relevant: np.ndarray, items: int) -> float:
 
 
 def chance_both_directions(pairs: np.ndarray, clips: int, captions: int) -> dict[str, float]:
-    """`chance_map` of text-to-audio and audio-to-text retrieval; arguments as in `per_query_by_places`."""
+    """`chance_map` of text-to-audio and audio-to-text retrieval; arguments as in `per_query_by_counts`."""
     return {
         "text_to_audio": chance_map(np.bincount(pairs[:, 1], minlength=captions), clips),
         "audio_to_text": chance_map(np.bincount(pairs[:, 0], minlength=clips), captions),

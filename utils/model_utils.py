@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from models.audio_encoders import send
 from models.core import CRNNWordModel
+from models.tensors import to_device
 from utils.common.errors import UserError
 from utils.common.memory import keep_freed_memory
 from utils.common.processes import (
@@ -25,11 +25,10 @@ from utils.common.processes import (
     world_size,
 )
 from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
-from utils.data_utils import Batch
 from utils.device_utils import Draws, FiniteSteps
+from utils.fast_score_utils import clip_scores
 from utils.negative_utils import pick_statistics
-from utils.score_utils import BatchScores, Score
-from utils.step_score_utils import batch_scores, self_step_score_matrix
+from utils.score_utils import Batch, BatchScores, Score
 from utils.swa_utils import WeightAverage
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class TrainState:
         return self.model if self.average is None else self.average.module
 
     @property
-    def parts(self) -> dict[str, object]:
+    def checkpointables(self) -> dict[str, object]:
         """What a checkpoint keeps the state of, by name."""
         names = ("score", "criterion", "optimizer", "scheduler")
         trained = {} if self.average is None else {"trained": self.model}
@@ -151,9 +150,13 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
     """
     batch, draws = batch.to(state.device), draws or Draws(None, state.device)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
-        steps = state.model.audio_steps(batch.audio)
-    scores = step_scores(state, batch, steps.to(batch.audio.dtype))  # under autocast steps are bfloat16
-    terms = state.criterion(scores, send(negatives, state.device), draws.take(2, *negatives.shape))
+        encoded = state.model.encode_audio(batch.audio)
+    encoded = encoded.to(batch.audio.dtype)  # (N, L, E), bfloat16 under autocast; of several ranks, this one's shard
+    shard_lens = batch.audio_lens[shard(len(batch.text))]
+    scores = state.score(encoded, state.model.text_branch(batch.text), batch._replace(audio_lens=shard_lens))
+    if world_size() > 1:
+        scores = gather_scores(state, scores, encoded, batch)
+    terms = state.criterion(scores, to_device(negatives, state.device), draws.take(2, *negatives.shape))
     state.optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
     partial = [*state.model.parameters(), *state.score.parameters()]
@@ -165,24 +168,17 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
     return terms._replace(loss=terms.loss.detach())
 
 
-def step_scores(state: TrainState, batch: Batch, steps: Tensor) -> BatchScores:
-    """The scores of a batch of N pairs, from the steps (n, L, E) of this rank's shard of its clips.
+def gather_scores(state: TrainState, scores: BatchScores, encoded: Tensor, batch: Batch) -> BatchScores:
+    """The scores of all N pairs of a batch, from those that each of several ranks has of its shard of the clips.
 
-    Every rank gets them all, with that part of the gradient that goes through its own steps.
+    Every rank gets them all, with that part of the gradient that goes through its own outputs `encoded` (n, L, E).
     """
-    pairs, frames = len(batch.text), batch.audio.shape[1]
-    audio_lens = batch.audio_lens if state.score.mask_frames else None
-    text_lens = batch.text_lens if state.score.mask_words else None
-    own_lens = None if audio_lens is None else audio_lens[shard(pairs)]
-    words, importance = state.model.text_branch(batch.text), state.score.importance(batch.text)
-    scores = batch_scores(steps, frames, words, own_lens, text_lens, state.score.pool, importance)
-    if world_size() == 1:
-        return scores
+    pairs = len(batch.text)
 
     def audio_audio() -> Tensor:
-        own_rows = range(rank(), pairs, world_size())  # of a triangle: every so many, for equal work
-        everyones = gather_rows(steps.detach(), pairs)
-        return all_reduce_sum(self_step_score_matrix(everyones, frames, audio_lens, own_rows))
+        anchors = range(rank(), pairs, world_size())  # of a triangle: every so many, for equal work
+        lens = batch.audio_lens if state.score.mask_frames else None
+        return all_reduce_sum(clip_scores(gather_rows(encoded.detach(), pairs), batch.audio.shape[1], lens, anchors))
 
     return scores._replace(audio_text=gather_rows(scores.audio_text, pairs), audio_audio=audio_audio)
 

@@ -4,7 +4,8 @@ A strategy sees the scores of a batch of N anchor pairs and which items may serv
 and returns two (N, N) boolean masks of what it picked: audio negatives and text negatives, a row an anchor.
 An anchor without negatives gets empty rows. Ties go to the first index. Choosing takes no gradient.
 
-A ninth strategy is one function here and one row in STRATEGIES.
+A ninth strategy is one function here and one row in STRATEGIES. One that reads scores within a modality declares it,
+by `compares`: audio-audio scores need the encoder's outputs of all clips.
 Source: Xie, Räsänen, Virtanen, "On Negative Sampling for Contrastive Audio-Text Retrieval", ICASSP 2023.
 """
 
@@ -17,6 +18,16 @@ from utils.score_utils import BatchScores
 
 Picks = tuple[Tensor, Tensor]  # audio negatives, text negatives: (N, N) bool each
 Strategy = Callable[[BatchScores, Tensor, torch.Generator | None], Picks]
+
+
+def compares(modality: str) -> Callable[[Strategy], Strategy]:
+    """Declare that a strategy compares items of one modality, "text" or "audio", with each other."""
+
+    def declare(strategy: Strategy) -> Strategy:
+        strategy.compares = modality
+        return strategy
+
+    return declare
 
 
 def random_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | Tensor | None) -> Picks:
@@ -45,21 +56,25 @@ def hard_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator |
     return _highest(scores.audio_text.T, negatives), _highest(scores.audio_text, negatives)
 
 
+@compares("text")
 def easy_text_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
     """The pair whose caption is least like the anchor's."""
     return _pair(_highest(-scores.text_text(), negatives))
 
 
+@compares("text")
 def hard_text_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
     """The pair whose caption is most like the anchor's."""
     return _pair(_highest(scores.text_text(), negatives))
 
 
+@compares("audio")
 def easy_audio_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
     """The pair whose clip is least like the anchor's."""
     return _pair(_highest(-scores.audio_audio(), negatives))
 
 
+@compares("audio")
 def hard_audio_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | None) -> Picks:
     """The pair whose clip is most like the anchor's."""
     return _pair(_highest(scores.audio_audio(), negatives))

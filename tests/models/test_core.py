@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models import audio_encoders
+from models import padded_clips
 from models.core import CRNNWordModel
 
 
@@ -51,7 +51,7 @@ def trained_model():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))
-    model.audio_steps(torch.randn(4, 60, 64, dtype=torch.float64) - 5)
+    model.encode_audio(torch.randn(4, 60, 64, dtype=torch.float64) - 5)
     return model.eval()
 
 
@@ -59,9 +59,9 @@ def test_clips_encoded_together_are_those_encoded_alone():
     model = trained_model()
     clips = [torch.randn(frames, 64, dtype=torch.float64) - 5 for frames in (4, 37, 5, 64, 63, 62, 61)]
     lens = torch.tensor([len(clip) for clip in clips])
-    together = model.audio_steps(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lens)
+    together = model.encode_audio(torch.nn.utils.rnn.pad_sequence(clips, batch_first=True), lens)
     for steps, clip in zip(together, clips, strict=True):
-        alone = model.audio_steps(clip.unsqueeze(0))[0]
+        alone = model.encode_audio(clip.unsqueeze(0))[0]
         torch.testing.assert_close(steps[: len(clip) // 4], alone, rtol=0, atol=1e-9)
 
 
@@ -72,13 +72,13 @@ def test_long_clips_pass_the_cnn_block_by_block(monkeypatch, block):
     model.audio_enc.cnn[1].register_forward_hook(lambda module, inputs, output: sizes.append(output.shape[2]))
     for frames in (4, 7, 29, 30, 31, 32, 33, 34, 35, 36, 37, 63, 64, 65, 67, 68, 97):
         audio, lens = torch.randn(3, frames, 64, dtype=torch.float64) - 5, torch.tensor([frames, 4, (frames + 4) // 2])
-        whole, together = model.audio_steps(audio), model.audio_steps(audio, lens)
+        whole, together = model.encode_audio(audio), model.encode_audio(audio, lens)
         with monkeypatch.context() as patch:
-            patch.setattr(audio_encoders, "BLOCK", block)
+            patch.setattr(padded_clips, "BLOCK", block)
             sizes.clear()
-            torch.testing.assert_close(model.audio_steps(audio), whole, rtol=0, atol=1e-9)
+            torch.testing.assert_close(model.encode_audio(audio), whole, rtol=0, atol=1e-9)
             assert max(sizes) <= block + 2 * 16  # neighbours
-            for ours, theirs, clip in zip(model.audio_steps(audio, lens), together, lens, strict=True):
+            for ours, theirs, clip in zip(model.encode_audio(audio, lens), together, lens, strict=True):
                 torch.testing.assert_close(ours[: clip // 4], theirs[: clip // 4], rtol=0, atol=1e-9)
 
 
@@ -86,10 +86,10 @@ def test_training_takes_a_long_clip_whole(monkeypatch):
     model = small_model().train()
     model.audio_enc.cnn[-1].eval()  # dropout
     audio, gradients = torch.randn(2, 50, 64) - 5, []
-    for block in (audio_encoders.BLOCK, 8):
-        monkeypatch.setattr(audio_encoders, "BLOCK", block)
+    for block in (padded_clips.BLOCK, 8):
+        monkeypatch.setattr(padded_clips, "BLOCK", block)
         model.zero_grad()
-        model.audio_steps(audio).square().sum().backward()
+        model.encode_audio(audio).square().sum().backward()
         gradients.append(model.audio_enc.cnn[1].weight.grad.clone())
     assert gradients[0].any() and torch.equal(*gradients)
 

@@ -10,7 +10,7 @@ from utils.dataset.paths import DatasetPaths
 from utils.report.gallery import Gallery, clip_files
 from utils.report.page import Page
 from utils.report.rankings import load_rankings
-from utils.score_utils import alignment_map
+from utils.score_utils import similarities
 from utils.trial.checkpoint import load_model
 from utils.trial.score_files import load_scores, word_scores_path
 
@@ -52,4 +52,4 @@ def test_the_mean_of_an_alignment_map_is_the_score(report):
 def test_an_alignment_map_by_loops():
     audio, text = torch.randn(4, 3), torch.randn(2, 3)
     expected = [[max(0.0, float(a @ e)) for e in text] for a in audio]
-    assert alignment_map(audio, text).numpy() == pytest.approx(np.array(expected), abs=1e-6)
+    assert similarities(audio, text).numpy() == pytest.approx(np.array(expected), abs=1e-6)

@@ -94,7 +94,7 @@ def _captions(search: ClipSearch, scores: np.ndarray) -> Captions:
         return Captions([], {}, [[]] * scores.shape[1])
     table, ids = load_captions(search.paths, search.split, search.words)
     captions = [caption.numpy() for caption in ids]
-    words, weights = caption_word_weights(captions, importance=search.score.idf_values)
+    words, weights = caption_word_weights(captions, idf=search.score.idf_values)
     own: dict[str, list[int]] = {}
     for caption, fid in enumerate(table["fid"]):
         own.setdefault(fid, []).append(caption)

@@ -17,7 +17,7 @@ from utils.report import figures
 from utils.report.numbers import choose_queries
 from utils.report.page import Page
 from utils.report.rankings import Ranking
-from utils.score_utils import alignment_map
+from utils.score_utils import similarities
 from utils.trial.checkpoint import Trained
 
 TOP = 5  # results shown of a query
@@ -108,7 +108,7 @@ class Gallery:
     ) -> Result:  # fmt: skip
         clip, caption = pair
         ids, log_mel = self.split.captions[caption], self.split.log_mels[clip].numpy()
-        shares = self.best.score.frame_shares(torch.from_numpy(similarities)).numpy()  # (T, W)
+        shares = self.best.score.frame_weights(torch.from_numpy(similarities)).numpy()  # (T, W)
         by_word, words = (shares * similarities).sum(axis=0), [self.best.words[word] for word in ids]
         total = score_sum(by_word, self._word_shares(ids))
         pool = self.best.score.frames
@@ -120,8 +120,8 @@ class Gallery:
 
     def _word_shares(self, ids: Tensor) -> np.ndarray | None:
         """(W,) what each word counts in a caption's score; None: all the same."""
-        importance = self.best.score.importance(ids)
-        return None if importance is None else (importance / importance.sum()).numpy()
+        idf = self.best.score.idf_values
+        return None if idf is None else idf[ids.numpy()] / idf[ids.numpy()].sum()
 
     @torch.no_grad()
     def _alignment(self, clip: int, caption: int) -> np.ndarray:
@@ -129,7 +129,7 @@ class Gallery:
         if clip not in self.frames:
             self.frames[clip] = self.best.model.audio_branch(self.split.log_mels[clip].unsqueeze(0))[0]
         words = self.best.model.text_branch(self.split.captions[caption].unsqueeze(0))[0]
-        return alignment_map(self.frames[clip], words).numpy()
+        return similarities(self.frames[clip], words).numpy()
 
     def _player(self, clip: int) -> Player:
         path = self.files[clip]

@@ -20,10 +20,10 @@ from utils.common.io import progress
 from utils.common.steps import INDEXING
 from utils.conf.schema import Conf
 from utils.criterion_utils import LossTerms, TripletLoss, negative_mask
-from utils.data_utils import Batch, Split, batch_order, collate, load_split
+from utils.data_utils import Split, batch_order, collate, load_split
 from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
-from utils.model_utils import TrainState, seed_epoch, step_scores
+from utils.model_utils import seed_epoch
 from utils.negative_utils import (
     SHARED_MEANING,
     CaptionLikeness,
@@ -37,6 +37,7 @@ from utils.report.gallery import Player, clip_files
 from utils.report.negative_figures import gap_histogram
 from utils.report.page import Page
 from utils.sampling_utils import STRATEGIES
+from utils.score_utils import Batch
 from utils.trial.checkpoint import Trained
 
 BATCHES = 20  # looked at, at the most: those without any negative are skipped, as in training
@@ -99,7 +100,6 @@ class Negatives:
 
     def _draw(self, best: Trained) -> list[Drawn]:
         model, words = best.model, best.words
-        state = TrainState(model, None, None, None, model.device, score=best.score)
         captions, clips = [ids.numpy() for ids in self.split.captions], self.split.caption_clips
         with torch.no_grad():
             vectors = model.text_branch(torch.arange(len(words)).unsqueeze(0))[0].numpy()  # (V, E)
@@ -109,7 +109,7 @@ class Negatives:
         for those, generator in progress(order, f"{self.name}: negatives, batch", total=BATCHES):
             batch = collate(self.split, those)
             if negative_mask(batch.clips).any():
-                terms = terms_of_strategies(state, batch, self.margin, generator)
+                terms = terms_of_strategies(best, batch, self.margin, generator)
                 drawn.append(Drawn(np.array(those), terms, likeness.likely_false(np.array(those))))
         return drawn
 
@@ -205,10 +205,10 @@ def drawn_captions(split: Split, conf: Conf, epoch: int) -> Iterator[tuple[list[
 
 @torch.no_grad()
 def terms_of_strategies(
-    state: TrainState, batch: Batch, margin: float, generator: torch.Generator
+    best: Trained, batch: Batch, margin: float, generator: torch.Generator
 ) -> dict[str, LossTerms]:
     """The triplet loss of a batch, with the picks, under each strategy; scores are made once for all."""
-    scores = step_scores(state, batch, state.model.audio_steps(batch.audio))
+    scores = best.score(best.model.encode_audio(batch.audio), best.model.text_branch(batch.text), batch)
     scores = scores._replace(text_text=cache(scores.text_text), audio_audio=cache(scores.audio_audio))
     negatives = negative_mask(batch.clips)
     return {name: TripletLoss(margin, name)(scores, negatives, generator) for name in STRATEGIES}

@@ -10,7 +10,7 @@ import numpy as np
 
 from utils.conf.schema import Conf
 from utils.metric_utils import per_query_by_chance, right_pairs
-from utils.place_utils import CaptionScores, hardest_negatives, per_query_both_directions
+from utils.retrieval_utils import CaptionScores, hardest_negatives, per_query_both_directions
 from utils.trial.relevance import further_pairs
 from utils.trial.score_files import StoredScores, load_scores, word_scores_path
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from models.audio_encoders import TIME_POOLING
+from models.audio_encoders import CRNNEncoder
 from utils.common.errors import UserError
 from utils.common.io import refuse_other_than, whole_file
 from utils.common.steps import INDEXING, SCORING, TRAINING
@@ -27,8 +27,8 @@ from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
 from utils.dataset.recipe import LogMelRecipe
+from utils.fast_score_utils import EncodedClips, split_word_scores
 from utils.score_utils import caption_word_weights
-from utils.step_score_utils import word_scores
 from utils.trial.directory import trial_conf
 from utils.trial.identity import check_data, check_made, check_trial, load_best
 from utils.trial.retrieval import word_importance
@@ -202,16 +202,17 @@ class ClipSearch:
     def _sound_scores(self, log_mel: np.ndarray, words: np.ndarray) -> np.ndarray:
         """A sound's score with each word: (T, n_mels) and ids (V,) -> (V,) float32."""
         embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]  # (V, E)
-        steps = self.model.audio_steps(torch.from_numpy(log_mel).unsqueeze(0))
-        return word_scores(steps, len(log_mel), embeds, self.score.pool).numpy()
+        encoded = self.model.encode_audio(torch.from_numpy(log_mel).unsqueeze(0))  # (1, L, E)
+        clip = EncodedClips.of_batch(encoded, np.array([encoded.shape[1]]), np.array([len(log_mel)]))
+        return split_word_scores(clip, embeds, self.score.pool)[:, 0].numpy()
 
     def _log_mel(self, path: Path) -> np.ndarray:
         """(T, n_mels), by the trial's recipe at the data set's sample rate."""
         if not path.is_file():
             raise UserError(f"{path}: no such file; name a {AUDIO_FILES} file")
         log_mel = read_log_mel(path, self._recipe)
-        if len(log_mel) < TIME_POOLING:
-            shortest = (TIME_POOLING - 1) * self.conf.audio_logmel.hop
+        if not CRNNEncoder.frames_out(len(log_mel)):
+            shortest = (CRNNEncoder.rate - 1) * self.conf.audio_logmel.hop
             raise UserError(f"{path}: too short: {len(log_mel)} frames; the model needs {shortest:g} s")
         return log_mel
 
@@ -228,7 +229,7 @@ class ClipSearch:
     def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:
         """The split's tids (M) and texts (M), and their `caption_word_weights`."""
         table, ids = load_captions(self.paths, self.split, self.words)
-        weights = caption_word_weights([caption.numpy() for caption in ids], importance=self.score.idf_values)
+        weights = caption_word_weights([caption.numpy() for caption in ids], idf=self.score.idf_values)
         return table["tid"].tolist(), table["raw_text"].tolist(), *weights
 
 

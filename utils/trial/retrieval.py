@@ -17,7 +17,7 @@ from utils.dataset.word_vectors import WordEmbeddings, load_further_words
 from utils.evaluation_utils import embed_words, score_words
 from utils.metric_utils import averages, chance_both_directions, right_pairs
 from utils.model_utils import prepare_model
-from utils.place_utils import per_query_both_directions, slices
+from utils.retrieval_utils import per_query_both_directions, slices
 from utils.score_utils import Score, caption_word_weights, inverse_document_frequency
 from utils.trial.checkpoint import Trained
 from utils.trial.identity import check_trial, data_digests, diverged, load_best

@@ -14,7 +14,7 @@ from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, fixed_length, readable, require_room_for
 from utils.common.io import replaced, whole_file, written
 from utils.common.steps import SCORING
-from utils.place_utils import CaptionScores, slices
+from utils.retrieval_utils import CaptionScores, slices
 from utils.score_utils import Score
 
 PUBLISHED = str(Score())

@@ -14,9 +14,9 @@ import torch
 from scipy.sparse import csr_array
 from torch import Tensor
 
-from models.audio_encoders import send
-from utils.metric_utils import per_query_by_places
-from utils.split_score_utils import caption_sums
+from models.tensors import to_device
+from utils.fast_score_utils import caption_sums
+from utils.metric_utils import per_query_by_counts
 
 ROWS = 255  # captions of a tile, so that a count of them fits in a byte
 COLUMNS = {"cpu": 512, "cuda": 2**16}  # clips of a tile: on a CPU so many as stay in the cache
@@ -63,7 +63,7 @@ class CaptionScores:
         own = self.weights[captions]  # (P, V), of S entries
         entries, owners = np.arange(len(own.data)), np.repeat(np.arange(len(captions)), np.diff(own.indptr))
         indices = (own.indices.astype(np.int64), clips[owners])
-        words, columns = (send(torch.from_numpy(part), self.by_word.device) for part in indices)
+        words, columns = (to_device(torch.from_numpy(part), self.by_word.device) for part in indices)
         table = self.by_word[words.unsqueeze(1), columns]  # (S, K)
         return caption_sums(csr_array((own.data, (owners, entries)), shape=(len(captions), len(entries))), table)
 
@@ -74,13 +74,13 @@ def slices(count: int, step: int) -> list[slice]:
 
 
 def per_query_both_directions(scores: CaptionScores, pairs: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """What each query is worth: `metric_utils.per_query_by_places`; pairs (L, 2) of `right_pairs`."""
+    """What each query is worth: `metric_utils.per_query_by_counts`; pairs (L, 2) of `right_pairs`."""
     captions, clips = scores.shape
-    return per_query_by_places(places_in_both_directions(scores, pairs).cpu().numpy(), pairs, clips, captions)
+    return per_query_by_counts(rank_counts(scores, pairs).cpu().numpy(), pairs, clips, captions)
 
 
 @torch.no_grad()
-def places_in_both_directions(scores: CaptionScores, pairs: np.ndarray) -> Tensor:
+def rank_counts(scores: CaptionScores, pairs: np.ndarray) -> Tensor:
     """Where right pairs stand in the rankings of both directions.
 
     Args:
@@ -95,7 +95,7 @@ def places_in_both_directions(scores: CaptionScores, pairs: np.ndarray) -> Tenso
     sorted_clips = clips[by_clip]
     own = scores.with_clips(captions, clips[:, None]).squeeze(1)  # (L,)
     device = own.device
-    rows, columns, order = (send(torch.from_numpy(part), device) for part in (captions, sorted_clips, by_clip))
+    rows, columns, order = (to_device(torch.from_numpy(part), device) for part in (captions, sorted_clips, by_clip))
     own_by_clip = own[order]
     counts = torch.zeros(4, len(pairs), dtype=torch.int64, device=device)
     for some, of_clips, tile in scores.tiles():
@@ -126,7 +126,7 @@ def spread(scores: CaptionScores) -> Tensor:
     """The standard deviation of all scores, a float64 scalar on their device."""
     tiles = [(tile.numel(), *torch.var_mean(tile.double(), correction=0)) for _, _, tile in scores.tiles()]
     sizes, variances, means = zip(*tiles, strict=True)
-    shares = send(torch.tensor(sizes, dtype=torch.float64) / sum(sizes), means[0].device)
+    shares = to_device(torch.tensor(sizes, dtype=torch.float64) / sum(sizes), means[0].device)
     apart = torch.stack(means) - means[0]  # 0 of scores that are all equal
     return (shares @ (torch.stack(variances) + (apart - shares @ apart).square())).sqrt()
 
@@ -137,7 +137,7 @@ def hardest_negatives(scores: CaptionScores, pairs: np.ndarray) -> tuple[np.ndar
 
     Args:
         scores: on the CPU.
-        pairs: as in `places_in_both_directions`.
+        pairs: as in `rank_counts`.
     """
     of_captions, of_clips = (np.zeros(count, np.float32) for count in scores.shape)
     for captions, clips, tile in scores.tiles():

@@ -7,9 +7,9 @@ from scipy.sparse import csr_array
 from sklearn.metrics import average_precision_score
 
 from tests.helpers import matrix_of
-from utils import place_utils
-from utils.metric_utils import averages, both_directions, per_query_by_chance, per_query_by_places, right_pairs
-from utils.place_utils import CaptionScores, hardest_negatives, places_in_both_directions, slices, spread
+from utils import retrieval_utils
+from utils.metric_utils import averages, both_directions, per_query_by_chance, per_query_by_counts, right_pairs
+from utils.retrieval_utils import CaptionScores, hardest_negatives, rank_counts, slices, spread
 from utils.score_utils import caption_word_weights
 
 VOCABULARY = 30
@@ -30,8 +30,8 @@ def some_scores(clips=12, captions=50, levels=None, seed=0):
 @pytest.fixture(params=SIZES, ids=str, autouse=True)
 def tile_size(request, monkeypatch):
     if request.param:
-        monkeypatch.setattr(place_utils, "ROWS", request.param[0])
-        monkeypatch.setattr(place_utils, "COLUMNS", {"cpu": request.param[1]})
+        monkeypatch.setattr(retrieval_utils, "ROWS", request.param[0])
+        monkeypatch.setattr(retrieval_utils, "COLUMNS", {"cpu": request.param[1]})
 
 
 @pytest.mark.parametrize("clips", [1, 12, 520])
@@ -46,9 +46,9 @@ def test_a_score_is_the_same_to_the_bit_however_it_is_asked_for(monkeypatch, cli
     seen = np.zeros_like(whole)
     for captions, some, tile in scores.tiles():
         seen[some, captions] += tile.numpy().T
-        assert tile.shape[0] <= place_utils.ROWS and tile.shape[1] <= place_utils.COLUMNS["cpu"]
+        assert tile.shape[0] <= retrieval_utils.ROWS and tile.shape[1] <= retrieval_utils.COLUMNS["cpu"]
     assert np.array_equal(seen, whole)
-    monkeypatch.setattr(place_utils, "PAIRS_AT_ONCE", 100)
+    monkeypatch.setattr(retrieval_utils, "PAIRS_AT_ONCE", 100)
     rng = np.random.default_rng(1)
     chosen, with_clips = rng.integers(0, 620, 40), rng.integers(0, clips, (40, 7))
     assert np.array_equal(scores.with_clips(chosen, with_clips).numpy(), whole[with_clips, chosen[:, None]])
@@ -62,14 +62,14 @@ def test_a_score_is_the_same_to_the_bit_however_it_is_asked_for(monkeypatch, cli
 @pytest.mark.parametrize("levels", [None, 1, 2, 9])
 @pytest.mark.parametrize(("clips", "captions"), [(1, 1), (12, 50), (550, 600)])
 def test_metrics_by_places_are_those_of_the_whole_matrix_to_the_bit(clips, captions, levels, further):
-    if clips > 100 and place_utils.ROWS < 100:
+    if clips > 100 and retrieval_utils.ROWS < 100:
         pytest.skip("very many tiles")
     scores, caption_clips = some_scores(clips, captions, levels)
     rng = np.random.default_rng(2)
     more = np.stack([rng.integers(0, clips, further), rng.integers(0, captions, further)], axis=1) if further else None
     pairs, whole = right_pairs(caption_clips, more), matrix_of(scores)
-    places = places_in_both_directions(scores, pairs).numpy()
-    found = {side: averages(v) for side, v in per_query_by_places(places, pairs, clips, captions).items()}
+    places = rank_counts(scores, pairs).numpy()
+    found = {side: averages(v) for side, v in per_query_by_counts(places, pairs, clips, captions).items()}
     assert found == both_directions(whole, caption_clips, more)
     right = np.zeros(whole.shape, bool)
     right[tuple(pairs.T)] = True
@@ -82,7 +82,7 @@ def test_metrics_by_places_are_those_of_the_whole_matrix_to_the_bit(clips, capti
 def test_places_by_plain_loops(levels):
     scores, caption_clips = some_scores(levels=levels)
     pairs, whole = right_pairs(caption_clips), matrix_of(scores)
-    for (clip, caption), place in zip(pairs, places_in_both_directions(scores, pairs).T.tolist(), strict=True):
+    for (clip, caption), place in zip(pairs, rank_counts(scores, pairs).T.tolist(), strict=True):
         own = whole[clip, caption]
         clips, captions = whole[:, caption].tolist(), whole[clip].tolist()
         expected = [sum(s > own for s in clips), clips.count(own), sum(s > own for s in captions), captions.count(own)]
@@ -114,7 +114,7 @@ def test_the_spread_is_the_standard_deviation_of_all(levels):
 def test_scores_that_are_no_numbers_have_no_place_and_no_spread():
     scores, caption_clips = some_scores()
     scores.by_word[:, 2] = torch.nan
-    places = places_in_both_directions(scores, right_pairs(caption_clips)).numpy()
+    places = rank_counts(scores, right_pairs(caption_clips)).numpy()
     assert np.isnan(places[0, caption_clips == 2]).all() and not places[1:, caption_clips == 2].any()
     assert torch.isnan(spread(scores))
 
