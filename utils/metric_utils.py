@@ -12,6 +12,8 @@ MAP_CUTOFFS = (10, 16)  # the DCASE challenge ranked by the one until 2024, and 
 AVERAGED = ("mAP", *(f"mAP{k}" for k in MAP_CUTOFFS), *(f"R{k}" for k in CUTOFFS), *(f"HR{k}" for k in CUTOFFS))
 _BLOCK = 16_000_000  # scores compared at a time
 
+# --- the definition, from a whole matrix of scores, to which the tests hold what runs --------------------
+
 
 def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, float]:
     """Metrics averaged over queries.
@@ -43,39 +45,56 @@ def per_query_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, np
     scores, relevance = np.asarray(scores), np.asarray(relevance, dtype=bool)
     _check(scores, relevance)
     query, item = np.nonzero(relevance)  # L entries, by query
-    above, tied = _places(scores, query, item)
-    return _metrics_of_places(scores[query, item], above, tied, query, scores.shape)
+    above, tied = _rank_counts(scores, query, item)
+    return _metrics_of_counts(scores[query, item], above, tied, query, scores.shape)
 
 
-def _metrics_of_places(
-    own: np.ndarray, above: np.ndarray, tied: np.ndarray, query: np.ndarray, shape: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    """`per_query_metrics` of scores of a shape (Q, I) whose relevant items, entries (L,) by query, have these places.
+def both_directions(
+    scores: np.ndarray, caption_clips: np.ndarray, further: np.ndarray | None = None
+) -> dict[str, dict[str, float]]:
+    """Metrics of text-to-audio and audio-to-text retrieval.
 
     Args:
-        own: (L,) the entries' scores.
-        above, tied: (L,) of `_places`.
-        query: (L,) whose query's they are.
+        scores: (C, M) of clips and captions.
+        caption_clips, further: as in `right_pairs`.
+
+    Returns:
+        {"text_to_audio": ..., "audio_to_text": ...}, each as `retrieval_metrics` gives it.
     """
-    queries, items = shape
-    relevant_above, relevant_tied = _relevant_places(own, query)
-    total = np.bincount(query, minlength=queries)  # (Q,) relevant items
-    groups = _Groups(above, tied, relevant_above, relevant_tied)
+    clips, captions = right_pairs(caption_clips, further).T
+    relevance = np.zeros(scores.shape, dtype=bool)
+    relevance[clips, captions] = True
+    return {
+        "text_to_audio": retrieval_metrics(np.ascontiguousarray(scores.T), relevance.T),
+        "audio_to_text": retrieval_metrics(scores, relevance),
+    }
 
-    def sums(entries: np.ndarray) -> np.ndarray:
-        return np.bincount(query, weights=entries, minlength=queries)  # (Q,)
 
-    values = {"mAP": sums(groups.precision(cutoff=items)) / total}
-    for k in MAP_CUTOFFS:
-        values[f"mAP{k}"] = sums(groups.precision(cutoff=k)) / np.minimum(total, k)
-    for k in CUTOFFS:
-        values[f"R{k}"] = sums(groups.share_within(k)) / total
-    first = relevant_above == 0  # the entries of each query's best tie group
-    for k in CUTOFFS:
-        values[f"HR{k}"] = sums(np.where(first, groups.hit_within(k) / relevant_tied, 0))
-    values["first_rank"] = sums(np.where(first, groups.first_rank() / relevant_tied, 0))
-    values["tied"] = sums(tied > relevant_tied) > 0
-    return values
+def _check(scores: np.ndarray, relevance: np.ndarray) -> None:
+    if scores.ndim != 2 or scores.shape != relevance.shape:
+        raise ValueError(f"scores {scores.shape} and relevance {relevance.shape} must be of one (queries, items) shape")
+    if scores.size == 0:
+        raise ValueError(f"scores {scores.shape}: nothing to rank")
+    if np.isnan(scores).any():
+        raise ValueError(f"NaN scores, first at query {np.argwhere(np.isnan(scores))[0][0]}")
+    if not relevance.any(axis=1).all():
+        raise ValueError(f"query {np.flatnonzero(~relevance.any(axis=1))[0]} has no relevant item")
+
+
+def _rank_counts(scores: np.ndarray, query: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How many items score above each entry's item for its query, and how many as much (itself included): (L,)."""
+    above, tied = np.empty(len(query), np.int64), np.empty(len(query), np.int64)
+    step = max(1, _BLOCK // scores.shape[1])
+    for start in range(0, len(query), step):
+        part = slice(start, start + step)
+        rows = scores[query[part]]  # (step, I)
+        own = scores[query[part], item[part], None]  # (step, 1)
+        above[part] = np.count_nonzero(rows > own, axis=1)
+        tied[part] = np.count_nonzero(rows == own, axis=1)
+    return above, tied
+
+
+# --- what runs, from the rank counts of `retrieval_utils` -------------------------------------------------
 
 
 def averages(values: dict[str, np.ndarray]) -> dict[str, float]:
@@ -100,43 +119,22 @@ def right_pairs(caption_clips: np.ndarray, further: np.ndarray | None = None) ->
     return np.unique(np.concatenate([pairs, further])[:, ::-1], axis=0)[:, ::-1]
 
 
-def both_directions(
-    scores: np.ndarray, caption_clips: np.ndarray, further: np.ndarray | None = None
-) -> dict[str, dict[str, float]]:
-    """Metrics of text-to-audio and audio-to-text retrieval.
-
-    Args:
-        scores: (C, M) of clips and captions.
-        caption_clips, further: as in `right_pairs`.
-
-    Returns:
-        {"text_to_audio": ..., "audio_to_text": ...}, each as `retrieval_metrics` gives it.
-    """
-    clips, captions = right_pairs(caption_clips, further).T
-    relevance = np.zeros(scores.shape, dtype=bool)
-    relevance[clips, captions] = True
-    return {
-        "text_to_audio": retrieval_metrics(np.ascontiguousarray(scores.T), relevance.T),
-        "audio_to_text": retrieval_metrics(scores, relevance),
-    }
-
-
 def per_query_by_counts(
-    places: np.ndarray, pairs: np.ndarray, clips: int, captions: int
+    counts: np.ndarray, pairs: np.ndarray, clips: int, captions: int
 ) -> dict[str, dict[str, np.ndarray]]:
     """`per_query_metrics` of text-to-audio (M,) and of audio-to-text (C,), the same numbers, without the scores.
 
     Args:
-        places: (5, L) of `retrieval_utils.rank_counts`.
+        counts: (5, L) of `retrieval_utils.rank_counts`.
         pairs: (L, 2) of `right_pairs`.
         clips, captions: C, M.
     """
-    own, *counts = places
-    clips_above, clips_tied, captions_above, captions_tied = np.array(counts).astype(np.int64)
+    own = counts[0]
+    clips_above, clips_tied, captions_above, captions_tied = counts[1:].astype(np.int64)
     order = np.argsort(pairs[:, 0], kind="stable")  # by clip
     return {
-        "text_to_audio": _metrics_of_places(own, clips_above, clips_tied, pairs[:, 1], (captions, clips)),
-        "audio_to_text": _metrics_of_places(
+        "text_to_audio": _metrics_of_counts(own, clips_above, clips_tied, pairs[:, 1], (captions, clips)),
+        "audio_to_text": _metrics_of_counts(
             own[order], captions_above[order], captions_tied[order], pairs[order, 0], (clips, captions)
         ),
     }
@@ -145,8 +143,8 @@ def per_query_by_counts(
 def per_query_by_chance(pairs: np.ndarray, clips: int, captions: int) -> dict[str, dict[str, np.ndarray]]:
     """`per_query_by_counts` of random rankings: expected values, which are those of scores that are all equal."""
     nothing = np.zeros(len(pairs))
-    places = np.stack([nothing, nothing, nothing + clips, nothing, nothing + captions])
-    return per_query_by_counts(places, pairs, clips, captions)
+    counts = np.stack([nothing, nothing, nothing + clips, nothing, nothing + captions])
+    return per_query_by_counts(counts, pairs, clips, captions)
 
 
 def chance_map(relevant: np.ndarray, items: int) -> float:
@@ -171,32 +169,39 @@ def chance_both_directions(pairs: np.ndarray, clips: int, captions: int) -> dict
     }
 
 
-def _check(scores: np.ndarray, relevance: np.ndarray) -> None:
-    if scores.ndim != 2 or scores.shape != relevance.shape:
-        raise ValueError(f"scores {scores.shape} and relevance {relevance.shape} must be of one (queries, items) shape")
-    if scores.size == 0:
-        raise ValueError(f"scores {scores.shape}: nothing to rank")
-    if np.isnan(scores).any():
-        raise ValueError(f"NaN scores, first at query {np.argwhere(np.isnan(scores))[0][0]}")
-    if not relevance.any(axis=1).all():
-        raise ValueError(f"query {np.flatnonzero(~relevance.any(axis=1))[0]} has no relevant item")
+def _metrics_of_counts(
+    own: np.ndarray, above: np.ndarray, tied: np.ndarray, query: np.ndarray, shape: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    """`per_query_metrics` of scores of a shape (Q, I), from the rank counts of the relevant items: entries (L,) by query.
+
+    Args:
+        own: (L,) the entries' scores.
+        above, tied: (L,) of `_rank_counts`.
+        query: (L,) whose query's they are.
+    """
+    queries, items = shape
+    relevant_above, relevant_tied = _relevant_counts(own, query)
+    total = np.bincount(query, minlength=queries)  # (Q,) relevant items
+    groups = _Groups(above, tied, relevant_above, relevant_tied)
+
+    def sums(entries: np.ndarray) -> np.ndarray:
+        return np.bincount(query, weights=entries, minlength=queries)  # (Q,)
+
+    values = {"mAP": sums(groups.precision(cutoff=items)) / total}
+    for k in MAP_CUTOFFS:
+        values[f"mAP{k}"] = sums(groups.precision(cutoff=k)) / np.minimum(total, k)
+    for k in CUTOFFS:
+        values[f"R{k}"] = sums(groups.share_within(k)) / total
+    first = relevant_above == 0  # the entries of each query's best tie group
+    for k in CUTOFFS:
+        values[f"HR{k}"] = sums(np.where(first, groups.hit_within(k) / relevant_tied, 0))
+    values["first_rank"] = sums(np.where(first, groups.first_rank() / relevant_tied, 0))
+    values["tied"] = sums(tied > relevant_tied) > 0
+    return values
 
 
-def _places(scores: np.ndarray, query: np.ndarray, item: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How many items score above each entry's item for its query, and how many as much (itself included): (L,)."""
-    above, tied = np.empty(len(query), np.int64), np.empty(len(query), np.int64)
-    step = max(1, _BLOCK // scores.shape[1])
-    for start in range(0, len(query), step):
-        part = slice(start, start + step)
-        rows = scores[query[part]]  # (step, I)
-        own = scores[query[part], item[part], None]  # (step, 1)
-        above[part] = np.count_nonzero(rows > own, axis=1)
-        tied[part] = np.count_nonzero(rows == own, axis=1)
-    return above, tied
-
-
-def _relevant_places(own: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """As `_places`, among the relevant items of the same query alone: own scores and queries (L,) -> (L,) each."""
+def _relevant_counts(own: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As `_rank_counts`, among the relevant items of the same query alone: own scores and queries (L,) -> (L,) each."""
     order = np.lexsort((-own, query))
     own, query = own[order], query[order]
     new_query = np.r_[True, query[1:] != query[:-1]]
