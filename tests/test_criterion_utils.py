@@ -18,6 +18,14 @@ def test_negatives_are_of_another_clip():
     assert negative_mask(torch.tensor([4, 7, 4])).tolist() == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
 
 
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_strategy_calls_the_scores_within_a_modality_that_it_declares(name):
+    called, equal = set(), torch.zeros(2, 2)
+    scores = BatchScores(equal, lambda: called.add("text") or equal, lambda: called.add("audio") or equal)
+    STRATEGIES[name](scores, ~torch.eye(2, dtype=torch.bool), None)
+    assert called == {getattr(STRATEGIES[name], "compares", None)} - {None}
+
+
 def test_two_strategies_compare_clips_with_clips():
     assert {name for name in STRATEGIES if compares_clips(TripletLoss(0.5, name))} == {"easy-audio-NS", "hard-audio-NS"}
     assert not compares_clips(InfoNCE(0.1))

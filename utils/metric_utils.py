@@ -172,7 +172,7 @@ def chance_both_directions(pairs: np.ndarray, clips: int, captions: int) -> dict
 def _metrics_of_counts(
     own: np.ndarray, above: np.ndarray, tied: np.ndarray, query: np.ndarray, shape: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """`per_query_metrics` of scores of a shape (Q, I), from the rank counts of the relevant items: entries (L,) by query.
+    """`per_query_metrics` of scores of a shape (Q, I), from the rank counts of their relevant items (L,), by query.
 
     Args:
         own: (L,) the entries' scores.
