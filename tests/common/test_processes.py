@@ -327,7 +327,7 @@ def test_synchronised_batch_norm_leaves_evaluation_and_state_dict_as_they_are():
     loaded = type(model).from_state_dict(converted.state_dict()).eval()
     assert list(loaded.state_dict()) == list(model.state_dict())
     audio, lens = torch.randn(2, 12, 64), torch.tensor([12, 8])
-    assert torch.equal(converted.audio_steps(audio, lens), loaded.audio_steps(audio, lens))
+    assert torch.equal(converted.encode_audio(audio, lens), loaded.encode_audio(audio, lens))
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 5])

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CPU, Tags, embedding_scores, random_model, random_split, write_trial
+from tests.helpers import Tags, embedding_scores, random_model, random_split, write_trial
 from utils.conf.reading import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import batches, collate
-from utils.model_utils import TrainState, seed_epoch
+from utils.model_utils import seed_epoch
 from utils.negative_utils import pick_statistics
 from utils.report.negative_figures import gap_histogram
 from utils.report.negatives import BATCHES, Negatives, drawn_captions, gaps_of_picks, terms_of_strategies
@@ -18,7 +18,7 @@ from utils.report.page import Page
 from utils.report.report import write_report
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import Score
-from utils.trial.checkpoint import load_model
+from utils.trial.checkpoint import Trained, load_model
 
 
 @pytest.fixture
@@ -55,9 +55,8 @@ def test_picks_are_by_the_scores_that_training_sees(masks):
     """Over the padded batch, unless the trial masks; the same batch for all strategies."""
     split, model = random_split(), random_model().eval()
     batch = collate(split, list(range(0, 18, 2)))
-    found = terms_of_strategies(
-        TrainState(model, None, None, None, CPU, score=Score(**masks)), batch, 0.1, torch.Generator().manual_seed(0)
-    )
+    best = Trained(model, Score(**masks), [], 0)
+    found = terms_of_strategies(best, batch, 0.1, torch.Generator().manual_seed(0))
     with torch.no_grad():
         embeds = model(batch.audio, batch.text)
     lens = (batch.audio_lens, batch.text_lens) if masks else ()
