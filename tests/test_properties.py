@@ -12,7 +12,6 @@ import torch
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from utils.step_score_utils import batch_scores, step_score_matrix
 
 from tests.helpers import ROOT, embedding_scores
 from utils.common.errors import UserError
@@ -24,7 +23,7 @@ from utils.dataset.captions import clean_caption, read_captions
 from utils.dataset.index import read_table
 from utils.metric_utils import retrieval_metrics
 from utils.sampling_utils import STRATEGIES
-from utils.score_utils import score_matrix
+from utils.score_utils import Batch, Score, score_matrix
 
 few = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 fewer = settings(few, max_examples=25)
@@ -272,16 +271,18 @@ def test_loss_and_gradients_of_finite_input_are_finite(batch, name, masks, margi
 
 @few
 @given(batches(scales=(1e-30, 1e-12, 1e-6, 1.0)), NAMES, MASKS, st.integers(0, 3))
-def test_loss_of_steps_is_finite(batch, name, masks, surplus):
-    """Steps are a GRU's, within -1 and 1, each standing for four frames."""
-    steps, text, fids, audio_lens, text_lens = batch
-    steps = steps.clamp(-1, 1).requires_grad_()
+def test_loss_of_encoder_outputs_is_finite(batch, name, masks, surplus):
+    """Outputs are a GRU's, within -1 and 1, each for four frames."""
+    encoded, text, fids, audio_lens, text_lens = batch
+    encoded = encoded.clamp(-1, 1).requires_grad_()
     text = torch.nn.functional.normalize(text, dim=-1)
-    frames = 4 * steps.shape[1] + surplus
-    scores = batch_scores(steps, frames, text, *masked(masks, 4 * audio_lens, text_lens))
+    audio = torch.empty(len(encoded), 4 * encoded.shape[1] + surplus, 1)
+    ids = torch.ones(text.shape[:2], dtype=torch.int64)
+    pairs = Batch(audio, ids, fids, 4 * audio_lens, text_lens)
+    scores = Score(mask_frames=masks[0], mask_words=masks[1])(encoded, text, pairs)
     terms = TripletLoss(0.5, name)(scores, negative_mask(fids))
     terms.loss.backward()
-    assert torch.isfinite(terms.loss) and torch.isfinite(steps.grad).all() and 0 <= terms.active <= 1
+    assert torch.isfinite(terms.loss) and torch.isfinite(encoded.grad).all() and 0 <= terms.active <= 1
 
 
 @few
@@ -322,5 +323,3 @@ def test_masked_scores_are_those_of_each_pair_alone(batch):
     for i, j in np.ndindex(*scores.shape):
         products = audio[i, : audio_lens[i]] @ text[j, : text_lens[j]].T
         torch.testing.assert_close(scores[i, j], products.clamp(min=0).mean())
-    steps = step_score_matrix(audio, 4 * audio.shape[1], text, 4 * audio_lens, text_lens)
-    assert torch.isfinite(steps).all() and (steps >= 0).all()
