@@ -75,7 +75,7 @@ def test_files_say_what_they_are():
 
 
 def test_the_readme_is_short_and_lines_fit():
-    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 200
     for document in DOCUMENTS:
         for number, line in enumerate(document.read_text().splitlines(), start=1):
             assert len(line) <= 160, f"{document.name}, line {number}"
