@@ -75,7 +75,7 @@ from utils.trial.score_files import (
 )
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.fuzz"])  # imports once
+FORKS.set_forkserver_preload(["tests.helpers", "gensim.models", "utils.search.challenge"])  # what takes time to import
 SECONDS, MUTATIONS, SEED = 120, 10_000, 0
 PATIENCE = 20.0  # s, for one case
 MEMORY = 3 * 2**30  # bytes beyond what the process takes at its start
