@@ -14,6 +14,8 @@ import torch
 from utils.common.memory import keep_freed_memory
 
 GB = 1e9
+FORKS = get_context("forkserver")  # this process has threads, with which a fork can hang
+FORKS.set_forkserver_preload([__name__])  # imports once for all processes
 
 
 def one_thread() -> None:
@@ -24,7 +26,7 @@ def one_thread() -> None:
 
 def isolated(function: Callable, *args: Any) -> Any:
     """function(*args) in a process of its own, so that no memory, cache or thread passes to the next measurement."""
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
+    with ProcessPoolExecutor(1, mp_context=FORKS) as process:
         return process.submit(function, *args).result()
 
 

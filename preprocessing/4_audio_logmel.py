@@ -4,8 +4,9 @@ Clips that an earlier run finished, by the same settings and from the same sound
 
 import os
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from itertools import chain
+from collections.abc import Iterator
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
@@ -16,16 +17,20 @@ if __name__ == "__main__":
     begin_command()
 
 from utils.common.io import progress
+from utils.common.parts import Place
 from utils.common.steps import CLEANING, INDEXING, LOG_MELS
+from utils.common.workers import results_of
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
 from utils.dataset.index import read_clips
-from utils.dataset.log_mel_store import LogMelStore, Sound, part_name, worker_pool
+from utils.dataset.log_mel_store import LogMelStore, Sound, part_name
 from utils.dataset.paths import DatasetPaths
 from utils.trial.preprocessing import check_steps, holds, making_step
 
 BATCH = 8  # clips that a worker takes at a time
+WORTH = 256  # clips for which another worker is started: it takes seconds to be ready, and a clip some milliseconds
+KILLED = f"{LOG_MELS} keeps what is finished: run it again, with fewer audio_logmel.workers"
 
 
 def main() -> None:
@@ -36,20 +41,23 @@ def main() -> None:
     for split, clips in splits.items():
         if not clips:
             raise UserError(f"{paths.audio_info}: {split} was indexed without audio; run {INDEXING} with it")
-    workers = conf.audio_logmel.workers or os.cpu_count()
+    worth = 1 + sum(map(len, splits.values())) // WORTH
+    workers = conf.audio_logmel.workers or min(os.cpu_count(), worth)
     # All splits in one: a record of a part would take in the other splits' files of before
-    with making_step(conf, LOG_MELS, [paths.audio_info]), worker_pool(workers) as pool:
-        begun = [SplitLogMels(pool, conf, split, clips) for split, clips in splits.items()]
-        for log_mels in begun:  # one is written while the workers are at the next
-            log_mels.write()
+    with making_step(conf, LOG_MELS, [paths.audio_info]):
+        begun = [SplitLogMels(conf, split, clips) for split, clips in splits.items()]
+        tasks = [partial(log_mels.store.finish, batch) for log_mels in begun for batch in log_mels.batches]
+        with results_of(tasks, workers, KILLED) as places:
+            for log_mels in begun:  # one is written while the other workers are at the next
+                log_mels.write(places)
     for log_mels in begun:
         log_mels.store.clear()
 
 
 class SplitLogMels:
-    """A split's log-mels on their way: the workers compute what is missing from the beginning on."""
+    """A split's log-mels on their way: what there is of them, and what the workers have to see to."""
 
-    def __init__(self, pool: ProcessPoolExecutor, conf: Conf, split: str, clips: dict[str, Clip]):
+    def __init__(self, conf: Conf, split: str, clips: dict[str, Clip]):
         paths = DatasetPaths(conf.data_conf.dataset)
         self.split, self.clips = split, clips
         self.store = LogMelStore(paths.log_mels(split), conf.audio_logmel.recipe)
@@ -66,14 +74,14 @@ class SplitLogMels:
             Sound(fid, clip, paths.clip(split, clip.file_name), is_stored or part_name(fid, clip) in self.finished)
             for (fid, clip), is_stored in zip(clips.items(), self.is_stored, strict=True)
         ]
-        batches = [sounds[start : start + BATCH] for start in range(0, len(sounds), BATCH)]
-        self.places = chain.from_iterable(pool.map(self.store.finish, batches))
+        self.batches = [sounds[start : start + BATCH] for start in range(0, len(sounds), BATCH)]
 
-    def write(self) -> None:
-        """Wait for the workers, write the log-mels, and say so."""
+    def write(self, places: Iterator[list[Place | None]]) -> None:
+        """Take what came of this split's batches, write the log-mels, and say so."""
         split, clips, store = self.split, self.clips, self.store
-        places = zip(clips.items(), progress(self.places, f"log-mel {split}", total=len(clips)), strict=True)
-        computed = {part_name(fid, clip): place for (fid, clip), place in places if place is not None}
+        of_clips = chain.from_iterable(islice(places, len(self.batches)))
+        found = zip(clips.items(), progress(of_clips, f"log-mel {split}", total=len(clips)), strict=True)
+        computed = {part_name(fid, clip): place for (fid, clip), place in found if place is not None}
         if all(self.is_stored) and len(self.stored) == len(clips):
             print(f"{split}: {len(clips)} clips, as they are in {store.path}")
             return

@@ -35,6 +35,7 @@ from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.common.parts import DIGEST, load_part, save_part
 from utils.common.steps import TRAINING
+from utils.common.workers import for_a_worker
 from utils.conf.reading import load_conf, save_conf
 from utils.data_utils import collate, load_split
 from utils.dataset.audio import Clip, probe_clip
@@ -73,6 +74,8 @@ from utils.trial.score_files import (
     save_word_scores,
 )
 
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.helpers", "gensim.models", "utils.search.challenge"])  # what takes time to import
 SECONDS, MUTATIONS, SEED = 120, 10_000, 0
 PATIENCE = 20.0  # s, for one case
 MEMORY = 3 * 2**30  # bytes beyond what the process takes at its start
@@ -472,10 +475,10 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("fork")  # imports once
-        self.pipe, end = context.Pipe()
-        self.process = context.Process(target=work, args=(self.seed, self.valid, end), daemon=True)
-        self.process.start()
+        self.pipe, end = FORKS.Pipe()
+        self.process = FORKS.Process(target=work, args=(self.seed, self.valid, end), daemon=True)
+        with for_a_worker():
+            self.process.start()
         end.close()
 
     def outcome(self, number: int) -> str:

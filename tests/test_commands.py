@@ -21,6 +21,7 @@ import torch
 import yaml
 
 from models.core import CRNNWordModel
+from tests.common.test_workers import NO_THREADS
 from tests.helpers import ROOT, STAGES, call, closed_pipe, equal, only_trial, run, run_pipeline, tiny_conf
 from utils.common.digests import KEPT
 from utils.common.folders import WRITTEN
@@ -235,7 +236,7 @@ def unbroken(pipeline, tmp_path_factory):
     return [next((folder / epochs / "demo").iterdir()) for epochs in "31"]
 
 
-@pytest.mark.parametrize("cache", ["memory", "disk"])  # disk: two processes read the batches
+@pytest.mark.parametrize("cache", ["memory", "disk"])  # disk: a thread reads the batches ahead
 def test_a_resumed_trial_ends_as_an_unbroken_one(unbroken, tmp_path, cache):
     whole, broken = unbroken[0], tmp_path / "broken"
     shutil.copytree(unbroken[1], broken)
@@ -382,7 +383,7 @@ def test_a_killed_process_ends_the_run_and_one_process_goes_on(pipeline, tmp_pat
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         wait_until(lambda: list(tmp_path.rglob("metrics.jsonl")))
-        time.sleep(0.5)  # into epoch 1: a worker process that is just being started would miss its parent's end
+        time.sleep(0.5)  # into epoch 1
         os.kill(child_with(process.pid, "RANK=1"), signal.SIGKILL)
         _, message = process.communicate(timeout=60)
     finally:
@@ -475,6 +476,30 @@ def test_unfit_log_mels_on_disk_are_one_line(copy_of_data):
     sign_log_mels(data)
     message = call("main.py", "--conf", conf, "data_conf.cache=disk", status=2)
     assert "are not finite" in message.splitlines()[-1] and message.count("error:") == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [(STAGES[3],), ("main.py", "data_conf.cache=disk")],
+    ids=["gensim's threads", "the thread that reads ahead"],
+)
+def test_where_no_thread_can_be_started_that_is_one_line(copy_of_data, tmp_path, monkeypatch, command):
+    (tmp_path / "sitecustomize.py").write_text(NO_THREADS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (line,) = run(*command, "--conf", copy_of_data[1], status=2).splitlines()
+    assert line.startswith("error: no further thread or process can be started (can't start new thread), ")
+
+
+def test_log_mels_are_made_where_no_thread_can_be_started(copy_of_data, tmp_path, monkeypatch):
+    data, conf = copy_of_data
+    (tmp_path / "sitecustomize.py").write_text(NO_THREADS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    files = list(data.glob("*_audio_logmels.hdf5"))
+    made = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    run(STAGES[4], "--conf", conf, "audio_logmel.workers=3")
+    assert len(made) == 3 and [file.read_bytes() for file in files] == made
 
 
 def test_commands_run_as_modules_and_explain_themselves(pipeline):

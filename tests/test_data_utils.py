@@ -1,5 +1,6 @@
 """Splits as they are read from a small data set, and their batches."""
 
+import os
 from dataclasses import replace
 
 import h5py
@@ -64,7 +65,9 @@ def test_batches_are_zero_padded_and_visit_every_caption_once():
     assert sorted(seen) == sorted((clips[i], caption.tolist()) for i, caption in enumerate(split.captions))
 
 
-def test_batches_from_disk_are_those_from_memory(dataset):
+def test_batches_from_disk_are_those_from_memory(dataset, monkeypatch):
+    """And no process is forked to read them: this one has threads."""
+    monkeypatch.delattr(os, "fork")
     epochs = []
     for cache in ("memory", "disk"):
         loader = batches(load_split(dataset, "dev", WORDS, 64, cache), 3, shuffle=True)

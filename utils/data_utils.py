@@ -1,7 +1,9 @@
 """A split's clips and captions, and its batches of caption-clip pairs."""
 
 import json
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +30,7 @@ from utils.score_utils import Batch
 if TYPE_CHECKING:
     import pandas as pd
 
-DISK_WORKERS = 2  # processes that read batches ahead
+AHEAD = 4  # batches that are read from disk while others are computed with
 FREE_MEMORY_SHARE = 0.5  # of which a split's log-mels may take, at the most
 
 
@@ -48,7 +50,6 @@ class DiskLogMels(Sequence[Tensor]):
         return len(self.fids)
 
     def __getitem__(self, clip: int) -> Tensor:
-        # Opened anew each time: an open HDF5 file does not survive the fork of a reading process.
         with readable(self.path, LOG_MELS) as store:
             return _finite(data_set(store, self.fids[clip], LOG_MELS)[()], self.path, self.fids[clip])
 
@@ -142,20 +143,40 @@ def on_device(split: Split, name: str, device: torch.device, cache: str, needed:
     return replace(split, log_mels=DeviceLogMels(split.log_mels, device))
 
 
-def batches(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
+def batches(split: Split, batch_size: int, shuffle: bool = False) -> "DataLoader | ReadAhead":
     """Batches of a split's caption-clip pairs: every caption once, in an order from torch's generator if shuffled."""
-    return DataLoader(
+    loader = DataLoader(
         range(len(split.captions)),
         batch_size,
         shuffle=shuffle,
-        num_workers=DISK_WORKERS if isinstance(split.log_mels, DiskLogMels) else 0,
         collate_fn=lambda captions: collate(split, captions),
     )
+    return ReadAhead(loader) if isinstance(split.log_mels, DiskLogMels) else loader
 
 
 def batch_order(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
     """The captions of each of `batches`, by index: the same order, by the same draws."""
     return DataLoader(range(len(split.captions)), batch_size, shuffle=shuffle, collate_fn=list)
+
+
+class ReadAhead:
+    """Batches that a thread reads ahead: a process of its own would be a fork of one that has threads."""
+
+    def __init__(self, loader: DataLoader):
+        self.loader = loader
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        batches, reader = iter(self.loader), ThreadPoolExecutor(1)
+        try:
+            coming = deque(reader.submit(next, batches, None) for _ in range(AHEAD))
+            while (batch := coming.popleft().result()) is not None:
+                coming.append(reader.submit(next, batches, None))
+                yield batch
+        finally:
+            reader.shutdown(cancel_futures=True)
 
 
 def collate(split: Split, captions: list[int]) -> Batch:

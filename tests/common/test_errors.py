@@ -4,6 +4,7 @@ import importlib
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from tests.helpers import ROOT, STAGES
 from utils.common.errors import UserError, complain, run_command
 
+FEWER = "or memory is short; OMP_NUM_THREADS=1 in front of the command needs fewer, and `ulimit -u` shows the limit"
 NEED_LESS = "shorter clips, and a lower param_conf.batch_size, need less"
 
 
@@ -19,7 +21,6 @@ NEED_LESS = "shorter clips, and a lower param_conf.batch_size, need less"
     [
         (UserError("conf.yaml: wrong"), ["error: conf.yaml: wrong"]),
         (UserError("one\ntwo"), ["error: one", "error: two"]),
-        (UserError("Caught UserError in a worker.\nTraceback\nUserError: x: wrong\n"), ["error: x: wrong"]),  # torch's
         (PermissionError(13, "Permission denied", "/x"), ["error: /x: Permission denied"]),
         (OSError("odd"), ["error: odd"]),
         (MemoryError("3 GB"), [f"error: there is not enough memory (3 GB); {NEED_LESS}"]),
@@ -31,6 +32,14 @@ NEED_LESS = "shorter clips, and a lower param_conf.batch_size, need less"
         (
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),  # of cudaMalloc
             [f"error: there is not enough memory (CUDA error: out of memory); {NEED_LESS}"],
+        ),
+        *(
+            (kind(why), [f"error: no further thread or process can be started ({why}), {FEWER}"])
+            for kind, why in (
+                (RuntimeError, "can't start new thread"),
+                (RuntimeError, "could not create a primitive"),  # oneDNN
+                (partial(BlockingIOError, 11), "Resource temporarily unavailable"),  # fork
+            )
         ),
     ],
 )

@@ -1,4 +1,3 @@
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,6 +8,7 @@ import pytest
 from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.common.lock import held
+from utils.common.workers import SPAWN
 
 HOLD = """
 import sys, time
@@ -42,10 +42,10 @@ def test_a_lock_that_another_process_has_is_refused_until_that_is_killed(holder)
 
 
 def test_a_child_process_does_not_have_its_parents_lock(tmp_path):
-    """As an orphan that reads batches may outlive its trainer by some seconds."""
-    context, go_on = multiprocessing.get_context("fork"), multiprocessing.Event()
+    """As an orphan may outlive its parent by some seconds."""
+    go_on = SPAWN.Event()
     with held(tmp_path / "lock", "taken"):
-        child = context.Process(target=go_on.wait, daemon=True)
+        child = SPAWN.Process(target=go_on.wait, daemon=True)
         child.start()
     done = subprocess.run([sys.executable, "-c", HOLD.replace("60", "0"), tmp_path / "lock"], cwd=ROOT, timeout=30)
     go_on.set()

@@ -16,6 +16,8 @@ ALIASES = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)
         ("café – 雨", "café – 雨"),
         ("2022-13-45x", "2022-13-45x"),
         (str(2**63 - 1), 2**63 - 1),
+        ("[0, -7, +7, 10, 0.5, .5, 1., 1.0e-06, -1.5E+3]", [0, -7, 7, 10, 0.5, 0.5, 1.0, 1e-6, -1500.0]),
+        ("[1e3, 08, 0o7, '010', \"1:20\", 'no']", ["1e3", "08", "0o7", "010", "1:20", "no"]),
     ],
 )
 def test_plain_values_are_read(text, value):
@@ -36,6 +38,16 @@ def test_plain_values_are_read(text, value):
         (f"a: -{2**63}", "line 1, column 4", "too large a number"),
         (f"a: {'9' * 5000}", "line 1, column 4", "put text into quotes"),
         ("a: 2022-13-45", "line 1, column 4", "put text into quotes"),
+        *(
+            (f"a: {{b: [1, {number}]}}", "line 1, column 12", f"a: b: '{number}' is no plain decimal number")
+            for number in ("010", "-010", "0x10", "0b1", "1_0", "1:20", "1:20.5", "1_0.5", "1.5_0", "-1:00:00", "0_")
+        ),
+        ("010", "line 1, column 1", "'010' is no plain decimal number"),
+        ("a: {no: not}", "line 1, column 5", "the key 'no' is read as False; put it into quotes"),
+        ("{a: 1, Off: 1}", "line 1, column 8", "the key 'Off' is read as False; put it into quotes"),
+        ("2023: 1", "line 1, column 1", "the key '2023' is read as 2023; put it into quotes"),
+        ("null: 1", "line 1, column 1", "the key 'null' is read as None; put it into quotes"),
+        ("2023-01-02: 1", "line 1, column 1", "put it into quotes"),
         ('a: "b\\0c"', "line 1, column 4", "control characters"),
     ],
 )

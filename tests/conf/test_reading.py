@@ -9,6 +9,7 @@ import yaml
 
 from tests.helpers import ROOT
 from utils.common.errors import UserError
+from utils.conf.grid import grid_confs
 from utils.conf.reading import conf_text, load_conf, save_conf
 from utils.conf.schema import Conf
 
@@ -67,6 +68,47 @@ def test_unfit_overrides_are_refused(override, what):
     with pytest.raises(UserError, match=ONE_LINE) as error:
         load_conf(CONF, [override])
     assert all(part in str(error.value) for part in what.split(" … "))
+
+
+@pytest.mark.parametrize("number", ["010", "1:20", "1_0", "0x10", "0b1", "0o7", "1e1", "1_0.0", "1_0e1", "٣"])
+@pytest.mark.parametrize("key", ["param_conf.seed", "param_conf.num_epoch", "audio_logmel.fmin", "sweep_conf"])
+def test_a_number_is_plain_decimal_or_one_line_that_names_its_key(tmp_path, key, number):
+    """In a file and on a command line; a number with an exponent is one, where it need not be whole."""
+    section, _, name = key.partition(".")
+    text = f"{section}: {{param_conf.seed: [{number}]}}" if key == "sweep_conf" else f"{section}: {{{name}: {number}}}"
+    (tmp_path / "conf.yaml").write_text(f"base: {CONF}\n{text}\n")
+    on_command_line = f"{key}={number}" if name else f"sweep_conf={{param_conf.seed: [{number}]}}"
+    for path, overrides in ((tmp_path / "conf.yaml", []), (CONF, [on_command_line])):
+        if key == "audio_logmel.fmin" and number == "1e1":
+            assert load_conf(path, overrides).audio_logmel.fmin == 10
+            continue
+        with pytest.raises(UserError, match=ONE_LINE) as error:
+            grid_confs(load_conf(path, overrides))
+        assert (name or "param_conf.seed") in str(error.value) and number in str(error.value)
+
+
+WORDS = ["no", "Yes", "on", "null", "2023", "2023-01-02", "1.5"]  # to YAML
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "text_cleaning.corrections={%s: not}",
+        "text_cleaning.corrections={not: %s}",
+        "word2vec_embeddings.variants={%s: [not]}",
+        "word2vec_embeddings.variants={not: [%s]}",
+        "trial_series=%s",
+        "metrics={%s: {margin: 0.5, sampling: random-NS}}",
+        "demo_dataset.num_clips={%s: 3}",
+    ],
+)
+def test_a_word_that_yaml_takes_for_something_else_is_to_be_put_into_quotes(setting, word):
+    with pytest.raises(UserError, match=ONE_LINE) as error:
+        load_conf(CONF, [setting % word])
+    assert "into quotes" in str(error.value)
+    if "corrections" not in setting or word in ("no", "on", "null"):  # else no lower-case word
+        load_conf(CONF, [setting % f"'{word}'"])
 
 
 def test_each_wrong_setting_gets_its_line():

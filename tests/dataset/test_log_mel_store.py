@@ -1,13 +1,8 @@
 """Log-mels are computed once: kept through a kill, and made anew where the sound or the settings are others."""
 
-import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 
 import h5py
 import numpy as np
@@ -16,13 +11,13 @@ import soundfile
 
 import utils.common.digests
 import utils.dataset.log_mel_store
-from tests.helpers import ROOT
 from utils.common.digests import HELD
 from utils.common.errors import UserError
 from utils.common.parts import read_place
+from utils.common.workers import SPAWN
 from utils.dataset.audio import probe_clip
 from utils.dataset.log_mel import log_mel_spectrogram, read_log_mel
-from utils.dataset.log_mel_store import LogMelStore, Sound, part_name, start_worker, worker_pool
+from utils.dataset.log_mel_store import LogMelStore, Sound, part_name
 from utils.dataset.recipe import LogMelRecipe
 
 RECIPE = LogMelRecipe(fmax=4000)
@@ -142,21 +137,24 @@ def test_clips_before_one_that_fails_are_kept(sounds):
     assert list(again(store).finished()) == [part_name(fid, clips[fid]) for fid in "ab"]
 
 
-def test_clips_before_a_kill_are_kept(sounds, monkeypatch):
+def _read_or_be_killed(path, *arguments):
+    if path.name == "c.wav":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return read_log_mel(path, *arguments)
+
+
+def _finish_until_the_kill(*arguments):
+    utils.dataset.log_mel_store.read_log_mel = _read_or_be_killed
+    finish(*arguments)
+
+
+def test_clips_before_a_kill_are_kept(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", RECIPE)
-
-    def read_or_be_killed(path, *arguments):
-        if path.name == "c.wav":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return read_log_mel(path, *arguments)
-
-    monkeypatch.setattr(utils.dataset.log_mel_store, "read_log_mel", read_or_be_killed)
-    worker = multiprocessing.get_context("fork").Process(target=finish, args=(store, clips, folder))
+    worker = SPAWN.Process(target=_finish_until_the_kill, args=(store, clips, folder))
     worker.start()
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
-    monkeypatch.undo()
     assert finish(again(store), clips, folder)[0] == ["c"]
 
 
@@ -196,88 +194,3 @@ def test_a_damaged_file_holds_nothing_finished(tmp_path, content):
     else:
         path.write_bytes(content)
     assert LogMelStore(path, RECIPE).stored() == {}
-
-
-def _work(pids: list[Path]) -> None:
-    start_worker()
-    pids[0].write_text(str(os.getpid()))
-    time.sleep(60)
-
-
-def _parent(pids: list[Path]) -> None:
-    for pid in pids:
-        multiprocessing.get_context("fork").Process(target=_work, args=([pid],)).start()
-    time.sleep(60)
-
-
-def test_workers_end_with_a_killed_parent(tmp_path):
-    pids = [tmp_path / "1", tmp_path / "2"]
-    parent = multiprocessing.get_context("fork").Process(target=_parent, args=(pids,))
-    parent.start()
-    deadline = time.monotonic() + 20
-    while not all(pid.is_file() and pid.read_text() for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    parent.kill()
-    while any(_is_alive(int(pid.read_text())) for pid in pids):
-        assert time.monotonic() < deadline, "the workers outlived their parent"
-        time.sleep(0.05)
-
-
-WAITING_WORKERS = """
-import os, time
-from pathlib import Path
-from utils.common.errors import run_command
-from utils.dataset.log_mel_store import worker_pool
-
-def work(number):
-    Path(f"{os.environ['FOLDER']}/{os.getpid()}").touch()
-    time.sleep(60)
-
-def main():
-    with worker_pool(2) as pool:
-        list(pool.map(work, range(9), chunksize=2))
-
-run_command(main)
-"""
-
-
-def test_an_interrupt_ends_the_workers_at_once_and_quietly(tmp_path):
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True, "text": True}
-    environment = os.environ | {"FOLDER": str(tmp_path)}
-    process = subprocess.Popen([sys.executable, "-c", WAITING_WORKERS], cwd=ROOT, env=environment, **streams)
-    try:
-        deadline = time.monotonic() + 60
-        while len(pids := list(tmp_path.iterdir())) < 2:
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)
-        printed, _ = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    assert (process.returncode, printed) == (130, "")
-    assert not any(_is_alive(int(pid.name)) for pid in pids)
-
-
-def _touch(path: Path) -> None:
-    time.sleep(0.05)
-    path.touch()
-
-
-def _refuse(path: Path) -> None:
-    raise UserError(f"{path}: no")
-
-
-def test_an_error_ends_what_was_not_begun(tmp_path):
-    with pytest.raises(UserError, match="x: no"), worker_pool(2) as pool:
-        refused = pool.map(_refuse, [tmp_path / "x"])
-        pool.map(_touch, [tmp_path / f"{i}" for i in range(200)])
-        list(refused)
-    assert len(list(tmp_path.iterdir())) < 100
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
-    except OSError:
-        return False

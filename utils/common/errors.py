@@ -12,15 +12,14 @@ from utils.common.streams import standard_streams
 
 INTERRUPTED = 130  # the status that a shell gives for an end by ctrl-C
 # What torch says where its own memory or a GPU's has run out: it has no type for all of these
-OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|out of memory|STATUS_ALLOC_FAILED|killed by signal: Killed")
+OUT_OF_MEMORY = re.compile(r"DefaultCPUAllocator|out of memory|STATUS_ALLOC_FAILED")
+
+# What Python, C++ and oneDNN say where the system starts no further thread or process
+OUT_OF_THREADS = re.compile(r"can't start new thread|could not create a primitive|Resource temporarily unavailable")
 
 
 class UserError(Exception):
     """Something the user can mend: the message names the file, row or key, what is wrong and what to do."""
-
-    def __init__(self, message: str):
-        # torch's data loader raises a worker's error anew, with the worker's traceback before its message
-        super().__init__(message.rpartition("UserError: ")[2].rstrip())
 
 
 def begin_command() -> None:
@@ -47,7 +46,7 @@ def run_command(main: Callable[[], None]) -> None:
         except (UserError, OSError, MemoryError, KeyboardInterrupt) as error:
             sys.exit(complain(error))
         except RuntimeError as error:
-            if not out_of_memory(error):
+            if not lacks(error):
                 raise
             sys.exit(complain(error))
 
@@ -63,20 +62,32 @@ def complain(error: BaseException) -> int:
         if error.args:
             print(f"\n{error}" if sys.stderr.isatty() else error, file=sys.stderr)  # below a bar that was going on
         return INTERRUPTED
-    if not isinstance(error, (UserError, OSError)) and not out_of_memory(error):
+    lack = lacks(error)
+    if not isinstance(error, (UserError, OSError)) and not lack:
         traceback.print_exception(error)
         return 1
-    message = str(error)
-    if isinstance(error, OSError):  # a full disk, a folder without permission, a file that vanished
+    message = lack or str(error)
+    if isinstance(error, OSError) and not lack:  # a full disk, a folder without permission, a file that vanished
         where = f"{error.filename}: " if error.filename else ""
         message = f"{where}{error.strerror or error}"
-    if out_of_memory(error):
-        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|$", message)[1]
-        why = f"{asked} more were asked for" if asked else message.partition("\n")[0] or "none is left"
-        message = f"there is not enough memory ({why}); shorter clips, and a lower param_conf.batch_size, need less"
     for line in message.split("\n"):
         print(f"error: {line}", file=sys.stderr)
     return 2
+
+
+def lacks(error: BaseException) -> str | None:
+    """What the machine has too little of, by an error, and what to do; None where that is not its reason."""
+    why = str(error).partition("\n")[0]
+    if out_of_memory(error):
+        asked = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)|$", str(error))[1]
+        why = f"{asked} more were asked for" if asked else why or "none is left"
+        return f"there is not enough memory ({why}); shorter clips, and a lower param_conf.batch_size, need less"
+    if isinstance(error, (RuntimeError, BlockingIOError)) and OUT_OF_THREADS.search(why):
+        return (
+            f"no further thread or process can be started ({getattr(error, 'strerror', why)}), or memory is short; "
+            "OMP_NUM_THREADS=1 in front of the command needs fewer, and `ulimit -u` shows the limit"
+        )
+    return None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,6 @@ torch.distributed's collectives do this in a few lines. Its DistributedDataParal
 where these are parts of a sum, and hooks into a `forward` that training does not call.
 """
 
-import multiprocessing
 import os
 import sys
 import threading
@@ -176,8 +175,6 @@ def leave(status: int) -> None:
     At the usual end Python no longer handles SIGTERM, and threads of a library that was stopped half-way may abort:
     either would set the exit status.
     """
-    for worker in multiprocessing.active_children():  # of the data loader
-        worker.terminate()
     for stream in (sys.__stdout__, sys.__stderr__):
         with suppress(OSError):
             stream.flush()

@@ -1,7 +1,7 @@
 """YAML from outside, read by PyYAML's safe loader less what no configuration needs and a stranger's file could abuse.
 
-Nine lines of aliases stand for gigabytes, a key that stands twice is lost in silence, and PyYAML lets errors of int()
-and datetime() through as tracebacks: here each is one line with its place.
+Nine lines of aliases stand for gigabytes, a key that stands twice is lost in silence, 010 is 8 and 1:20 is 80, the key
+`no` is False, and PyYAML lets errors of int() and datetime() through as tracebacks: here each is one line with a place.
 """
 
 import re
@@ -12,13 +12,27 @@ import yaml
 from yaml.constructor import ConstructorError
 
 UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f\ud800-\udfff]")  # no path, name or word has them
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+PLAIN = re.compile(r"[-+]?(0|[1-9][0-9]*|[0-9]*\.[0-9]*(e[-+]?[0-9]+)?|\.inf|\.nan)", re.IGNORECASE)
 
 
 class _Loader(yaml.SafeLoader):
+    def __init__(self, text: str):
+        super().__init__(text)
+        self.keys: list[str] = []  # the way to the value that is being read
+
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise ConstructorError(None, None, "aliases (*name) are not read here", self.peek_event().start_mark)
-        return super().compose_node(parent, index)
+        key = [index.value] if isinstance(index, yaml.ScalarNode) else []
+        self.keys += key
+        node = super().compose_node(parent, index)
+        if node.tag in NUMBERS and not PLAIN.fullmatch(node.value):
+            what = "is no plain decimal number, and YAML reads another: write one, or put text into quotes"
+            where = "".join(f"{key}: " for key in self.keys)
+            raise ConstructorError(None, None, f"{where}{shown(node.value)} {what}", node.start_mark)
+        del self.keys[len(self.keys) - len(key) :]
+        return node
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
@@ -40,6 +54,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and not isinstance(key, str):
+                what = f"the key {shown(key_node.value)} is read as {key!r}; put it into quotes"
+                raise ConstructorError(None, None, what, key_node.start_mark)
             if isinstance(key, Hashable) and key in seen:
                 raise ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
             seen |= {key} if isinstance(key, Hashable) else set()  # PyYAML refuses the others

@@ -144,7 +144,8 @@ def _explain(problem: dict) -> str:
     message = problem["msg"].removeprefix("Value error, ")
     if isinstance(problem["input"], dict | Section):  # a rule over several keys names them itself
         return f"{key}: {message}" if key else message
-    return f"{key}: is {shown(problem['input'])}; {message[0].lower()}{message[1:]}"
+    quotes = ", and YAML reads this as something else: put it into quotes" if problem["type"] == "string_type" else ""
+    return f"{key}: is {shown(problem['input'])}; {message[0].lower()}{message[1:]}{quotes}"
 
 
 def _explain_unknown(key: str, beside: list[str], value: Any) -> str:

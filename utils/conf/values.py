@@ -1,11 +1,14 @@
 """The types and limits of single values of conf.yaml."""
 
+import re
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from utils.dataset.captions import clean_caption
 from utils.sampling_utils import STRATEGIES
+
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -18,12 +21,7 @@ def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
 
 def _as_float(value: Any) -> Any:
     # YAML 1.1 reads 1e-3 as text; a number was meant.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
 
 
 def _clean_words(table: dict[str, str]) -> dict[str, str]:

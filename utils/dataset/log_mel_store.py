@@ -4,18 +4,12 @@ Until all are there, each worker process appends the log-mels that it has finish
 """
 
 import math
-import multiprocessing
 import os
 import shutil
-import signal
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from io import FileIO
-from multiprocessing.connection import wait
 from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
@@ -95,8 +89,9 @@ class LogMelStore:
 
         Raises UserError where a sound is not the one that was indexed, or cannot be decoded or transformed.
         """
+        keep_freed_memory()
         file = self.parts / f"{self.run}-{os.getpid()}.part"
-        with file.open("ab", buffering=0) as part:
+        with _one_thread(), file.open("ab", buffering=0) as part:
             return [self._finish(sound, part) for sound in batch]
 
     def _finish(self, sound: Sound, part: FileIO) -> Place | None:
@@ -131,39 +126,11 @@ class LogMelStore:
 
 
 @contextmanager
-def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    """Processes that compute parts. Ctrl-C ends them at once, an error once each has done what it is at.
-
-    What they have finished is kept. Raises UserError where one of them was killed.
-    """
-    try:
-        with ProcessPoolExecutor(workers, initializer=start_worker) as pool:
-            try:
-                yield pool
-            except (KeyboardInterrupt, SystemExit):
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():  # else the pool would wait for them
-                    process.terminate()
-                raise
-            except Exception:
-                pool.shutdown(cancel_futures=True)  # what was begun is finished, and kept
-                raise
-    except BrokenProcessPool:
-        raise UserError(
-            f"a process was killed, perhaps for want of memory; {LOG_MELS} keeps what is finished: run it again, with "
-            "fewer audio_logmel.workers"
-        ) from None
-
-
-def start_worker() -> None:
-    """Set up a process of the pool: one thread, kept memory, and an end with its parent, even where that was killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # ctrl-C comes to all of them: the parent sees to it
+def _one_thread() -> Iterator[None]:
+    """Within it torch computes with one thread, for the same bits whoever does it; the others are at other clips."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    keep_freed_memory()
-    parent = multiprocessing.parent_process()
-
-    def end_with_parent() -> None:
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

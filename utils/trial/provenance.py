@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from utils.common.digests import digests
@@ -44,7 +45,7 @@ class Entry(BaseModel, extra="allow"):
 
 def versions() -> dict[str, object]:
     """Python, the packages that numbers depend on, and this repository's commit and whether its tree was clean."""
-    packages = {name: version(name) for name in PACKAGES}
+    packages = {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)}  # with its build: +cu130
     return {"python": platform.python_version(), **packages, **_repository()}
 
 
