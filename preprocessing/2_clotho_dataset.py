@@ -2,6 +2,7 @@
 and audio_info.json; whatever is wrong with the data is listed in bad_data.csv."""
 
 import sys
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
@@ -24,7 +25,7 @@ from utils.dataset.index import (
     vocabulary_info,
 )
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.remarks import mixed_rates, repeated_sounds, repeated_splits
+from utils.dataset.remarks import mixed_rates, odd_levels, repeated_names, repeated_sounds, repeated_splits
 from utils.trial.preprocessing import check_steps, making_step
 
 SHOWN = 20  # problems on the terminal; the file lists them all
@@ -35,16 +36,17 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING)
     require_audio = conf.clotho_dataset.require_audio
-    shortest = (TIME_POOLING - 1) * conf.audio_logmel.hop  # s: centred frames begin with the clip
     recipe = conf.audio_logmel.recipe
     splits = conf.data_conf.splits
     with making_step(conf, INDEXING, map(paths.clean_captions, splits)):
-        index = {split: index_split(paths, split, require_audio, shortest, recipe) for split in splits}
+        index = {split: index_split(paths, split, require_audio, TIME_POOLING, recipe) for split in splits}
         report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
         write_index(paths, index)
     clips = {split: found.clips for split, found in index.items()}
     roles = conf.data_conf.model_dump(include={"train_data", "val_data", "eval_data"})
-    for remark in (*repeated_splits(roles), *repeated_sounds(clips), *mixed_rates(clips, recipe)):
+    levels = {split: found.levels for split, found in index.items()}
+    remarks = (repeated_splits(roles), repeated_names(clips), repeated_sounds(clips), odd_levels(clips, levels))
+    for remark in chain(*remarks, mixed_rates(clips, recipe)):
         print(remark)
 
 

@@ -304,7 +304,7 @@ KINDS = {
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
-        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, shortest=0.1, recipe=RECIPE),
+        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, fewest=4, recipe=RECIPE),
     ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),

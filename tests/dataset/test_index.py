@@ -12,7 +12,8 @@ import soundfile
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.dataset.captions import CAPTION_COLUMNS
-from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, match_names, read_clips, vocabulary_info
+from utils.dataset.clip_names import match_names
+from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, read_clips, vocabulary_info
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.recipe import LogMelRecipe
 
@@ -44,7 +45,7 @@ RECIPE = LogMelRecipe(fmax=4000)
 
 
 def index(paths, require_audio=True, recipe=RECIPE):
-    return index_split(paths, "dev", require_audio, shortest=0.06, recipe=recipe)
+    return index_split(paths, "dev", require_audio, fewest=4, recipe=recipe)
 
 
 def problems(found):

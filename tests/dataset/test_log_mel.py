@@ -235,7 +235,7 @@ from utils.dataset.recipe import LogMelRecipe
 path, recipe = Path(sys.argv[1]), LogMelRecipe(fmax=4000, sample_rate=int(sys.argv[2]) or None)
 read_log_mel(path.with_name("short.wav"), recipe)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-clip, log_mel = probe_clip(path), read_log_mel(path, recipe)
+clip, log_mel = probe_clip(path).clip, read_log_mel(path, recipe)
 print(clip.seconds, *log_mel.shape, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 
