@@ -7,6 +7,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.counts import counted
 from utils.common.errors import UserError, begin_command, run_command
 
 if __name__ == "__main__":
@@ -61,7 +62,7 @@ def report_problems(paths: DatasetPaths, index: dict[str, SplitIndex], refuse: b
         advice = f"{more}all {len(problems)} are in {paths.bad_data}: mend them or set clotho_dataset.on_bad_data=skip"
         raise UserError("\n".join([*map(str, problems[:SHOWN]), advice]))
     if problems:
-        print(f"left out: {len(problems)} problems, listed in {paths.bad_data}")
+        print(f"left out: {counted(len(problems), 'problem')}, listed in {paths.bad_data}")
     for split, found in index.items():
         if found.captions.empty:
             raise UserError(f"{paths.raw_captions(split)}: no usable captions are left")
@@ -77,10 +78,12 @@ def write_index(paths: DatasetPaths, index: dict[str, SplitIndex]) -> None:
     for split, sizes in vocabulary["splits"].items():
         minutes = clips[split]["seconds"] / 60
         print(
-            f"{split}: {sizes['clips']} clips ({minutes:.1f} min of audio), {sizes['captions']} captions, "
-            f"{sizes['words']} words, {sizes['distinct_words']} distinct -> {paths.text(split)}"
+            f"{split}: {counted(sizes['clips'], 'clip')} ({minutes:.1f} min of audio), "
+            f"{counted(sizes['captions'], 'caption')}, "
+            f"{counted(sizes['words'], 'word')}, {sizes['distinct_words']} distinct -> {paths.text(split)}"
         )
-    print(f"vocabulary: {len(vocabulary['vocabulary'])} words -> {paths.vocab_info}; clips -> {paths.audio_info}")
+    words = counted(len(vocabulary["vocabulary"]), "word")
+    print(f"vocabulary: {words} -> {paths.vocab_info}; clips -> {paths.audio_info}")
 
 
 if __name__ == "__main__":

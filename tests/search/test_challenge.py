@@ -253,7 +253,8 @@ def test_broken_sounds_are_refused_or_left_out_by_name(made, ranked, tmp_path):
     for line, (name, what) in zip(lines, names, strict=False):
         assert line.startswith(f"error: {sounds / name}: ") and what in line
     assert lines[3:] == [
-        f"error: {sounds}: 3 sounds cannot be ranked: mend or remove them, or set clotho_dataset.on_bad_data=skip"
+        f"error: {sounds}: 3 sounds cannot be ranked: mend or remove what is named, or set "
+        "clotho_dataset.on_bad_data=skip"
     ]
     assert (tmp_path / "out.csv").read_bytes() == before
     rows = ranked(CAPTIONS, sounds, "clotho_dataset.on_bad_data=skip")
@@ -298,7 +299,7 @@ def test_low_sample_rates_are_said_once(ranked, tmp_path):
         soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 4000), 8000)
     assert ranked(["rain"], tmp_path)[1] == ["rain", "x.wav", "y.wav"]
     (line,) = ranked.apart(SEARCH, sounds=tmp_path).stderr.splitlines()
-    assert f"{tmp_path}: 2 sounds do not reach the 8000 Hz that log-mels go up to, e.g. 'x.wav'" in line
+    assert f"{tmp_path}: 2 sounds of a low sample rate, e.g. 'x.wav': nothing up to the 8000 Hz that" in line
 
 
 @pytest.mark.parametrize(
