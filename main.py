@@ -1,5 +1,6 @@
 """Train a model: configuration -> data -> model -> epochs -> checkpoints in a trial directory."""
 
+from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
 
 if __name__ == "__main__":
@@ -89,7 +90,8 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
     record.begin_run(state.device)
     broadcast_weights(state.model)
     pairs = len(data.train.captions)
-    record.log(f"{trial}: {pairs} pairs, {len(loader)} batches an epoch, on {describe(state.device)}")
+    sizes = f"{counted(pairs, 'pair')}, {counted(len(loader), 'batch')} an epoch"
+    record.log(f"{trial}: {sizes}, on {describe(state.device)}")
 
     for epoch in range(len(record.history), params.num_epoch + 1):
         if stopper.should_stop([results["val_obj"] for results in record.history]):

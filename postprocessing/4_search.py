@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.counts import counted
 from utils.common.errors import UserError, begin_command, run_command
 
 if __name__ == "__main__":
@@ -50,7 +51,7 @@ def require_challenge(args: argparse.Namespace, queries: list[str]) -> None:
 
 def search_split(args: argparse.Namespace, queries: list[str]) -> None:
     if len(queries) != (0 if args.audio else 1):
-        given = f"{len(queries)} texts: {', '.join(map(repr, queries))}" if queries else "none"
+        given = f"{counted(len(queries), 'text')}: {', '.join(map(repr, queries))}" if queries else "none"
         raise UserError(f"either one QUERY, in quotes, or --audio FILE is needed, but there are {given}")
     if args.audio and args.play_list:
         raise UserError("--play-list: a list of clips; --audio finds captions, so leave one of the two out")
@@ -61,7 +62,7 @@ def search_split(args: argparse.Namespace, queries: list[str]) -> None:
     print(json.dumps([as_json(hit) for hit in hits], indent=2) if args.json else table(hits))
     if args.play_list:
         write_play_list(args.play_list, hits)
-        print(f"{len(hits)} clips -> {args.play_list}", file=sys.stderr if args.json else sys.stdout)
+        print(f"{counted(len(hits), 'clip')} -> {args.play_list}", file=sys.stderr if args.json else sys.stdout)
 
 
 def search_parser() -> argparse.ArgumentParser:

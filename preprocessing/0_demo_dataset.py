@@ -5,6 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
 
 if __name__ == "__main__":
@@ -25,7 +26,8 @@ def main() -> None:
     for split, scenes in plans.items():
         clips = write_split(paths, split, scenes, demo.sample_rate, demo.seed)
         seconds = sum(progress(clips, split, total=len(scenes)))
-        print(f"{split}: {len(scenes)} clips with five captions each, {seconds:.0f} s -> {paths.audio(split)}")
+        clips = counted(len(scenes), "clip")
+        print(f"{split}: {clips} with five captions each, {seconds:.0f} s -> {paths.audio(split)}")
 
 
 if __name__ == "__main__":

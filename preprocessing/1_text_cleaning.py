@@ -6,6 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
 
 if __name__ == "__main__":
@@ -40,7 +41,7 @@ def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:
 
     hyphenated = Counter(word for text in texts for word in hyphenated_words(text))
     common = ", ".join(f"{word} ({count})" for word, count in hyphenated.most_common(5))
-    print(f"{split}: {len(rows)} captions -> {paths.clean_captions(split)}")
+    print(f"{split}: {counted(len(rows), 'caption')} -> {paths.clean_captions(split)}")
     print(f"  {len(hyphenated)} distinct hyphenated words kept{': ' + common if common else ''}")
 
 

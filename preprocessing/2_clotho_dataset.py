@@ -2,10 +2,12 @@
 and audio_info.json; whatever is wrong with the data is listed in bad_data.csv."""
 
 import sys
+from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.counts import counted
 from utils.common.errors import UserError, begin_command, run_command
 
 if __name__ == "__main__":
@@ -24,7 +26,7 @@ from utils.dataset.index import (
     vocabulary_info,
 )
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.remarks import mixed_rates, repeated_sounds, repeated_splits
+from utils.dataset.remarks import mixed_rates, odd_levels, repeated_names, repeated_sounds, repeated_splits
 from utils.trial.preprocessing import check_steps, making_step
 
 SHOWN = 20  # problems on the terminal; the file lists them all
@@ -35,16 +37,17 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING)
     require_audio = conf.clotho_dataset.require_audio
-    shortest = (CRNNEncoder.rate - 1) * conf.audio_logmel.hop  # s: centred frames begin with the clip
     recipe = conf.audio_logmel.recipe
     splits = conf.data_conf.splits
     with making_step(conf, INDEXING, map(paths.clean_captions, splits)):
-        index = {split: index_split(paths, split, require_audio, shortest, recipe) for split in splits}
+        index = {split: index_split(paths, split, require_audio, CRNNEncoder.rate, recipe) for split in splits}
         report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
         write_index(paths, index)
     clips = {split: found.clips for split, found in index.items()}
     roles = conf.data_conf.model_dump(include={"train_data", "val_data", "eval_data"})
-    for remark in (*repeated_splits(roles), *repeated_sounds(clips), *mixed_rates(clips, recipe)):
+    levels = {split: found.levels for split, found in index.items()}
+    remarks = (repeated_splits(roles), repeated_names(clips), repeated_sounds(clips), odd_levels(clips, levels))
+    for remark in chain(*remarks, mixed_rates(clips, recipe)):
         print(remark)
 
 
@@ -59,7 +62,7 @@ def report_problems(paths: DatasetPaths, index: dict[str, SplitIndex], refuse: b
         advice = f"{more}all {len(problems)} are in {paths.bad_data}: mend them or set clotho_dataset.on_bad_data=skip"
         raise UserError("\n".join([*map(str, problems[:SHOWN]), advice]))
     if problems:
-        print(f"left out: {len(problems)} problems, listed in {paths.bad_data}")
+        print(f"left out: {counted(len(problems), 'problem')}, listed in {paths.bad_data}")
     for split, found in index.items():
         if found.captions.empty:
             raise UserError(f"{paths.raw_captions(split)}: no usable captions are left")
@@ -75,10 +78,12 @@ def write_index(paths: DatasetPaths, index: dict[str, SplitIndex]) -> None:
     for split, sizes in vocabulary["splits"].items():
         minutes = clips[split]["seconds"] / 60
         print(
-            f"{split}: {sizes['clips']} clips ({minutes:.1f} min of audio), {sizes['captions']} captions, "
-            f"{sizes['words']} words, {sizes['distinct_words']} distinct -> {paths.text(split)}"
+            f"{split}: {counted(sizes['clips'], 'clip')} ({minutes:.1f} min of audio), "
+            f"{counted(sizes['captions'], 'caption')}, "
+            f"{counted(sizes['words'], 'word')}, {sizes['distinct_words']} distinct -> {paths.text(split)}"
         )
-    print(f"vocabulary: {len(vocabulary['vocabulary'])} words -> {paths.vocab_info}; clips -> {paths.audio_info}")
+    words = counted(len(vocabulary["vocabulary"]), "word")
+    print(f"vocabulary: {words} -> {paths.vocab_info}; clips -> {paths.audio_info}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
 
 if __name__ == "__main__":
@@ -43,13 +44,13 @@ def main() -> None:
         else:
             paths.word_extra.unlink(missing_ok=True)  # of other settings
         save_embeddings(paths.word_embeds, embeddings)
-    print(f"{len(vocabulary)} words, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
+    print(f"{counted(len(vocabulary), 'word')}, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
     print(
         f"  {len(coverage.found)} found, {len(coverage.by_variants)} by variants, "
         f"{len(coverage.unknown)} unknown{': ' + ' '.join(coverage.unknown) if coverage.unknown else ''}"
     )
     if settings.extra_words:
-        print(f"{settings.extra_words} words that no caption has -> {paths.word_extra}")
+        print(f"{counted(settings.extra_words, 'word')} that no caption has -> {paths.word_extra}")
 
 
 def source_vectors(conf: Conf, paths: DatasetPaths) -> "KeyedVectors":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
+from utils.common.counts import counted
 from utils.common.errors import UserError, begin_command, run_command
 
 if __name__ == "__main__":
@@ -83,11 +84,12 @@ class SplitLogMels:
         found = zip(clips.items(), progress(of_clips, f"log-mel {split}", total=len(clips)), strict=True)
         computed = {part_name(fid, clip): place for (fid, clip), place in found if place is not None}
         if all(self.is_stored) and len(self.stored) == len(clips):
-            print(f"{split}: {len(clips)} clips, as they are in {store.path}")
+            print(f"{split}: {counted(len(clips), 'clip')}, as they are in {store.path}")
             return
         frames = store.assemble(clips, self.stored, self.finished | computed)
         kept = f" ({len(clips) - len(computed)} kept from an earlier run)" if len(computed) < len(clips) else ""
-        print(f"{split}: {len(clips)} clips{kept}, {frames} frames of {store.recipe.n_mels} bands -> {store.path}")
+        sizes = f"{counted(len(clips), 'clip')}{kept}, {frames} frames of {store.recipe.n_mels} bands"
+        print(f"{split}: {sizes} -> {store.path}")
 
 
 if __name__ == "__main__":

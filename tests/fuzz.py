@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import resource
+import struct
 import sys
 import tempfile
 import time
@@ -85,6 +86,7 @@ WORDS = [PAD, "barks", "dog", "falls", "rain"]
 CONF = load_conf(ROOT / "conf.yaml")
 TRIAL = Entry(format=FORMAT)  # what a trial's provenance begins with
 RECIPE = CONF.audio_logmel.recipe
+ID3 = b"ID3\4\0\0\0\0\0\x64" + bytes(100)  # a tag
 
 
 # --- valid files and their loaders -----------------------------------------------------------------------
@@ -107,9 +109,32 @@ def sound(subtype: str, channels: int = 1, form: str | None = None) -> Callable[
     return make
 
 
+def surrounded(before: bytes, form: str, behind: bytes) -> Callable[[Path], None]:
+    """A sound with something before or behind it, under a name that tells nothing of its format."""
+
+    def make(path: Path) -> None:
+        plain = path.with_name("plain")
+        samples = np.random.default_rng(0).normal(scale=0.1, size=4000)
+        soundfile.write(plain, samples, 16000, format=form)
+        path.write_bytes(before + plain.read_bytes() + behind)
+
+    return make
+
+
+def make_mp3_in_wav(path: Path) -> None:
+    """A .wav file of MP3 with a count of its frames."""
+    sound("MPEG_LAYER_III", form="MP3")(path)
+    mp3 = path.read_bytes()
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, 16000, 8000, 1, 0, 12, 1, 2, 576, 1, 1393)
+    chunks = [(b"fmt ", form), (b"fact", struct.pack("<I", 4000)), (b"data", mp3 + bytes(len(mp3) % 2))]
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(content)) + content for name, content in chunks)
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+
+
 def load_sound(path: Path) -> None:
-    probe_clip(path)
-    read_log_mel(path, RECIPE)
+    clip = probe_clip(path).clip
+    frames = len(read_log_mel(path, RECIPE))  # from disk; the other from memory
+    assert frames == RECIPE.frames(clip.samples, clip.sample_rate)
     read_log_mel(path, replace(RECIPE, sample_rate=22050))
 
 
@@ -303,11 +328,16 @@ KINDS = {
     "opus": Kind("x.opus", sound("OPUS", form="OGG"), load_sound),
     "mp3": Kind("x.mp3", sound("MPEG_LAYER_III"), load_sound),
     "aiff": Kind("x.aiff", sound("PCM_16"), load_sound),
+    "au": Kind("x.au", sound("PCM_16"), load_sound),
+    "caf": Kind("x.caf", sound("PCM_16"), load_sound),
+    "wav behind a tag": Kind("tag.wav", surrounded(ID3, "WAV", b""), load_sound),
+    "ogg before zeros": Kind("zeros.wav", surrounded(b"", "OGG", bytes(999)), load_sound),
+    "mp3 in a wav": Kind("mp3.wav", make_mp3_in_wav, load_sound),
     "captions": Kind("captions.csv", make_captions, load_captions),
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
-        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, shortest=0.1, recipe=RECIPE),
+        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, fewest=4, recipe=RECIPE),
     ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),

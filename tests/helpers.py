@@ -309,7 +309,7 @@ def write_split(paths, split, files, captions_each, recipe, rng):
             kind = "FLAC" if name.endswith("flac") else "WAV"
             soundfile.write(folder / name, samples, RATE, format=kind)
             store[fid] = log_mel_spectrogram(samples, RATE, recipe)
-            clips[fid] = probe_clip(folder / name)._asdict()
+            clips[fid] = probe_clip(folder / name).clip._asdict()
             for number in range(captions_each):
                 tokens = rng.choice(WORDS[1:], size=rng.integers(2, 7)).tolist()
                 raw = f'{" ".join(tokens)} & "{name}" {number}'

@@ -198,6 +198,59 @@ def many_bad_clips(folder: Folder) -> None:
     shutil.copy(folder.wav, os.fsencode(folder.wav.parent) + b"/caf\xe9.wav")
 
 
+def odd_data(folder: Folder) -> None:
+    """Clips that are silent, cancel out and are out of scale, one behind a tag, and a name of two splits."""
+    first, second, third = sorted(folder.wav.parent.iterdir())
+    other = sorted((folder.data / "validation").iterdir())
+    soundfile.write(first, np.zeros(32000), 16000)
+    soundfile.write(second, np.stack([noise(), -noise()], axis=1), 16000)
+    soundfile.write(third, noise() * 32768, 16000, subtype="FLOAT")
+    other[1].write_bytes(b"ID3\4\0\0\0\0\2\x2c" + bytes(300) + other[1].read_bytes())
+    captions = folder.data / "clotho_captions_validation.csv"
+    captions.write_text(captions.read_text().replace(other[0].name, first.name))
+    other[0].rename(other[0].with_name(first.name))
+
+
+def not_closed(folder: Folder) -> None:
+    """A .wav file whose header has no sizes yet."""
+    content = bytearray(folder.wav.read_bytes())
+    content[4:8] = content[40:44] = bytes(4)
+    folder.wav.write_bytes(content)
+
+
+def larger(folder: Folder) -> None:
+    """A .wav file whose header promises eight bytes more than there are."""
+    content = bytearray(folder.wav.read_bytes())
+    for place in (4, 40):
+        content[place : place + 4] = (int.from_bytes(content[place : place + 4], "little") + 8).to_bytes(4, "little")
+    folder.wav.write_bytes(content)
+
+
+def in_place_of_wav(put: Callable[[Path], object]) -> Spoil:
+    """Something else than a file under the first clip's name."""
+
+    def spoil(folder: Folder) -> None:
+        wav = folder.wav
+        wav.unlink()
+        put(wav)
+
+    return spoil
+
+
+def sound_in_place(put: Callable[[Path], object]) -> Spoil:
+    """Something else than a file under a sound's name, in the folder that is to be ranked."""
+    return lambda folder: put(folder.data / "sounds" / "x.wav")
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(".git/annex/objects/x.wav")
+
+
+def link_split(folder: Folder) -> None:
+    (folder.data / "development").rename(folder.root / "elsewhere")
+    (folder.data / "development").symlink_to(folder.root / "elsewhere")
+
+
 def mixed_data(folder: Folder) -> None:
     """A clip at 22.05 kHz, a sound in two splits, and one file name with its accent apart from the letter."""
     first, second, third = sorted(folder.wav.parent.iterdir())
@@ -457,10 +510,18 @@ PAIRED_CAPTIONS = [  # of captions, when they are paired with clips: the line, a
     ("only dashes", captions("{0},a,– —,c,d,e", *ROWS[1:]), "2 ('{wav.name}') … caption_2 holds no words"),
     ("row twice", captions(*ROWS, ROWS[0]), "5 ('{wav.name}') … line 2"),
     ("no such clip", captions(*ROWS, "absent.wav,a,b,c,d,e"), "5 ('absent.wav') … no such audio file"),
+    ("empty rows", captions(*ROWS, *[",,,,,"] * 9), "5: the row is empty, and 8 more are; remove what is empty"),
+    ("no name", captions(*ROWS, ",a,b,c,d,e"), "5: the row names no file"),
 ]
 AUDIO = [  # of a clip, when captions are paired with clips
     ("text named .wav", lambda folder: folder.wav.write_text("no sound\n" * 99), "unreadable audio"),
     ("truncated", cut("wav"), "cut short"),
+    ("a size that is too large", larger, "the header is wrong … are there … ffmpeg -i OLD NEW.wav"),
+    ("sizes of zero", not_closed, "promises no samples … was not closed; convert it: ffmpeg -i OLD NEW.wav"),
+    ("a dangling link", in_place_of_wav(dangling), "is a link to what is not there … git annex get"),
+    ("a folder", in_place_of_wav(Path.mkdir), "is a folder, not a file"),
+    ("a pipe", in_place_of_wav(os.mkfifo), "is a pipe"),
+    ("3 frames", audio(noise(962 / 16030, 16030), 16030), "0.060012 s are too short; the model needs 4 frames"),
     ("NaN", audio(np.r_[noise(), np.nan], subtype="FLOAT"), "NaN"),
     ("too loud", audio(noise() * 1e30, subtype="FLOAT"), "e+29; full scale is 1: scale it"),
     ("8 kHz", audio(noise(2, 8000), 8000), "fmax 8000 Hz … 8000 Hz; audio_logmel.sample_rate"),
@@ -575,6 +636,11 @@ RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: 
     ("a folder", lambda folder: (folder.root / "out.csv").mkdir(), "{root}/out.csv: is no plain file"),
     ("scores are a file", table("out_word_scores", "x"), "{root}/out_word_scores: File exists"),
 ]
+UNRANKED = [  # of a sound that is to be ranked
+    ("a dangling link", sound_in_place(dangling), "is a link to what is not there"),
+    ("a folder in its place", sound_in_place(Path.mkdir), "is a folder"),
+    ("a pipe", sound_in_place(os.mkfifo), "is a pipe"),
+]
 SPLIT = ["--split", "development"]
 PAGES = [  # of what the live page is made from: what is spoiled, how, and the error line
     ("no scores", lambda folder: folder.scores.unlink(), f"{{scores}}: no such file … {SCORE}"),
@@ -622,6 +688,7 @@ OTHERS = [
         ["{conf}: param_conf.seed: is -1", "{conf}: AdamOptimizer.lr: is 0"],
     ),
     ("conf: typo of ours", [STEP_1, "param_conf.batchsize=3"], conf(""), ["'param_conf.batchsize=3': … batch_size?"]),
+    ("audio: a split is a link", [STEP_2], link_split, ["{data}/development: is a link out of the data set directory"]),
     ("conf: a device", [STEP_1], a_device, ["/dev/zero: … a folder, pipe or device"]),
     ("conf: misspelt option", [STEP_1, "--cnof", "{conf}"], conf(""), ["--cnof … did you mean --conf?"]),
     ("conf: override", [STEP_1, "--conf", "{conf}", "x"], conf(""), ["'x': … section.key=value"]),
@@ -685,6 +752,13 @@ REFUSED = [
     *group("relevance", MEASURE_PAIRS, "{root}/pairs.csv: … ", PAIRS),
     *group("queries", RANK, "{root}/queries.csv: … ", QUERIES),
     *group("ranking", RANK, "", [(what, to_rank(how), words) for what, how, words in RANKED]),
+    *group(
+        "ranking: a sound",
+        RANK,
+        "{data}/sounds/x.wav: ",
+        [(what, to_rank(how), words) for what, how, words in UNRANKED],
+        "{data}/sounds: 1 sound cannot be ranked: … clotho_dataset.on_bad_data=skip",
+    ),
     *group("trial", [SCORE, *TRIAL], "{trial}", TRIALS),
     *[(f"page: {what}", [EXPLORE, *TRIAL, *SPLIT], spoil, [words]) for what, spoil, words in PAGES],
     ("page: no such split", [EXPLORE, *TRIAL, "--split", "test"], lambda _: None, ["'test': not a split of {trial}"]),
@@ -765,13 +839,13 @@ def captions_are_clean(folder: Folder, printed: str) -> None:
 
 
 def bad_caption_is_left_out(folder: Folder, printed: str) -> None:
-    assert "left out: 1 problems, listed in" in printed
+    assert "left out: 1 problem, listed in" in printed
     assert "absent.wav" in (folder.data / "bad_data.csv").read_text()
     assert "absent.wav" not in (folder.data / "development_text.csv").read_text()
 
 
 def bad_clips_are_left_out(folder: Folder, printed: str) -> None:
-    assert "development: 1 clips" in printed
+    assert "development: 1 clip (" in printed
     listed = (folder.data / "bad_data.csv").read_text()
     assert listed.count("fmax 8000 Hz") == 2 and r"caf\xe9.wav" in listed and "unnamed.m4a" in listed
 
@@ -783,6 +857,17 @@ def mixed_data_is_remarked_on(folder: Folder, printed: str) -> None:
     assert any("audio_logmel.sample_rate=16000" in line for line in lines)
     assert any(line.startswith("the same sounds in development and in validation: 1, e.g. ") for line in lines)
     assert any("data_conf.val_data and .eval_data are one split, validation" in line for line in lines)
+    assert not (folder.data / "bad_data.csv").exists()
+
+
+def odd_data_is_remarked_on(folder: Folder, printed: str) -> None:
+    first, second, third = (path.name for path in sorted(folder.wav.parent.iterdir()))
+    lines = [line.partition(";")[0] for line in printed.splitlines()]
+    assert f"clips that are silent: 1 of development, e.g. {first!r}" in lines
+    assert f"clips whose channels cancel out, which are averaged: 1 of development, e.g. {second!r}" in lines
+    assert f"clips of samples beyond 10, where full scale is 1: 1 of development, e.g. {third!r}" in lines
+    assert f"the same file names in development and in validation: 1, e.g. {first!r}" in lines
+    assert "development: 3 clips" in printed and "validation: 2 clips" in printed
     assert not (folder.data / "bad_data.csv").exists()
 
 
@@ -857,6 +942,12 @@ HANDLED = [
         [STEP_1, STEP_2, "--conf", "{conf}", "data_conf.eval_data=validation"],
         mixed_data,
         mixed_data_is_remarked_on,
+    ),
+    (
+        "audio: silent, cancelling, out of scale, behind a tag, a name twice",
+        [STEP_1, STEP_2],
+        odd_data,
+        odd_data_is_remarked_on,
     ),
     (
         "audio: resampled",

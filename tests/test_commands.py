@@ -521,7 +521,7 @@ def test_bad_data_is_refused_or_left_out(copy_of_data):
     assert "clotho_captions_validation.csv line 6 ('absent.wav'): no such audio file" in message
     assert (data / "validation_text.csv").read_bytes() == before
     skip = "clotho_dataset.on_bad_data=skip"
-    assert "left out: 1 problems" in call("preprocessing/2_clotho_dataset.py", "--conf", conf, skip)
+    assert "left out: 1 problem," in call("preprocessing/2_clotho_dataset.py", "--conf", conf, skip)
     assert (data / "validation_text.csv").read_bytes() == before
     assert (data / "bad_data.csv").read_text().splitlines()[1] == (
         "clotho_captions_validation.csv,6,absent.wav,no such audio file"

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from models.audio_encoders import CRNNEncoder
+from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, readable
 from utils.common.memory import free_memory
@@ -139,7 +140,7 @@ def on_device(split: Split, name: str, device: torch.device, cache: str, needed:
     if size > FREE_MEMORY_SHARE * free:
         print(f"{name}: its log-mels ({size / 1e6:.0f} MB) stay in memory: they do not fit on the device")
         return split
-    print(f"{name}: {len(split.fids)} clips, log-mels on the device ({size / 1e6:.0f} MB)")
+    print(f"{name}: {counted(len(split.fids), 'clip')}, log-mels on the device ({size / 1e6:.0f} MB)")
     return replace(split, log_mels=DeviceLogMels(split.log_mels, device))
 
 
@@ -226,10 +227,10 @@ def _open_log_mels(
         size = 4 * n_mels * sum(frames)  # bytes
         fits = size < FREE_MEMORY_SHARE * free_memory()
         if cache != "disk" and fits:
-            print(f"{split}: {len(fids)} clips, log-mels in memory ({size / 1e6:.0f} MB)")
+            print(f"{split}: {counted(len(fids), 'clip')}, log-mels in memory ({size / 1e6:.0f} MB)")
             return [_finite(store[fid][()], path, fid) for fid in fids]
     why = "as set" if cache == "disk" else "they do not fit into memory"
-    print(f"{split}: {len(fids)} clips, log-mels read from disk ({size / 1e6:.0f} MB; {why})")
+    print(f"{split}: {counted(len(fids), 'clip')}, log-mels read from disk ({size / 1e6:.0f} MB; {why})")
     return DiskLogMels(path, fids, frames)
 
 
@@ -244,7 +245,8 @@ def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
             f"{LOG_MELS} again"
         )
     if not CRNNEncoder.frames_out(shape[0]):
-        raise UserError(f"{path}: clip {fid} has {shape[0]} frames; the model needs at least {CRNNEncoder.rate}")
+        needed = f"the model needs at least {CRNNEncoder.rate}"
+        raise UserError(f"{path}: clip {fid} has {counted(shape[0], 'frame')}; {needed}")
     return shape[0]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from models.audio_encoders import CRNNEncoder
+from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.memory import free_memory
 from utils.common.processes import world_size
@@ -46,7 +47,7 @@ def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -
     table = read_table(paths.text(name), ["fid", "file_name"], INDEXING)
     file_name = table.loc[table["fid"] == fid, "file_name"].iloc[0]
     need = step_memory(conf, dim, share, frames, words)
-    batch = f"the longest batch, {share} clips x {frames} frames (as clip {fid}, {file_name!r}, has)"
+    batch = f"the longest batch, {counted(share, 'clip')} x {frames} frames (as clip {fid}, {file_name!r}, has)"
     sizes = f"about {need / 1e9:.2f} GB of the {free / 1e9:.2f} GB of memory that are free"
     if need > OFF_BY * free:
         raise UserError(

@@ -1,6 +1,8 @@
 """Audio files as libsndfile decodes them, and those that it would pass as whole though they are not."""
 
 import hashlib
+import io
+import struct
 
 import librosa
 import numpy as np
@@ -12,7 +14,7 @@ import utils.common.digests
 import utils.dataset.audio
 from utils.common.digests import HELD
 from utils.common.errors import UserError
-from utils.dataset.audio import mono_blocks, open_audio, probe_clip, resampled
+from utils.dataset.audio import HEARD, mono_blocks, open_audio, probe_clip, resampled
 from utils.dataset.paths import AUDIO_SUFFIXES
 
 RATE = 16000
@@ -31,7 +33,7 @@ def test_channels_are_averaged_at_the_files_own_rate(tmp_path, subtype):
         read = np.concatenate(list(mono_blocks(tmp_path / "x.wav", stream)))
     assert read.dtype == np.float32
     np.testing.assert_allclose(read, samples.mean(axis=1), atol=1e-2)  # a step of 8 bits
-    clip = probe_clip(tmp_path / "x.wav")
+    clip = probe_clip(tmp_path / "x.wav").clip
     assert clip[:4] == ("x.wav", round(3000 / 22050, 6), 22050, 3)
 
 
@@ -49,7 +51,7 @@ def test_a_file_is_described_as_it_was_digested(tmp_path, monkeypatch, held):
 
     monkeypatch.setattr(utils.dataset.audio, "open_audio", open_after)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert probe_clip(path) == ("x.wav", round(999 / RATE, 6), RATE, 1, sha256)
+    assert probe_clip(path).clip == ("x.wav", round(999 / RATE, 6), RATE, 1, sha256)
 
 
 def test_a_file_that_cannot_be_read_is_said(tmp_path):
@@ -59,7 +61,13 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path):
 
 def write(path, samples, rate=RATE):
     """Write a file of the kind that its suffix says."""
-    options = {".opus": {"format": "OGG", "subtype": "OPUS"}, ".aif": {"format": "AIFF"}}
+    options = {
+        ".opus": {"format": "OGG", "subtype": "OPUS"},
+        ".oga": {"format": "OGG"},
+        ".wave": {"format": "WAV"},
+        ".aif": {"format": "AIFF"},
+        ".aifc": {"format": "AIFF", "subtype": "FLOAT"},
+    }
     soundfile.write(path, samples, rate, **options.get(path.suffix, {}))
 
 
@@ -71,7 +79,7 @@ def test_every_kind_of_audio_file_is_read_to_its_end(tmp_path, suffix, channels)
     path = tmp_path / f"x{suffix.upper()}"
     write(tmp_path / f"x{suffix}", tones)
     (tmp_path / f"x{suffix}").rename(path)
-    assert probe_clip(path)[:4] == (path.name, round(len(times) / RATE, 6), RATE, channels)
+    assert probe_clip(path).clip[:4] == (path.name, round(len(times) / RATE, 6), RATE, channels)
     with open_audio(path) as stream:
         read = np.concatenate(list(mono_blocks(path, stream)))
     middle = slice(RATE // 10, -RATE // 10)
@@ -103,7 +111,7 @@ def test_an_mp3_whose_length_can_only_be_guessed_is_refused(tmp_path):
 def test_an_rf64_file_that_ends_early_is_refused(tmp_path):
     path = tmp_path / "x.wav"
     soundfile.write(path, noise(), RATE, format="RF64")
-    assert probe_clip(path).seconds == 2
+    assert probe_clip(path).clip.seconds == 2
     path.write_bytes(path.read_bytes()[:-1000])
     with pytest.raises(UserError, match="cut short"):
         probe_clip(path)
@@ -148,7 +156,7 @@ def written_with_size(path, size, riff_size=None, end=None):
 )
 def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, size, riff_size):
     written_with_size(tmp_path / "x.wav", size, riff_size)
-    assert probe_clip(tmp_path / "x.wav").seconds == 1
+    assert probe_clip(tmp_path / "x.wav").clip.seconds == 1
     with open_audio(tmp_path / "x.wav") as stream:
         (read,) = mono_blocks(tmp_path / "x.wav", stream)
     np.testing.assert_allclose(read, noise(RATE), atol=1e-4)
@@ -169,8 +177,9 @@ def test_a_wav_of_known_length_is_cut_short_whatever_the_size_of_its_riff(tmp_pa
         (lambda path: soundfile.write(path, np.r_[noise(), np.nan], RATE, subtype="FLOAT"), "NaN or infinite"),
         (lambda path: soundfile.write(path, np.r_[noise(), np.inf], RATE, subtype="DOUBLE"), "NaN or infinite"),
         (lambda path: soundfile.write(path, noise() * 1e25, RATE, subtype="FLOAT"), r"a sample of .*e\+24; full"),
-        (lambda path: written_with_size(path, 2**31 - 2), "cut short"),
-        (lambda path: written_with_size(path, 0), "no samples"),
+        (lambda path: written_with_size(path, 2**31 - 2, 2**31 + 34), "cut short"),
+        (lambda path: written_with_size(path, 0), "promises no samples, but .*not closed; convert it: ffmpeg -i"),
+        (lambda path: written_with_size(path, 0, 0), "promises no samples, but .*not closed; convert it: ffmpeg"),
     ],
 )
 def test_unfit_audio_is_refused(tmp_path, write, what):
@@ -179,9 +188,130 @@ def test_unfit_audio_is_refused(tmp_path, write, what):
         probe_clip(tmp_path / "x.wav")
 
 
+def encoded(kind, subtype=None, samples=None):
+    """A second of noise as a file's content."""
+    content = io.BytesIO()
+    soundfile.write(content, noise(RATE) if samples is None else samples, RATE, format=kind, subtype=subtype)
+    return content.getvalue()
+
+
+def tag(size=300, flags=0):
+    """An ID3 tag of so many bytes, its header (and footer) apart."""
+    sizes = bytes(size >> shift & 127 for shift in (21, 14, 7, 0))
+    return b"ID3\4\0" + bytes([flags]) + sizes + bytes(size) + (b"3DI\4\0\x10" + sizes if flags else b"")
+
+
+JUNK = np.random.default_rng(1).bytes(5000)
+SURROUNDED = {  # what stands before a sound, its format, and what follows it
+    "wav behind a tag": (tag(), "WAV", b""),
+    "wav behind an odd tag": (tag(301), "WAV", b""),
+    "wav behind a large tag with a footer": (tag(70_000, 16), "WAV", b""),
+    "wav behind two tags": (tag() + tag(20), "WAV", b""),
+    "wav before a tag": (b"", "WAV", b"TAG" + bytes(125)),
+    "wav before zeros": (b"", "WAV", bytes(5000)),
+    "rf64 behind a tag": (tag(), "RF64", b""),
+    "aiff behind a tag": (tag(), "AIFF", b""),
+    "au behind a tag": (tag(), "AU", b""),
+    "flac behind a tag": (tag(), "FLAC", b""),
+    "ogg behind a tag": (tag(), "OGG", b""),
+    "ogg before a tag": (b"", "OGG", b"TAG" + bytes(125)),
+    "ogg before zeros": (b"", "OGG", bytes(5000)),
+    "ogg before junk": (b"", "OGG", JUNK),
+    "ogg between both": (tag(), "OGG", JUNK),
+    "mp3 behind a tag": (tag(), "MP3", b""),
+    "mp3 before zeros": (b"", "MP3", bytes(5000)),
+}
+
+
+@pytest.mark.parametrize("case", SURROUNDED)
+def test_what_stands_around_a_sound_is_passed_by_from_memory_and_from_disk(tmp_path, case, capfd):
+    before, kind, behind = SURROUNDED[case]
+    path, sound = tmp_path / "x.wav", encoded(kind)  # whose name tells a reader nothing
+    path.write_bytes(before + sound + behind)
+    alone, _ = soundfile.read(io.BytesIO(sound), dtype="float32")
+    for content in (path.read_bytes(), None):
+        with open_audio(path, content) as stream:
+            read = np.concatenate(list(mono_blocks(path, stream)))
+        np.testing.assert_allclose(read, alone, atol=1e-6)
+    assert capfd.readouterr().err == ""  # of the decoders' own remarks
+
+
+@pytest.mark.parametrize("case", [case for case in SURROUNDED if "flac" not in case])
+def test_what_stands_around_a_sound_does_not_make_it_whole(tmp_path, case):
+    before, kind, behind = SURROUNDED[case]
+    if behind and kind != "OGG":
+        pytest.skip("it stands for what is missing")
+    path, sound = tmp_path / "x.wav", encoded(kind)
+    path.write_bytes(before + sound[: int(0.9 * len(sound))] + behind)
+    for content in (path.read_bytes(), None):
+        with pytest.raises(UserError, match="cut short"), open_audio(path, content) as stream:
+            list(mono_blocks(path, stream))
+
+
+@pytest.mark.parametrize("excess", [2, 8, 44, 10**6])
+def test_samples_are_whole_where_their_size_alone_is_wrong(tmp_path, excess):
+    written_with_size(tmp_path / "x.wav", 2 * RATE + excess)
+    assert probe_clip(tmp_path / "x.wav").clip.seconds == 1
+    written_with_size(tmp_path / "x.wav", 2 * RATE + excess, 2 * RATE + 36 + excess)  # as of one that is cut short
+    promised = f"promises {2 * RATE + excess} bytes, and {2 * RATE} are there; get the clip anew, or convert it: ffmpeg"
+    with pytest.raises(UserError, match=promised):
+        probe_clip(tmp_path / "x.wav")
+    content = bytearray(encoded("AIFF"))
+    size = content.index(b"SSND") + 4
+    content[size : size + 4] = (2 * RATE + 8 + excess).to_bytes(4, "big")
+    (tmp_path / "x.aiff").write_bytes(content)
+    assert probe_clip(tmp_path / "x.aiff").clip.seconds == 1
+
+
+def test_silence_behind_a_size_of_zero_is_a_recording_that_was_not_closed(tmp_path):
+    written_with_size(tmp_path / "x.wav", 0)
+    content = (tmp_path / "x.wav").read_bytes()
+    (tmp_path / "x.wav").write_bytes(content[:44] + bytes(len(content) - 44))
+    with pytest.raises(UserError, match="was not closed"):
+        probe_clip(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("kind", ["AU", "CAF", "W64"])
+def test_other_contents_under_a_known_name_are_cut_short_too(tmp_path, kind):
+    (tmp_path / "x.wav").write_bytes(encoded(kind))
+    assert probe_clip(tmp_path / "x.wav").clip.seconds == 1
+    (tmp_path / "x.wav").write_bytes(encoded(kind)[:-1000])
+    with pytest.raises(UserError, match=r"cut short.*ffmpeg"):
+        probe_clip(tmp_path / "x.wav")
+
+
+def test_an_mp3_within_a_wav_is_refused_where_its_length_can_only_be_guessed(tmp_path):
+    mp3 = encoded("MP3", samples=np.r_[np.zeros(RATE), noise(RATE)])
+    mp3 = mp3[mp3.index(mp3[:2], 4) :]
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 8000, 1, 0, 12, 1, 2, 576, 1, 1393)
+    chunks = [(b"fmt ", form), (b"fact", struct.pack("<I", RATE)), (b"data", mp3 + bytes(len(mp3) % 2))]
+    body = b"WAVE" + b"".join(name + struct.pack("<I", len(content)) + content for name, content in chunks)
+    (tmp_path / "x.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
+    with pytest.raises(UserError, match=r"x\.wav: it has no count of its frames.*ffmpeg -i OLD NEW\.wav"):
+        probe_clip(tmp_path / "x.wav")
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
+def test_how_loud_a_clip_is(tmp_path, subtype):
+    samples = noise(3 * RATE, channels=2).clip(-0.4, 0.4)
+    samples[0, 0] = -0.5
+
+    def level(samples):
+        soundfile.write(tmp_path / "x.wav", samples, RATE, subtype=subtype)
+        return probe_clip(tmp_path / "x.wav").level
+
+    assert level(samples).peak == 0.5 and level(samples).mono_peak > HEARD
+    assert level(samples * [1, 0]).mono_peak > HEARD
+    assert level(np.stack([samples[:, 0], -samples[:, 0]], axis=1)) == pytest.approx((0.5, 0), abs=1e-4)
+    assert level(np.zeros((99, 2))) == (0, 0)
+    late = np.zeros(3 * RATE)
+    late[-1] = 0.25
+    assert level(late) == (0.25, 0.25)
+
+
 def test_a_header_that_promises_less_is_believed(tmp_path):
     written_with_size(tmp_path / "x.wav", RATE)
-    assert probe_clip(tmp_path / "x.wav").seconds == 0.5
+    assert probe_clip(tmp_path / "x.wav").clip.seconds == 0.5
 
 
 @pytest.mark.parametrize(("rate", "new_rate"), [(16000, 44100), (22050, 44100), (96000, 44100), (44100, 16000)])

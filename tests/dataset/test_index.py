@@ -12,8 +12,10 @@ import soundfile
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.dataset.captions import CAPTION_COLUMNS
-from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, match_names, read_clips, vocabulary_info
-from utils.dataset.paths import DatasetPaths
+from utils.dataset.clip_names import match_names
+from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, read_clips, vocabulary_info
+from utils.dataset.log_mel import read_log_mel
+from utils.dataset.paths import AUDIO_FILES, DatasetPaths
 from utils.dataset.recipe import LogMelRecipe
 
 
@@ -44,7 +46,7 @@ RECIPE = LogMelRecipe(fmax=4000)
 
 
 def index(paths, require_audio=True, recipe=RECIPE):
-    return index_split(paths, "dev", require_audio, shortest=0.06, recipe=recipe)
+    return index_split(paths, "dev", require_audio, fewest=4, recipe=recipe)
 
 
 def problems(found):
@@ -155,6 +157,99 @@ def test_clips_that_the_recipe_does_not_fit_are_listed(dataset):
     assert not index(paths, recipe=LogMelRecipe(sample_rate=32000)).problems
     no_band = index(paths, recipe=replace(RECIPE, fmin=1, fmax=5))
     assert ["no FFT bin lies between fmin 1 Hz and fmax 5 Hz" in problem for problem in problems(no_band)] == [True] * 2
+
+
+def test_a_rate_that_cannot_be_resampled_is_not_to_be_resampled(dataset):
+    paths = dataset([("x.wav", FIVE)], [])
+    soundfile.write(paths.audio("dev") / "x.wav", np.zeros(800), 800)
+    take_out = "take it out, with its row of captions"
+    (low,) = problems(index(paths, recipe=LogMelRecipe(sample_rate=16000)))
+    assert low == f"dev ('x.wav'): a sample rate of 800 Hz is too low to be resampled; {take_out}"
+    (high,) = problems(index(paths))
+    assert high == f"dev ('x.wav'): fmax 4000 Hz is above half the sample rate of 800 Hz; {take_out}"
+
+
+def test_clips_of_too_few_frames_are_listed_however_many_seconds_they_last(dataset):
+    paths = dataset([(f"{samples}.wav", FIVE) for samples in (962, 963)], [])
+    for samples in (962, 963):  # a hop of 320.6 samples is 321
+        soundfile.write(paths.audio("dev") / f"{samples}.wav", np.zeros(samples), 16030)
+    found = index(paths)
+    assert problems(found) == ["dev ('962.wav'): 0.060012 s are too short; the model needs 4 frames, 0.06007 s"]
+    assert len(read_log_mel(paths.audio("dev") / "962.wav", RECIPE)) == 3
+    assert len(read_log_mel(paths.audio("dev") / "963.wav", RECIPE)) == 4
+
+
+def test_what_lies_in_a_sounds_place_is_said_once(dataset):
+    names = ["annex.wav", "folder.wav", "pipe.flac", "x.wav"]
+    paths = dataset([(name, FIVE) for name in names], ["x.wav"])
+    folder = paths.audio("dev")
+    (folder / "annex.wav").symlink_to(".git/annex/objects/SHA256E-s9.wav")
+    (folder / "folder.wav").mkdir()
+    (folder / "sounds").mkdir()
+    os.mkfifo(folder / "pipe.flac")
+    (folder / "unnamed.mp3").symlink_to("unnamed.mp3")
+    found = index(paths)
+    link = "is a link to what is not there; get the file itself (as by `git annex get` or `dvc pull`)"
+    assert problems(found) == [
+        f"dev ('annex.wav'): {link}",
+        "dev ('folder.wav'): is a folder, not a file; rename or remove it",
+        "dev ('pipe.flac'): is a pipe, socket or device, not a file; rename or remove it",
+        f"dev ('unnamed.mp3'): {link}",
+    ]
+    assert found.captions["file_name"].unique().tolist() == ["x.wav"]
+
+
+def test_what_macos_writes_beside_sounds_is_no_sound(dataset):
+    paths = dataset([("x.wav", FIVE), ("._y.wav", FIVE)], ["x.wav", "._y.wav"])
+    (paths.audio("dev") / "._x.wav").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(99))
+    found = index(paths)
+    assert not found.problems and [clip.file_name for clip in found.clips.values()] == ["x.wav", "._y.wav"]
+
+
+def test_a_name_that_nearly_fits_a_file_is_said_with_it(dataset):
+    names = ["no suffix", "case.wav", "other.mp3", "bare.wav", "bare too", "taken.flac", "caf\u00e9.WAV", "gone.wav"]
+    files = ["no suffix.wav", "Case.WAV", "other.flac", "bare", "Bare Too", "taken.wav", "cafe\u0301.wav"]
+    paths = dataset([(name, FIVE) for name in ["taken.wav", *names]], files)
+    said = {problem.file_name: problem.what for problem in index(paths).problems if problem.line}
+    assert said == {
+        "no suffix": "no such audio file; did you mean 'no suffix.wav'?",
+        "case.wav": "no such audio file; did you mean 'Case.WAV'?",
+        "other.mp3": "no such audio file; did you mean 'other.flac'?",
+        "bare.wav": f"no such audio file; 'bare' lies there, but is not called {AUDIO_FILES}: rename it",
+        "bare too": f"no such audio file; 'Bare Too' lies there, but is not called {AUDIO_FILES}: rename it",
+        "taken.flac": "no such audio file",
+        "caf\u00e9.WAV": "no such audio file; did you mean 'cafe\u0301.wav'?",
+        "gone.wav": "no such audio file",
+    }
+
+
+def test_empty_rows_are_one_problem(dataset):
+    rows = [("x.wav", FIVE), ("", [""] * 5), (" ", [" "] * 5), ("", FIVE), ("", FIVE), ("", [""] * 5)]
+    for require_audio in (True, False):
+        found = index(dataset(rows, ["x.wav"]), require_audio)
+        assert problems(found) == [
+            "clotho_captions_dev.csv line 5: the row names no file",
+            "clotho_captions_dev.csv line 6: the row names no file",
+            "clotho_captions_dev.csv line 3: the row is empty, and 2 more are; remove what is empty",
+        ]
+        assert len(found.captions) == 5
+    (line,) = problems(index(dataset(rows[:2], ["x.wav"])))
+    assert line == "clotho_captions_dev.csv line 3: the row is empty; remove what is empty"
+
+
+def test_a_split_that_is_a_link_out_of_the_data_set_is_one_error(dataset, tmp_path_factory):
+    paths = dataset([("x.wav", FIVE), ("y.wav", FIVE)], ["x.wav", "y.wav"])
+    outside = tmp_path_factory.mktemp("outside") / "dev"
+    paths.audio("dev").rename(outside)
+    paths.audio("dev").symlink_to(outside)
+    for read in (lambda: index(paths), lambda: paths.clip("dev", "x.wav")):
+        with pytest.raises(UserError, match=r"^[^\n]*/dev: is a link out of the data set directory, .* put the folder"):
+            read()
+    paths.audio("dev").unlink()
+    (paths.audio("dev").parent / "elsewhere").mkdir()
+    paths.audio("dev").symlink_to("elsewhere")
+    soundfile.write(paths.audio("dev") / "x.wav", np.zeros(800), 8000)
+    assert list(index(paths).captions["file_name"].unique()) == ["x.wav"]
 
 
 def test_whatever_is_wrong_is_listed_and_left_out(dataset):

@@ -139,6 +139,16 @@ def test_a_file_read_in_blocks_has_the_log_mels_of_the_whole(tmp_path, monkeypat
 # --- resampled -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("sample_rate", [16000, 16030, 22050, 44100, 96000])
+@pytest.mark.parametrize("resampled_to", [None, 16000, 22050])
+def test_the_frames_of_a_log_mel_are_counted_without_it(sample_rate, resampled_to):
+    recipe = LogMelRecipe(fmax=4000, sample_rate=resampled_to)
+    hop = round((resampled_to or sample_rate) * recipe.hop) * sample_rate / (resampled_to or sample_rate)
+    for samples in {max(1, round(frames * hop) + off) for frames in (1, 2, 3, 10) for off in range(-3, 4)}:
+        log_mel = log_mel_spectrogram(np.zeros(samples), sample_rate, recipe)
+        assert recipe.frames(samples, sample_rate) == len(log_mel), samples
+
+
 @pytest.mark.parametrize("sample_rate", [16000, 22050, 96000])
 def test_resampled_log_mels_are_those_of_the_resampled_sound(tmp_path, monkeypatch, sample_rate, backend):
     """By soxr on the whole; and by librosa, whose last sample may be one more."""
@@ -235,7 +245,7 @@ from utils.dataset.recipe import LogMelRecipe
 path, recipe = Path(sys.argv[1]), LogMelRecipe(fmax=4000, sample_rate=int(sys.argv[2]) or None)
 read_log_mel(path.with_name("short.wav"), recipe)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-clip, log_mel = probe_clip(path), read_log_mel(path, recipe)
+clip, log_mel = probe_clip(path).clip, read_log_mel(path, recipe)
 print(clip.seconds, *log_mel.shape, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 

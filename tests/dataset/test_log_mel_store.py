@@ -29,7 +29,7 @@ def sounds(tmp_path):
     rng = np.random.default_rng(0)
     for name in "abc":
         soundfile.write(tmp_path / f"{name}.wav", rng.uniform(-1, 1, 4000), 8000)
-    return {name: probe_clip(tmp_path / f"{name}.wav") for name in "abc"}, tmp_path
+    return {name: probe_clip(tmp_path / f"{name}.wav").clip for name in "abc"}, tmp_path
 
 
 def finish(store, clips, folder):
@@ -166,7 +166,7 @@ def test_a_new_sound_is_computed_anew_and_an_unannounced_one_refused(sounds):
     soundfile.write(folder / "b.wav", np.zeros(8000), 8000)
     with pytest.raises(UserError, match=r"b\.wav: has changed since preprocessing/2_clotho_dataset\.py read it"):
         finish(store, clips, folder)
-    clips["b"] = probe_clip(folder / "b.wav")
+    clips["b"] = probe_clip(folder / "b.wav").clip
     computed, finished = finish(store, clips, folder)
     assert computed == ["b"]
     assert store.assemble(clips, store.stored(), finished) == 2 * 26 + 51

@@ -1,8 +1,8 @@
 """What step 2 says of a data set without refusing it."""
 
-from utils.dataset.audio import Clip
+from utils.dataset.audio import HEARD, Clip, Level
 from utils.dataset.recipe import PUBLISHED, LogMelRecipe
-from utils.dataset.remarks import mixed_rates, repeated_sounds, repeated_splits
+from utils.dataset.remarks import mixed_rates, odd_levels, repeated_names, repeated_sounds, repeated_splits
 
 
 def clips(**splits):
@@ -40,6 +40,32 @@ def test_repeated_sounds_are_counted_once_for_each_pair_of_splits():
         "the same sounds in val and in eva: 1, e.g. 'val0.wav' and 'eva1.wav'",
     ]
     assert not list(repeated_sounds(clips(dev="a@8", val="b@8")))
+
+
+def test_clips_that_are_hardly_meant_so_are_counted_by_split():
+    found = clips(dev="a@8 b@8 c@8 d@8 e@8", val="f@8 g@8 h@8")
+    loud, silent, cancelled, scaled = Level(1.2, HEARD), Level(3e-5, 3e-5), Level(0.5, 2e-5), Level(29000, 100)
+    quiet = Level(0.001, 0.001)
+    levels = {"dev": [silent, cancelled, loud, silent, quiet], "val": [Level(0, 0), scaled, Level(30000, 0)]}
+    levels = {split: dict(zip(found[split], of_split, strict=True)) for split, of_split in levels.items()}
+    lines = list(odd_levels(found, levels))
+    assert [line.partition(";")[0] for line in lines] == [
+        "clips that are silent: 2 of dev, 1 of val, e.g. 'dev0.wav'",
+        "clips whose channels cancel out, which are averaged: 1 of dev, 1 of val, e.g. 'dev1.wav'",
+        "clips of samples beyond 10, where full scale is 1: 1 of val, e.g. 'val1.wav'",
+    ]
+    assert "-af 'pan=mono|c0=c0'" in lines[1] and "1/32768" in lines[2]
+    assert not list(odd_levels({"dev": {}}, {"dev": {}}))
+
+
+def test_repeated_names_are_counted_for_each_pair_of_splits():
+    dev, val = clips(dev="a@8 b@8 c@8", val="d@8")["dev"], {"v": Clip("dev1.wav", 1.0, 8, 1, "d")}
+    assert list(repeated_names({"dev": dev, "val": val, "eva": dict(list(dev.items())[:2])})) == [
+        "the same file names in dev and in val: 1, e.g. 'dev1.wav'",
+        "the same file names in dev and in eva: 2, e.g. 'dev0.wav'",
+        "the same file names in val and in eva: 1, e.g. 'dev1.wav'",
+    ]
+    assert not list(repeated_names(clips(dev="a@8", val="a@8")))
 
 
 def test_splits_with_two_roles_are_named():

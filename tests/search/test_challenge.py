@@ -1,6 +1,7 @@
 """A folder's sounds ranked for a file of captions, by the real command, against plain loops over the score."""
 
 import csv
+import os
 import resource
 import shutil
 import signal
@@ -252,7 +253,8 @@ def test_broken_sounds_are_refused_or_left_out_by_name(made, ranked, tmp_path):
     for line, (name, what) in zip(lines, names, strict=False):
         assert line.startswith(f"error: {sounds / name}: ") and what in line
     assert lines[3:] == [
-        f"error: {sounds}: 3 sounds cannot be ranked: mend or remove them, or set clotho_dataset.on_bad_data=skip"
+        f"error: {sounds}: 3 sounds cannot be ranked: mend or remove what is named, or set "
+        "clotho_dataset.on_bad_data=skip"
     ]
     assert (tmp_path / "out.csv").read_bytes() == before
     rows = ranked(CAPTIONS, sounds, "clotho_dataset.on_bad_data=skip")
@@ -265,12 +267,39 @@ def test_broken_sounds_are_refused_or_left_out_by_name(made, ranked, tmp_path):
     assert f"left out: {tmp_path / 'empty' / 'x.wav'}: unreadable audio" in ranked.said
 
 
+def test_what_lies_in_a_sounds_place_is_named(made, ranked, tmp_path):
+    sounds = tmp_path / "sounds"
+    shutil.copytree(made[1], sounds)
+    expected = ranked(CAPTIONS, sounds)
+    (sounds / "annex.wav").symlink_to("../.git/annex/objects/x.wav")
+    (sounds / "folder.ogg").mkdir()
+    os.mkfifo(sounds / "pipe.flac")
+    (sounds / "._a.wav").write_bytes(b"\0\5\x16\7" + bytes(99))  # macOS's own
+    ranked(CAPTIONS, sounds, status=2)
+    said = [("annex.wav", "is a link to what is not there"), ("folder.ogg", "is a folder"), ("pipe.flac", "is a pipe")]
+    *lines, last = ranked.said.splitlines()
+    for line, (name, what) in zip(lines, said, strict=True):
+        assert line.startswith(f"error: {sounds / name}: {what}")
+    assert "3 sounds cannot be ranked" in last
+    assert ranked(CAPTIONS, sounds, "clotho_dataset.on_bad_data=skip") == expected
+    done = ranked.apart(SEARCH, "clotho_dataset.on_bad_data=skip", sounds=sounds)
+    assert [f"warning: left out: {sounds / name}: {what}" in done.stderr for name, what in said] == [True] * 3
+
+
+def test_a_sound_behind_a_tag_is_ranked_as_without(made, ranked, tmp_path):
+    for name, before in (("alone.wav", b""), ("tagged.wav", b"ID3\4\0\0\0\0\2\x2c" + bytes(300))):
+        (tmp_path / name).write_bytes(before + (made[1] / "a.wav").read_bytes())
+    assert ranked(["rain"], tmp_path)[1] == ["rain", "alone.wav", "tagged.wav"]  # a tie
+    scores = [np.load(part) for part in (tmp_path / "out_word_scores").glob("*.npy")]
+    assert len(scores) == 2 and np.array_equal(*scores)
+
+
 def test_low_sample_rates_are_said_once(ranked, tmp_path):
     for name in ("x.wav", "y.wav"):
         soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 4000), 8000)
     assert ranked(["rain"], tmp_path)[1] == ["rain", "x.wav", "y.wav"]
     (line,) = ranked.apart(SEARCH, sounds=tmp_path).stderr.splitlines()
-    assert f"{tmp_path}: 2 sounds do not reach the 8000 Hz that log-mels go up to, e.g. 'x.wav'" in line
+    assert f"{tmp_path}: 2 sounds of a low sample rate, e.g. 'x.wav': nothing up to the 8000 Hz that" in line
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def data(tmp_path_factory):
     for tid, clip, raw_text, text in zip(split.tids, CLIPS, RAW_TEXTS, TEXTS, strict=True):
         rows.append([tid, split.fids[clip], FILES[clip], raw_text, text, json.dumps(text.split())])
     write_csv(paths.text("evaluation"), TEXT_COLUMNS, rows)
-    clips = [probe_clip(paths.audio("evaluation") / name) for name in FILES]
+    clips = [probe_clip(paths.audio("evaluation") / name).clip for name in FILES]
     others = {"development": {}, "validation": {}}
     write_json(paths.audio_info, clip_info(others | {"evaluation": dict(zip(split.fids, clips, strict=True))}))
     record_preprocessing(conf)
@@ -349,7 +349,7 @@ def test_files_that_are_no_sounds_are_refused(trial, tmp_path):
     for name, message in (
         ("text.wav", "unreadable audio"),
         ("x.m4a", r"convert it to \.wav or \.flac"),
-        ("absent.wav", r"no such file; name a \.wav, .* or \.aif file"),
+        ("absent.wav", r"no such file; name a \.wav, .* or \.caf file"),
         (".", "no such file"),
     ):
         with pytest.raises(UserError, match=message):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import whole_file, write_csv
 from utils.dataset import demo_sounds as sounds
@@ -164,8 +165,8 @@ def refuse_foreign_data(paths: DatasetPaths, split: str, scenes: list[Scene]) ->
     for place, names in found.items():
         if foreign := sorted(names - {scene.file_name for scene in scenes}):
             raise UserError(
-                f"{place}: holds {len(foreign)} clips that this run would not write, such as {foreign[0]!r}; "
-                "give the demo data set another folder (data_conf.dataset), or remove this one"
+                f"{place}: holds {counted(len(foreign), 'clip')} that this run would not write, such as "
+                f"{foreign[0]!r}; give the demo data set another folder (data_conf.dataset), or remove this one"
             )
 
 

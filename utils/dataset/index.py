@@ -5,21 +5,20 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
-from unicodedata import normalize
 
 import pandas as pd
 
 from utils.common.errors import UserError
 from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
-from utils.dataset.audio import Clip, probe_clip
+from utils.dataset.audio import Clip, Level, Probe, probe_clip
 from utils.dataset.captions import CAPTION_COLUMNS, has_words, hyphenated_words
-from utils.dataset.paths import CONVERT, OTHER_SOUNDS, DatasetPaths, sounds_in
-from utils.dataset.recipe import LogMelRecipe
+from utils.dataset.clip_names import match_names, why_absent
+from utils.dataset.paths import CONVERT, DatasetPaths, sounds_in
+from utils.dataset.recipe import LOWEST_RATE, LogMelRecipe
 
 FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
@@ -46,13 +45,14 @@ class SplitIndex:
 
     captions: pd.DataFrame  # TEXT_COLUMNS, a row a caption
     clips: dict[str, Clip]  # by fid; empty where audio is not required
+    levels: dict[str, Level]  # theirs
     problems: list[Problem]
 
 
 def index_split(
-    paths: DatasetPaths, split: str, require_audio: bool, shortest: float, recipe: LogMelRecipe
+    paths: DatasetPaths, split: str, require_audio: bool, fewest: int, recipe: LogMelRecipe
 ) -> SplitIndex:
-    """Pair a split's cleaned captions with its clips of at least `shortest` seconds that the recipe fits.
+    """Pair a split's cleaned captions with its clips that have log-mels of at least `fewest` frames by the recipe.
 
     Whatever cannot be paired or read is left out and listed.
     """
@@ -67,15 +67,11 @@ def index_split(
     ]
     if table.empty:
         problems.append(Problem(source, 1, "", "no captions"))
+    table = _drop_rows_without_names(table, source, problems)
     table = _drop_repeated_clips(table, source, problems)
+    probes = _probe_split(paths, split, table, Fit(fewest, recipe), problems) if require_audio else {}
     if require_audio:
-        names = list(dict.fromkeys(table["file_name"]))
-        files = _audio_files(paths, split, set(names), problems)
-        places = match_names(names, files)
-        readable = _probe_clips(paths, split, sorted(places.values()), shortest, recipe, problems)
-        unused = sorted(set(files) - set(places.values()))
-        problems += [Problem(split, 0, name, "the clip has no captions") for name in unused]
-        table = _drop_clips_without_audio(table, source, places, readable, problems)
+        table = table[table["file_name"].isin(probes)]
     table = _drop_empty_captions(table, source, problems)
     table = table.assign(fid=[clip_id(split, name) for name in table["file_name"]])
     captions = pd.DataFrame(
@@ -90,29 +86,14 @@ def index_split(
         columns=TEXT_COLUMNS,
     )
     names = dict(zip(table["fid"], table["file_name"], strict=True))
-    clips = {fid: readable[places[name]] for fid, name in names.items()} if require_audio else {}
-    return SplitIndex(captions, clips, problems)
+    found = {fid: probes[name] for fid, name in names.items()} if require_audio else {}
+    clips = {fid: probe.clip for fid, probe in found.items()}
+    return SplitIndex(captions, clips, {fid: probe.level for fid, probe in found.items()}, problems)
 
 
 def clip_id(split: str, file_name: str) -> str:
     """fid of a clip: 16 hexadecimal digits that depend on split and name alone (names recur across splits)."""
     return hashlib.sha256(f"{split}/{file_name}".encode()).hexdigest()[:16]
-
-
-def match_names(names: list[str], files: list[str]) -> dict[str, str]:
-    """Pair the names in a caption file with audio files: exactly first, then without spaces around stem and suffix,
-    then whichever way accents are encoded (a Mac's archive has them apart from their letters).
-
-    Each file serves one name; a name that fits no file, or several, is left out.
-    """
-    matches = {name: name for name in set(names) & set(files)}
-    for key in (_stripped, lambda name: normalize("NFC", _stripped(name))):
-        taken = set(matches.values())
-        owners = _grouped((name for name in names if name not in matches), key)
-        places = _grouped((file for file in files if file not in taken), key)
-        unique = [form for form, group in owners.items() if len(group) == len(places.get(form, ())) == 1]
-        matches |= {owners[form][0]: places[form][0] for form in unique}
-    return matches
 
 
 def vocabulary_info(captions: dict[str, pd.DataFrame]) -> dict:
@@ -183,23 +164,38 @@ def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
     return table
 
 
-def _stripped(name: str) -> str:
-    """A file name without spaces around stem and suffix."""
-    stem, dot, suffix = name.rpartition(".")
-    return stem.strip() + dot + suffix.strip()
+class Fit(NamedTuple):
+    """What a clip has to fit."""
+
+    fewest: int  # frames that its log-mel has
+    recipe: LogMelRecipe
 
 
-def _grouped(names: Iterable[str], key: Callable[[str], str]) -> dict[str, list[str]]:
-    """Names by what the key makes of them."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault(key(name), []).append(name)
-    return groups
+def _probe_split(
+    paths: DatasetPaths, split: str, table: pd.DataFrame, fit: Fit, problems: list[Problem]
+) -> dict[str, Probe]:
+    """The clips of the table's rows that can be used, by the name there; what is wrong with others is listed."""
+    lines = dict(zip(table["file_name"], map(int, table["line"]), strict=True))
+    files = _audio_files(paths, split, set(lines), problems)
+    places = match_names(list(lines), files)
+    probes = _probe_clips(paths, split, sorted(places.values()), fit, problems)
+    claimed = set(places.values())
+    problems += [Problem(split, 0, name, "the clip has no captions") for name in sorted(set(files) - claimed)]
+    said = {problem.file_name for problem in problems if problem.source == split}
+    lying = sorted({path.name for path in paths.audio(split).iterdir()} - claimed)
+    source = paths.raw_captions(split).name
+    problems += [
+        Problem(source, line, name, why_absent(name, lying))
+        for name, line in lines.items()
+        if name not in places and name not in said
+    ]
+    return {name: probes[file] for name, file in places.items() if file in probes}
 
 
 def _audio_files(paths: DatasetPaths, split: str, named: set[str], problems: list[Problem]) -> list[str]:
     """The names of a split's audio files; what is none that can be read, and no caption names, is a problem."""
     files = []
+    paths.require_own(split)
     for name, problem in sounds_in(paths.audio(split)):
         if problem is None:
             files.append(name)
@@ -209,36 +205,36 @@ def _audio_files(paths: DatasetPaths, split: str, named: set[str], problems: lis
 
 
 def _probe_clips(
-    paths: DatasetPaths,
-    split: str,
-    files: list[str],
-    shortest: float,
-    recipe: LogMelRecipe,
-    problems: list[Problem],
-) -> dict[str, Clip]:
-    """The clips that can be decoded to their end, last at least `shortest` seconds and fit the recipe, by file."""
-    clips = {}
+    paths: DatasetPaths, split: str, files: list[str], fit: Fit, problems: list[Problem]
+) -> dict[str, Probe]:
+    """The clips that can be decoded to their end and fit, by file."""
+    probes = {}
     for name in progress(files, f"reading {split}", total=len(files)):
         try:
-            clip = probe_clip(paths.clip(split, name))
+            probe = probe_clip(paths.clip(split, name))
         except UserError as error:
             problems.append(Problem(split, 0, name, str(error).partition(": ")[2]))
             continue
-        if what := _unfit(clip, shortest, recipe):
+        if what := _unfit(probe.clip, fit):
             problems.append(Problem(split, 0, name, what))
         else:
-            clips[name] = clip
-    return clips
+            probes[name] = probe
+    return probes
 
 
-def _unfit(clip: Clip, shortest: float, recipe: LogMelRecipe) -> str | None:
+def _unfit(clip: Clip, fit: Fit) -> str | None:
     """Why a clip can have no log-mel, or none that is long enough for the model."""
-    if clip.seconds < shortest:
-        return f"{clip.seconds:g} s are too short; the model needs {shortest:g} s"
+    fewest, recipe = fit
     try:
-        recipe.at(clip.sample_rate)
+        frames = recipe.frames(clip.samples, clip.sample_rate)
+        transform = recipe.at(clip.sample_rate)
     except ValueError as error:
-        return f"{error}; audio_logmel.sample_rate resamples all; or take it out, with its row of captions"
+        resamples = recipe.sample_rate is None and clip.sample_rate >= LOWEST_RATE
+        advice = "audio_logmel.sample_rate resamples all; or " if resamples else ""
+        return f"{error}; {advice}take it out, with its row of captions"
+    if frames < fewest:
+        shortest = (fewest - 1) * transform.hop_length / transform.sample_rate  # s: centred frames begin with the clip
+        return f"{clip.seconds:g} s are too short; the model needs {fewest} frames, {shortest:.4g} s"
     return None
 
 
@@ -252,18 +248,17 @@ def _drop_repeated_clips(table: pd.DataFrame, source: str, problems: list[Proble
     return table[~repeated]
 
 
-def _drop_clips_without_audio(
-    table: pd.DataFrame, source: str, places: dict[str, str], readable: dict[str, Clip], problems: list[Problem]
-) -> pd.DataFrame:
-    for row in table.drop_duplicates("file_name").itertuples():
-        if row.file_name not in places:
-            what = "no such audio file"
-            if Path(row.file_name).name != row.file_name:
-                what = "is no file name: clips lie in the split's folder itself"
-            elif Path(row.file_name).suffix.lower() in OTHER_SOUNDS:
-                what = f"{CONVERT}, and name that here"
-            problems.append(Problem(source, int(row.line), row.file_name, what))
-    return table[table["file_name"].map(lambda name: places.get(name) in readable).astype(bool)]
+def _drop_rows_without_names(table: pd.DataFrame, source: str, problems: list[Problem]) -> pd.DataFrame:
+    """Keep the rows that name a file; those that hold nothing at all, as spreadsheets leave them, are one problem."""
+    nameless = table[table["file_name"].str.strip() == ""]
+    has_text = nameless["raw_text"].str.strip() != ""
+    written = set(nameless["line"][has_text])
+    lines = list(dict.fromkeys(map(int, nameless["line"])))
+    problems += [Problem(source, line, "", "the row names no file") for line in lines if str(line) in written]
+    if empty := [line for line in lines if str(line) not in written]:
+        more = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""
+        problems.append(Problem(source, empty[0], "", f"the row is empty{more}; remove what is empty"))
+    return table.drop(nameless.index)
 
 
 def _drop_empty_captions(table: pd.DataFrame, source: str, problems: list[Problem]) -> pd.DataFrame:

@@ -54,5 +54,11 @@ class LogMelRecipe:
             raise ValueError(f"no FFT bin lies between {band} at {sample_rate} Hz; widen the band or the window")
         return MelTransform(sample_rate, n_fft, win_length, hop_length, self.n_mels, self.fmin, self.fmax)
 
+    def frames(self, samples: int, sample_rate: int) -> int:
+        """How many frames the log-mel of so many samples (a channel's) has; raises ValueError as `at` does."""
+        transform = self.at(sample_rate)
+        resampled = int(samples / (sample_rate / transform.sample_rate) + 0.5)  # as soxr rounds
+        return 1 + resampled // transform.hop_length
+
 
 PUBLISHED = LogMelRecipe()

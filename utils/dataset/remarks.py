@@ -4,10 +4,14 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import combinations
 
-from utils.dataset.audio import Clip
+from utils.dataset.audio import HEARD, Clip, Level
 from utils.dataset.recipe import LogMelRecipe
 
 Clips = dict[str, dict[str, Clip]]  # by split and fid
+Levels = dict[str, dict[str, Level]]
+SILENT = 1e-4  # of full scale: -80 dB
+CANCELLED = 0.01  # of the channels' peak, that their mean reaches
+LOUD = 10  # of full scale: samples of a float file as whole numbers have them
 
 
 def repeated_splits(roles: dict[str, str]) -> Iterator[str]:
@@ -33,6 +37,39 @@ def mixed_rates(clips: Clips, recipe: LogMelRecipe) -> Iterator[str]:
         if recipe.sample_rate and rate < 2 * recipe.fmax:
             band = f"nothing above {rate / 2:g} Hz, but log-mels go up to {recipe.fmax:g} Hz"
             yield f"clips at {rate} Hz: {shares}: they hold {band}"
+
+
+def odd_levels(clips: Clips, levels: Levels) -> Iterator[str]:
+    """A line for each kind of clips whose samples can be read, but are hardly meant so."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for split, by_fid in clips.items():
+        for fid, clip in by_fid.items():
+            if kind := _odd_level(levels[split][fid]):
+                kinds.setdefault(kind, []).append((split, clip.file_name))
+    for kind, files in kinds.items():
+        counts = Counter(split for split, _ in files)
+        shares = ", ".join(f"{n} of {split}" for split, n in counts.items())
+        what, advice = kind.split("; ")
+        yield f"clips {what}: {shares}, e.g. {files[0][1]!r}; {advice}"
+
+
+def _odd_level(level: Level) -> str | None:
+    """What is odd, and what to do about it."""
+    if level.peak < SILENT:
+        return "that are silent; remove them, with their rows of captions"
+    if level.mono_peak < CANCELLED * level.peak and level.mono_peak < HEARD:
+        return "whose channels cancel out, which are averaged; keep one: ffmpeg -i OLD -af 'pan=mono|c0=c0' NEW.wav"
+    if level.peak > LOUD:
+        return f"of samples beyond {LOUD}, where full scale is 1; scale them, perhaps by 1/32768"
+    return None
+
+
+def repeated_names(clips: Clips) -> Iterator[str]:
+    """A line for each two splits that have file names in common: by a name alone, nobody can tell which is meant."""
+    names = {split: {clip.file_name for clip in by_fid.values()} for split, by_fid in clips.items()}
+    for split, other in combinations(names, 2):
+        if same := sorted(names[split] & names[other]):
+            yield f"the same file names in {split} and in {other}: {len(same)}, e.g. {same[0]!r}"
 
 
 def repeated_sounds(clips: Clips) -> Iterator[str]:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.common.counts import counted
 from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
 from utils.common.digests import digest_of, file_digest
 from utils.common.errors import UserError
@@ -61,7 +62,7 @@ def rank_folder(trial: Path, conf: Conf, queries: Path, folder: Path, out: Path,
     search.warn_unknown(queries)
     rows = [[query.text, *(names[i] for i in best(search.scores(query), top))] for query in asked]
     write_csv(out, ["caption_query", *(f"file_name_{k}" for k in range(1, min(top, len(names)) + 1))], rows)
-    print(f"{len(rows)} captions, {len(names)} sounds -> {out}")
+    print(f"{counted(len(rows), 'caption')}, {counted(len(names), 'sound')} -> {out}")
 
 
 def read_queries(path: Path) -> list[Query]:
@@ -128,7 +129,8 @@ class FolderSearch(ClipSearch):
             what = f"no word of {text[:200]!r} is known: the sounds stand in the order of their names"
             warnings.warn(f"{source}: line {line}: {what}", stacklevel=2)
         if len(lost) > SHOWN:
-            warnings.warn(f"{source}: {len(lost) - SHOWN} more captions have no known word", stacklevel=2)
+            more = counted(len(lost) - SHOWN, "more caption")
+            warnings.warn(f"{source}: {more} without any known word", stacklevel=2)
 
     @cached_property
     def stored(self) -> WordScores:
@@ -167,17 +169,20 @@ class FolderSearch(ClipSearch):
         """Say what was scored, and refuse or name what could not be."""
         if self.problems and self.conf.clotho_dataset.on_bad_data == "refuse":
             more = f" and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
-            advice = f"cannot be ranked{more}: mend or remove them, or set clotho_dataset.on_bad_data=skip"
-            raise UserError("\n".join([*self.problems[:SHOWN], f"{self.folder}: {len(self.problems)} sounds {advice}"]))
+            advice = f"cannot be ranked{more}: mend or remove what is named, or set clotho_dataset.on_bad_data=skip"
+            last = f"{self.folder}: {counted(len(self.problems), 'sound')} {advice}"
+            raise UserError("\n".join([*self.problems[:SHOWN], last]))
         for problem in self.problems:
             warnings.warn(f"left out: {problem}", stacklevel=2)
         if not names:
             raise UserError(f"{self.folder}: no sound is left to be ranked")
         if self.low:
-            what = f"do not reach the {self._recipe.fmax:g} Hz that log-mels go up to, e.g. {self.low[0]!r}"
-            warnings.warn(f"{self.folder}: {len(self.low)} sounds {what}: how they rank may not fit", stacklevel=2)
+            low = f"{counted(len(self.low), 'sound')} of a low sample rate, e.g. {self.low[0]!r}"
+            what = f"nothing up to the {self._recipe.fmax:g} Hz that log-mels go up to: the rank may not fit"
+            warnings.warn(f"{self.folder}: {low}: {what}", stacklevel=2)
         earlier = f" ({len(names) - self.computed} kept from an earlier run)" if self.computed < len(names) else ""
-        print(f"{self.folder}: {len(names)} sounds{earlier} x {len(self.words)} words -> {self.cache}")
+        sizes = f"{counted(len(names), 'sound')}{earlier} x {counted(len(self.words), 'word')}"
+        print(f"{self.folder}: {sizes} -> {self.cache}")
 
 
 @contextmanager
@@ -196,5 +201,5 @@ def kept_scores(folder: Path, mark: str) -> Iterator[Callable[[str], Path]]:
                 path.unlink()
                 dropped += path.suffix == ".npy"
         if dropped:
-            print(f"{folder}: scores of {dropped} sounds by another model, or other settings, are dropped")
+            print(f"{folder}: scores of {counted(dropped, 'sound')} by another model, or other settings, are dropped")
         yield lambda sound: folder / f"{mark}-{sound}.npy"

@@ -16,6 +16,7 @@ import torch
 from scipy.sparse import csr_array
 
 from models.audio_encoders import CRNNEncoder
+from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import refuse_other_than, whole_file
 from utils.common.steps import INDEXING, SCORING, TRAINING
@@ -213,7 +214,8 @@ class ClipSearch:
         log_mel = read_log_mel(path, self._recipe)
         if not CRNNEncoder.frames_out(len(log_mel)):
             shortest = (CRNNEncoder.rate - 1) * self.conf.audio_logmel.hop
-            raise UserError(f"{path}: too short: {len(log_mel)} frames; the model needs {shortest:g} s")
+            needed = f"the model needs {CRNNEncoder.rate}, about {shortest:g} s"
+            raise UserError(f"{path}: too short: {counted(len(log_mel), 'frame')}; {needed}")
         return log_mel
 
     @cached_property

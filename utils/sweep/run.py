@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from utils.common.counts import counted
 from utils.common.errors import UserError, out_of_memory
 from utils.common.processes import leave
 from utils.common.steps import SWEEPING
@@ -32,7 +33,7 @@ def run_sweep(sweep: Path, train: Train) -> None:
     """
     points = read_points(sweep)
     waiting = [i for i, point in enumerate(points) if not point.finished]
-    print(f"{sweep}: {len(points)} trials, {len(points) - len(waiting)} of them finished", flush=True)
+    print(f"{sweep}: {counted(len(points), 'trial')}, {len(points) - len(waiting)} of them finished", flush=True)
     again = f"python {SWEEPING} --resume {sweep}"
     try:
         failures = run_on_ray(sweep, points, waiting, partial(run_point, sweep, train)) if waiting else {}
@@ -44,10 +45,10 @@ def run_sweep(sweep: Path, train: Train) -> None:
         from utils.report.comparison import write_comparison  # matplotlib: training does without
 
         write_comparison(trials, sweep / COMPARISON)
-        print(f"{len(trials)} trials -> {sweep / COMPARISON}")
+        print(f"{counted(len(trials), 'trial')} -> {sweep / COMPARISON}")
     if failures:
         lines = [f"{points[i]}: {' '.join(message.split())}" for i, message in sorted(failures.items())]
-        raise UserError("\n".join([*lines, f"{len(failures)} trials failed; to try again: {again}"]))
+        raise UserError("\n".join([*lines, f"{counted(len(failures), 'trial')} failed; to try again: {again}"]))
 
 
 def run_point(sweep: Path, train: Train, index: int) -> str | None:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from models.core import CRNNWordModel
+from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import require_file
 from utils.common.steps import TRAINING
@@ -113,7 +114,8 @@ def load_model(path: Path, identity: str | None = None) -> Trained:
     except Exception as error:  # the sizes are the file's: torch raises many types for those that cannot be
         raise UserError(f"{path}: not a checkpoint of CRNNWordModel and its score ({first_line(error)})") from None
     if len(words) != len(model.text_enc.embedding.weight):
-        raise UserError(f"{path}: holds {len(words)} words but {len(model.text_enc.embedding.weight)} word vectors")
+        vectors = counted(len(model.text_enc.embedding.weight), "word vector")
+        raise UserError(f"{path}: holds {counted(len(words), 'word')} but {vectors}")
     if not all(torch.isfinite(value).all() for value in score.state_dict().values()):
         raise UserError(f"{path}: holds a score that is not finite: it is damaged; get it anew")
     return Trained(model.eval(), score, words, checkpoint["epoch"])

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import write_json
 from utils.common.processes import pick_device
@@ -59,7 +60,7 @@ def score_trial(trial: Path, conf: Conf) -> None:
             scores_path(trial, name).unlink(missing_ok=True)  # of before, which nothing would tell from new ones
             path = word_scores_path(trial, name)
             words = write_word_scores(path, split, best, extra)
-            print(f"{name}: {len(split.fids)} clips x {words} words -> {path}")
+            print(f"{name}: {counted(len(split.fids), 'clip')} x {counted(words, 'word')} -> {path}")
             _write_matrix(trial, name, split, conf, best)
 
 
@@ -120,10 +121,11 @@ def _write_matrix(trial: Path, name: str, split: Split, conf: Conf, best: Traine
     if conf.xmodal_scores == "always" or (conf.xmodal_scores == "auto" and size <= LARGEST_MATRIX):
         path = scores_path(trial, name)
         save_scores(path, load_scores(word_scores_path(trial, name), best.epoch, str(best.score)))
-        print(f"{name}: {clips} clips x {captions} captions -> {path}")
+        print(f"{name}: {counted(clips, 'clip')} x {counted(captions, 'caption')} -> {path}")
         return
     why = "xmodal_scores is never" if conf.xmodal_scores == "never" else f"over {LARGEST_MATRIX / 1e9:g} GB"
-    what = f"{clips} clips x {captions} captions, {size / 1e9:.3g} GB, are not written ({why}); no command needs them"
+    scores = f"{counted(clips, 'clip')} x {counted(captions, 'caption')}, {size / 1e9:.3g} GB"
+    what = f"{scores}, are not written ({why}); no command needs them"
     print(f"{name}: {what}, xmodal_scores=always writes them")
 
 
