@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -25,12 +26,13 @@ from typing import NamedTuple
 
 import gensim.models
 import h5py
+import nltk
 import numpy as np
 import smart_open
 import soundfile
 import torch
 
-from tests.helpers import ROOT, record_files
+from tests.helpers import ROOT, record_files, unread_nltk_words, write_nltk_data
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.common.parts import DIGEST, load_part, save_part
@@ -49,6 +51,8 @@ from utils.dataset.index import (
     read_vocabulary,
 )
 from utils.dataset.log_mel import read_log_mel
+from utils.dataset.named_entities import CHUNKER, PLACES, TAGGER, replace_named_entities
+from utils.dataset.named_entities import WORDS as WORD_LIST
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.vector_file import read_vector_file
 from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
@@ -117,6 +121,20 @@ def load_captions(path: Path) -> None:
 
 def make_captions(path: Path) -> None:
     write_csv(path, ["file_name", *CAPTION_COLUMNS], [[f"{i}.wav", 'A "dog" barks,', *"abcd"] for i in range(9)])
+
+
+def make_nltk_package(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_nltk_data(Path(folder))
+        path.parent.mkdir()
+        shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder, path.parent.name), path.stem)
+
+
+def load_nltk_package(path: Path) -> None:
+    nltk.data.path[:] = [str(path.parents[1])]
+    nltk.corpus.words = unread_nltk_words()
+    nltk.download = lambda *_, **__: False
+    assert replace_named_entities(["a dog in paris", ""])[1] == ""
 
 
 def make_cleaned(path: Path) -> None:
@@ -301,6 +319,9 @@ KINDS = {
     "mp3": Kind("x.mp3", sound("MPEG_LAYER_III"), load_sound),
     "aiff": Kind("x.aiff", sound("PCM_16"), load_sound),
     "captions": Kind("captions.csv", make_captions, load_captions),
+    "NLTK's tagger": Kind(f"{PLACES[TAGGER]}.zip", make_nltk_package, load_nltk_package),
+    "NLTK's chunker": Kind(f"{PLACES[CHUNKER]}.zip", make_nltk_package, load_nltk_package),
+    "NLTK's words": Kind(f"{PLACES[WORD_LIST]}.zip", make_nltk_package, load_nltk_package),
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
@@ -364,8 +385,9 @@ def _mutate_member(rng: random.Random, content: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(out, "w") as after:
         names = before.namelist()
+        files = [name for name in names if not name.endswith("/")]
         tables = [name for name in names if name.endswith(("data.pkl", ".npy"))]
-        chosen = rng.choice(tables if rng.random() < 0.9 else names)
+        chosen = rng.choice(tables if tables and rng.random() < 0.9 else files)
         for name in names:
             member = bytearray(before.read(name))
             if name == chosen:
@@ -457,6 +479,7 @@ def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
         (folder / "trial").mkdir()
         record(folder / "trial", TRAINING, TRIAL)
         for kind, content in valid.items():
+            (folder / KINDS[kind].file).parent.mkdir(exist_ok=True)
             (folder / KINDS[kind].file).write_bytes(content)
         while (number := pipe.recv()) is not None:
             case = case_of(seed, number, valid)

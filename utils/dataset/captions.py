@@ -1,7 +1,6 @@
-"""Captions: read in Clotho's form, clean, correct, and replace named entities."""
+"""Captions: read in Clotho's form, clean and correct."""
 
 import html
-import io
 import re
 from collections.abc import Sequence
 from itertools import dropwhile
@@ -14,12 +13,6 @@ from utils.common.errors import UserError
 
 HTML_ENTITY = re.compile("&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]
-NAMED_ENTITY = "NE"
-NLTK_DATA = {  # package: where NLTK looks for it
-    "averaged_perceptron_tagger_eng": "taggers/averaged_perceptron_tagger_eng",
-    "maxent_ne_chunker_tab": "chunkers/maxent_ne_chunker_tab",
-    "words": "corpora/words",
-}
 
 
 class RawCaption(NamedTuple):
@@ -111,36 +104,3 @@ def is_typed(word: str, corrections: dict[str, str]) -> bool:
 def hyphenated_words(text: str) -> list[str]:
     """The words with a hyphen or a dash in them, for the user to look at."""
     return [word for word in text.split() if any(category(character) == "Pd" for character in word)]
-
-
-def replace_named_entities(texts: list[str]) -> list[str]:
-    """Replace every word that NLTK marks as (part of) a named entity by `NE`, in cleaned captions.
-
-    Raises UserError where NLTK's data is missing and cannot be downloaded.
-    """
-    import nltk
-
-    _require_nltk_data()
-    tagged = nltk.pos_tag_sents([text.split() for text in texts])
-    trees = nltk.ne_chunk_sents(tagged, binary=True)
-    # (word, part of speech, IOB tag); outside of entities the tag is O
-    triples = (nltk.tree2conlltags(tree) for tree in trees)
-    return [" ".join(NAMED_ENTITY if tag != "O" else word for word, _, tag in sentence) for sentence in triples]
-
-
-def _require_nltk_data() -> None:
-    """Find NLTK's data, or else download it."""
-    import nltk
-
-    for package, place in NLTK_DATA.items():
-        try:
-            nltk.data.find(place)
-        except LookupError:
-            if not nltk.download(package, quiet=True, print_error_to=io.StringIO()):
-                packages = " ".join(NLTK_DATA)
-                raise UserError(
-                    f"text_cleaning.named_entities: replace needs NLTK's data {package!r}, which could not be "
-                    f"downloaded; where there is internet run `python -m nltk.downloader {packages}` and copy the "
-                    f"resulting nltk_data folder to {Path.home() / 'nltk_data'} (or set NLTK_DATA to it), "
-                    "or set text_cleaning.named_entities=keep"
-                ) from None
