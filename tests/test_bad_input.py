@@ -760,7 +760,7 @@ def test_what_belongs_elsewhere_is_refused(folder, capfd, case):
 
 def captions_are_clean(folder: Folder, printed: str) -> None:
     table = pd.read_csv(folder.data / "development_text.csv", dtype=str, na_filter=False)
-    assert table["text"][0] == "a dog barking 🐕 barks" and json.loads(table["tokens"][0]) == table["text"][0].split()
+    assert table["text"][0] == "a dog barking barks" and json.loads(table["tokens"][0]) == table["text"][0].split()
     assert table["text"][1].split() == ["dog"] * 25_000
 
 
