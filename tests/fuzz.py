@@ -5,6 +5,7 @@ Files that provoke a failure are kept in output/fuzz.
 """
 
 import argparse
+import gzip
 import hashlib
 import io
 import multiprocessing
@@ -24,11 +25,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+import gensim.downloader
 import gensim.models
 import h5py
 import nltk
 import numpy as np
-import smart_open
 import soundfile
 import torch
 
@@ -54,8 +55,15 @@ from utils.dataset.log_mel import read_log_mel
 from utils.dataset.named_entities import CHUNKER, PLACES, TAGGER, replace_named_entities
 from utils.dataset.named_entities import WORDS as WORD_LIST
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.vector_file import read_vector_file
-from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
+from utils.dataset.vector_file import vector_rows
+from utils.dataset.word_vectors import (
+    PAD,
+    WordEmbeddings,
+    embed_vocabulary,
+    load_embeddings,
+    save_embeddings,
+    source_rows,
+)
 from utils.metric_utils import right_pairs
 from utils.model_utils import TrainState, build_state
 from utils.place_utils import CaptionScores, places_in_both_directions
@@ -248,20 +256,25 @@ def make_embeds(path: Path) -> None:
     save_embeddings(path, WordEmbeddings(WORDS, vectors))
 
 
-def word_vectors(binary: bool) -> Callable[[Path], None]:
+def word_vectors(binary: bool, compress: Callable[[bytes], bytes] = bytes) -> Callable[[Path], None]:
     def make(path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
         keyed = gensim.models.KeyedVectors(SIZE)
         keyed.add_vectors(WORDS[1:], np.random.default_rng(0).random((len(WORDS) - 1, SIZE), np.float32))
         plain = path.with_suffix(".plain")
         keyed.save_word2vec_format(str(plain), binary=binary)
-        with smart_open.open(path, "wb") as stream:
-            stream.write(plain.read_bytes())
+        path.write_bytes(compress(plain.read_bytes()))
 
     return make
 
 
 def load_vectors(path: Path) -> None:
-    embed_vocabulary(WORDS[1:], read_vector_file(path), {}, 1.0, 3, seed=0)
+    embed_vocabulary(WORDS[1:], dict(vector_rows(path)), {}, 1.0, 3, seed=0)
+
+
+def load_download(path: Path) -> None:
+    gensim.downloader.BASE_DIR = str(path.parents[1])
+    embed_vocabulary(WORDS[1:], dict(source_rows(path.parent.name, None)), {}, 1.0, 3, seed=0)
 
 
 def new_state() -> TrainState:
@@ -341,7 +354,13 @@ KINDS = {
     "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
-    "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True), load_vectors),
+    "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True, compress=gzip.compress), load_vectors),
+    "word vectors, unnamed": Kind("vectors", word_vectors(binary=False, compress=gzip.compress), load_vectors),
+    "word vectors, download": Kind(
+        "word2vec-google-news-300/word2vec-google-news-300.gz",
+        word_vectors(binary=True, compress=gzip.compress),
+        load_download,
+    ),
     "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume, sealed=True),
     "checkpoint, a stranger's": Kind(f"trial/{LAST}", make_checkpoint, load_strangers),
 }
