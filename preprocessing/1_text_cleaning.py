@@ -16,8 +16,9 @@ from utils.common.io import write_csv
 from utils.common.steps import CLEANING
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
-from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions, replace_named_entities
+from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions
 from utils.dataset.index import CLEAN_COLUMNS
+from utils.dataset.named_entities import replace_named_entities
 from utils.dataset.paths import DatasetPaths
 from utils.trial.preprocessing import making_step
 

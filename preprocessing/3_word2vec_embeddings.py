@@ -3,8 +3,8 @@
 Where word2vec_embeddings.extra_words asks for any, word2vec_extra.npz gets words that no caption has, for search."""
 
 import sys
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
@@ -14,16 +14,23 @@ from utils.common.errors import begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
+import numpy as np
+
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
+from utils.dataset.captions import is_typed
 from utils.dataset.index import TEXT_COLUMNS, read_table, read_vocabulary
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.word_vectors import embed_vocabulary, further_words, load_vectors, save_embeddings, train_vectors
+from utils.dataset.word_vectors import (
+    embed_vocabulary,
+    further_words,
+    save_embeddings,
+    source_rows,
+    train_vectors,
+    wanted_vectors,
+)
 from utils.trial.preprocessing import check_steps, making_step
-
-if TYPE_CHECKING:
-    from gensim.models import KeyedVectors
 
 
 def main() -> None:
@@ -34,7 +41,7 @@ def main() -> None:
     sources = {"file": [Path(settings.file or "")], "train": [paths.text(conf.data_conf.train_data)]}
     with making_step(conf, EMBEDDING, [paths.vocab_info, *sources.get(settings.source, [])]):
         vocabulary = read_vocabulary(paths)
-        vectors = source_vectors(conf, paths)
+        vectors = source_vectors(conf, paths, vocabulary)
         embeddings, coverage = embed_vocabulary(
             vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
         )
@@ -53,11 +60,13 @@ def main() -> None:
         print(f"{counted(settings.extra_words, 'word')} that no caption has -> {paths.word_extra}")
 
 
-def source_vectors(conf: Conf, paths: DatasetPaths) -> "KeyedVectors":
-    """The vectors that word2vec_embeddings.source asks for."""
-    settings = conf.word2vec_embeddings
+def source_vectors(conf: Conf, paths: DatasetPaths, vocabulary: list[str]) -> dict[str, np.ndarray]:
+    """The vectors that word2vec_embeddings.source asks for; of a large source, those that are used."""
+    settings, corrections = conf.word2vec_embeddings, conf.text_cleaning.corrections
     if settings.source != "train":
-        return load_vectors(settings.source, settings.file)
+        rows = source_rows(settings.source, settings.file)
+        wanted = {*vocabulary, *chain.from_iterable(settings.variants.values())}
+        return wanted_vectors(rows, wanted, lambda word: is_typed(word, corrections), settings.extra_words)
     table = read_table(paths.text(conf.data_conf.train_data), TEXT_COLUMNS, INDEXING)
     captions = [text.split() for text in table["text"]]
     return train_vectors(captions, **settings.train.model_dump(), seed=settings.seed)

@@ -5,12 +5,14 @@ Files that provoke a failure are kept in output/fuzz.
 """
 
 import argparse
+import gzip
 import hashlib
 import io
 import multiprocessing
 import os
 import random
 import resource
+import shutil
 import struct
 import sys
 import tempfile
@@ -24,14 +26,15 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
+import gensim.downloader
 import gensim.models
 import h5py
+import nltk
 import numpy as np
-import smart_open
 import soundfile
 import torch
 
-from tests.helpers import ROOT, record_files
+from tests.helpers import ROOT, record_files, unread_nltk_words, write_nltk_data
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.common.parts import DIGEST, load_part, save_part
@@ -51,9 +54,18 @@ from utils.dataset.index import (
     read_vocabulary,
 )
 from utils.dataset.log_mel import read_log_mel
+from utils.dataset.named_entities import CHUNKER, PLACES, TAGGER, replace_named_entities
+from utils.dataset.named_entities import WORDS as WORD_LIST
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.vector_file import read_vector_file
-from utils.dataset.word_vectors import PAD, WordEmbeddings, embed_vocabulary, load_embeddings, save_embeddings
+from utils.dataset.vector_file import vector_rows
+from utils.dataset.word_vectors import (
+    PAD,
+    WordEmbeddings,
+    embed_vocabulary,
+    load_embeddings,
+    save_embeddings,
+    source_rows,
+)
 from utils.metric_utils import right_pairs
 from utils.model_utils import TrainState, build_state
 from utils.retrieval_utils import CaptionScores, rank_counts
@@ -145,6 +157,20 @@ def load_captions(path: Path) -> None:
 
 def make_captions(path: Path) -> None:
     write_csv(path, ["file_name", *CAPTION_COLUMNS], [[f"{i}.wav", 'A "dog" barks,', *"abcd"] for i in range(9)])
+
+
+def make_nltk_package(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_nltk_data(Path(folder))
+        path.parent.mkdir()
+        shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder, path.parent.name), path.stem)
+
+
+def load_nltk_package(path: Path) -> None:
+    nltk.data.path[:] = [str(path.parents[1])]
+    nltk.corpus.words = unread_nltk_words()
+    nltk.download = lambda *_, **__: False
+    assert replace_named_entities(["a dog in paris", ""])[1] == ""
 
 
 def make_cleaned(path: Path) -> None:
@@ -258,20 +284,25 @@ def make_embeds(path: Path) -> None:
     save_embeddings(path, WordEmbeddings(WORDS, vectors))
 
 
-def word_vectors(binary: bool) -> Callable[[Path], None]:
+def word_vectors(binary: bool, compress: Callable[[bytes], bytes] = bytes) -> Callable[[Path], None]:
     def make(path: Path) -> None:
+        path.parent.mkdir(exist_ok=True)
         keyed = gensim.models.KeyedVectors(SIZE)
         keyed.add_vectors(WORDS[1:], np.random.default_rng(0).random((len(WORDS) - 1, SIZE), np.float32))
         plain = path.with_suffix(".plain")
         keyed.save_word2vec_format(str(plain), binary=binary)
-        with smart_open.open(path, "wb") as stream:
-            stream.write(plain.read_bytes())
+        path.write_bytes(compress(plain.read_bytes()))
 
     return make
 
 
 def load_vectors(path: Path) -> None:
-    embed_vocabulary(WORDS[1:], read_vector_file(path), {}, 1.0, 3, seed=0)
+    embed_vocabulary(WORDS[1:], dict(vector_rows(path)), {}, 1.0, 3, seed=0)
+
+
+def load_download(path: Path) -> None:
+    gensim.downloader.BASE_DIR = str(path.parents[1])
+    embed_vocabulary(WORDS[1:], dict(source_rows(path.parent.name, None)), {}, 1.0, 3, seed=0)
 
 
 def new_state() -> TrainState:
@@ -334,6 +365,9 @@ KINDS = {
     "ogg before zeros": Kind("zeros.wav", surrounded(b"", "OGG", bytes(999)), load_sound),
     "mp3 in a wav": Kind("mp3.wav", make_mp3_in_wav, load_sound),
     "captions": Kind("captions.csv", make_captions, load_captions),
+    "NLTK's tagger": Kind(f"{PLACES[TAGGER]}.zip", make_nltk_package, load_nltk_package),
+    "NLTK's chunker": Kind(f"{PLACES[CHUNKER]}.zip", make_nltk_package, load_nltk_package),
+    "NLTK's words": Kind(f"{PLACES[WORD_LIST]}.zip", make_nltk_package, load_nltk_package),
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
@@ -353,7 +387,13 @@ KINDS = {
     "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
-    "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True), load_vectors),
+    "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True, compress=gzip.compress), load_vectors),
+    "word vectors, unnamed": Kind("vectors", word_vectors(binary=False, compress=gzip.compress), load_vectors),
+    "word vectors, download": Kind(
+        "word2vec-google-news-300/word2vec-google-news-300.gz",
+        word_vectors(binary=True, compress=gzip.compress),
+        load_download,
+    ),
     "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume, sealed=True),
     "checkpoint, a stranger's": Kind(f"trial/{LAST}", make_checkpoint, load_strangers),
 }
@@ -397,8 +437,9 @@ def _mutate_member(rng: random.Random, content: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(out, "w") as after:
         names = before.namelist()
+        files = [name for name in names if not name.endswith("/")]
         tables = [name for name in names if name.endswith(("data.pkl", ".npy"))]
-        chosen = rng.choice(tables if rng.random() < 0.9 else names)
+        chosen = rng.choice(tables if tables and rng.random() < 0.9 else files)
         for name in names:
             member = bytearray(before.read(name))
             if name == chosen:
@@ -490,6 +531,7 @@ def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
         (folder / "trial").mkdir()
         record(folder / "trial", TRAINING, TRIAL)
         for kind, content in valid.items():
+            (folder / KINDS[kind].file).parent.mkdir(exist_ok=True)
             (folder / KINDS[kind].file).write_bytes(content)
         while (number := pipe.recv()) is not None:
             case = case_of(seed, number, valid)

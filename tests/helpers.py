@@ -163,6 +163,31 @@ CPU = torch.device("cpu")
 VOCABULARY = 12
 
 
+def write_nltk_data(root):
+    """NLTK data of our own in NLTK's real formats: a tagger that knows `paris`, and a chunker that marks it."""
+    tagger = root / "taggers" / "averaged_perceptron_tagger_eng"
+    chunker = root / "chunkers" / "maxent_ne_chunker_tab" / "english_ace_binary"
+    words = root / "corpora" / "words"
+    for folder in (tagger, chunker, words):
+        folder.mkdir(parents=True)
+    files = {"weights": {"bias": {"NN": 1.0}}, "tagdict": {"paris": "NNP"}, "classes": ["NN", "NNP"]}
+    for name, content in files.items():
+        (tagger / f"averaged_perceptron_tagger_eng.{name}.json").write_text(json.dumps(content))
+    (chunker / "mapping.tab").write_text("word\tparis\tB-NE\t0\nbias\trepr-True\tO\t1\n")
+    (chunker / "weights.txt").write_text("5.0\n1.0\n")
+    (chunker / "labels.txt").write_text("O\nB-NE\n")
+    (chunker / "alwayson.tab").write_text("")
+    for name in ("en", "en-basic"):
+        (words / name).write_text("dog\nbark\n")
+
+
+def unread_nltk_words():
+    """NLTK's reader of its English words, which has not kept those of an earlier folder."""
+    import nltk
+
+    return nltk.corpus.LazyCorpusLoader("words", nltk.corpus.WordListCorpusReader, r"(?!README|\.).*")
+
+
 def random_split(longest=40):
     """6 clips of 9 to `longest` frames with 3 captions of 2 to 6 words each: shuffled, clips repeat."""
     rng = np.random.default_rng(0)

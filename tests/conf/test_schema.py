@@ -101,6 +101,14 @@ def test_an_unknown_strategy_lists_the_eight():
     assert all(name in str(error.value) for name in STRATEGIES)
 
 
+def test_words_of_corrections_and_variants_are_composed_as_captions_are():
+    word = "e\u0301te"
+    conf = load_conf(
+        CONF, [f"text_cleaning.corrections={{{word}s: {word}}}", f"word2vec_embeddings.variants={{{word}: [a]}}"]
+    )
+    assert conf.text_cleaning.corrections == {"étes": "éte"} and conf.word2vec_embeddings.variants == {"éte": ["a"]}
+
+
 def test_the_encoders_sizes_are_derived_and_checked_where_given():
     sizes = load_conf(CONF, ["audio_logmel.n_mels=128"]).CRNNWordModel.audio_enc
     assert (sizes.in_dim, sizes.out_dim) == (None, None)

@@ -1,7 +1,9 @@
 """Every word of the vocabulary gets a vector, and what is stored is refused where it is damaged."""
 
+import gzip
 import warnings
 
+import gensim.downloader
 import numpy as np
 import pytest
 from gensim.models import KeyedVectors
@@ -13,36 +15,78 @@ from utils.dataset.word_vectors import (
     further_words,
     load_embeddings,
     load_further_words,
-    load_vectors,
     save_embeddings,
+    source_rows,
     train_vectors,
     unknown_vector,
+    wanted_vectors,
 )
 
 SIZE = 6
+NEWS = "word2vec-google-news-300"
 
 
 @pytest.fixture
 def vectors():
     words = ["axe", "Axe", "walkie", "talkie", "dog", "été"]
-    keyed = KeyedVectors(SIZE)
-    keyed.add_vectors(words, np.random.default_rng(0).normal(size=(len(words), SIZE)).astype(np.float32))
-    return keyed
+    rows = np.random.default_rng(0).normal(size=(len(words), SIZE)).astype(np.float32)
+    return dict(zip(words, rows, strict=True))
 
 
 def embed(vocabulary, vectors, variants=None, max_dot=0.25, draws=1000):
     return embed_vocabulary(vocabulary, vectors, variants or {}, max_dot, draws, seed=0)
 
 
-def test_failed_download_says_what_to_do(monkeypatch):
-    import gensim.downloader
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """gensim's folder of downloads, empty."""
+    monkeypatch.setattr(gensim.downloader, "BASE_DIR", str(tmp_path / "gensim-data"))
+    return tmp_path / "gensim-data" / NEWS
 
-    def fail(name):
-        raise OSError("no internet")
+
+@pytest.mark.parametrize(
+    "error", [OSError("no internet"), ValueError("<html>"), Exception("Checksum comparison failed")]
+)
+def test_failed_download_says_what_to_do(cache, monkeypatch, error):
+    def fail(name, return_path):
+        raise error
 
     monkeypatch.setattr(gensim.downloader, "load", fail)
     with pytest.raises(UserError, match=r"word2vec-google-news-300\.gz.*word2vec_embeddings\.source=file"):
-        load_vectors("word2vec-google-news-300", None)
+        list(source_rows(NEWS, None))
+
+
+def test_what_gensim_downloaded_is_read_without_asking_anew(cache, vectors):
+    keyed = KeyedVectors(SIZE)
+    keyed.add_vectors(list(vectors), np.array(list(vectors.values())))
+    cache.mkdir(parents=True)
+    keyed.save_word2vec_format(str(cache / "plain"), binary=True)
+    whole = gzip.compress((cache / "plain").read_bytes())
+    (cache / f"{NEWS}.gz").write_bytes(whole)
+    rows = dict(source_rows(NEWS, None))
+    assert list(rows) == list(vectors)
+    for word, row in rows.items():
+        np.testing.assert_array_equal(row, vectors[word])
+    for damaged in (b"", b"<!DOCTYPE html>\n<html></html>\n", whole[:-20], whole[:40]):
+        (cache / f"{NEWS}.gz").write_bytes(damaged)
+        with pytest.raises(UserError) as error:
+            list(source_rows(NEWS, None))
+        message = str(error.value)
+        assert message.startswith(f"{cache / NEWS}.gz: ") and f"remove {cache}" in message and "\n" not in message
+
+
+def test_a_folder_of_gensims_without_its_file_is_to_be_removed(cache):
+    cache.mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{cache}: damaged, {NEWS}\.gz is missing; remove it"):
+        list(source_rows(NEWS, None))
+
+
+def test_wanted_words_and_the_first_others_are_kept_in_their_order():
+    rows = [(word, np.float32([i])) for i, word in enumerate(["b", "New_York", "x", "b", "a", "y", "x", "z"])]
+    kept = wanted_vectors(rows, {"z", "b", "absent"}, str.islower, 3)
+    assert {word: row.tolist() for word, row in kept.items()} == {"b": [0], "x": [2], "a": [4], "y": [5], "z": [7]}
+    assert list(kept) == ["b", "x", "a", "y", "z"]
+    assert list(wanted_vectors(rows, {"z"}, str.islower, 0)) == ["z"]
 
 
 def test_every_word_gets_its_own_the_variants_or_the_unknown_vector(vectors):
@@ -80,8 +124,15 @@ def test_no_unknown_vector_is_drawn_where_no_word_needs_it(vectors):
         assert embed(["dog"], vectors, max_dot=1e-9, draws=1)[1].unknown == []
 
 
-def test_not_one_known_word_is_an_error(vectors):
-    with pytest.raises(UserError, match="none of the vocabulary's words"):
+@pytest.mark.parametrize(("unknown", "refused"), [(9, False), (10, True)])
+def test_vectors_that_know_next_to_no_word_are_an_error(vectors, unknown, refused):
+    vocabulary = ["dog", *(f"z{i}" for i in range(unknown))]
+    if not refused:
+        assert embed(vocabulary, vectors, max_dot=1)[1].found == ["dog"]
+        return
+    with pytest.raises(UserError, match="the word vectors know 1 of the vocabulary's 11 words"):
+        embed(vocabulary, vectors)
+    with pytest.raises(UserError, match="know 0 of the vocabulary's 1 words"):
         embed(["zzz"], vectors)
 
 

@@ -2,6 +2,7 @@
 
 import sys
 import unicodedata
+from html.entities import html5
 
 import numpy as np
 import pytest
@@ -18,6 +19,15 @@ RANKED = """([query, top]) => {
 ODD_TEXTS = [
     *("", " ", "–", "-", "Dog!", "A dog's bark", "co-operate", "walkie-talkie", "“Rain”, ‘rain’ «rain» ‹rain›"),
     *("x\u00a0y\u2003z", "so\u00adft hy\u200bphen\ufeff", "ΟΔΟΣ ΣΑΣ. Σ", "İSTANBUL ISTANBUL ıı", "STRASSE straße ẞ"),
+    *(
+        "\u200edog\u200f d\u2066o\ufe0fg",
+        "dog… dog。 ´dog dog´ 「dog」 ¿dog? ≮ =\u0338 dog™ ♪",
+        "☎\ufe0f 1\ufe0f\u20e3 \u0301a a \u0301",
+    ),
+    *(
+        "dog&#39;s &amp;amp; &Eacute; &#xE9; &nbsp;&NewLine;&bsol;&notit; AT&T; &#; &lt;/textarea&gt;",
+        "&lt;b&gt; &#x0; &#1;",
+    ),
     *("ǅ ǆ ﬁre ﬀ", "雨\u3000雨", "🐕 barks", "e\u0301 é É", "100% #1 a&b <b>loud</b> \\ / ^ [x] {y} | ~ `"),
     *("--a--", "tab\tnew\nline\r\x1c\x1f\x85\u2028\u2029end", "__proto__ constructor toString", "<pad> NE ne"),
 ]
@@ -100,7 +110,8 @@ def test_texts_are_read_as_captions_are(open_page, searches):
     of_page = page.evaluate("letters => letters.map(letter => wordsOf(`a${letter}B ${letter}`))", letters)
     assert [pair for pair in zip(of_page, of_search, strict=True) if pair[0] != pair[1]] == []
     odd = sorted(set("".join(ODD_TEXTS)) | set("ΣσςİıẞßK"))
-    texts = ODD_TEXTS + ["".join(rng.choice(odd, rng.integers(1, 30))) for _ in range(2000)]
+    texts = ODD_TEXTS + [f"a&{entity}b" for entity in html5] + [f"a&#{code};b" for code in range(0x300)]
+    texts += ["".join(rng.choice(odd, rng.integers(1, 30))) for _ in range(2000)]
     tokens = page.evaluate("texts => texts.map(wordsOf)", texts)
     assert tokens == [ClipSearch._tokens(searches["mean"], text) for text in texts]
 

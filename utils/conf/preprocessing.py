@@ -17,6 +17,7 @@ from utils.conf.values import (
     Number,
     Positive,
     Seed,
+    Word,
 )
 from utils.dataset.recipe import LogMelRecipe
 
@@ -46,7 +47,7 @@ class Word2VecTrainConf(Section):
 class WordEmbeddingsConf(Section):
     source: Literal["word2vec-google-news-300", "fasttext-wiki-news-subwords-300", "file", "train"]
     file: Name | None
-    variants: dict[str, Annotated[list[str], Field(min_length=1)]]
+    variants: dict[Word, Annotated[list[str], Field(min_length=1)]]
     unk_max_dot: Annotated[Number, Field(gt=0, le=1)]
     unk_max_draws: Count
     extra_words: Annotated[int, Field(ge=0), Role.AROUND] = 0

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Any
+from unicodedata import normalize
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -29,6 +30,10 @@ def _clean_words(table: dict[str, str]) -> dict[str, str]:
         if not wrong or clean_caption(wrong) != wrong or " " in wrong or clean_caption(right) != right:
             raise ValueError(f"{wrong!r}: {right!r} must be lower-case words without punctuation, one before the colon")
     return table
+
+
+def _composed(word: str) -> str:
+    return normalize("NFC", word)
 
 
 def _free_metric_name(name: str) -> str:
@@ -73,7 +78,8 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
 MetricName = Annotated[Name, AfterValidator(_free_metric_name)]
 Strategy = Annotated[str, AfterValidator(_known_strategy)]
-Corrections = Annotated[dict[str, str], AfterValidator(_clean_words)]
+Word = Annotated[str, AfterValidator(_composed)]  # as `clean_caption` leaves one
+Corrections = Annotated[dict[Word, Word], AfterValidator(_clean_words)]
 Gpus = Annotated[NonNegative, AfterValidator(_part_or_whole)]
 FileName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # of one file or folder, not hidden
 

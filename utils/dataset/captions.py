@@ -1,26 +1,18 @@
-"""Captions: read in Clotho's form, clean, correct, and replace named entities."""
+"""Captions: read in Clotho's form, clean and correct."""
 
-import io
+import html
 import re
 from collections.abc import Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import category, name, normalize
 
 from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
 from utils.common.errors import UserError
 
-# Hyphens stay: "walkie-talkie" is one word. Curly quotes go as their straight kin do, and control characters do not
-# stand in words (Clotho has neither).
-PUNCTUATION = re.compile(r"""[!"#$%&'()*+,./\\:;<=>?@\[\]^_`{|}~‘’‚‛“”„‟‹›«»\x00-\x1f\x7f-\x9f]""")
-INVISIBLE = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")  # soft hyphens, characters of no width
-DASHES = re.compile("[-\u2010-\u2015\u2212 ]*")
+HTML_ENTITY = re.compile("&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]
-NAMED_ENTITY = "NE"
-NLTK_DATA = {  # package: where NLTK looks for it
-    "averaged_perceptron_tagger_eng": "taggers/averaged_perceptron_tagger_eng",
-    "maxent_ne_chunker_tab": "chunkers/maxent_ne_chunker_tab",
-    "words": "corpora/words",
-}
 
 
 class RawCaption(NamedTuple):
@@ -60,14 +52,43 @@ def _caption_columns(path: Path | str, header: Sequence[str]) -> list[str]:
     return columns
 
 
+class _Cleaning(dict[int, str]):
+    """What `str.translate` makes of a lower-case character, by its Unicode category.
+
+    Letters, marks, numbers and dashes stay ("walkie-talkie" is one word). What cannot be seen goes: direction marks,
+    soft hyphens, variation selectors. All else, from punctuation to emoji, is a space.
+    """
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        if category(character) == "Cf" or "VARIATION SELECTOR" in name(character, ""):
+            self[code] = ""
+        else:
+            self[code] = character if category(character)[0] in "LMN" or category(character) == "Pd" else " "
+        return self[code]
+
+
+_CLEANING = _Cleaning()
+
+
 def clean_caption(raw: str) -> str:
-    """Lower case, punctuation replaced by spaces, words separated by one space."""
-    return " ".join(PUNCTUATION.sub(" ", INVISIBLE.sub("", raw.lower())).split())
+    """Lower-case words, separated by one space; HTML entities are read first, and accents composed (NFC).
+
+    `wordsOf` in utils/report/templates/explore.js does the same.
+    """
+    text = HTML_ENTITY.sub(lambda entity: html.unescape(entity[0]) or " ", raw)
+    text = normalize("NFC", text.lower().translate(_CLEANING))
+    words = ("".join(dropwhile(_is_mark, word)) for word in text.split())  # a mark without its letter is no word
+    return " ".join(filter(None, words))
+
+
+def _is_mark(character: str) -> bool:
+    return category(character)[0] == "M"
 
 
 def has_words(text: str) -> bool:
     """Whether anything but dashes is in a cleaned caption."""
-    return not DASHES.fullmatch(text)
+    return any(character.isalnum() for character in text)
 
 
 def correct_words(text: str, corrections: dict[str, str]) -> str:
@@ -82,37 +103,4 @@ def is_typed(word: str, corrections: dict[str, str]) -> bool:
 
 def hyphenated_words(text: str) -> list[str]:
     """The words with a hyphen or a dash in them, for the user to look at."""
-    return [word for word in text.split() if "-" in word or "–" in word or "—" in word]
-
-
-def replace_named_entities(texts: list[str]) -> list[str]:
-    """Replace every word that NLTK marks as (part of) a named entity by `NE`, in cleaned captions.
-
-    Raises UserError where NLTK's data is missing and cannot be downloaded.
-    """
-    import nltk
-
-    _require_nltk_data()
-    tagged = nltk.pos_tag_sents([text.split() for text in texts])
-    trees = nltk.ne_chunk_sents(tagged, binary=True)
-    # (word, part of speech, IOB tag); outside of entities the tag is O
-    triples = (nltk.tree2conlltags(tree) for tree in trees)
-    return [" ".join(NAMED_ENTITY if tag != "O" else word for word, _, tag in sentence) for sentence in triples]
-
-
-def _require_nltk_data() -> None:
-    """Find NLTK's data, or else download it."""
-    import nltk
-
-    for package, place in NLTK_DATA.items():
-        try:
-            nltk.data.find(place)
-        except LookupError:
-            if not nltk.download(package, quiet=True, print_error_to=io.StringIO()):
-                packages = " ".join(NLTK_DATA)
-                raise UserError(
-                    f"text_cleaning.named_entities: replace needs NLTK's data {package!r}, which could not be "
-                    f"downloaded; where there is internet run `python -m nltk.downloader {packages}` and copy the "
-                    f"resulting nltk_data folder to {Path.home() / 'nltk_data'} (or set NLTK_DATA to it), "
-                    "or set text_cleaning.named_entities=keep"
-                ) from None
+    return [word for word in text.split() if any(category(character) == "Pd" for character in word)]

@@ -1,10 +1,17 @@
-"""A file of word vectors from outside, looked through before gensim reads it.
+"""A file of word vectors from outside, read row by row, in word2vec's text or binary form, compressed or not.
 
-gensim reserves what the first line promises, unpickles its own format, and reads a cut or a longer file as if it were
-whole; a stranger's file, or half a download of 1.7 GB, is refused here in one line instead.
+Its form is taken by evidence: the first row has to fit, and the file has to end where its first line promises. A
+stranger's file, or half a download of 1.7 GB, is refused in one line, and nothing is unpickled.
 """
 
-from collections.abc import Collection, Mapping
+import bz2
+import codecs
+import gzip
+import lzma
+import re
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -12,106 +19,149 @@ import numpy as np
 
 from utils.common.errors import UserError
 
-BLOCK = 10_000_000  # bytes of word vectors looked through at a time
-PICKLE_START = b"\x80"  # gensim's own .save format
+BLOCK = 10_000_000  # bytes read at a time
+LONGEST_LINE, LONGEST_WORD = 2_000_000, 10_000  # bytes
+MOST_DIMENSIONS = 100_000
+HEADER = re.compile(rb"\s*(-?\d{1,19})\s+(-?\d{1,19})\s*")
+TEXT = re.compile(rb"[\t\n\r -~]{16,}")  # so many bytes of numbers are no text
+DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)  # what decompressors raise
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # by their first bytes
+OTHERS = {  # what is no file of word vectors, by its first bytes
+    b"\x80": "gensim's own format, which can run code when it is read; where you trust the file, convert it: "
+    "KeyedVectors.load(FILE).save_word2vec_format('vectors.bin', binary=True)",
+    b"\xba\x16\x4f\x2f": "fastText's own format; take the .vec file of the same vectors",
+    b"PK\x03\x04": "a zip archive; unpack it",
+    b"<": "a web page, not word vectors; download the file anew",
+    codecs.BOM_UTF16_LE: "text in UTF-16; save it as UTF-8",
+    codecs.BOM_UTF16_BE: "text in UTF-16; save it as UTF-8",
+}
+
+Row = tuple[str, np.ndarray]  # a word and its vector (E,) float32
 
 
-def read_vector_file(path: Path) -> Mapping[str, np.ndarray]:
-    """Read word vectors in word2vec text or binary form, gzipped or not.
+def vector_rows(path: Path) -> Iterator[Row]:
+    """The words and vectors of a file in word2vec text or binary form, in its order; compressed by gzip, bz2 or xz.
 
     Raises:
-        UserError: no such file, a form that would have to be unpickled, a header that promises more or fewer vectors
-            than there are, or content that is not word vectors.
+        UserError: no such file, a form that would have to be unpickled or unpacked, a first line that promises
+            something else than follows, or content that is not word vectors. Some show at the last row alone.
     """
-    from gensim.models import KeyedVectors
-
     if not path.is_file():
         raise UserError(f"{path}: no such file; set word2vec_embeddings.file to the path of your word vectors")
     try:
-        form = _vector_form(path)
-        vectors = KeyedVectors.load_word2vec_format(str(path), binary=not form.is_text)
-    except UserError:
-        raise
-    except Exception as error:  # gensim and the decompressors raise many types for damaged files
-        why = " ".join((str(error) or type(error).__name__).split())
-        raise UserError(
-            f"{path}: not word vectors in word2vec text or binary form, with words in UTF-8 ({why})"
-        ) from None
-    if not np.isfinite(vectors.vectors).all():
-        word = vectors.index_to_key[first_not_finite(vectors.vectors)]
-        raise UserError(f"{path}: the vector of {word!r} is not finite")
-    if form.is_longer_than(vectors.key_to_index):
-        raise UserError(
-            f"{path}: holds more than the {form.count} vectors that its first line promises; mend that line"
-        )
-    return vectors
+        with path.open("rb") as stream:
+            beginning = stream.read(8)
+        open_any = next((opener for magic, opener in COMPRESSED.items() if beginning.startswith(magic)), open)
+        with open_any(path, "rb") as stream:
+            yield from _checked_rows(stream)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno:  # no right to read it
+            raise
+        raise UserError(f"{path}: not word vectors: it is cut short, or damaged ({error}); get it anew") from None
 
 
-def first_not_finite(vectors: np.ndarray) -> int:
-    """The first row (of (V, E)) with a NaN or an infinity."""
-    return int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+class _Promise(NamedTuple):
+    """What the first line says of a file."""
 
-
-class _VectorForm(NamedTuple):
-    """How a word2vec file is laid out, by its first line and its length."""
-
-    count: int  # vectors, as the first line promises
+    count: int
     size: int  # dimensions
-    is_text: bool
-    rows: int  # of the text form, behind the first line
-    length: int  # bytes behind the first line, decompressed
 
-    def is_longer_than(self, words: Collection[str]) -> bool:
-        """Whether vectors follow those of the words that were read."""
-        if self.is_text:
-            return self.rows > self.count
-        read = sum(len(word.encode()) + 1 + 4 * self.size for word in words)
-        # A line feed may follow each vector; where a word stands twice, the words do not tell what was read.
-        return len(words) == self.count and self.length - read > self.count
+    def __str__(self) -> str:
+        return f"its first line promises {self.count} vectors of {self.size} dimensions"
 
 
-def _vector_form(path: Path) -> _VectorForm:
-    """Look through a word2vec file; raises UserError where it promises more than it holds, before that is reserved."""
-    from smart_open import open as open_any
-
-    with open_any(path, "rb") as stream:
-        header = stream.readline(1000)
-        if header.startswith(PICKLE_START):
-            raise UserError(
-                f"{path}: gensim's own format can run code when it is read; where you trust the file, convert it: "
-                f"KeyedVectors.load({str(path)!r}).save_word2vec_format('vectors.bin', binary=True)"
-            )
-        count, size = (int(number) for number in header.split())
-        first = stream.readline(1_000_000)
-        rows, length = _rows_and_bytes(stream)
-    rows, length = rows + 1, length + len(first)
-    is_text = _is_row(first, size)
-    if count < 1 or size < 1 or count * size * (2 if is_text else 4) > length:
-        raise UserError(
-            f"{path}: its first line promises {count} vectors of {size} dimensions, which the file does not hold; "
-            "it is cut short, or that line is wrong"
-        )
-    return _VectorForm(count, size, is_text, rows, length)
+def _checked_rows(stream: BinaryIO) -> Iterator[Row]:
+    """The rows; raises ValueError where they are not what the first line promises."""
+    promise = _promise(stream)
+    first = stream.readline(LONGEST_LINE)
+    form = _text_rows if _numbers(first) is not None else _binary_rows
+    number = 0
+    for number, (name, vector) in enumerate(form(stream, first, promise), 1):
+        try:
+            word = name.decode()
+        except UnicodeDecodeError:
+            raise ValueError(f"not word vectors with words in UTF-8: the word of row {number} is {name!r}") from None
+        if number > promise.count:
+            raise ValueError(f"{promise}, but it holds more than {promise.count}; mend that line")
+        if not np.isfinite(vector).all():
+            raise ValueError(f"the vector of {word!r} is not finite")
+        yield word, vector
+    if number < promise.count:
+        raise ValueError(f"{promise}, but it holds {number}; it is cut short, or that line is wrong")
 
 
-def _rows_and_bytes(stream: BinaryIO) -> tuple[int, int]:
-    """What is left of a stream: lines, without empty ones at the end, and bytes."""
-    rows = length = 0
-    line_feeds = 1  # at the end of what was looked at
-    for block in iter(lambda: stream.read(BLOCK), b""):
-        length += len(block)
-        body = block.rstrip(b"\r\n")
-        if body:
-            rows += line_feeds + body.count(b"\n")
-            line_feeds = 0
-        line_feeds += block.count(b"\n", len(body))
-    return rows, length
+def _promise(stream: BinaryIO) -> _Promise:
+    """Read the first line."""
+    line = stream.readline(LONGEST_LINE).removeprefix(codecs.BOM_UTF8)
+    for beginning, what in OTHERS.items():
+        if line.startswith(beginning):
+            raise ValueError(what)
+    if found := HEADER.fullmatch(line):
+        promise = _Promise(*map(int, found.groups()))
+        if promise.count < 1 or not 0 < promise.size <= MOST_DIMENSIONS:
+            raise ValueError(f"{promise}; mend that line")
+        return promise
+    if len(numbers := _numbers(line) or []) > 1:  # as GloVe's files have it
+        rows = 1 + sum(1 for line in _lines(stream) if line.strip())
+        raise ValueError(f"has no first line that says what follows; put the line '{rows} {len(numbers)}' before it")
+    raise ValueError(
+        f"not word vectors: its first line must be how many there are, and of how many dimensions, such as "
+        f"'3000000 300', but is {_shown(line)}"
+    )
 
 
-def _is_row(line: bytes, size: int) -> bool:
-    """Whether this is a row of the text form: a word and as many numbers as the first line promises."""
-    cells = line.split()
+def _text_rows(stream: BinaryIO, first: bytes, promise: _Promise) -> Iterator[tuple[bytes, np.ndarray]]:
+    for number, line in enumerate(chain([first], _lines(stream)), 1):
+        if not line.strip():
+            continue
+        numbers = _numbers(line)
+        if numbers is None:
+            raise ValueError(f"not word vectors: row {number} is not a word and its numbers: {_shown(line)}")
+        if len(numbers) != promise.size:
+            what = f"row {number} has {len(numbers)}: {_shown(line)}"
+            raise ValueError(f"{promise}, but {what}; mend the first line, or get the file anew")
+        with np.errstate(over="ignore"):
+            yield line.partition(b" ")[0], np.array(numbers, np.float32)
+
+
+def _binary_rows(stream: BinaryIO, first: bytes, promise: _Promise) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Words, each followed by a space and its vector; a line feed may stand between."""
+    width, buffer, start, number = 4 * promise.size, first, 0, 0
+    while True:
+        end = buffer.find(b" ", start, start + LONGEST_WORD)
+        if end < 0 and len(buffer) - start > LONGEST_WORD:
+            raise ValueError(f"not word vectors: neither text nor binary form has {_shown(buffer[start:])}")
+        if end < 0 or len(buffer) - end <= width:
+            block = stream.read(BLOCK)
+            if not block:
+                break
+            buffer, start = buffer[start:] + block, 0
+            continue
+        start, number, name = end + 1 + width, number + 1, buffer[start:end].lstrip(b"\n")
+        vector = buffer[end + 1 : start]
+        if number == 1 and TEXT.fullmatch(vector):
+            raise ValueError(f"not word vectors: its first row fits neither text nor binary form: {_shown(first)}")
+        yield name, np.frombuffer(vector, "<f4")
+    if rest := buffer[start:].strip():
+        what = f"{_shown(rest)} follows vector {number}"
+        raise ValueError(f"{promise}, but {what}; it is cut short, or that line is wrong")
+
+
+def _lines(stream: BinaryIO) -> Iterable[bytes]:
+    return iter(lambda: stream.readline(LONGEST_LINE), b"")
+
+
+def _numbers(line: bytes) -> list[float] | None:
+    """The numbers of a row of the text form, behind its word; None where it is none."""
+    cells = line.rstrip().split(b" ")[1:]
     try:
-        return len([float(cell) for cell in cells[-size:]]) == size and len(cells) == size + 1
+        return [float(cell) for cell in cells] or None
     except ValueError:
-        return False
+        return None
+
+
+def _shown(content: bytes) -> str:
+    """The beginning of a line, as an error shows it."""
+    return repr(content[:60].rstrip().decode("utf-8", "replace")) + "…" * (len(content) > 60)

@@ -1,10 +1,10 @@
 """Word vectors: where they come from, and one for every word of the vocabulary."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,12 +12,10 @@ from utils.common.errors import UserError
 from utils.common.io import require_file, whole_file
 from utils.common.steps import EMBEDDING
 from utils.dataset.captions import is_typed
-from utils.dataset.vector_file import first_not_finite, read_vector_file
-
-if TYPE_CHECKING:
-    from gensim.models import KeyedVectors
+from utils.dataset.vector_file import Row, vector_rows
 
 PAD = "<pad>"
+FEWEST_FOUND = 0.1  # of the vocabulary's words: word vectors that know fewer are others than were meant
 
 
 class WordEmbeddings(NamedTuple):
@@ -35,30 +33,66 @@ class Coverage(NamedTuple):
     unknown: list[str]  # these share one vector
 
 
-def load_vectors(source: str, file: str | None) -> "KeyedVectors":
-    """Pretrained vectors by word, from gensim's downloader (source: its name) or from a local file (source: file)."""
+def source_rows(source: str, file: str | None) -> Iterable[Row]:
+    """Pretrained words and vectors, from gensim's downloader (source: its name) or from a local file (source: file)."""
     if source == "file":
-        return read_vector_file(Path(file))
-    import gensim.downloader
-
+        yield from vector_rows(Path(file))
+        return
+    path = _downloaded(source)
     try:
-        return gensim.downloader.load(source)
-    except (OSError, ValueError) as error:
+        yield from vector_rows(path)
+    except UserError as error:
+        raise UserError(f"{error}; remove {path.parent}, and run this again to download it anew") from None
+
+
+def _downloaded(source: str) -> Path:
+    """Where gensim's downloader keeps a source, downloaded where it is missing."""
+    from gensim import downloader
+
+    path = Path(downloader.BASE_DIR) / source / f"{source}.gz"
+    if path.exists():
+        return path
+    if path.parent.exists():  # gensim goes by the folder alone
+        raise UserError(f"{path.parent}: damaged, {path.name} is missing; remove it, and run this again to download it")
+    try:
+        return Path(downloader.load(source, return_path=True))
+    except Exception as error:  # gensim raises a bare one where a checksum is wrong
+        why = " ".join((str(error) or type(error).__name__).split())
         raise UserError(
-            f"word2vec_embeddings.source: {source} could not be downloaded ({error}); download {source}.gz elsewhere "
+            f"word2vec_embeddings.source: {source} could not be downloaded ({why}); download {source}.gz elsewhere "
             f"(python -m gensim.downloader --download {source}), and set word2vec_embeddings.source=file and "
             "word2vec_embeddings.file to its path"
         ) from None
 
 
-def train_vectors(captions: list[list[str]], vector_size: int, window: int, epochs: int, seed: int) -> "KeyedVectors":
+def wanted_vectors(
+    rows: Iterable[Row], wanted: set[str], is_extra: Callable[[str], bool], count: int
+) -> dict[str, np.ndarray]:
+    """Of all rows, those of wanted words, and of the first `count` others that are extra words, in their order.
+
+    Of a word that stands twice, the first row counts.
+    """
+    kept: dict[str, np.ndarray] = {}
+    for word, vector in rows:
+        if word not in kept:
+            if word not in wanted:
+                if count < 1 or not is_extra(word):
+                    continue
+                count -= 1
+            kept[word] = vector
+    return kept
+
+
+def train_vectors(
+    captions: list[list[str]], vector_size: int, window: int, epochs: int, seed: int
+) -> dict[str, np.ndarray]:
     """Train gensim's Word2Vec on tokenised captions; one thread, so that the seed decides the result."""
     from gensim.models import Word2Vec
 
     model = Word2Vec(
         captions, vector_size=vector_size, window=window, epochs=epochs, min_count=1, sg=1, seed=seed, workers=1
     )
-    return model.wv
+    return {word: model.wv[word] for word in model.wv.index_to_key}
 
 
 def embed_vocabulary(
@@ -71,7 +105,7 @@ def embed_vocabulary(
 ) -> tuple[WordEmbeddings, Coverage]:
     """A vector for each word: its own, else the mean of its variants' vectors, else the shared unknown-word vector.
 
-    Raises UserError where not one word is found.
+    Raises UserError where next to no word is found.
     """
     own = {word: vectors[word] for word in vocabulary if word in vectors}
     by_variants = {
@@ -81,8 +115,11 @@ def embed_vocabulary(
     }
     known = own | by_variants
     unknown = [word for word in vocabulary if word not in known]
-    if not known:
-        raise UserError("word2vec_embeddings: none of the vocabulary's words is among the word vectors")
+    if len(known) < FEWEST_FOUND * len(vocabulary):
+        raise UserError(
+            f"word2vec_embeddings: the word vectors know {len(known)} of the vocabulary's {len(vocabulary)} words; "
+            "they are of another language, or not what they seem: choose others"
+        )
     if unknown:
         vector = unknown_vector(np.array(list(known.values())), unk_max_dot, unk_max_draws, seed)
         known |= dict.fromkeys(unknown, vector)
@@ -95,7 +132,7 @@ def embed_vocabulary(
 
 
 def further_words(
-    vectors: "KeyedVectors", vocabulary: list[str], count: int, corrections: dict[str, str]
+    vectors: Mapping[str, np.ndarray], vocabulary: list[str], count: int, corrections: dict[str, str]
 ) -> WordEmbeddings:
     """The first `count` words of the vectors' source, whose order is by frequency, beside the vocabulary: (X, E).
 
@@ -104,14 +141,14 @@ def further_words(
     Raises UserError where there are fewer.
     """
     known = set(vocabulary)
-    others = (word for word in vectors.index_to_key if word not in known and is_typed(word, corrections))
+    others = (word for word in vectors if word not in known and is_typed(word, corrections))
     words = list(islice(others, count))
     if len(words) < count:
         raise UserError(
             f"word2vec_embeddings.extra_words: is {count}, but beside the vocabulary the word vectors have only "
             f"{len(words)} words that a query can hold; ask for no more"
         )
-    rows = vectors[words].astype(np.float32)
+    rows = np.array([vectors[word] for word in words], np.float32)
     if not np.isfinite(rows).all():
         raise UserError(f"word2vec_embeddings: the vector of {words[first_not_finite(rows)]!r} is not finite")
     return WordEmbeddings(words, rows)
@@ -140,6 +177,11 @@ def unknown_vector(known: np.ndarray, max_dot: float, max_draws: int, seed: int)
         stacklevel=2,
     )
     return best
+
+
+def first_not_finite(vectors: np.ndarray) -> int:
+    """The first row (of (V, E)) with a NaN or an infinity."""
+    return int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
 
 
 def save_embeddings(path: Path, embeddings: WordEmbeddings) -> None:

@@ -13,7 +13,7 @@ from utils.common.io import progress
 from utils.common.steps import LOG_MELS
 from utils.conf.schema import Conf
 from utils.data_utils import load_captions
-from utils.dataset.captions import INVISIBLE, PUNCTUATION, is_typed
+from utils.dataset.captions import is_typed
 from utils.dataset.word_vectors import PAD
 from utils.explore.packing import packed
 from utils.explore.sounds import copied, linked
@@ -51,8 +51,6 @@ def write_explore(trial: Path, conf: Conf, split: str | None = None, copy: bool 
             "step": levels.step,
             "importance": search.importance and [search.importance[stored.words[row]] for row in real],
             "corrections": conf.text_cleaning.corrections,
-            "punctuation": PUNCTUATION.pattern,
-            "invisible": INVISIBLE.pattern,
             "captions": captions.texts,
             "clips": _clips(search, captions, folder, copy),
         }

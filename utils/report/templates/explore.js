@@ -12,7 +12,6 @@ const content = JSON.parse(at("content").textContent);
 const { words, clips, captions, importance, corrections } = content;
 const rowOf = new Map(words.map((word, row) => [word, row]));
 const correctionOf = new Map(Object.entries(corrections));
-const punctuation = new RegExp(content.punctuation, "gu"), invisible = new RegExp(content.invisible, "gu");
 const table = unpacked(at("levels").textContent);  // (V, C)
 at("levels").remove();  // its text is large
 
@@ -31,9 +30,18 @@ function unpacked(text) {
 
 // --- a text's words, and the clips' scores with it -----------------------------------------------------
 
-/** The words of a text, cleaned and corrected as captions are. */
+const htmlEntity = /&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});/g;
+const decoder = document.createElement("textarea");  // outside of the page, and given entities alone
+
+function decoded(entity) {
+  decoder.innerHTML = entity;
+  return decoder.value;
+}
+
+/** The words of a text, cleaned as `clean_caption` in utils/dataset/captions.py does, and corrected. */
 function wordsOf(text) {
-  const clean = text.toLowerCase().replace(invisible, "").replace(punctuation, " ");
+  const visible = text.replace(htmlEntity, decoded).toLowerCase().replace(/[\p{Cf}\p{Variation_Selector}]/gu, "");
+  const clean = visible.normalize("NFC").replace(/(?:[^\p{L}\p{M}\p{N}\p{Pd}]|^)\p{M}*/gu, " ");
   const split = text => text.split(/\s+/u).filter(word => word);
   return split(split(clean).map(word => correctionOf.get(word) ?? word).join(" "));
 }
