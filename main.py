@@ -32,10 +32,11 @@ from utils.criterion_utils import TripletLoss
 from utils.data_utils import batches
 from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate
-from utils.model_utils import PlateauStopper, build_state, seed_epoch, train_epoch
+from utils.model_utils import build_state, seed_epoch, train_epoch
 from utils.sweep.points import open_sweep
 from utils.sweep.run import run_sweep
 from utils.trial.directory import create_trial, on_its_own, resume_conf
+from utils.trial.history import has_settled
 from utils.trial.record import TrialRecord
 from utils.trial.tensorboard import require_tensorboard
 from utils.trial.training_data import TrainingData, load_training_data
@@ -83,7 +84,6 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
     torch.manual_seed(params.seed)
     state = build_state(conf, data.vectors, pick_device(), data.train.captions)
     metrics = {name: TripletLoss(**settings.model_dump()) for name, settings in conf.metrics.items()}
-    stopper = PlateauStopper(**conf.TrialPlateauStopper.model_dump())
     loader = batches(data.train, params.batch_size, shuffle=True)
     record = TrialRecord(trial, conf, data.words)
     record.restore(state.checkpointables)
@@ -94,7 +94,7 @@ def train(conf: Conf, data: TrainingData, trial: Path) -> None:
     record.log(f"{trial}: {sizes}, on {describe(state.device)}")
 
     for epoch in range(len(record.history), params.num_epoch + 1):
-        if stopper.should_stop([results["val_obj"] for results in record.history]):
+        if has_settled(record.history, conf):
             record.log("the validation objective has settled: stopped")
             break
         started = time.perf_counter()

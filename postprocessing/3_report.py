@@ -23,15 +23,19 @@ def main() -> None:
     what, where = "compare these trials instead", "folder of the comparison (default: comparison/ beside the first)"
     parser.add_argument("--compare", type=named, nargs="+", metavar="TRIAL_DIR", help=what)
     parser.add_argument("--out", type=named, metavar="DIR", help=where)
+    parser.add_argument("--unfinished", action="store_true", help="compare unfinished trials as well, marked")
     args = parse_command(parser)
     if args.compare is None:
         if args.out:
             raise UserError(f"--out {args.out}: goes with --compare; a report is written into its trial")
+        if args.unfinished:
+            raise UserError("--unfinished: goes with --compare; a report says so by itself: leave it out")
         page = write_report(*trial_of(args))
     else:
         if args.trial or args.conf or args.overrides:
             raise UserError("--compare: goes by the trials' own configurations; leave out --trial, --conf and settings")
-        page = write_comparison(args.compare, args.out or args.compare[0].resolve().parent / "comparison")
+        out = args.out or args.compare[0].resolve().parent / "comparison"
+        page = write_comparison(args.compare, out, args.unfinished)
     print(f"-> {page}")
 
 

@@ -68,12 +68,14 @@ from utils.dataset.word_vectors import (
 )
 from utils.metric_utils import right_pairs
 from utils.model_utils import TrainState, build_state
+from utils.report.page import line_of, panels_of
 from utils.retrieval_utils import CaptionScores, rank_counts
 from utils.score_utils import caption_word_weights
 from utils.search.challenge import read_queries
-from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_model, sealed
+from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_checkpoint, load_model, sealed
+from utils.trial.history import as_lines, best_of, collapse_warning, is_finished, read_history
 from utils.trial.identity import FORMAT, check_made, diverged, identity
-from utils.trial.names import LAST
+from utils.trial.names import BEST, LAST, METRICS
 from utils.trial.provenance import PROVENANCE, Entry, record
 from utils.trial.record import TrialRecord
 from utils.trial.relevance import SETTING, as_measured, further_pairs
@@ -321,8 +323,8 @@ def make_checkpoint(path: Path) -> None:
     state = new_state()
     step(state)
     numbers = dict.fromkeys(("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std"), 0.5)
-    results = [{"epoch": epoch, "lr": 1e-3} | numbers for epoch in (0, 1)]
-    best = {"best": results[0], "conf": CONF.model_dump()}
+    results = [{"epoch": epoch, "lr": 1e-3} | numbers | {"val_obj": 0.5 - 0.1 * epoch} for epoch in (0, 1)]
+    best = {"best": results[1], "conf": CONF.model_dump()}
     states = {name: part.state_dict() for name, part in state.checkpointables.items()}
     record(path.parent, TRAINING, TRIAL)
     content = states | {"words": WORDS, "history": results, "epoch": 1, "trial": identity(path.parent)} | best
@@ -348,6 +350,27 @@ def load_and_resume(path: Path) -> None:
         for handler in list(record.logger.handlers):
             record.logger.removeHandler(handler)
             handler.close()
+        (path.parent / BEST).unlink(missing_ok=True)  # restored: the next case has none either
+
+
+def make_epochs(path: Path) -> None:
+    """As the checkpoint beside it has them."""
+    make_checkpoint(path.with_name(LAST))
+    path.write_text(as_lines(load_checkpoint(path.with_name(LAST))["history"]))
+
+
+def make_epochs_alone(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    epochs = [{"epoch": epoch, "lr": 1e-3, "val_obj": 0.5, "val_map": 0.1, "score_std": 0.2} for epoch in (0, 1)]
+    path.write_text(as_lines(epochs))
+
+
+def load_epochs(path: Path) -> None:
+    """As a report and a comparison do."""
+    history = read_history(path.parent)
+    best_of(history, CONF), is_finished(history, CONF), collapse_warning(history[-1], CONF)
+    for title, key, _ in panels_of(history):
+        line_of(history, title, key)
 
 
 KINDS = {
@@ -394,6 +417,8 @@ KINDS = {
         word_vectors(binary=True, compress=gzip.compress),
         load_download,
     ),
+    "epochs": Kind(f"trial/{METRICS}", make_epochs, load_epochs, sealed=True),
+    "epochs, no checkpoint": Kind(f"alone/{METRICS}", make_epochs_alone, load_epochs),
     "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume, sealed=True),
     "checkpoint, a stranger's": Kind(f"trial/{LAST}", make_checkpoint, load_strangers),
 }
@@ -528,10 +553,10 @@ def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
         os.dup2(silence, stream)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / "trial").mkdir()
+        for kind in KINDS.values():
+            (folder / kind.file).parent.mkdir(exist_ok=True)
         record(folder / "trial", TRAINING, TRIAL)
         for kind, content in valid.items():
-            (folder / KINDS[kind].file).parent.mkdir(exist_ok=True)
             (folder / KINDS[kind].file).write_bytes(content)
         while (number := pipe.recv()) is not None:
             case = case_of(seed, number, valid)

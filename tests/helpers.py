@@ -84,6 +84,12 @@ def run(*command, status=0):
 
 def call(script, *arguments, status=0):
     """`run` of a script within this process, whose imports are done: seconds less. Warnings count as errors do."""
+    printed, complaints = call_both(script, *arguments, status=status)
+    return complaints if status else printed
+
+
+def call_both(script, *arguments, status=0):
+    """The same: what it prints, and what it complains of."""
     before, ended = (sys.argv, list(sys.path), warnings.formatwarning), 0
     sys.argv = [script, *map(str, arguments)]
     out, err = StringIO(), StringIO()
@@ -97,7 +103,7 @@ def call(script, *arguments, status=0):
             close_logs()
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     assert (ended or 0) == status, complaints
-    return complaints if status else out.getvalue()
+    return out.getvalue(), complaints
 
 
 # a CUDA device for the CPU build of PyTorch, beside the checkout: raises where devices mix, counts what is waited for
@@ -268,8 +274,9 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
 
     The evaluation split has the named clips, the development split, which is the validation split as well, two.
     """
-    splits = ("data_conf.val_data=development", f"data_conf.dataset={folder / 'data'}", f"trial_base={folder}")
-    conf = load_conf(ROOT / "conf_demo.yaml", splits)
+    settings = ["data_conf.val_data=development", "param_conf.num_epoch=1"]
+    settings += [f"data_conf.dataset={folder / 'data'}", f"trial_base={folder}"]
+    conf = load_conf(ROOT / "conf_demo.yaml", settings)
     paths, rng = DatasetPaths(conf.data_conf.dataset), np.random.default_rng(0)
     info = {
         split: write_split(paths, split, files, captions_each, conf.audio_logmel.recipe, rng)
@@ -298,7 +305,7 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
         metrics[name] = both_directions(matrix_of(scores), split.caption_clips)
     record_files(trial, SCORING, [trial / BEST], files, data=data_digests(conf, conf.data_conf.splits))
     write_json(trial / "retrieval_metrics.json", metrics)
-    write_history(trial)
+    write_history(trial, epochs=2)
     return trial, conf
 
 
@@ -417,6 +424,7 @@ def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sour
     """
     trial = folder / name
     trial.mkdir(parents=True)
+    settings = ("param_conf.num_epoch=2", *settings)
     overrides = (f"criteria.TripletLoss.sampling={sampling}", f"param_conf.seed={seed}", *settings)
     conf = load_conf(ROOT / "conf_demo.yaml", (f"data_conf.dataset={folder}/data", *overrides))
     save_conf(conf, trial / "conf.yaml")

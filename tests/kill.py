@@ -14,7 +14,13 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from tests.helpers import ROOT, STAGES, Stages
+from utils.common.steps import TRAINING
+from utils.conf.reading import load_conf
+from utils.trial.caveats import caveat_of
+from utils.trial.names import CONF, LAST, METRICS
 
 WRITING_FROM = 0.5  # of a command's time: before, it imports
 
@@ -41,7 +47,15 @@ def kill(stages: Stages, stage: str, moment: float) -> bool:
 
 
 def outcome(stages: Stages, stage: str) -> str:
-    """Run a killed stage again: '' where the end is the undisturbed one, byte for byte, else what is wrong."""
+    """Run a killed stage again: '' where the end is the undisturbed one, byte for byte, else what is wrong.
+
+    Where training was killed, its trial is said to be unfinished, unless it had no epoch left.
+    """
+    for path in stages.work.glob(f"output/*/*/{LAST}") if stage == TRAINING else ():
+        conf = load_conf(path.parent / CONF)
+        is_last = torch.load(path, weights_only=True)["epoch"] == conf.param_conf.num_epoch
+        if is_last != (caveat_of(path.parent, conf) is None) and (path.parent / METRICS).exists():
+            return "its trial is not said to be unfinished, or though it is finished"
     done = stages.run(stage)
     if done.returncode != 0:
         return f"exit status {done.returncode}: {done.stderr.strip()}"

@@ -439,6 +439,23 @@ def pipe_for(file: str) -> Spoil:
     return spoil
 
 
+def other_metrics(folder: Folder) -> None:
+    """Of another trial: text that is as well formed, and other numbers."""
+    path = folder.trial / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.002'))
+
+
+def lose_best(folder: Folder) -> None:
+    """That of epoch 0, which the last checkpoint is not."""
+    checkpoint("history", lambda epochs: [epochs[0] | {"val_obj": -9.0}, *epochs[1:]], "last")(folder)
+    folder.best.unlink()
+
+
+def strange_format(folder: Folder) -> None:
+    path = folder.trial / "provenance.json"
+    path.write_text(path.read_text().replace('"format": 2', '"format": "two"'))
+
+
 def link_log(folder: Folder) -> None:
     (folder.root / "mine.txt").write_text("mine")
     (folder.trial / "train.log").unlink()
@@ -473,6 +490,7 @@ TRIAL = ["--trial", "{trial}"]
 MEASURE_PAIRS = [MEASURE, *TRIAL, "data_conf.relevance={root}/pairs.csv"]
 RANK = [SEARCH, *TRIAL, "--queries", "{root}/queries.csv", "--clips", "{data}/sounds", "--csv", "{root}/out.csv"]
 PAIR = "file_name,caption"
+COMPARE = ["postprocessing/3_report.py", "--compare", "{trial}"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
 FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
 INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, SCORE))  # to be run again
@@ -664,12 +682,20 @@ IDENTITY = [  # what belongs elsewhere, or was changed since: no provenance is s
     ("a bit of the last checkpoint", [TRAIN, *RESUME], flip_bit("last"), "/checkpoint_last.pt: … digest … damaged"),
     ("a bit of the scores", [MEASURE, *TRIAL], flip_bit("scores"), f"{{scores}}: … {SCORE} wrote it"),
     ("a cut checkpoint", [SCORE, *TRIAL], cut("best"), "{best}: … digest … damaged"),
+    (
+        "metrics of another trial",
+        COMPARE,
+        other_metrics,
+        "/metrics.jsonl: line 1 … checkpoint_last.pt … resume",
+    ),
+    ("a strange format", [SCORE, *TRIAL], strange_format, "/provenance.json: … 'main.py.format': … or put a copy back"),
     ("train.log is a link", [TRAIN, *RESUME], link_log, "{trial}/train.log: is a link … remove it"),
     ("a checkpoint is a pipe", [SCORE, *TRIAL], pipe_for("best"), "{best}: no such file … main.py"),
     ("scores are a pipe", [MEASURE, *TRIAL], pipe_for("scores"), f"{{scores}}: no such file … {SCORE}"),
     ("no record of the training", [SCORE, *TRIAL], forget_training, "{trial}: not a trial … record of main.py"),
 ]
 LAST = [  # of the checkpoint that training goes on from
+    ("the best one is gone", lose_best, "/checkpoint_best.pt: is gone … epoch 1, not of the best, 0; put it back"),
     ("malicious", malicious("last", torch.save), "/checkpoint_last.pt: not a loadable checkpoint"),
     ("other vocabulary", checkpoint("words", lambda words: words[::-1], "last"), ": … vocabulary … new trial"),
     ("other optimizer", checkpoint("optimizer", lambda _: {}, "last"), "/checkpoint_last.pt: does not fit"),

@@ -12,13 +12,24 @@ import pytest
 import torch
 import yaml
 
-from tests.helpers import POSTPROCESSING, PREPROCESSING, ROOT, STAGES, call, only_trial, run, run_pipeline, tiny_conf
+from tests.helpers import (
+    POSTPROCESSING,
+    PREPROCESSING,
+    ROOT,
+    STAGES,
+    call,
+    call_both,
+    only_trial,
+    run,
+    run_pipeline,
+    tiny_conf,
+)
 from utils.conf.reading import load_conf
 from utils.trial.preprocessing import sources
 
 STEPS = [f"preprocessing/{name}.py" for name in PREPROCESSING[1:]]
 SCORE, MEASURE, REPORT = (f"postprocessing/{name}.py" for name in POSTPROCESSING)
-SEARCH = "postprocessing/4_search.py"
+SEARCH, EXPLORE = "postprocessing/4_search.py", "postprocessing/5_explore.py"
 RANDOM = "criteria.TripletLoss.sampling=random-NS"
 
 
@@ -355,6 +366,93 @@ def test_an_untrained_model_is_not_scored_after_divergence(folder, diverge):
     diverge("--conf", folder / "conf.yaml", RANDOM)
     message = call(SCORE, "--conf", folder / "conf.yaml", RANDOM, status=2)
     assert "diverged in epoch 1" in message and "epoch 0, which is untrained; there is nothing to score" in message
+
+
+def test_an_untrained_model_ranks_no_folder_after_divergence(folder, diverge):
+    diverge("--conf", folder / "conf.yaml", RANDOM)
+    (folder / "queries.csv").write_text("caption\nrain\n")
+    rank = ("--queries", folder / "queries.csv", "--clips", folder / "data" / "evaluation", "--csv", folder / "out.csv")
+    message = call(SEARCH, "--conf", folder / "conf.yaml", RANDOM, *rank, status=2)
+    assert "error: " in message and "epoch 0, which is untrained; there is nothing to score or to search by" in message
+    assert not list(folder.glob("out[._]*"))
+
+
+# --- 17: trials that are unfinished ----------------------------------------------------------------------
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_trial_that_is_unfinished_is_marked_until_it_is_resumed(folder, monkeypatch):
+    """Killed after epoch 0, scored and measured as if it were trained, and compared with a finished one."""
+    finished, conf, out = only_trial(folder), folder / "conf.yaml", folder / "comparison"
+    with monkeypatch.context() as patch:
+        patch.setattr("utils.model_utils.train_epoch", interrupt)
+        call("main.py", "--conf", conf, "param_conf.seed=1", status=130)
+    (trial,) = set(finished.parent.iterdir()) - {finished}
+    line = f"{trial}: unfinished: epoch 0 of 1 is its last"
+    for command in ((SCORE,), (MEASURE,), (REPORT,), (SEARCH, "rain"), (EXPLORE, "--clips", "link")):
+        _, message = call_both(*command, "--trial", trial)
+        assert message.startswith(line) and len(message.splitlines()) == 1
+    compare = (REPORT, "--compare", finished, trial, "--out", out)
+    message = refused(*compare)
+    assert line in message and "resume it, leave it out, or take it, marked, by --unfinished" in message
+    assert not out.exists()
+    assert call_both(*compare, "--unfinished")[1].startswith(line)
+    assert "semi-hard-NS (1 of 2 unfinished) | 2 |" in (out / "comparison.md").read_text()
+    assert set(pd.read_csv(out / "comparison.csv")["mark"].dropna()) == {"1 of 2 unfinished"}
+    for page in (trial / "report" / "report.html", trial / "explore" / "index.html", out / "comparison.html"):
+        assert line in page.read_text()
+    assert "unfinished" not in (trial / "retrieval_metrics.json").read_text()
+    call("main.py", "--resume", trial)
+    for command in ((SCORE, "--trial", trial), (MEASURE, "--trial", trial), compare):
+        assert "unfinished" not in call_both(*command)[1]
+    assert "unfinished" not in (out / "comparison.md").read_text()
+
+
+# --- 18: what the epochs are told by ---------------------------------------------------------------------
+
+
+def test_a_lost_best_checkpoint_is_restored_or_said(folder, monkeypatch):
+    trial = only_trial(folder)
+    best = trial / "checkpoint_best.pt"
+    content = best.read_bytes()
+    assert content == (trial / "checkpoint_last.pt").read_bytes()
+    best.unlink()
+    call("main.py", "--resume", trial)
+    assert best.read_bytes() == content
+    with monkeypatch.context() as patch:  # an epoch that is no better
+        worse = {"val_obj": 9.0, "val_map": 0.0, "val_map_text_to_audio": 0.0, "val_map_audio_to_text": 0.0}
+        patch.setattr("utils.evaluation_utils.evaluate", lambda *_: worse | {"score_std": 0.1})
+        call("main.py", "--resume", trial, "param_conf.num_epoch=2")
+    best.unlink()
+    message = refused("main.py", "--resume", trial)
+    assert f"{best}: is gone, and checkpoint_last.pt is of epoch" in message and "put it back" in message
+
+
+def test_metrics_that_the_last_checkpoint_does_not_have_reach_no_report(folder):
+    trial = only_trial(folder)
+    path = trial / "metrics.jsonl"
+    content = path.read_bytes()
+    for spoilt in (content.replace(b'"val_obj": ', b'"val_obj": 1'), b"[]\n"):
+        path.write_bytes(spoilt)
+        for command in ((REPORT, "--trial", trial), (REPORT, "--compare", trial, "--out", folder / "comparison")):
+            message = refused(*command)
+            assert f"{path}: line 1 is not as checkpoint_last.pt" in message and "resume the trial" in message
+    call("main.py", "--resume", trial)
+    assert path.read_bytes() == content
+    call(REPORT, "--trial", trial)
+
+
+def test_going_on_with_nothing_to_do_makes_no_trial_the_newest(folder):
+    conf, older = folder / "conf.yaml", only_trial(folder)
+    call("main.py", "--conf", conf, RANDOM, "param_conf.num_epoch=0")
+    (newer,) = set(older.parent.iterdir()) - {older}
+    call("main.py", "--resume", older)
+    assert str(newer) in call(SCORE, "--conf", conf)
+    call("main.py", "--resume", older, "param_conf.num_epoch=2")
+    assert str(older) in call(SCORE, "--conf", conf)
 
 
 # --- 14, 15: what is there from before -------------------------------------------------------------------

@@ -89,6 +89,21 @@ def test_what_was_kept_may_be_damaged(tmp_path, content):
     assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
 
 
+def test_no_flipped_bit_of_what_was_kept_blames_a_file(tmp_path, monkeypatch):
+    names, now = ["x", "y"], time.time_ns()
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
+    digests(tmp_path, names)
+    kept = (tmp_path / KEPT).read_bytes()
+    for bit in range(0, 8 * len(kept), 23):
+        flipped = bytearray(kept)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / KEPT).write_bytes(flipped)
+        module._kept.cache_clear()
+        assert digests(tmp_path, names) == {name: sha256(name.encode()) for name in names}, bytes(flipped)
+
+
 def test_a_directory_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(b"one")
     (tmp_path / KEPT).mkdir()  # in the way

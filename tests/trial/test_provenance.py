@@ -118,11 +118,30 @@ def test_an_output_holds_while_file_and_settings_are_as_recorded(data):
     assert not holds(conf(), LOG_MELS, path)
 
 
-@pytest.mark.parametrize("content", [[], {"x": []}, {"x": {"inputs": {"a": 1}}}, {"x": {"settings": 3}}])
-def test_a_garbled_record_is_one_line(tmp_path, content):
-    (tmp_path / PROVENANCE).write_text(json.dumps(content))
-    with pytest.raises(UserError, match="not as its step writes it"):
-        read_provenance(tmp_path)
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("[]", "the file"),
+        ('{"x": []}', "x"),
+        ('{"x": {"inputs": {"a": 1}}}', "x.inputs.a"),
+        ('{"x": {"settings": 3}}', "x.settings"),
+        ('{"x": {"format": "two"}}', "x.format"),
+        ('{"x": {"format": null}}', "x.format"),
+        ('{"a\\nb": 3}', r"a\nb"),
+        ('{"x": {', "the file': Invalid JSON"),
+        ("[" * 100_000, "the file': Invalid JSON"),
+    ],
+)
+def test_a_garbled_record_is_one_line_that_loses_nothing(tmp_path, content, what):
+    """Of a trial it is never to be removed: nothing can make it again."""
+    (tmp_path / PROVENANCE).write_text(content)
+    for advice in ("move it away, and run the steps again", "put a copy back"):
+        with pytest.raises(UserError) as refusal:
+            read_provenance(tmp_path)
+        message = str(refusal.value)
+        assert message.startswith(f"{tmp_path / PROVENANCE}: not as its step writes it ('{what}")
+        assert message.count("\n") == 0 and advice in message and "remove" not in message
+        (tmp_path / "conf.yaml").touch()
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")

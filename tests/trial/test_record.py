@@ -1,12 +1,15 @@
+import os
+
 import pytest
 
 from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
 from utils.conf.reading import load_conf
 from utils.trial.checkpoint import load_checkpoint, load_model
-from utils.trial.directory import create_trial
-from utils.trial.names import BEST, LAST, METRICS
+from utils.trial.directory import create_trial, newest_trial
+from utils.trial.names import BEST, CONF, LAST, METRICS
 from utils.trial.record import TrialRecord
+from utils.trial.tensorboard import EpochEvents
 
 EPOCHS = [results_of(0, 0.9, 0.1), results_of(1, 0.5, 0.3), results_of(2, 0.5, 0.4), results_of(3, 0.7, 0.4)]
 
@@ -39,6 +42,53 @@ def test_a_kill_between_the_last_checkpoint_and_what_follows_it_is_mended(begin)
     files[1].unlink()
     TrialRecord(record.trial, record.conf, record.words).restore(parts)
     assert [file.read_bytes() for file in files] == contents
+
+
+def test_a_best_checkpoint_that_is_lost_or_an_older_one_is_said(begin):
+    """Where the last is the best it is made again, as above; here it cannot be."""
+    record, parts = begin(EPOCHS)
+    best, last = record.trial / BEST, record.trial / LAST
+    older, _ = begin(EPOCHS[:1])
+    for spoil, message in (
+        (lambda: best.unlink(), f"{best}: is gone, and {LAST} is of epoch 3, not of the best, 1; put it back"),
+        (lambda: best.write_bytes(last.read_bytes()), f"{best}: of epoch 3, but the best is 1; put that back"),
+        (lambda: best.write_bytes((older.trial / BEST).read_bytes()), f"{best}: of another trial"),
+    ):
+        spoil()
+        before = {path.name: path.read_bytes() for path in record.trial.iterdir()}
+        with pytest.raises(UserError) as refusal:
+            TrialRecord(record.trial, record.conf, record.words).restore(parts)
+        assert message in str(refusal.value) and "\n" not in str(refusal.value)
+        assert {path.name: path.read_bytes() for path in record.trial.iterdir()} == before
+
+
+@pytest.mark.parametrize(("epochs", "settings"), [("3", []), ("3", ["data_conf.cache=disk"]), ("9", [])])
+def test_a_trial_is_the_newest_where_there_is_something_left_to_train(begin, epochs, settings):
+    older, parts = begin(EPOCHS, "param_conf.num_epoch=3")
+    newer, _ = begin(EPOCHS[:1])
+    for seconds, record in enumerate((older, newer)):
+        os.utime(record.trial / CONF, (seconds, seconds))
+    conf = load_conf(older.trial / CONF, [f"param_conf.num_epoch={epochs}", *settings])
+    TrialRecord(older.trial, conf, older.words).restore(parts)
+    assert load_conf(older.trial / CONF, []) == conf
+    assert newest_trial(conf, []) == (newer if epochs == "3" else older).trial
+
+
+def test_event_files_of_others_are_left(begin):
+    """One's own, a stranger's and another trial's, by TensorBoard's names."""
+    pytest.importorskip("tensorboard")
+    record, _ = begin(EPOCHS[:1])
+    other, _ = begin(EPOCHS[:1])
+    EpochEvents(other.trial, other.history, other.identity).close()
+    (theirs,) = other.trial.glob("events.*")
+    foreign = [record.trial / theirs.name, record.trial / "events.out.tfevents.9.host.1.0"]
+    for path in foreign:
+        path.write_bytes(theirs.read_bytes())
+    for _ in range(2):
+        EpochEvents(record.trial, record.history, record.identity).close()
+    found = set(record.trial.glob("events.*"))
+    assert set(foreign) < found and len(found) == 3
+    assert all(path.read_bytes() == theirs.read_bytes() for path in foreign)
 
 
 def test_a_vocabulary_of_another_run_is_refused(begin):

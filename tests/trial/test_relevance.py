@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score
 
-from tests.helpers import Tags, call, matrix_of, write_history, write_trial
+from tests.helpers import Tags, call, matrix_of, write_trial
 from utils.common.errors import UserError
 from utils.common.steps import MEASURING
 from utils.dataset.paths import DatasetPaths
@@ -27,7 +27,6 @@ MEASURE = "postprocessing/2_xmodal_retrieval.py"
 def trial(tmp_path):
     """A trial of five clips with three captions each: its directory, its configuration and its captions."""
     folder, conf = write_trial(tmp_path)
-    write_history(folder, epochs=2)  # the checkpoint is of epoch 1, its best
     return folder, conf, pd.read_csv(DatasetPaths(conf.data_conf.dataset).text("evaluation"), dtype=str)
 
 

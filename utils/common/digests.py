@@ -10,7 +10,7 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel
 
 from utils.common.errors import UserError
 from utils.common.io import write_json
@@ -79,13 +79,21 @@ def _digest(path: Path, state: State) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+class _Sealed(BaseModel):
+    """What is kept in a directory: the digests by name, and one of them all, or a damaged one would blame a file."""
+
+    files: dict[str, tuple[State, str]]
+    sha256: str
+
+
 @cache
 def _kept(root: Path) -> dict[str, tuple[State, str]]:
-    """What earlier commands kept in a directory, by name; empty where that is none of it."""
+    """What earlier commands kept in a directory, by name; empty where that is none of it, or damaged."""
     try:
         if not (root / KEPT).is_file():  # a pipe would be waited for
             return {}
-        return TypeAdapter(dict[str, tuple[State, str]]).validate_json((root / KEPT).read_bytes())
+        kept = _Sealed.model_validate_json((root / KEPT).read_bytes())
+        return kept.files if digest_of(kept.files) == kept.sha256 else {}
     except (OSError, ValueError):
         return {}
 
@@ -93,4 +101,4 @@ def _kept(root: Path) -> dict[str, tuple[State, str]]:
 def _keep(root: Path, known: dict[str, tuple[State, str]]) -> None:
     settled = {name: entry for name, entry in sorted(known.items()) if _is_settled(entry[0])}
     with suppress(UserError):  # somebody else's directory, or a full disk: then they are read again
-        write_json(root / KEPT, settled)
+        write_json(root / KEPT, {"files": settled, "sha256": digest_of(settled)})

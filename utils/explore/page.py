@@ -21,6 +21,7 @@ from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE
 from utils.report.page import Page
 from utils.score_utils import caption_word_weights
 from utils.search.clip_search import ClipSearch, best
+from utils.trial.caveats import caveat_of
 
 PAGE = "index.html"
 BEST_CAPTIONS = 5  # of a clip
@@ -60,6 +61,7 @@ def write_explore(trial: Path, conf: Conf, split: str | None = None, copy: bool 
             trial=trial.resolve().name,
             split=search.split,
             epoch=search.epoch,
+            caveat=caveat_of(trial, conf),
             weighted=search.score.idf is not None,
             example=captions.texts[0] if captions.texts else "",
             content=content,

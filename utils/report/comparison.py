@@ -1,5 +1,6 @@
 """The comparison of several trials: comparison.html, .md and .csv."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,14 +13,15 @@ from utils.common.steps import MEASURING, SCORING
 from utils.report import figures
 from utils.report.bootstrap import DRAWS
 from utils.report.figures import Line, Picture
-from utils.report.groups import Group, TrialResult
+from utils.report.groups import COLLAPSED, Group, TrialResult
 from utils.report.numbers import METRICS
 from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.report.rankings import load_queries
 from utils.report.tables import CHANCE, COLUMNS, NOT_APART, SIDES, compare, comparison_csv, comparison_markdown
+from utils.trial.caveats import UNFINISHED, caveat_of
 from utils.trial.directory import trial_conf
 from utils.trial.history import best_of, read_history
-from utils.trial.identity import check_made, diverged, warn_diverged
+from utils.trial.identity import check_made
 from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.preprocessing import WORD_VECTORS
 from utils.trial.provenance import read_provenance
@@ -29,19 +31,23 @@ from utils.trial.score_files import word_scores_path
 COMPARISON = "comparison.html"
 
 
-def write_comparison(trials: list[Path], out: Path) -> Path:
-    """Write comparison.html, .md and .csv of finished trials into the folder `out`; the page's path.
+def write_comparison(trials: list[Path], out: Path, unfinished: bool = False) -> Path:
+    """Write comparison.html, .md and .csv of trials into the folder `out`; the page's path.
 
     Metrics are those of the trials' data_conf.eval_data split; trials that differ only in their seeds are one row.
 
+    Args:
+        unfinished: whether to take trials that are unfinished, and mark their rows.
+
     Raises UserError where a trial has no metrics or no scores, or its data are not those of the first.
     """
-    results = [read_result(trial) for trial in dict.fromkeys(trial.resolve() for trial in trials)]
+    folders = dict.fromkeys(trial.resolve() for trial in trials)
+    results = [read_result(folder, unfinished=unfinished) for folder in folders]
     for result in results[1:]:
         require_same_data(results[0], result)
     comparison = compare(results)
     groups = comparison.groups
-    diverged_lines = [result.diverged for group in groups for result in group.results if result.diverged]
+    caveats = [result.caveat.line for group in groups for result in group.results if result.caveat]
     with whole_folder(out, COMPARISON) as folder:
         page = Page(folder)
         page.render(
@@ -57,18 +63,26 @@ def write_comparison(trials: list[Path], out: Path) -> Path:
             not_apart=NOT_APART,
             draws=DRAWS,
             strokes=[_stroke(i) for i in range(len(groups))],
-            diverged=diverged_lines,
+            collapsed=any(COLLAPSED in result.marks for group in groups for result in group.results),
+            caveats=caveats,
             curves=[page.picture(picture) for picture in _compared_curves(groups)],
         )
-        markdown = "\n".join([comparison_markdown(comparison), *diverged_lines])
+        markdown = "\n".join([comparison_markdown(comparison), *caveats])
         (folder / "comparison.md").write_text(markdown, encoding="utf-8")
         write_csv(folder / "comparison.csv", *comparison_csv(comparison))
     return out / COMPARISON
 
 
-def read_result(trial: Path, overrides: Sequence[str] = ()) -> TrialResult:
-    """What a comparison needs of a trial, with changes of its configuration; UserError where it is not there."""
+def read_result(trial: Path, overrides: Sequence[str] = (), unfinished: bool = False) -> TrialResult:
+    """What a comparison needs of a trial, with changes of its configuration; UserError where it is not there.
+
+    A trial that is unfinished is refused, unless asked for; what has to be said of one is said on standard error.
+    """
     conf = trial_conf(trial, list(overrides))
+    history = read_history(trial)
+    caveat = caveat_of(trial, conf, history)
+    if caveat and caveat.mark == UNFINISHED and not unfinished:
+        raise UserError(f"{caveat.line}; resume it, leave it out, or take it, marked, by --unfinished")
     path, split = trial / RETRIEVAL_METRICS, conf.data_conf.eval_data
     check_made(trial, SCORING, MEASURING, reads=[path])
     made = read_provenance(trial)
@@ -81,12 +95,12 @@ def read_result(trial: Path, overrides: Sequence[str] = ()) -> TrialResult:
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: not all metrics of the split {split}; run {MEASURING} again") from None
     check_made(trial, SCORING, reads=[word_scores_path(trial, split)])
-    history = read_history(trial)
     queries = load_queries(trial, conf, split, best_of(history, conf)["epoch"])
-    warn_diverged(trial)
+    if caveat:
+        warnings.warn(caveat.line, stacklevel=2)
     pairs = made[MEASURING].sources if conf.data_conf.relevance else {}
     sources = {RIGHT_PAIRS: "none"} | made[SCORING].sources | pairs
-    return TrialResult(trial, conf, metrics, history, sources, queries, diverged(trial))
+    return TrialResult(trial, conf, metrics, history, sources, queries, caveat)
 
 
 def require_same_data(one: TrialResult, other: TrialResult) -> None:

@@ -1,5 +1,6 @@
 """Trials in groups: those that differ only in their seeds are one experiment."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,10 @@ from utils.report.bootstrap import BOTH
 from utils.report.numbers import plain, shown
 from utils.report.rankings import Queries
 from utils.sampling_utils import STRATEGIES
+from utils.trial.caveats import Caveat
 from utils.trial.preprocessing import WORD_VECTORS
+
+COLLAPSED = "collapsed"
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,7 @@ class TrialResult:
     history: list[dict[str, float]]  # an entry an epoch, as in metrics.jsonl
     sources: dict[str, str]  # of its data set: utils.trial.preprocessing.sources
     queries: Queries  # of its eval_data split
-    diverged: str | None = None
+    caveat: Caveat | None = None
 
     @property
     def strategy(self) -> str:
@@ -42,6 +46,11 @@ class TrialResult:
     def collapsed(self) -> bool:
         """Whether every query ties a right with a wrong item: nothing is told apart."""
         return all(values["tied"].all() for values in self.queries.values.values())
+
+    @property
+    def marks(self) -> list[str]:
+        """What is to be said of it, each in a word."""
+        return [*([COLLAPSED] if self.collapsed else []), *([self.caveat.mark] if self.caveat else [])]
 
     @property
     def experiment(self) -> dict[str, str]:
@@ -64,8 +73,8 @@ class Group:
     @property
     def mark(self) -> str:
         """What is to be said of its trials, in a word or two."""
-        collapsed, seeds = sum(result.collapsed for result in self.results), len(self.results)
-        return "" if not collapsed else "collapsed" if collapsed == seeds else f"{collapsed} of {seeds} collapsed"
+        counts, seeds = Counter(mark for result in self.results for mark in result.marks), len(self.results)
+        return ", ".join(mark if count == seeds else f"{count} of {seeds} {mark}" for mark, count in counts.items())
 
     def mean(self, direction: str, metric: str) -> float:
         """The mean over seeds, in one direction or in the mean of BOTH."""

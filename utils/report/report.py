@@ -16,8 +16,9 @@ from utils.report.negatives import Negatives
 from utils.report.numbers import METRICS, rank_shares
 from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.report.rankings import Ranking, load_rankings
+from utils.trial.caveats import caveat_of
 from utils.trial.history import collapse_warning, read_history
-from utils.trial.identity import check_trial, diverged, load_best, training_of
+from utils.trial.identity import check_trial, load_best, training_of
 from utils.trial.provenance import read_provenance
 from utils.trial.relevance import as_measured
 from utils.trial.score_files import word_scores_path
@@ -43,6 +44,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
     if conf.data_conf.relevance is None and (measuring := read_provenance(trial).get(MEASURING)):
         conf = as_measured(conf, measuring)  # as retrieval_metrics.json has it
     history, provenance = read_history(trial), training_provenance(trial)
+    caveat = caveat_of(trial, conf, history)
     names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
     main, rows = {}, []
     for name in names:  # those of one split are held, and in the end the first's
@@ -60,7 +62,7 @@ def write_report(trial: Path, conf: Conf) -> Path:
             seed=conf.param_conf.seed,
             epoch=best.epoch,
             epochs=history[-1]["epoch"],
-            warnings=list(filter(None, [diverged(trial), collapse_warning(history[-1], conf)])),
+            warnings=list(filter(None, [caveat and caveat.line, collapse_warning(history[-1], conf)])),
             split=names[0],
             splits=names,
             directions=DIRECTIONS,

@@ -30,6 +30,7 @@ from utils.dataset.paths import AUDIO_FILES, DatasetPaths
 from utils.dataset.recipe import LogMelRecipe
 from utils.fast_score_utils import EncodedClips, split_word_scores
 from utils.score_utils import caption_word_weights
+from utils.trial.caveats import warn_of
 from utils.trial.directory import trial_conf
 from utils.trial.identity import check_data, check_made, check_trial, load_best
 from utils.trial.retrieval import word_importance
@@ -80,7 +81,9 @@ class ClipSearch:
     @classmethod
     def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
         """The search in a split of a trial, by the trial's own configuration."""
-        return cls(Path(trial), trial_conf(Path(trial), []), split)
+        conf = trial_conf(Path(trial), [])
+        warn_of(Path(trial), conf)
+        return cls(Path(trial), conf, split)
 
     def _ranked(self, scores: np.ndarray, top: int) -> Iterator[tuple[int, int]]:
         """Rank and index of the best."""

@@ -86,12 +86,23 @@ def _check_form(checkpoint: dict) -> None:
         raise ValueError(f"epoch is {checkpoint['epoch']!r:.80}")
     if not isinstance(checkpoint["conf"], dict) or not isinstance(checkpoint["history"], list):
         raise ValueError("conf or history is of another type")
-    for results in checkpoint["history"]:
-        if not {"epoch", "lr", "val_obj", "val_map"} <= results.keys() or not all(map(math.isfinite, results.values())):
-            raise ValueError(f"history: {results!r:.80}")
+    check_history(checkpoint["history"])
     for name, weights in checkpoint["model"].items():
         if weights.layout is not torch.strided or weights.is_quantized:
             raise ValueError(f"{name} is stored in a form of its own")
+
+
+def check_history(history: list[dict[str, float]]) -> None:
+    """Raise ValueError where a list is not a trial's epochs, one after the other from 0, of finite numbers."""
+    for epoch, results in enumerate(history):
+        known = isinstance(results, dict) and {"epoch", "lr", "val_obj", "val_map", "score_std"} <= results.keys()
+        if not known or results["epoch"] != epoch or not all(map(_is_finite, results.values())):
+            raise ValueError(f"history: epoch {epoch} is {results!r:.80}")
+
+
+def _is_finite(value: object) -> bool:
+    """Whether a value is a number whose square is one as well."""
+    return type(value) in (int, float) and abs(value) < 1e150  # false of NaN
 
 
 class Trained(NamedTuple):

@@ -14,7 +14,8 @@ from utils.common.steps import TRAINING
 from utils.conf.command import command_parser, named, parse_command, refuse_conf_beside
 from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf, role_of, telling
-from utils.trial.identity import begin, require_same_run, training_of, warn_diverged
+from utils.trial.caveats import warn_of
+from utils.trial.identity import begin, diverged, require_same_run, training_of
 from utils.trial.names import BEST, CONF, LAST, LOCK, METRICS
 from utils.trial.provenance import read_provenance
 
@@ -130,8 +131,9 @@ def trial_of(args: argparse.Namespace) -> tuple[Path, Conf]:
         training_of(trial)
         if difference := _difference(trial, wanted):
             warnings.warn(f"the newest trial, {difference} as {source} has: --trial names another", stacklevel=2)
-    warn_diverged(trial)
-    return trial, trial_conf(trial, args.overrides)
+    conf = trial_conf(trial, args.overrides)
+    warn_of(trial, conf)
+    return trial, conf
 
 
 def resume_conf(trial: Path, overrides: list[str]) -> Conf:
@@ -141,7 +143,8 @@ def resume_conf(trial: Path, overrides: list[str]) -> Conf:
     """
     conf = trial_conf(trial, overrides)
     require_last(trial)
-    warn_diverged(trial)
+    if line := diverged(trial):
+        warnings.warn(line, stacklevel=2)
     return conf
 
 

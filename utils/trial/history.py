@@ -1,14 +1,20 @@
-"""The epochs of a run: their line in the log, the warning of a collapse, and metrics.jsonl read back."""
+"""The epochs of a run: their line in the log, whether they are all, and metrics.jsonl, which tells them."""
 
 import json
 import math
+from itertools import zip_longest
 from pathlib import Path
 
 from utils.common.errors import UserError
 from utils.common.io import require_file
 from utils.common.steps import EMBEDDING, TRAINING
 from utils.conf.schema import Conf
-from utils.trial.names import METRICS
+from utils.model_utils import PlateauStopper
+from utils.trial.checkpoint import check_history, load_checkpoint
+from utils.trial.identity import identity
+from utils.trial.names import BEST, LAST, METRICS
+
+History = list[dict[str, float]]  # the results of each epoch, from 0
 
 COLLAPSED_SPREAD = 1e-3  # standard deviation of the scores; a model that tells clips apart has above 0.01
 COLLAPSED_LOSS = 0.02  # distance from twice the margin, relative
@@ -43,22 +49,70 @@ def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
     )
 
 
-def best_of(history: list[dict[str, float]], conf: Conf) -> dict[str, float]:
+def best_of(history: History, conf: Conf) -> dict[str, float]:
     """The results of the best epoch by param_conf.select_by, the earliest on a tie."""
     if conf.param_conf.select_by == "val_obj":
         return min(history, key=lambda results: results["val_obj"])
     return max(history, key=lambda results: results["val_map"])
 
 
-def read_history(trial: Path) -> list[dict[str, float]]:
-    """The lines of a trial's metrics.jsonl, one an epoch."""
+def has_settled(history: History, conf: Conf) -> bool:
+    """Whether the stopper ends training after these epochs."""
+    stopper = PlateauStopper(**conf.TrialPlateauStopper.model_dump())
+    return stopper.should_stop([results["val_obj"] for results in history])
+
+
+def is_finished(history: History, conf: Conf) -> bool:
+    """Whether there is no epoch left to train."""
+    return len(history) > conf.param_conf.num_epoch or has_settled(history, conf)
+
+
+# --- metrics.jsonl ---------------------------------------------------------------------------------------
+
+
+def as_lines(history: History) -> str:
+    """What metrics.jsonl holds of these epochs."""
+    return "".join(json.dumps(results) + "\n" for results in history)
+
+
+def read_history(trial: Path) -> History:
+    """The epochs by a trial's metrics.jsonl, which must be those that its last checkpoint holds.
+
+    Where that is gone, they begin as the best checkpoint's; where that is gone as well, nothing else tells them.
+    """
     path = trial / METRICS
     require_file(path, TRAINING)
+    lines, source = path.read_bytes().splitlines(keepends=True), trial / LAST
+    if source.is_file():
+        history = load_checkpoint(source, identity(trial))["history"]
+        _require_same(path, lines, history, source)
+        return history
     try:
-        history = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if not history or not all(key in results for results in history for key in ("epoch", "val_obj", "val_map")):
-            raise ValueError("no epochs, or not all of an epoch")
-    except (ValueError, TypeError) as error:
-        what = f"not the epochs that {TRAINING} wrote ({error})"
-        raise UserError(f"{path}: {what}; resume the trial to mend it") from None
+        history = [json.loads(line) for line in lines]
+        check_history(history)
+        if not history:
+            raise ValueError("no epochs")
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not the epochs that {TRAINING} wrote ({error}); put this trial's own back") from None
+    if (source := trial / BEST).is_file():
+        known = load_checkpoint(source, identity(trial))["history"]
+        _require_same(path, lines[: len(known)], known, source)
     return history
+
+
+def _require_same(path: Path, lines: list[bytes], history: History, checkpoint: Path) -> None:
+    """Raise UserError where lines are not those of a checkpoint's epochs."""
+    known = as_lines(history).encode().splitlines(keepends=True)
+    for number, (line, expected) in enumerate(zip_longest(lines, known), start=1):
+        if line != expected:
+            advice = "resume the trial to mend it" if checkpoint.name == LAST else "put this trial's own back"
+            raise UserError(
+                f"{path}: line {number} is not as {checkpoint.name}, which has {len(history)} epochs, says; {advice}"
+            )
+
+
+def trained_epochs(trial: Path) -> History:
+    """The epochs of a trial by its last checkpoint; where that is gone, by metrics.jsonl."""
+    if (trial / LAST).is_file():
+        return load_checkpoint(trial / LAST, identity(trial))["history"]
+    return read_history(trial)

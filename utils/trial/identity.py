@@ -6,7 +6,6 @@ Whoever reads a number checks the way back from it, by `check_trial`.
 """
 
 import secrets
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -122,8 +121,14 @@ def check_made(trial: Path, *steps: str, reads: Iterable[Path] = ()) -> None:
 
 
 def load_best(trial: Path) -> Trained:
-    """`load_model` of a trial's best checkpoint; UserError where that is another trial's."""
-    return load_model(trial / BEST, identity(trial))
+    """`load_model` of a trial's best checkpoint.
+
+    Raises UserError where that is another trial's, or where the trial diverged before it learnt anything.
+    """
+    best = load_model(trial / BEST, identity(trial))
+    if best.epoch == 0 and (how := diverged(trial)):
+        raise UserError(f"{how}: epoch 0, which is untrained; there is nothing to score or to search by")
+    return best
 
 
 # --- divergence ------------------------------------------------------------------------------------------
@@ -141,9 +146,3 @@ def diverged(trial: Path) -> str | None:
     how = training_of(trial).diverged
     rest = "its numbers are those of its best epoch before that" if (trial / BEST).exists() else "it has no numbers"
     return how and f"{trial}: {how}; {rest}"
-
-
-def warn_diverged(trial: Path) -> None:
-    """Say so on standard error where a trial has diverged."""
-    if line := diverged(trial):
-        warnings.warn(line, stacklevel=2)

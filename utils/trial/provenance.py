@@ -19,7 +19,8 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from utils.common.digests import digests
 from utils.common.errors import UserError
-from utils.common.io import read_json, write_json
+from utils.common.io import write_json
+from utils.trial.names import CONF
 
 PROVENANCE = "provenance.json"
 ROOT = Path(__file__).resolve().parents[2]  # this repository
@@ -98,9 +99,14 @@ def read_provenance(root: Path | str) -> dict[str, Entry]:
     if not path.is_file():
         return {}
     try:
-        return TypeAdapter(dict[str, Entry]).validate_python(read_json(path, "its step"))
-    except ValidationError:
-        raise UserError(f"{path}: not as its step writes it; remove it, and run the steps again") from None
+        return TypeAdapter(dict[str, Entry]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        what = f"{'.'.join(map(str, first['loc'])) or 'the file'!r:.80}: {first['msg']}"
+        advice = "move it away, and run the steps again"
+        if (path.parent / CONF).exists():  # a trial's, which no step can make again
+            advice = "mend that, or put a copy back: without it the trial cannot be read"
+        raise UserError(f"{path}: not as its step writes it ({what}); {advice}") from None
 
 
 def check_entry(root: Path | str, step: str, entry: Entry) -> None:

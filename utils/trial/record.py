@@ -1,7 +1,7 @@
 """The record of a run, kept as the run goes on."""
 
-import json
 import logging
+import os
 import shutil
 import sys
 from functools import partial
@@ -18,7 +18,7 @@ from utils.conf.reading import save_conf
 from utils.conf.schema import Conf
 from utils.device_utils import Diverged
 from utils.trial.checkpoint import check_states, checkpoint_bytes, first_line, load_checkpoint
-from utils.trial.history import best_of, collapse_warning, epoch_line
+from utils.trial.history import History, as_lines, best_of, collapse_warning, epoch_line, is_finished
 from utils.trial.identity import check_data, identity, mark_diverged, training_of
 from utils.trial.names import BEST, CONF, LAST, LOG, METRICS
 from utils.trial.provenance import record, versions
@@ -48,7 +48,7 @@ class TrialRecord:
         self.trial, self.conf, self.words = trial, conf, words
         self.identity = identity(trial)
         self.checkpoint = load_checkpoint(trial / LAST, self.identity) if (trial / LAST).exists() else None
-        self.history: list[dict[str, float]] = self.checkpoint["history"] if self.checkpoint else []
+        self.history: History = self.checkpoint["history"] if self.checkpoint else []
         self.logger = _logger(trial / LOG)
         self.events: EpochEvents | None = None
 
@@ -69,22 +69,39 @@ class TrialRecord:
             self._load(parts)
         if rank() > 0:
             return
-        save_conf(self.conf, self.trial / CONF)
+        self._keep_conf()
         if self.history:  # a kill may have come between the last checkpoint and what follows it
             self._write_metrics()
             if self.best is self.history[-1]:
                 with whole_file(self.trial / BEST) as temporary:
                     shutil.copyfile(self.trial / LAST, temporary)
         if self.conf.log_tensorboard:
-            self.events = EpochEvents(self.trial, self.history)
+            self.events = EpochEvents(self.trial, self.history, self.identity)
+
+    def _keep_conf(self) -> None:
+        """Keep the configuration, by whose time trials are the newest: one with nothing left to train stays as old."""
+        path = self.trial / CONF
+        before = path.stat() if is_finished(self.history, self.conf) else None
+        save_conf(self.conf, path)
+        if before:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def _require_fit(self) -> None:
-        """Raise UserError where fewer epochs are asked for than there are, or the best of them is not this trial's."""
+        """Raise UserError where fewer epochs are asked for than there are, or the best one's checkpoint is not there.
+
+        The last epoch's is made again where it is the best.
+        """
         asked, trained = self.conf.param_conf.num_epoch, self.history[-1]["epoch"]
         if asked < trained:
             raise UserError(f"{self.trial}: param_conf.num_epoch is {asked}, but {trained} are trained; ask for those")
-        if self.best is not self.history[-1] and (self.trial / BEST).exists():  # it stays
-            load_checkpoint(self.trial / BEST, self.identity)
+        if self.best is self.history[-1]:
+            return
+        path, epoch = self.trial / BEST, self.best["epoch"]
+        if not path.exists():
+            what = f"is gone, and {LAST} is of epoch {trained}, not of the best, {epoch}"
+            raise UserError(f"{path}: {what}; put it back, or start a new trial")
+        if (found := load_checkpoint(path, self.identity)["epoch"]) != epoch:
+            raise UserError(f"{path}: of epoch {found}, but the best is {epoch}; put that back, or start a new trial")
 
     def _load(self, parts: dict[str, Stateful]) -> None:
         if self.checkpoint["words"] != self.words:
@@ -159,7 +176,7 @@ class TrialRecord:
 
     def _write_metrics(self) -> None:
         with whole_file(self.trial / METRICS) as temporary:
-            temporary.write_text("".join(json.dumps(epoch) + "\n" for epoch in self.history), encoding="utf-8")
+            temporary.write_text(as_lines(self.history), encoding="utf-8")
 
     def log(self, line: str) -> None:
         """Print a line, and keep it in train.log."""

@@ -21,7 +21,7 @@ from utils.model_utils import prepare_model
 from utils.retrieval_utils import per_query_both_directions, slices
 from utils.score_utils import Score, caption_word_weights, inverse_document_frequency
 from utils.trial.checkpoint import Trained
-from utils.trial.identity import check_trial, data_digests, diverged, load_best
+from utils.trial.identity import check_trial, data_digests, load_best
 from utils.trial.names import BEST, RETRIEVAL_METRICS
 from utils.trial.preprocessing import holds, sources
 from utils.trial.provenance import making_files
@@ -46,8 +46,6 @@ def score_trial(trial: Path, conf: Conf) -> None:
     paths, splits = DatasetPaths(conf.data_conf.dataset), conf.data_conf.splits
     check_trial(trial, conf, TRAINING)
     best = load_best(trial)
-    if best.epoch == 0 and (how := diverged(trial)):
-        raise UserError(f"{how}: epoch 0, which is untrained; there is nothing to score")
     extra = extra_words(conf, best)
     device = pick_device()
     prepare_model(conf, best.model, device)

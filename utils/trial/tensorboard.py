@@ -20,16 +20,19 @@ class EpochEvents:
     """A trial's event file: what metrics.jsonl holds, by epoch.
 
     Args:
-        trial: the trial directory; event files of an earlier run are replaced, so that no epoch stands there twice.
+        trial: the trial directory; its event files of earlier runs, and no others, are replaced, so that no epoch
+            stands there twice.
         history: the results of the epochs so far.
+        identity: of the trial; names of its event files end with it.
     """
 
-    def __init__(self, trial: Path, history: list[dict[str, float]]):
+    def __init__(self, trial: Path, history: list[dict[str, float]], identity: str):
         from torch.utils.tensorboard import SummaryWriter  # an optional requirement
 
-        for old in trial.glob("events.out.tfevents.*"):
+        suffix = f".{identity}"
+        for old in trial.glob(f"events.out.tfevents.*{suffix}"):
             old.unlink()
-        self.writer = SummaryWriter(str(trial))
+        self.writer = SummaryWriter(str(trial), filename_suffix=suffix)
         for results in history:
             self.add(results)
 

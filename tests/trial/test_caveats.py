@@ -1,0 +1,69 @@
+import pytest
+
+from tests.helpers import ROOT, record_of, results_of
+from utils.conf.reading import load_conf
+from utils.trial.caveats import DIVERGED, UNFINISHED, caveat_of
+from utils.trial.directory import create_trial
+from utils.trial.identity import mark_diverged
+from utils.trial.names import BEST, LAST, METRICS
+
+STOPPER = ("TrialPlateauStopper.num_results=3", "TrialPlateauStopper.grace_period=4", "TrialPlateauStopper.std=0.01")
+SETTLED = [0.9, 0.5, 0.5, 0.5]
+
+
+@pytest.fixture
+def begin(tmp_path):
+    """begin(objectives, override, ...) -> a trial that had these by epoch, and its configuration."""
+
+    def begin(objectives, *overrides):
+        conf = load_conf(ROOT / "conf.yaml", [f"trial_base={tmp_path}", "param_conf.num_epoch=5", *STOPPER, *overrides])
+        trial = create_trial(conf, {})
+        return record_of(trial, conf, [results_of(*epoch) for epoch in enumerate(objectives)])[0].trial, conf
+
+    return begin
+
+
+@pytest.mark.parametrize(
+    ("objectives", "finished"),
+    [
+        ([0.9], False),
+        ([0.9, 0.8, 0.7, 0.6, 0.5], False),
+        ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], True),
+        (SETTLED, True),
+        (SETTLED[1:], False),  # within the grace period
+        ([*SETTLED, 0.2], False),  # gone on with by another version, say
+    ],
+)
+def test_a_trial_is_unfinished_where_no_stopper_ended_it_before_its_last_epoch(begin, objectives, finished):
+    trial, conf = begin(objectives)
+    caveat = caveat_of(trial, conf)
+    assert (caveat is None) == finished
+    if caveat:
+        assert caveat.mark == UNFINISHED
+        assert caveat.line.startswith(f"{trial}: unfinished: epoch {len(objectives) - 1} of 5 is its last")
+
+
+def test_a_trial_without_its_last_checkpoint_is_told_by_its_metrics(begin):
+    trial, conf = begin([0.9, 0.8])
+    (trial / LAST).unlink()
+    assert "epoch 1 of 5 is its last" in caveat_of(trial, conf).line
+    (trial / METRICS).unlink()
+    assert "whether it is finished cannot be told" in caveat_of(trial, conf).line
+    (trial / BEST).unlink()
+    assert caveat_of(trial, conf) is None  # nor has it any number
+
+
+def test_a_damaged_last_checkpoint_is_said_and_does_not_stop_what_needs_the_best(begin):
+    trial, conf = begin([0.9, 0.8])
+    (trial / LAST).write_bytes(b"PK")
+    mark, line = caveat_of(trial, conf)
+    assert mark == UNFINISHED and f"cannot be told: {trial / LAST}: its content is not" in line and "\n" not in line
+
+
+def test_divergence_is_said_rather_than_that_a_trial_is_unfinished(begin):
+    trial, conf = begin([0.9])
+    mark_diverged(trial, "diverged in epoch 1: why")
+    assert caveat_of(trial, conf) == (
+        DIVERGED,
+        f"{trial}: diverged in epoch 1: why; its numbers are those of its best epoch before that",
+    )
