@@ -15,7 +15,7 @@ from typing import Any
 from utils.common.errors import UserError
 from utils.common.io import read_json, write_json
 from utils.common.steps import SWEEPING
-from utils.conf.grid import grid_confs, grid_points
+from utils.conf.grid import conf_at, grid_confs, grid_points
 from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf
 from utils.trial.directory import create_directory, create_trial, kept_conf, require_last
@@ -83,6 +83,13 @@ def read_points(sweep: Path) -> list[Point]:
     conf = kept_conf(sweep, [])
     confs = grid_confs(conf)
     return [Point(sweep, i, *both) for i, both in enumerate(zip(grid_points(conf), confs, strict=True))]
+
+
+def read_point(sweep: Path, index: int) -> Point:
+    """One of the `read_points`; the others are not checked anew."""
+    conf = kept_conf(sweep, [])
+    settings = grid_points(conf)[index]
+    return Point(sweep, index, settings, conf_at(conf, settings))
 
 
 # --- beginning, and going on -----------------------------------------------------------------------------
