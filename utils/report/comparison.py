@@ -23,7 +23,7 @@ from utils.trial.identity import check_made, diverged, warn_diverged
 from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.preprocessing import WORD_VECTORS
 from utils.trial.provenance import read_provenance
-from utils.trial.relevance import RIGHT_PAIRS, as_measured
+from utils.trial.relevance import as_measured
 from utils.trial.score_files import word_scores_path
 
 COMPARISON = "comparison.html"
@@ -71,8 +71,7 @@ def read_result(trial: Path, overrides: Sequence[str] = ()) -> TrialResult:
     conf = trial_conf(trial, list(overrides))
     path, split = trial / RETRIEVAL_METRICS, conf.data_conf.eval_data
     check_made(trial, SCORING, MEASURING, reads=[path])
-    made = read_provenance(trial)
-    conf = as_measured(conf, made[MEASURING])
+    conf = as_measured(trial, conf)
     content = read_json(path, MEASURING)
     try:
         metrics = {
@@ -84,8 +83,7 @@ def read_result(trial: Path, overrides: Sequence[str] = ()) -> TrialResult:
     history = read_history(trial)
     queries = load_queries(trial, conf, split, best_of(history, conf)["epoch"])
     warn_diverged(trial)
-    pairs = made[MEASURING].sources if conf.data_conf.relevance else {}
-    sources = {RIGHT_PAIRS: "none"} | made[SCORING].sources | pairs
+    sources = read_provenance(trial)[SCORING].sources
     return TrialResult(trial, conf, metrics, history, sources, queries, diverged(trial))
 
 
@@ -99,6 +97,8 @@ def require_same_data(one: TrialResult, other: TrialResult) -> None:
             raise UserError(f"{other.trial}: has other {source} than {one.trial}; compare trials of one data set")
     if not one.queries.are_those_of(other.queries):
         raise UserError(f"{other.trial}: scored other clips or captions than {one.trial}; score both anew ({SCORING})")
+    if not np.array_equal(one.queries.pairs, other.queries.pairs):
+        raise UserError(f"{other.trial}: has other right pairs than {one.trial}; measure both by one file: {MEASURING}")
 
 
 def _compared_curves(groups: list[Group]) -> list[Picture]:

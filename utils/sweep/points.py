@@ -21,6 +21,7 @@ from utils.conf.schema import Conf
 from utils.trial.directory import create_directory, create_trial, kept_conf, require_last
 from utils.trial.identity import require_same_run
 from utils.trial.names import CONF, POINTS
+from utils.trial.relevance import require_pairs
 from utils.trial.tensorboard import require_tensorboard
 
 LOCK = "lock"
@@ -107,6 +108,7 @@ def create_sweep(conf: Conf) -> Path:
     if not conf.sweep_conf:
         raise UserError("sweep_conf: has no grid; give it `section.key: [values]`")
     grid_confs(conf)
+    require_pairs(conf)
     _require_packages(conf)
     sweep = create_directory(conf, "sweep")
     (sweep / POINTS).mkdir()
