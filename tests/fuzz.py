@@ -32,6 +32,7 @@ import torch
 
 from tests.helpers import ROOT, record_files
 from utils.common.errors import UserError
+from utils.common.folders import own_file, require_own_file
 from utils.common.io import write_csv, write_json
 from utils.common.parts import DIGEST, load_part, save_part
 from utils.common.steps import MEASURING, TRAINING
@@ -225,6 +226,16 @@ def load_measured(path: Path) -> None:
     as_measured(path.parent, CONF)
 
 
+def make_own(path: Path) -> None:
+    own = path.with_name("own.csv")
+    with own_file(own, "ranking") as temporary:
+        temporary.write_text("x")
+
+
+def load_own(path: Path) -> None:
+    require_own_file(path.with_name("own.csv"), "ranking")
+
+
 def make_part(path: Path) -> None:
     save_part(path, np.random.default_rng(0).random(len(WORDS), np.float32))
 
@@ -329,6 +340,7 @@ KINDS = {
     "queries": Kind("queries.csv", make_queries, read_queries),
     "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
     "record of measuring": Kind(f"measured/{PROVENANCE}", make_measured, load_measured),
+    "record of a ranking": Kind(".own.csv.written.json", make_own, load_own),
     "a sound's scores": Kind("part.npy", make_part, load_strange_part),
     "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
@@ -473,6 +485,7 @@ def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
             path = folder / KINDS[kind].file
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content)
+        (folder / "own.csv").write_text("x")
         while (number := pipe.recv()) is not None:
             case = case_of(seed, number, valid)
             pipe.send(judge(case, folder))

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from utils.common.errors import UserError
-from utils.common.io import write_json
+from utils.common.io import is_plain_file, write_json
 
 KEPT = ".digests.json"  # in a data set's or a trial's directory; it may be removed at any time
 SETTLED = 2 * 10**9  # ns; a younger file may be written once more within one tick of its file system's clock
@@ -83,7 +83,7 @@ def _digest(path: Path, state: State) -> str:
 def _kept(root: Path) -> dict[str, tuple[State, str]]:
     """What earlier commands kept in a directory, by name; empty where that is none of it."""
     try:
-        if not (root / KEPT).is_file():  # a pipe would be waited for
+        if not is_plain_file(root / KEPT):
             return {}
         return TypeAdapter(dict[str, tuple[State, str]]).validate_json((root / KEPT).read_bytes())
     except (OSError, ValueError):
