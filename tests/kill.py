@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from tests.helpers import ROOT, STAGES, Stages
+from tests.helpers import DISTURBED, ROOT, Stages
 
 WRITING_FROM = 0.5  # of a command's time: before, it imports
 
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        stages = Stages(Path(folder) / "kill", [*STAGES, "preprocessing/4_audio_logmel.py", "main.py"])
+        stages = Stages(Path(folder) / "kill", [*DISTURBED, "preprocessing/4_audio_logmel.py", "main.py"])
         kills, survived = survive(stages, args.kills, random.Random(args.seed))
     print(f"kills survived: {survived}/{kills}")
     sys.exit(survived < kills)
