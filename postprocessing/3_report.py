@@ -12,10 +12,11 @@ from utils.common.errors import UserError, begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-from utils.conf.command import named, parse_command
+from utils.conf.command import is_given, named, parse_command
 from utils.report.comparison import write_comparison
 from utils.report.report import write_report
 from utils.trial.directory import trial_of, trial_parser
+from utils.trial.relevance import SETTING
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
             raise UserError(f"--out {args.out}: goes with --compare; a report is written into its trial")
         if args.unfinished:
             raise UserError("--unfinished: goes with --compare; a report says so by itself: leave it out")
-        page = write_report(*trial_of(args))
+        page = write_report(*trial_of(args), is_given(args.overrides, SETTING))
     else:
         if args.trial or args.conf or args.overrides:
             raise UserError("--compare: goes by the trials' own configurations; leave out --trial, --conf and settings")

@@ -10,7 +10,7 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from tests.helpers import STAGES, Stages
+from tests.helpers import DISTURBED, Stages
 
 
 def limits(stages: Stages, stage: str) -> list[int]:
@@ -45,7 +45,7 @@ def survive(stages: Stages) -> tuple[int, int]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        cases, passed = survive(Stages(Path(folder) / "disk", STAGES))
+        cases, passed = survive(Stages(Path(folder) / "disk", DISTURBED))
     print(f"full-disk cases: {passed}/{cases}")
     sys.exit(passed < cases)
 

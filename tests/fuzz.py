@@ -36,9 +36,10 @@ import torch
 
 from tests.helpers import ROOT, record_files, unread_nltk_words, write_nltk_data
 from utils.common.errors import UserError
+from utils.common.folders import own_file, require_own_file
 from utils.common.io import write_csv, write_json
 from utils.common.parts import DIGEST, load_part, save_part
-from utils.common.steps import TRAINING
+from utils.common.steps import MEASURING, TRAINING
 from utils.common.workers import for_a_worker
 from utils.conf.reading import load_conf, save_conf
 from utils.data_utils import collate, load_split
@@ -78,7 +79,7 @@ from utils.trial.identity import FORMAT, check_made, diverged, identity
 from utils.trial.names import BEST, LAST, METRICS
 from utils.trial.provenance import PROVENANCE, Entry, record
 from utils.trial.record import TrialRecord
-from utils.trial.relevance import SETTING, as_measured, further_pairs
+from utils.trial.relevance import SETTING, as_measured, further_pairs, measured_by
 from utils.trial.score_files import (
     PUBLISHED,
     Captions,
@@ -262,11 +263,33 @@ def make_pairs(path: Path) -> None:
 
 
 def load_pairs(path: Path) -> None:
-    conf = load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={path.parent}", "data_conf.eval_data=dev"])
-    conf = as_measured(conf, Entry(settings={SETTING: str(path)}))
+    settings = f"data_conf.dataset={path.parent}", "data_conf.eval_data=dev", f"{SETTING}={path}"
+    conf = load_conf(ROOT / "conf.yaml", settings)
     fids, tids = ["f0", "f1"], ["t0", "t1", "t2", "t3"]
     stored = StoredScores(CaptionScores(None, None), fids, tids, ["f0", "f0", "f1", "f1"], 3)
     right_pairs(stored.caption_clips, further_pairs(conf, "dev", stored))
+
+
+def make_measured(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    pairs = path.with_name("pairs.csv")
+    make_pairs(pairs)
+    conf = load_conf(ROOT / "conf.yaml", [f"{SETTING}={pairs}"])
+    record_files(path.parent, MEASURING, [pairs], [], **measured_by(conf))
+
+
+def load_measured(path: Path) -> None:
+    as_measured(path.parent, CONF)
+
+
+def make_own(path: Path) -> None:
+    own = path.with_name("own.csv")
+    with own_file(own, "ranking") as temporary:
+        temporary.write_text("x")
+
+
+def load_own(path: Path) -> None:
+    require_own_file(path.with_name("own.csv"), "ranking")
 
 
 def make_part(path: Path) -> None:
@@ -406,6 +429,8 @@ KINDS = {
     "word scores": Kind("word_scores.hdf5", make_scores, load_and_index),
     "queries": Kind("queries.csv", make_queries, read_queries),
     "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
+    "record of measuring": Kind(f"measured/{PROVENANCE}", make_measured, load_measured),
+    "record of a ranking": Kind(".own.csv.written.json", make_own, load_own),
     "a sound's scores": Kind("part.npy", make_part, load_strange_part),
     "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
@@ -558,6 +583,7 @@ def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
         record(folder / "trial", TRAINING, TRIAL)
         for kind, content in valid.items():
             (folder / KINDS[kind].file).write_bytes(content)
+        (folder / "own.csv").write_text("x")
         while (number := pipe.recv()) is not None:
             case = case_of(seed, number, valid)
             pipe.send(judge(case, folder))

@@ -72,6 +72,8 @@ STAGES = [
     "main.py",
     *(f"postprocessing/{name}.py" for name in POSTPROCESSING),
 ]
+SEARCH = "postprocessing/4_search.py"
+DISTURBED = [*STAGES, SEARCH]  # which ranks a folder for captions, beside what it finished earlier
 
 
 def run(*command, status=0):
@@ -481,15 +483,16 @@ class Stages:
     """
 
     folder: Path
-    names: list[str] = field(default_factory=lambda: STAGES)
+    names: list[str] = field(default_factory=lambda: DISTURBED)
     overrides: tuple[str, ...] = ()
 
     def __post_init__(self):
         self.work = self.folder / "work"
         self.work.mkdir(parents=True)
         tiny_conf(self.work)
+        (self.work / "queries.csv").write_text("caption\na bell rings\nrain\n")
         self.seconds: dict[str, float] = {}
-        for stage in STAGES[: 1 + max(map(STAGES.index, self.names))]:
+        for stage in DISTURBED[: 1 + max(map(DISTURBED.index, self.names))]:
             self._keep(stage, "before")
             if stage in self.names:
                 start = time.perf_counter()
@@ -504,7 +507,9 @@ class Stages:
         """The command line of a stage; training goes on with the trial that an earlier try began."""
         trials = [path.parent for path in self.work.glob("output/*/*/conf.yaml")]
         which = ["--resume", str(trials[0])] if stage == "main.py" and trials else ["--conf", f"{self.work}/conf.yaml"]
-        return [sys.executable, stage, *which, *self.overrides]
+        place = {"queries": "queries.csv", "clips": "data/evaluation", "csv": "ranked.csv"} if stage == SEARCH else {}
+        where = [part for name, file in place.items() for part in (f"--{name}", f"{self.work / file}")]
+        return [sys.executable, stage, *which, *where, *self.overrides]
 
     def run(self, stage: str, **options) -> subprocess.CompletedProcess:
         options |= {"cwd": ROOT, "capture_output": True, "text": True, "env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
@@ -542,7 +547,7 @@ class Stages:
         return sorted(before.keys() - whole) + sorted(name for name in now if name.endswith(".tmp"))
 
     def _kept(self, stage: str, when: str) -> Path:
-        return self.folder / f"{when}_{STAGES.index(stage)}"
+        return self.folder / f"{when}_{DISTURBED.index(stage)}"
 
     def _keep(self, stage: str, when: str) -> None:
         shutil.copytree(self.work, self._kept(stage, when))

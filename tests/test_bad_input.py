@@ -489,7 +489,7 @@ ADVICE = "{data}/bad_data.csv … clotho_dataset.on_bad_data=skip"
 TRIAL = ["--trial", "{trial}"]
 MEASURE_PAIRS = [MEASURE, *TRIAL, "data_conf.relevance={root}/pairs.csv"]
 RANK = [SEARCH, *TRIAL, "--queries", "{root}/queries.csv", "--clips", "{data}/sounds", "--csv", "{root}/out.csv"]
-PAIR = "file_name,caption"
+PAIR, RANKING = "file_name,caption", "caption_query,file_name_1"
 COMPARE = ["postprocessing/3_report.py", "--compare", "{trial}"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
 FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
@@ -655,9 +655,11 @@ QUERIES = [  # of a file of captions, when a folder is ranked for it
 RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: the file, and what is wrong
     ("no folder", lambda folder: shutil.rmtree(folder.data / "sounds"), "{data}/sounds: no such folder"),
     ("no sounds", lambda folder: empty(folder.data / "sounds"), "{data}/sounds: holds no .wav"),
-    ("another table", table("out.csv", "my,table"), "{root}/out.csv: is no ranking, and is not replaced"),
+    ("another table", table("out.csv", "my,table"), "{root}/out.csv: is no ranking … and is not replaced"),
+    ("another's ranking", table("out.csv", RANKING, "rain,x.wav"), "{root}/out.csv: is no ranking … move it"),
     ("a folder", lambda folder: (folder.root / "out.csv").mkdir(), "{root}/out.csv: is no plain file"),
-    ("scores are a file", table("out_word_scores", "x"), "{root}/out_word_scores: File exists"),
+    ("scores are a file", table("out_word_scores", "x"), "{root}/out_word_scores: is a link or no folder"),
+    ("scores are a pipe", lambda folder: os.mkfifo(folder.root / "out_word_scores"), "{root}/out_word_scores: is a"),
 ]
 UNRANKED = [  # of a sound that is to be ranked
     ("a dangling link", sound_in_place(dangling), "is a link to what is not there"),
@@ -758,6 +760,18 @@ OTHERS = [
         [TRAIN, "--conf", "{conf}", "CRNNWordModel.audio_enc.out_dim=6"],
         conf(""),
         ["CRNNWordModel.audio_enc.out_dim: is 6 … {embeds} … 8 dimensions … null"],
+    ),
+    (
+        "ranking: in the place of its captions",
+        [*RANK[:-1], "{root}/../{root.name}/queries.csv"],
+        to_rank(lambda _: None),
+        ["{root}/../{root.name}/queries.csv: is {root}/queries.csv, which is read; write the ranking elsewhere"],
+    ),
+    (
+        "relevance: missing before training",
+        [TRAIN, "--conf", "{conf}", "data_conf.relevance={root}/pairs.csv"],
+        conf(""),
+        ["{root}/pairs.csv: no such file … or set data_conf.relevance to null"],
     ),
     ("trial: no place", [TRAIN], file_for_folder, ["{root}/output/demo: Not a directory"]),
     ("trial: none", [SCORE], lambda folder: shutil.rmtree(folder.trial), ["{root}/output/demo: … main.py"]),

@@ -1,9 +1,11 @@
 import json
+import os
 
 import pytest
 
+from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.folders import WRITTEN, whole_folder
+from utils.common.folders import WRITTEN, own_file, whole_folder
 
 
 def write(path, **texts):
@@ -84,3 +86,77 @@ def test_what_another_command_wrote_is_left_alone(tmp_path):
     write(tmp_path / "pages", page="old")
     with pytest.raises(UserError, match="deep/page: is not what"), whole_folder(tmp_path / "pages", "other.html"):
         raise AssertionError("not to be entered")
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+
+def write_own(path, text, what="list"):
+    with own_file(path, what) as temporary:
+        temporary.write_text(text)
+
+
+def test_a_file_takes_the_place_of_what_was_written_there(tmp_path):
+    path = tmp_path / "above" / "mine.txt"
+    for text in ("one", "two", "two", "three"):
+        write_own(path, text)
+        assert path.read_text() == text
+    with pytest.raises(KeyError), own_file(path, "list") as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    write_own(path, "four")
+    assert path.read_text() == "four" and len(list(path.parent.iterdir())) == 2
+
+
+def test_a_kill_between_a_file_and_its_record_leaves_what_can_be_replaced(tmp_path, monkeypatch):
+    """The record is written before the file takes its place, and knows both."""
+    path = tmp_path / "mine.txt"
+    write_own(path, "old")
+
+    def killed(self, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        original = type(path).replace
+        patch.setattr(type(path), "replace", lambda self, to: (killed if to == path else original)(self, to))
+        with pytest.raises(KeyboardInterrupt):
+            write_own(path, "new")
+    assert path.read_text() == "old"
+    write_own(path, "new")
+    assert path.read_text() == "new"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (lambda path: path.write_text("edited"), "is no list that an earlier run wrote there, or was changed since"),
+        (lambda path: record_of(path).unlink(), "is no list that"),
+        (lambda path: record_of(path).write_text("{"), "is no list that"),
+        (lambda path: record_of(path).write_text(json.dumps({"list": path.read_text()})), "is no list that"),
+        (lambda path: record_of(path).write_text(json.dumps({"table": [file_digest(path)]})), "is no list that"),
+        (lambda path: (record_of(path).unlink(), os.mkfifo(record_of(path))), "is no list that"),
+        (link_to_folder, "is no plain file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "no plain file"),
+        (lambda path: (path.unlink(), path.mkdir()), "no plain file"),
+    ],
+)
+def test_a_file_that_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
+    path = tmp_path / "mine.txt"
+    write_own(path, "old")
+    spoil(path)
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    with pytest.raises(UserError, match=named), own_file(path, "list"):
+        raise AssertionError("not to be entered")
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_a_file_that_comes_while_another_is_written_is_left_alone(tmp_path):
+    path = tmp_path / "mine.txt"
+    with pytest.raises(UserError, match="is no list that"), own_file(path, "list") as temporary:
+        temporary.write_text("new")
+        path.write_text("mine")
+    assert path.read_text() == "mine"
+
+
+def record_of(path):
+    return path.with_name(f".{path.name}{WRITTEN}")

@@ -1,5 +1,7 @@
 """The grid of a sweep: every combination of its values, and what may not be swept over."""
 
+import time
+
 import pytest
 
 from tests.helpers import ROOT
@@ -65,6 +67,7 @@ def test_settings_go_together():
         ("{settings: [{score.frame: max}]}", "score.frame", "did you mean score.frames?"),
         ("{param_conf.sed: [1]}", "param_conf.sed", "did you mean param_conf.seed?"),
         ("{param_conf.seed: [0, -1]}", "param_conf.seed", "is -1"),
+        ("{settings: [{1: 2}]}", "1", "unknown key"),
         ("{param_conf.seed.x: [0]}", "param_conf.seed.x", "seed is a value"),
         ("{param_conf: [1]}", "param_conf", "is 1"),
         ("{audio_logmel.fmin: [12, 9000]}", "audio_logmel", "fmin (9000 Hz)"),
@@ -72,6 +75,9 @@ def test_settings_go_together():
         ("{data_conf.cache: [disk]}", "data_conf.cache", "decides no number"),
         ("{data_conf.dataset: [a, b]}", "data_conf.dataset", "decides no number"),
         ("{trial_base.x: [1]}", "trial_base.x", "decides no number"),
+        ("{data_conf.eval_data: [evaluation, test]}", "data_conf.eval_data", "is what trials are measured on"),
+        ("{settings: [{data_conf: {relevance: a.csv}}]}", "data_conf.relevance", "leave it out of settings"),
+        ("{data_conf: [{eval_data: x, train_data: a, val_data: b}]}", "data_conf.eval_data", "measure"),
         ("{log_tensorboard: [true, false]}", "log_tensorboard", "decides no number"),
         ("{sweep_conf.param_conf.seed: [[1]]}", "sweep_conf.param_conf.seed", "decides no number"),
         ("{criteria.InfoNCE.temperature: [0.1]}", "criteria.InfoNCE.temperature", "param_conf.criterion=TripletLoss"),
@@ -92,6 +98,34 @@ def test_one_experiment_does_not_stand_at_two_points():
 def test_each_wrong_value_gets_its_line():
     lines = complaint("sweep_conf={param_conf.seed: [-1, 0, -2], criteria.TripletLoss.sampling: [semihard, hard-NS]}")
     assert len(lines.splitlines()) == 3
+
+
+def test_a_long_grid_is_checked_at_once():
+    """Each point costs the same, however many there are: in seconds of the processor."""
+    seconds = []
+    for key, value in (("param_conf.seed", "{}"), ("settings", "{{param_conf.seed: {}}}")):
+        for count in (200, 2000):
+            values = ", ".join(value.format(seed) for seed in range(count))
+            conf = load_conf(CONF, [f"sweep_conf={{{key}: [{values}], score.frames: [mean, max]}}"])
+            start = time.process_time()
+            assert len(grid_confs(conf)) == 2 * count
+            seconds.append(time.process_time() - start)
+    assert all(many < 40 * few for few, many in zip(seconds[::2], seconds[1::2], strict=True)) and max(seconds) < 20
+
+
+def test_a_grid_with_many_faults_says_the_first_ones():
+    lines = complaint(f"sweep_conf={{param_conf.seed: {list(range(-3000, 0))}}}").splitlines()
+    assert len(lines) == 21 and lines[0].startswith("sweep_conf: param_conf.seed: is -3000;")
+    assert lines[-1].startswith("sweep_conf: ") and "more things are wrong" in lines[-1]
+    assert complaint(f"sweep_conf={{param_conf.sed: {list(range(3000))}}}").endswith("did you mean param_conf.seed?")
+    idle = complaint(f"sweep_conf={{data_conf.cache: [disk], param_conf.seed: {list(range(3000))}}}")
+    assert idle == "sweep_conf: data_conf.cache: decides no number; leave it out of sweep_conf"
+
+
+def test_a_grid_without_end_is_refused_unmade():
+    numbers = list(range(1, 1001))
+    message = complaint(f"sweep_conf={{param_conf.seed: {numbers}, param_conf.batch_size: {numbers}}}")
+    assert message == "sweep_conf: has 1000000 points, but a sweep takes 100000 at most; shorten its lists"
 
 
 def test_conf_yamls_grid_does_not_stand_in_the_way_of_another_criterion():

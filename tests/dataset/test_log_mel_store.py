@@ -116,6 +116,24 @@ def test_what_is_finished_is_kept_and_what_is_cut_short_is_not(sounds):
     assert (folder / "x.hdf5").read_bytes() == whole
 
 
+def test_pipes_and_links_in_the_place_of_parts_are_not_read(sounds):
+    clips, folder = sounds
+    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    finish(store, clips, folder)
+    (part,) = store.parts.glob("*.part")
+    part.rename(folder / "elsewhere")
+    os.mkfifo(store.parts / "pipe.part")
+    (store.parts / "link.part").symlink_to(folder / "elsewhere")
+    (store.parts / "folder.part").mkdir()
+    assert again(store).finished() == {} and finish(again(store), clips, folder)[0] == ["a", "b", "c"]
+    store.clear()
+    for put in (os.mkfifo, lambda path: path.symlink_to(folder / "elsewhere"), lambda path: path.write_text("mine")):
+        put(store.parts)
+        with pytest.raises(UserError, match=rf"^{store.parts}: is a link or no folder"):
+            again(store).prepare()
+        store.parts.unlink()
+
+
 @pytest.mark.parametrize("place", range(0, 120, 7))
 def test_a_damaged_header_of_a_part_ends_what_is_finished(sounds, place):
     clips, folder = sounds

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -315,15 +316,58 @@ def test_the_options_go_together(made, arguments, message):
     assert message in call(SEARCH, "--trial", made[0], *arguments, status=2)
 
 
-def test_a_ranking_takes_the_place_of_another_alone(ranked, tmp_path):
-    (tmp_path / "out.csv").write_text("my,table\n")
+def test_a_ranking_takes_the_place_of_its_own_alone(ranked, tmp_path):
+    out = tmp_path / "out.csv"
+    for text in ("my,table\n", "caption_query,file_name_1\nrain,somebody.wav\n"):
+        out.write_text(text)
+        ranked(status=2)
+        assert f"{out}: is no ranking that an earlier run wrote there, or was changed since" in ranked.said
+        assert out.read_text() == text and not ranked.encoded
+    out.unlink()
+    ranked()
+    ranked(["rain"])  # its own
+    edited = out.read_text() + "rain,mine.wav\n"
+    out.write_text(edited)
     ranked(status=2)
-    assert f"{tmp_path / 'out.csv'}: is no ranking, and is not replaced" in ranked.said
-    assert (tmp_path / "out.csv").read_text() == "my,table\n" and not ranked.encoded
-    ranked(CAPTIONS, status=2, out="queries.csv")
-    assert "is no ranking, and is not replaced" in ranked.said
+    assert f"{out}: is no ranking" in ranked.said and out.read_text() == edited
     ranked([*CAPTIONS], tmp_path, "--top", 0, status=2, out="x.csv")
     assert "top: is 0, but must be at least 1" in ranked.said
+
+
+def test_the_captions_are_not_replaced_by_their_ranking(made, ranked, tmp_path, monkeypatch):
+    """Not even where they are a ranking of ours, by whatever path they are named."""
+    ranked()
+    own, text = tmp_path / "out.csv", (tmp_path / "out.csv").read_text()
+    (tmp_path / "hard.csv").hardlink_to(own)
+    (tmp_path / "soft.csv").symlink_to(own)
+    monkeypatch.chdir(tmp_path)
+    for queries in (own, "./out.csv", "hard.csv", "soft.csv", tmp_path / "sounds" / ".." / "out.csv"):
+        (tmp_path / "sounds").mkdir(exist_ok=True)
+        said = call(SEARCH, "--trial", made[0], "--queries", queries, "--clips", made[1], "--csv", own, status=2)
+        assert f"{own}: is {Path(queries)}, which is read; write the ranking elsewhere" in said
+        assert own.read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "file"])
+def test_what_stands_in_the_place_of_kept_scores(made, ranked, tmp_path, kind):
+    """For their folder it is refused; for those of a sound they are computed anew, and nothing is waited for."""
+    put = {
+        "pipe": os.mkfifo,
+        "link": lambda path: path.symlink_to(tmp_path / "elsewhere"),
+        "file": lambda path: path.write_text("mine"),
+    }[kind]
+    folder = tmp_path / "out_word_scores"
+    put(folder)
+    ranked(status=2)
+    assert f"{folder}: is a link or no folder" in ranked.said and not (tmp_path / "elsewhere").exists()
+    folder.unlink()
+    expected = ranked()
+    part = next(folder.glob(f"*-{file_digest(made[1] / 'a.wav')}.npy"))
+    part.replace(tmp_path / "elsewhere")
+    kept = (tmp_path / "elsewhere").read_bytes()
+    put(part)
+    assert ranked() == expected and ranked.encoded == ["a.wav"]
+    assert part.read_bytes() == kept == (tmp_path / "elsewhere").read_bytes() and not part.is_symlink()
 
 
 def test_the_words_are_all_kept(made, ranked, tmp_path):

@@ -378,7 +378,7 @@ def test_play_list(data, trial, tmp_path, monkeypatch):
         assert note == f"#EXTINF:{round(hit.seconds)},{hit.path.name}"
         assert file == str(folder / hit.path.name)
         assert soundfile.info(file).duration == pytest.approx(hit.seconds, abs=1e-6)
-    assert [entry.name for entry in path.parent.iterdir()] == ["found.m3u8"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [".found.m3u8.written.json", "found.m3u8"]
 
 
 @pytest.mark.parametrize("name", ["a\nb.wav", "a\rb.wav", "a\u2028b.wav", "a\udc80.wav"])
@@ -400,17 +400,24 @@ def test_a_play_list_takes_the_place_of_another_alone(data, trial, tmp_path):
     (tmp_path / "folder").mkdir()
     before = clip.read_bytes()
     for name, what in (
-        ("clip.wav", "is no play list"),
-        ("notes.txt", "is no play list"),
+        ("clip.wav", "is no play list that an earlier run wrote there"),
+        ("notes.txt", "is no play list that an earlier run wrote there"),
+        ("list.m3u8", "is no play list that an earlier run wrote there"),  # but somebody's
         ("link.m3u8", "is no plain file"),
         ("folder", "is no plain file"),
     ):
-        with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / name))}: {what}, and is not replaced"):
+        with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / name))}: {what}.* and is not replaced"):
             write_play_list(tmp_path / name, hits)
     assert clip.read_bytes() == before and (tmp_path / "notes.txt").read_text() == "notes"
     assert (tmp_path / "link.m3u8").is_symlink() and (tmp_path / "list.m3u8").read_text() == "#EXTM3U\nold\n"
-    write_play_list(tmp_path / "list.m3u8", hits)
-    assert len((tmp_path / "list.m3u8").read_text().splitlines()) == 5
+    own = tmp_path / "own.m3u8"
+    write_play_list(own, hits)
+    write_play_list(own, hits[:1])
+    assert len(own.read_text().splitlines()) == 3
+    own.write_text(own.read_text() + "mine.wav\n")
+    with pytest.raises(UserError, match=r"own\.m3u8: is no play list .*was changed since"):
+        write_play_list(own, hits)
+    assert own.read_text().endswith("mine.wav\n")
 
 
 # --- the command, in this process ------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -13,14 +14,17 @@ from tests.helpers import Tags, call, matrix_of, write_trial
 from utils.common.errors import UserError
 from utils.common.steps import MEASURING
 from utils.dataset.paths import DatasetPaths
-from utils.report.comparison import write_comparison
+from utils.report.comparison import read_result, require_same_data, write_comparison
+from utils.report.groups import group_trials
 from utils.report.rankings import load_rankings
 from utils.report.report import write_report
+from utils.sweep.points import create_sweep
 from utils.trial.provenance import read_provenance
 from utils.trial.relevance import further_pairs
 from utils.trial.score_files import load_scores, word_scores_path
+from utils.trial.training_data import load_training_data
 
-MEASURE = "postprocessing/2_xmodal_retrieval.py"
+MEASURE, REPORT = "postprocessing/2_xmodal_retrieval.py", "postprocessing/3_report.py"
 
 
 @pytest.fixture
@@ -32,6 +36,7 @@ def trial(tmp_path):
 
 def write_pairs(tmp_path, rows, header=("file_name", "caption")):
     path = tmp_path / "pairs.csv"
+    path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([header, *rows])
     return path
@@ -178,3 +183,86 @@ def test_trials_measured_by_other_pairs_are_not_compared(trial, tmp_path):
     call(MEASURE, "--trial", other, f"data_conf.relevance={path}")
     with pytest.raises(UserError, match=r"other: has other right pairs than .*trial"):
         write_comparison([folder, other], tmp_path / "comparison")
+
+
+def test_trials_measured_by_the_same_pairs_are_one_row(trial, tmp_path):
+    """In two files, and in another order: they are one experiment, of two seeds."""
+    folder, _, table = trial
+    rows = some_pairs(table)
+    (tmp_path / "again").mkdir()
+    files = write_pairs(tmp_path, rows), write_pairs(tmp_path / "again", rows[::-1])
+    results = []
+    for seed, path in enumerate(files):
+        other = tmp_path / f"seed{seed}"
+        shutil.copytree(folder, other)
+        call(MEASURE, "--trial", other, f"data_conf.relevance={path}")
+        result = read_result(other)
+        conf = result.conf.model_copy(update={"param_conf": result.conf.param_conf.model_copy(update={"seed": seed})})
+        results.append(replace(result, conf=conf))
+    require_same_data(*results)
+    assert [group.label for group in group_trials(results)] == ["semi-hard-NS"]
+
+
+# --- what the report shows beside the metrics ------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(trial, tmp_path):
+    """The trial, measured with further pairs, and their file."""
+    folder, _, table = trial
+    path = write_pairs(tmp_path, some_pairs(table))
+    call(MEASURE, "--trial", folder, f"data_conf.relevance={path}")
+    return folder, path
+
+
+def page_of(folder):
+    return (folder / "report" / "report.html").read_text()
+
+
+def test_a_report_goes_by_the_pairs_that_were_measured_by(measured, tmp_path):
+    folder, path = measured
+    call(REPORT, "--trial", folder)
+    assert f"the pairs of {path}" in page_of(folder)
+    copy = tmp_path / "copy.csv"
+    shutil.copy(path, copy)
+    call(REPORT, "--trial", folder, f"data_conf.relevance={copy}")
+    assert f"the pairs of {copy}" in page_of(folder)
+    call(MEASURE, "--trial", folder)
+    call(REPORT, "--trial", folder, "data_conf.relevance=null")
+    assert "the pairs of" not in page_of(folder)
+
+
+def test_a_report_by_other_pairs_than_the_metrics_is_refused(measured, trial, tmp_path):
+    folder, path = measured
+    for wanted in ("null", write_pairs(tmp_path / "null", some_pairs(trial[2])[:3])):
+        complaint = call(REPORT, "--trial", folder, f"data_conf.relevance={wanted}", status=2)
+        expected = f"measured with data_conf.relevance {path}, but it is now {wanted}; leave the setting out, or run"
+        assert complaint == f"error: {folder}: {expected} {MEASURING} again with it\n"
+    call(MEASURE, "--trial", folder)
+    complaint = call(REPORT, "--trial", folder, f"data_conf.relevance={path}", status=2)
+    assert f"measured with data_conf.relevance null, but it is now {path}; leave" in complaint
+    assert not (folder / "report").exists()
+
+
+def test_a_relevance_file_that_changed_since_is_not_shown_beside_the_old_metrics(measured, tmp_path):
+    folder, path = measured
+    path.write_text("\n".join(path.read_text().splitlines()[:3]) + "\n")
+    for given in ([], [f"data_conf.relevance={path}"]):
+        complaint = call(REPORT, "--trial", folder, *given, status=2)
+        assert complaint == f"error: {path}: has changed since {MEASURING} read it for {folder}; run that again\n"
+    path.unlink()
+    for command in ([REPORT, "--trial", folder], [REPORT, "--compare", folder, "--out", tmp_path / "comparison"]):
+        complaint = call(*command, status=2)
+        assert complaint == f"error: {path}: no such file; put it back, or run {MEASURING} again for {folder}\n"
+
+
+def test_a_relevance_file_that_cannot_be_used_is_found_before_training(trial, tmp_path):
+    _, conf, _ = trial
+    for path, what in ((tmp_path / "absent.csv", "no such file"), (write_pairs(tmp_path, [("x", "y")]), "no clip 'x'")):
+        with pytest.raises(UserError, match=what):
+            load_training_data(measured_with(conf, path))
+        swept = measured_with(conf, path).model_copy(update={"sweep_conf": {"param_conf.seed": [0, 1]}})
+        before = sorted(tmp_path.iterdir())
+        with pytest.raises(UserError, match=what):
+            create_sweep(swept)
+        assert sorted(tmp_path.iterdir()) == before

@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from utils.common.errors import UserError
-from utils.common.io import write_json
+from utils.common.io import is_plain_file, write_json
 
 KEPT = ".digests.json"  # in a data set's or a trial's directory; it may be removed at any time
 SETTLED = 2 * 10**9  # ns; a younger file may be written once more within one tick of its file system's clock
@@ -90,7 +90,7 @@ class _Sealed(BaseModel):
 def _kept(root: Path) -> dict[str, tuple[State, str]]:
     """What earlier commands kept in a directory, by name; empty where that is none of it, or damaged."""
     try:
-        if not (root / KEPT).is_file():  # a pipe would be waited for
+        if not is_plain_file(root / KEPT):
             return {}
         kept = _Sealed.model_validate_json((root / KEPT).read_bytes())
         return kept.files if digest_of(kept.files) == kept.sha256 else {}

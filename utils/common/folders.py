@@ -1,16 +1,19 @@
-"""Folders that a command writes whole, and replaces only where they hold nothing but what it wrote."""
+"""Folders and files where the user wants them: written whole, and replaced only where they are what was written there.
+
+What was written is told by digest: {file: SHA-256} in a folder, {what: [SHA-256]} in a hidden file beside a file.
+"""
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.io import new_beside, read_json, unwritable, write_json
+from utils.common.io import is_plain_file, new_beside, read_json, unwritable, whole_file, write_json
 
-WRITTEN = ".written.json"  # {file: SHA-256} of all others in the folder
+WRITTEN = ".written.json"  # the end of the name, where it is of one file
 NOBODYS = {".DS_Store", "Thumbs.db"}  # left by file managers that have shown it
 
 
@@ -47,9 +50,7 @@ def whole_folder(path: Path | str, page: str) -> Iterator[Path]:
 def _require_own(path: Path, page: str) -> None:
     if path.is_symlink() or (path.exists() and not path.is_dir()):
         raise UserError(f"{path}: is a {'link' if path.is_symlink() else 'file'}; it is not replaced: remove it")
-    written = {}
-    with suppress(UserError):  # missing or damaged
-        written = read_json(path / WRITTEN, "its command")
+    written = _record(path / WRITTEN)
     if page not in written:
         written = {}
     for name in _files(path):
@@ -69,3 +70,45 @@ def _files(folder: Path) -> Iterator[str]:
             path = (Path(place) / name).relative_to(folder)
             if path != Path(WRITTEN) and name not in NOBODYS:
                 yield path.as_posix()
+
+
+def _record(path: Path) -> dict:
+    """What a record of what was written holds; nothing where it is missing or damaged."""
+    with suppress(UserError):
+        return read_json(path, "its command") if is_plain_file(path) else {}
+    return {}
+
+
+# --- files -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def own_file(path: Path | str, what: str) -> Iterator[Path]:
+    """`whole_file` in the place of nothing, or of what an earlier run wrote there, as `require_own_file` has it."""
+    path = Path(path)
+    require_own_file(path, what)
+    with whole_file(path) as temporary:
+        yield temporary
+        require_own_file(path, what)  # once more: it took a while
+        contents = dict.fromkeys(file_digest(file) for file in (path, temporary) if file.exists())
+        write_json(_written(path), {what: list(contents)})  # of both: a kill may leave either
+
+
+def require_own_file(path: Path, what: str, inputs: Iterable[Path] = ()) -> None:
+    """Raise UserError where a command that writes `what` would replace what is not its own, or is one of its inputs."""
+    for source in inputs:
+        if path.exists() and source.exists() and path.samefile(source):  # by whatever name
+            raise UserError(f"{path}: is {source}, which is read; write the {what} elsewhere")
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise UserError(f"{path}: is no plain file, and is not replaced; write the {what} elsewhere")
+    if path.exists():
+        contents = _record(_written(path)).get(what)
+        if not isinstance(contents, list) or file_digest(path) not in contents:
+            raise UserError(
+                f"{path}: is no {what} that an earlier run wrote there, or was changed since, and is not replaced; "
+                f"move it, or write the {what} elsewhere"
+            )
+
+
+def _written(path: Path) -> Path:
+    return path.with_name(f".{path.name}{WRITTEN}")

@@ -115,20 +115,21 @@ def read_json(path: Path | str, made_by: str) -> dict:
 
 def write_csv(path: Path | str, header: list[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a header and rows as UTF-8 CSV."""
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as stream:
+    with whole_file(path) as temporary:
+        write_rows(temporary, header, rows)
+
+
+def write_rows(path: Path, header: list[str], rows: Iterable[Iterable[object]]) -> None:
+    """`write_csv` into a file that is made whole by others."""
+    with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
 
 
-def refuse_other_than(what: str, beginning: str, path: Path) -> None:
-    """Raise UserError where something else than a file that begins so would be lost: a clip, a link, a folder, ..."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path}: is no plain file, and is not replaced; write the {what} elsewhere")
-    if path.exists():
-        with path.open("rb") as stream:
-            if stream.read(len(beginning)) != beginning.encode():
-                raise UserError(f"{path}: is no {what}, and is not replaced; write the {what} elsewhere")
+def is_plain_file(path: Path) -> bool:
+    """Whether there is a file itself: no link to one, and no pipe, which a reader would wait for."""
+    return path.is_file() and not path.is_symlink()
 
 
 def require_file(path: Path | str, made_by: str) -> None:

@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.common.io import unwritable
+from utils.common.errors import UserError
+from utils.common.io import is_plain_file, unwritable
 
 DIGEST = 32  # bytes of the SHA-256 at a part's end, which numpy does not read
 HEADER = struct.Struct("<96s2Q")  # of an appended part: name, rows, columns; then its float32 numbers, and a SHA-256
@@ -28,6 +29,13 @@ class Place(NamedTuple):
     file: str
     start: int  # bytes
     shape: tuple[int, int]
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for parts, unless there is one; UserError where a link, a file or a pipe is in its place."""
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UserError(f"{folder}: is a link or no folder, but what is finished is kept there; remove it")
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def save_part(part: Path, array: np.ndarray) -> None:
@@ -73,7 +81,9 @@ def append_part(stream: FileIO, name: str, array: np.ndarray) -> Place:
 
 
 def appended_parts(file: Path) -> Iterator[tuple[str, Place]]:
-    """The parts of a file that are whole, with their names, up to the first that is not."""
+    """The parts of a file that are whole, with their names, up to the first that is not; none of a link or a pipe."""
+    if not is_plain_file(file):
+        return
     with file.open("rb") as stream:
         size = os.fstat(stream.fileno()).st_size
         while len(header := stream.read(HEADER.size)) == HEADER.size:
@@ -93,6 +103,8 @@ def read_place(place: Place) -> np.ndarray:
 
 def _content(part: Path) -> bytes | None:
     try:
+        if not is_plain_file(part):
+            return None
         content = part.read_bytes()
     except OSError:
         return None

@@ -1,6 +1,7 @@
 """The command line that all scripts share: --conf FILE and section.key=value."""
 
 import argparse
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
@@ -46,6 +47,11 @@ def command_parser(description: str) -> argparse.ArgumentParser:
 def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; settings may stand before, between and after the other arguments."""
     return parser.parse_intermixed_args()
+
+
+def is_given(overrides: Iterable[str], key: str) -> bool:
+    """Whether the command line sets a dotted key, or a section around it."""
+    return any(f"{key}.".startswith(f"{override.partition('=')[0].strip()}.") for override in overrides)
 
 
 def refuse_conf_beside(args: argparse.Namespace, option: str) -> None:

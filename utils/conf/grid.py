@@ -1,6 +1,7 @@
 """The grid of a sweep: a configuration at each of its points, checked before anything starts."""
 
 import json
+import math
 from itertools import product
 from typing import Any
 
@@ -8,9 +9,19 @@ import yaml
 
 from utils.common.errors import UserError
 from utils.conf.reading import TABLES, checked, set_key
+from utils.conf.roles import Role
 from utils.conf.schema import Conf, idle_because, role_of, telling
+from utils.conf.values import flat
 
 TOGETHER = "settings"  # the key of sweep_conf whose values are several settings each
+LARGEST = 100_000  # points of a grid
+TRIED = 1000  # points with a problem; no more are looked for
+SHOWN = 20  # problems on the terminal
+WRITTEN = 50  # values of a grid in an advice
+UNTRAINED = {
+    Role.AROUND: "decides no number",
+    Role.MEASURED: "is what trials are measured on, and trains no other ones: measure them by it when they are trained",
+}
 
 
 def grid_points(conf: Conf) -> list[dict[str, Any]]:
@@ -18,7 +29,9 @@ def grid_points(conf: Conf) -> list[dict[str, Any]]:
 
     Of the key `settings` each value is a mapping, of settings that go together.
     """
-    points = []
+    count, points = math.prod(map(len, conf.sweep_conf.values())), []
+    if count > LARGEST:
+        raise UserError(f"sweep_conf: has {count} points, but a sweep takes {LARGEST} at most; shorten its lists")
     for values in product(*conf.sweep_conf.values()):
         point: dict[str, Any] = {}
         for key, value in zip(conf.sweep_conf, values, strict=True):
@@ -42,7 +55,7 @@ def _together(settings: Any) -> list[tuple[str, Any]]:
     pairs = []
     for key, value in settings.items():
         deeper = isinstance(value, dict) and value and key not in TABLES
-        pairs += [(f"{key}.{name}", setting) for name, setting in _together(value)] if deeper else [(key, value)]
+        pairs += [(f"{key}.{name}", setting) for name, setting in _together(value)] if deeper else [(str(key), value)]
     return pairs
 
 
@@ -53,32 +66,55 @@ def grid_confs(conf: Conf) -> list[Conf]:
     """
     confs, problems = [], {}  # a dictionary: a bad value is one line, however many points have it
     seen: dict[str, dict[str, Any]] = {}
-    for point in grid_points(conf):
+    points = grid_points(conf)
+    swept = {section for point in points for section in _sections(point)}
+    for number, point in enumerate(points):
         try:
-            there = _conf_at(conf, point)
+            there = conf_at(conf, point)
+            same = seen.setdefault(json.dumps(telling(there, swept), sort_keys=True), point)
+            if same is not point:
+                raise UserError(f"sweep_conf: {same} and {point} are one experiment; leave one of them out")
+            confs.append(there)
         except UserError as error:
             problems |= dict.fromkeys(str(error).splitlines())
-            continue
-        same = seen.setdefault(json.dumps(telling(there), sort_keys=True), point)
-        if same is not point:
-            problems[f"sweep_conf: {same} and {point} are one experiment; leave one of them out"] = None
-        confs.append(there)
+            if number - len(confs) == TRIED:
+                break
+    if len(problems) > SHOWN:
+        problems = [*list(problems)[:SHOWN], f"sweep_conf: {len(problems) - SHOWN} more things are wrong"]
     if problems:
         raise UserError("\n".join(problems))
     return confs
 
 
-def _conf_at(conf: Conf, point: dict[str, Any]) -> Conf:
-    tree = conf.model_dump()
+def conf_at(conf: Conf, point: dict[str, Any]) -> Conf:
+    """The configuration at one of the `grid_points`; the sections that it leaves alone have been checked."""
+    tree = dict(conf) | conf.model_dump(include=_sections(point)) | {"sweep_conf": {}}
     for key, value in point.items():
-        if not role_of(key).decides_numbers:
-            raise UserError(f"sweep_conf: {key}: decides no number; {_without(conf, key)}")
+        _require_trained(conf, key, value)
         set_key(tree, key, value, f"sweep_conf: {key}")
-    there = checked(tree, "sweep_conf")
+    there = checked(tree, "sweep_conf").model_copy(update={"sweep_conf": conf.sweep_conf})
     for key in point:
         if why := idle_because(there, key):
             raise UserError(f"sweep_conf: {key}: plays no part beside {why}; {_without(conf, key)}")
     return there
+
+
+def _sections(point: dict[str, Any]) -> set[str]:
+    return {key.partition(".")[0] for key in point}
+
+
+def _require_trained(conf: Conf, key: str, value: Any) -> None:
+    """Raise UserError where a setting, or one within a section, would train no other trial."""
+    for name, setting in flat({key: value}).items():
+        if (why := UNTRAINED.get(role_of(name))) and (name == key or setting != _now(conf, name)):
+            raise UserError(f"sweep_conf: {name}: {why}; {_without(conf, key)}")
+
+
+def _now(conf: Conf, key: str) -> Any:
+    value: Any = conf
+    for part in key.split("."):
+        value = getattr(value, part, None)
+    return value
 
 
 def _without(conf: Conf, key: str) -> str:
@@ -88,5 +124,7 @@ def _without(conf: Conf, key: str) -> str:
     rest = {other: values for other, values in conf.sweep_conf.items() if other != key}
     if not rest:
         return "name another key"
+    if sum(map(len, rest.values())) > WRITTEN:
+        return "leave it out of sweep_conf"
     grid = yaml.safe_dump(rest, default_flow_style=True, width=10_000).strip()
     return f'write "sweep_conf={grid}"'

@@ -39,9 +39,10 @@ def load_conf(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> 
 
 def checked(tree: dict, source: str) -> Conf:
     """The configuration that a tree holds, or UserError with one line for each thing that is wrong."""
-    if problems := _problems(tree):
-        raise UserError("\n".join(f"{source}: {problem}" for problem in problems))
-    return Conf.model_validate(tree)
+    try:
+        return Conf.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{source}: {_explain(problem)}" for problem in error.errors())) from None
 
 
 def _problems(tree: dict) -> list[str]:

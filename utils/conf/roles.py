@@ -9,7 +9,7 @@ class Role(Enum):
     NUMBERS = "what comes out"
     SEED = "which of its draws an experiment takes"
     REACH = "how far a run goes"
-    MEASURED = "what a trial is measured on"
+    MEASURED = "what a trial is measured on: training does not see it"
     AROUND = "where things are, and what stands around a run: it decides no number"
 
     @property
@@ -23,10 +23,10 @@ class Role(Enum):
 
     @property
     def tells_experiments_apart(self) -> bool:
-        """Whether trials that differ in it are two rows of a comparison."""
-        return self in (Role.NUMBERS, Role.REACH, Role.MEASURED)
+        """Whether trials that differ in it are two rows of a comparison, whose trials are all measured on the same."""
+        return self in (Role.NUMBERS, Role.REACH)
 
     @property
     def decides_numbers(self) -> bool:
         """Whether it may differ within a sweep, and counts for the provenance of what a step writes."""
-        return self is not Role.AROUND
+        return self in (Role.NUMBERS, Role.SEED, Role.REACH)

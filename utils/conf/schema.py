@@ -1,6 +1,7 @@
 """The sections of conf.yaml, in its order, and what each setting decides."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -193,6 +194,7 @@ class Conf(Section):
 # --- what the settings decide ----------------------------------------------------------------------------
 
 
+@cache
 def role_of(key: str) -> Role:
     """The role of a dotted key: its field's, or that of the nearest section around it that has one."""
     roles = [mark for field in _fields_along(key) for mark in field.metadata if isinstance(mark, Role)]
@@ -232,7 +234,7 @@ def idle_because(conf: Conf, key: str) -> str | None:
     return None
 
 
-def telling(conf: Conf) -> dict[str, Any]:
-    """The settings that decide numbers and play a part, by dotted key."""
-    leaves = flat(conf.model_dump())
+def telling(conf: Conf, sections: set[str] | None = None) -> dict[str, Any]:
+    """The settings that decide numbers and play a part, by dotted key; of all sections, or of these."""
+    leaves = flat(conf.model_dump(include=sections, exclude={"sweep_conf"}))  # which decides none, and may be long
     return {key: value for key, value in leaves.items() if role_of(key).decides_numbers and not idle_because(conf, key)}

@@ -47,9 +47,11 @@ def _dotted_keys(grid: Any) -> Any:
 
 
 def _no_value_twice(values: list) -> list:
-    for i, value in enumerate(values):
-        if value in values[:i]:
-            raise ValueError(f"holds {value!r} twice; name each value once")
+    seen = set()
+    for value in map(repr, values):
+        if value in seen:
+            raise ValueError(f"holds {value} twice; name each value once")
+        seen.add(value)
     return values
 
 

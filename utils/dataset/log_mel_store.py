@@ -19,9 +19,9 @@ import torch
 
 from utils.common.errors import UserError
 from utils.common.hdf5 import data_set, require_room_for, texts_of, write_data_set
-from utils.common.io import read_json, whole_file, write_json
+from utils.common.io import is_plain_file, read_json, whole_file, write_json
 from utils.common.memory import keep_freed_memory
-from utils.common.parts import Place, append_part, appended_parts, read_place
+from utils.common.parts import Place, append_part, appended_parts, make_folder, read_place
 from utils.common.steps import INDEXING, LOG_MELS
 from utils.dataset.audio import Clip, read_audio
 from utils.dataset.log_mel import read_log_mel
@@ -73,10 +73,11 @@ class LogMelStore:
         """Drop finished parts of another recipe, and make room for new ones; what was dropped, for the user."""
         mark, recipe = self.parts / "recipe.json", asdict(self.recipe)
         dropped = None
-        if self.parts.exists() and (not mark.is_file() or read_json(mark, LOG_MELS) != recipe):
+        make_folder(self.parts)
+        if list(self.parts.iterdir()) and (not is_plain_file(mark) or read_json(mark, LOG_MELS) != recipe):
             self.clear()
             dropped = "log-mels that were begun with other settings are dropped"
-        self.parts.mkdir(exist_ok=True)
+            make_folder(self.parts)
         write_json(mark, recipe)
         return dropped
 

@@ -25,7 +25,7 @@ from utils.trial.identity import check_made
 from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.preprocessing import WORD_VECTORS
 from utils.trial.provenance import read_provenance
-from utils.trial.relevance import RIGHT_PAIRS, as_measured
+from utils.trial.relevance import as_measured
 from utils.trial.score_files import word_scores_path
 
 COMPARISON = "comparison.html"
@@ -85,8 +85,7 @@ def read_result(trial: Path, overrides: Sequence[str] = (), unfinished: bool = F
         raise UserError(f"{caveat.line}; resume it, leave it out, or take it, marked, by --unfinished")
     path, split = trial / RETRIEVAL_METRICS, conf.data_conf.eval_data
     check_made(trial, SCORING, MEASURING, reads=[path])
-    made = read_provenance(trial)
-    conf = as_measured(conf, made[MEASURING])
+    conf = as_measured(trial, conf)
     content = read_json(path, MEASURING)
     try:
         metrics = {
@@ -98,9 +97,7 @@ def read_result(trial: Path, overrides: Sequence[str] = (), unfinished: bool = F
     queries = load_queries(trial, conf, split, best_of(history, conf)["epoch"])
     if caveat:
         warnings.warn(caveat.line, stacklevel=2)
-    pairs = made[MEASURING].sources if conf.data_conf.relevance else {}
-    sources = {RIGHT_PAIRS: "none"} | made[SCORING].sources | pairs
-    return TrialResult(trial, conf, metrics, history, sources, queries, caveat)
+    return TrialResult(trial, conf, metrics, history, read_provenance(trial)[SCORING].sources, queries, caveat)
 
 
 def require_same_data(one: TrialResult, other: TrialResult) -> None:
@@ -113,6 +110,8 @@ def require_same_data(one: TrialResult, other: TrialResult) -> None:
             raise UserError(f"{other.trial}: has other {source} than {one.trial}; compare trials of one data set")
     if not one.queries.are_those_of(other.queries):
         raise UserError(f"{other.trial}: scored other clips or captions than {one.trial}; score both anew ({SCORING})")
+    if not np.array_equal(one.queries.pairs, other.queries.pairs):
+        raise UserError(f"{other.trial}: has other right pairs than {one.trial}; measure both by one file: {MEASURING}")
 
 
 def _compared_curves(groups: list[Group]) -> list[Picture]:

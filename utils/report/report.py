@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from utils.common.folders import whole_folder
-from utils.common.steps import MEASURING, SCORING, TRAINING
+from utils.common.steps import SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.conf.values import flat
 from utils.metric_utils import chance_map
@@ -19,7 +19,6 @@ from utils.report.rankings import Ranking, load_rankings
 from utils.trial.caveats import caveat_of
 from utils.trial.history import collapse_warning, read_history
 from utils.trial.identity import check_trial, load_best, training_of
-from utils.trial.provenance import read_provenance
 from utils.trial.relevance import as_measured
 from utils.trial.score_files import word_scores_path
 
@@ -31,18 +30,18 @@ POOLED = {  # what a word's score is, by score.frames
 }
 
 
-def write_report(trial: Path, conf: Conf) -> Path:
+def write_report(trial: Path, conf: Conf, given: bool = False) -> Path:
     """Write TRIAL/report/ from the trial's scores, checkpoint and history; its page's path.
 
     The folder holds all that the page needs: report.html, figures/ and clips/, copies of the clips that it plays.
+    Further right pairs are those of the record of measuring, with `given` as in `as_measured`.
 
     Raises UserError where something that the report needs is missing, or not of one run.
     """
     splits = conf.data_conf.splits
     check_trial(trial, conf, TRAINING, SCORING, reads=[word_scores_path(trial, split) for split in splits])
     best = load_best(trial)
-    if conf.data_conf.relevance is None and (measuring := read_provenance(trial).get(MEASURING)):
-        conf = as_measured(conf, measuring)  # as retrieval_metrics.json has it
+    conf = as_measured(trial, conf, given)  # as retrieval_metrics.json has it
     history, provenance = read_history(trial), training_provenance(trial)
     caveat = caveat_of(trial, conf, history)
     names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first

@@ -21,9 +21,10 @@ from utils.common.counts import counted
 from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
 from utils.common.digests import digest_of, file_digest
 from utils.common.errors import UserError
-from utils.common.io import progress, refuse_other_than, write_csv
+from utils.common.folders import own_file, require_own_file
+from utils.common.io import progress, write_rows
 from utils.common.lock import held
-from utils.common.parts import load_part, save_part
+from utils.common.parts import load_part, make_folder, save_part
 from utils.conf.schema import Conf
 from utils.dataset.audio import highest_frequency
 from utils.dataset.captions import clean_caption, has_words
@@ -33,7 +34,7 @@ from utils.trial.identity import identity
 from utils.trial.score_files import WordScores
 
 CAPTIONS = ("caption", "caption_query")  # the column of a challenge's own file, and of what is handed in
-FORM = "caption_query,file_name_1"  # what every ranking begins with
+RANKING = "ranking"  # what is written
 PART = re.compile(r"([0-9a-f]{16})-[0-9a-f]{64}\.(?:npy|\d+\.tmp)")  # the latter of a process that was killed
 SHOWN = 20  # problems or words on the terminal
 
@@ -56,12 +57,14 @@ def rank_folder(trial: Path, conf: Conf, queries: Path, folder: Path, out: Path,
     if top < 1:
         raise UserError(f"top: is {top}, but must be at least 1")
     asked = read_queries(queries)
-    refuse_other_than("ranking", FORM, out)
+    require_own_file(out, RANKING, [queries])
     search = FolderSearch(trial, conf, folder, out.with_name(f"{out.stem}_word_scores"), asked)
     names = search.names
     search.warn_unknown(queries)
     rows = [[query.text, *(names[i] for i in best(search.scores(query), top))] for query in asked]
-    write_csv(out, ["caption_query", *(f"file_name_{k}" for k in range(1, min(top, len(names)) + 1))], rows)
+    header = ["caption_query", *(f"file_name_{k}" for k in range(1, min(top, len(names)) + 1))]
+    with own_file(out, RANKING) as temporary:
+        write_rows(temporary, header, rows)
     print(f"{counted(len(rows), 'caption')}, {counted(len(names), 'sound')} -> {out}")
 
 
@@ -193,7 +196,7 @@ def kept_scores(folder: Path, mark: str) -> Iterator[Callable[[str], Path]]:
         folder: made where it is not there.
         mark: 16 hexadecimal digits that stand for what the scores are made by.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     with held(folder / ".lock", f"{folder}: another process is filling it; wait for that, or end it"):
         dropped = 0
         for path in list(folder.iterdir()):

@@ -18,7 +18,7 @@ from scipy.sparse import csr_array
 from models.audio_encoders import CRNNEncoder
 from utils.common.counts import counted
 from utils.common.errors import UserError
-from utils.common.io import refuse_other_than, whole_file
+from utils.common.folders import own_file
 from utils.common.steps import INDEXING, SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.data_utils import load_captions
@@ -256,14 +256,13 @@ def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
     """Write clips as an extended M3U play list, UTF-8, with absolute paths.
 
     Raises UserError where a path cannot stand in one, because it has a line break or is not Unicode, and where
-    something else than a play list is in its place.
+    something else than an earlier play list is in its place.
     """
-    refuse_other_than("play list", PLAY_LIST, Path(path))
     lines = [PLAY_LIST]
     for hit in hits:
         place = str(hit.path.absolute())
         if len(place.splitlines()) != 1 or any("\ud800" <= character <= "\udfff" for character in place):
             raise UserError(f"{place!r}: a play list cannot hold this path; rename the file, and run {INDEXING} again")
         lines += [f"#EXTINF:{round(hit.seconds)},{hit.path.name}", place]
-    with whole_file(path) as temporary:
+    with own_file(path, "play list") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

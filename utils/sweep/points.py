@@ -15,12 +15,13 @@ from typing import Any
 from utils.common.errors import UserError
 from utils.common.io import read_json, write_json
 from utils.common.steps import SWEEPING
-from utils.conf.grid import grid_confs, grid_points
+from utils.conf.grid import conf_at, grid_confs, grid_points
 from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf
 from utils.trial.directory import create_directory, create_trial, kept_conf, require_last
 from utils.trial.identity import require_same_run
 from utils.trial.names import CONF, POINTS
+from utils.trial.relevance import require_pairs
 from utils.trial.tensorboard import require_tensorboard
 
 LOCK = "lock"
@@ -85,6 +86,13 @@ def read_points(sweep: Path) -> list[Point]:
     return [Point(sweep, i, *both) for i, both in enumerate(zip(grid_points(conf), confs, strict=True))]
 
 
+def read_point(sweep: Path, index: int) -> Point:
+    """One of the `read_points`; the others are not checked anew."""
+    conf = kept_conf(sweep, [])
+    settings = grid_points(conf)[index]
+    return Point(sweep, index, settings, conf_at(conf, settings))
+
+
 # --- beginning, and going on -----------------------------------------------------------------------------
 
 
@@ -100,6 +108,7 @@ def create_sweep(conf: Conf) -> Path:
     if not conf.sweep_conf:
         raise UserError("sweep_conf: has no grid; give it `section.key: [values]`")
     grid_confs(conf)
+    require_pairs(conf)
     _require_packages(conf)
     sweep = create_directory(conf, "sweep")
     (sweep / POINTS).mkdir()

@@ -11,7 +11,7 @@ from utils.common.errors import UserError, out_of_memory
 from utils.common.processes import leave
 from utils.common.steps import SWEEPING
 from utils.conf.schema import Conf
-from utils.sweep.points import hold, read_points
+from utils.sweep.points import hold, read_point, read_points
 from utils.sweep.ray_tune import run_on_ray
 from utils.trial.directory import on_its_own
 from utils.trial.retrieval import measure_trial, score_trial
@@ -54,7 +54,7 @@ def run_sweep(sweep: Path, train: Train) -> None:
 def run_point(sweep: Path, train: Train, index: int) -> str | None:
     """What a worker does: train, score and measure one point's trial. Returns what the user has to mend."""
     hold(sweep)
-    point = read_points(sweep)[index]
+    point = read_point(sweep, index)
     torch.set_num_threads(point.conf.ray_conf.trial_resources.cpu)
     try:
         data = load_training_data(point.conf)

@@ -1,17 +1,19 @@
 """Further right pairs of the split for the results, as data_conf.relevance names them."""
 
+from collections.abc import Container
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
-from utils.common.digests import file_digest
+from utils.common.digests import digests, file_digest
 from utils.common.errors import UserError
-from utils.common.steps import INDEXING, SCORING
+from utils.common.steps import INDEXING, MEASURING, SCORING
 from utils.conf.schema import Conf
 from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
-from utils.trial.provenance import Entry
+from utils.trial.provenance import PROVENANCE, read_provenance
 from utils.trial.score_files import StoredScores
 
 COLUMNS = ("file_name", "caption")
@@ -31,27 +33,45 @@ def further_pairs(conf: Conf, split: str, stored: StoredScores) -> np.ndarray | 
     """
     if conf.data_conf.relevance is None or split != conf.data_conf.eval_data:
         return None
-    paths = DatasetPaths(conf.data_conf.dataset)
-    table = read_table(paths.text(split), ["tid", "fid", "file_name", "raw_text"], INDEXING)
+    index, table = _captions(conf)
     clips = {fid: i for i, fid in enumerate(stored.fids)}
     captions = {tid: i for i, tid in enumerate(stored.tids)}
     if not set(table["fid"]) <= clips.keys() or not set(table["tid"]) <= captions.keys():
-        raise UserError(f"{paths.text(split)}: not the captions that were scored; run {SCORING} again")
+        raise UserError(f"{index}: not the captions that were scored; run {SCORING} again")
     of_name = dict(zip(table["file_name"], table["fid"].map(clips), strict=True))
     of_text = table["tid"].map(captions).groupby(table["raw_text"]).agg(list).to_dict()
-    path, index = conf.data_conf.relevance, paths.text(split)
+    named = _named_pairs(conf.data_conf.relevance, index, of_name, of_text)
+    pairs = [(of_name[name], caption) for name, text in named for caption in of_text[text]]
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+
+def require_pairs(conf: Conf) -> None:
+    """Raise UserError where data_conf.relevance is set, and metrics could not be computed by it."""
+    if conf.data_conf.relevance is not None:
+        index, table = _captions(conf)
+        _named_pairs(conf.data_conf.relevance, index, set(table["file_name"]), set(table["raw_text"]))
+
+
+def _captions(conf: Conf) -> tuple[Path, pd.DataFrame]:
+    """The captions file of the split for the results, and its rows."""
+    index = DatasetPaths(conf.data_conf.dataset).text(conf.data_conf.eval_data)
+    return index, read_table(index, ["tid", "fid", "file_name", "raw_text"], INDEXING)
+
+
+def _named_pairs(path: str, index: Path, names: Container[str], texts: Container[str]) -> list[tuple[str, str]]:
+    """The pairs of a file, all of whose names and captions stand in an index."""
     pairs, unknown = [], []
     for line, name, text in _read_pairs(path):
-        if name not in of_name:
+        if name not in names:
             unknown.append(f"{path}: line {line}: {index} has no clip {name!r}; write file_name as there")
-        if text not in of_text:
+        if text not in texts:
             unknown.append(f"{path}: line {line}: {index} has no caption {text[:200]!r}; write it as raw_text is there")
-        pairs += [(of_name.get(name), caption) for caption in of_text.get(text, ())]
+        pairs.append((name, text))
     if len(unknown) > SHOWN:
         unknown[SHOWN:] = [f"{path}: {len(unknown) - SHOWN} more names and captions are unknown"]
     if unknown:
         raise UserError("\n".join(unknown))
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    return pairs
 
 
 def _read_pairs(path: str) -> list[tuple[int, str, str]]:
@@ -79,8 +99,34 @@ def measured_by(conf: Conf) -> dict[str, dict]:
     return {"settings": {SETTING: path, SPLIT: conf.data_conf.eval_data}, "sources": {RIGHT_PAIRS: file_digest(path)}}
 
 
-def as_measured(conf: Conf, measuring: Entry) -> Conf:
-    """A trial's configuration with the data_conf.relevance that its split was measured by, however given."""
+def as_measured(trial: Path, conf: Conf, given: bool = False) -> Conf:
+    """A trial's configuration with the data_conf.relevance that its split was measured by; unchanged if it was not.
+
+    Args:
+        given: whether the command line has that setting: then it has to be the one that was measured by.
+
+    Raises UserError where the right pairs are others now.
+    """
+    measuring = read_provenance(trial).get(MEASURING)
+    if measuring is None:
+        return conf
     of_split = measuring.settings.get(SPLIT) == conf.data_conf.eval_data
-    data = conf.data_conf.model_copy(update={"relevance": measuring.settings.get(SETTING) if of_split else None})
-    return conf.model_copy(update={"data_conf": data})
+    before, digest = (measuring.settings.get(SETTING), measuring.sources.get(RIGHT_PAIRS)) if of_split else (None, None)
+    if not isinstance(before, str | None):
+        raise UserError(f"{trial / PROVENANCE}: not as {MEASURING} writes it; run that again")
+    wanted = conf.data_conf.relevance if given else before
+    files = {path: _digest(trial, path) for path in (before, wanted) if path is not None}
+    for path, found in files.items():
+        if found is None:
+            raise UserError(f"{path}: no such file; put it back, or run {MEASURING} again for {trial}")
+    if files.get(before) != digest:
+        raise UserError(f"{before}: has changed since {MEASURING} read it for {trial}; run that again")
+    if files.get(wanted) != digest:
+        what = f"measured with {SETTING} {before or 'null'}, but it is now {wanted or 'null'}"
+        raise UserError(f"{trial}: {what}; leave the setting out, or run {MEASURING} again with it")
+    return conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"relevance": wanted})})
+
+
+def _digest(trial: Path, path: str) -> str | None:
+    """A file's SHA-256, which the trial keeps; None where it is none."""
+    return next(iter(digests(trial, [Path.cwd() / path]).values()), None)

@@ -13,6 +13,7 @@ from utils.dataset.word_vectors import load_embeddings
 from utils.memory_utils import require_memory
 from utils.trial.identity import data_digests
 from utils.trial.preprocessing import check_steps
+from utils.trial.relevance import require_pairs
 
 
 class TrainingData(NamedTuple):
@@ -29,6 +30,7 @@ def load_training_data(conf: Conf) -> TrainingData:
     """Read the data set; raises UserError where it is not what the preprocessing steps make by this configuration."""
     paths, data = DatasetPaths(conf.data_conf.dataset), conf.data_conf
     check_steps(conf, *PREPROCESSING)
+    require_pairs(conf)  # else it were found out when all is trained
     files = data_digests(conf, [data.train_data, data.val_data])
     words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
     train, val = (
