@@ -26,6 +26,7 @@ import yaml
 from scipy.sparse import csr_array
 
 from models.core import CRNNWordModel
+from tests.pretend_cuda.build import COMPILER
 from utils.common.digests import KEPT
 from utils.common.io import write_json
 from utils.common.steps import MEASURING, SCORING
@@ -99,15 +100,13 @@ def call(script, *arguments, status=0):
     return complaints if status else out.getvalue()
 
 
-# a CUDA device for the CPU build of PyTorch, beside the checkout: raises where devices mix, counts what is waited for
-PRETEND = ROOT.parent / "shared" / "tools" / "pretend_cuda"
+ON_PRETEND_CUDA = ("-m", "tests.pretend_cuda.run")  # run(*ON_PRETEND_CUDA, "main.py"): a command on the pretend device
 
 
-def needs_pretended_device(test):
-    """Skip a test where there is no pretended CUDA device to run a command on."""
-    missing = [] if (PRETEND / "run.py").exists() else [f"no {PRETEND}"]
-    missing += [] if shutil.which(os.environ.get("CXX", "g++")) else ["no C++ compiler"]
-    return pytest.mark.skipif(bool(missing), reason=", ".join(missing))(test)
+def needs_pretend_cuda(test):
+    """Skip a test where the pretend CUDA device cannot be compiled, or a real one is there."""
+    test = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER})")(test)
+    return pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build of PyTorch")(test)
 
 
 @contextmanager
