@@ -74,33 +74,38 @@ STAGES = [
 ]
 
 
-def run(*command, status=0):
-    """Run a command from the repository's root; its standard output, or its standard error where it is to fail."""
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
+def call(*command, status=0, apart=False):
+    """Run a script from the repository's root; its standard output, or its standard error if it is to fail.
+
+    Runs within this process, which saves the imports, and counts warnings as errors. In a child process with apart, and
+    where the command starts with -m or -c.
+    """
+    command = [*map(str, command)]
+    if apart or command[0].startswith("-"):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    else:
+        done = _run_here(command)
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
     return done.stderr if status else done.stdout
 
 
-def call(script, *arguments, status=0):
-    """`run` of a script within this process, whose imports are done: seconds less. Warnings count as errors do."""
+def _run_here(command):
     before, ended = (sys.argv, list(sys.path), warnings.formatwarning), 0
-    sys.argv = [script, *map(str, arguments)]
+    sys.argv = command
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(record=True) as warned:
         try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            runpy.run_path(str(ROOT / command[0]), run_name="__main__")
         except SystemExit as end:
             ended = end.code
         finally:
             sys.argv, sys.path[:], warnings.formatwarning = before
             close_logs()
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
-    assert (ended or 0) == status, complaints
-    return complaints if status else out.getvalue()
+    return subprocess.CompletedProcess(command, ended or 0, out.getvalue(), complaints)
 
 
-ON_PRETEND_CUDA = ("-m", "tests.pretend_cuda.run")  # run(*ON_PRETEND_CUDA, "main.py"): a command on the pretend device
+ON_PRETEND_CUDA = ("-m", "tests.pretend_cuda.run")  # call(*ON_PRETEND_CUDA, "main.py")
 
 
 def needs_pretend_cuda(test):
@@ -145,9 +150,9 @@ def tiny_conf(folder):
     return path
 
 
-def run_pipeline(conf, run=run):
-    """All commands in order, by `run` or `call`; what each printed."""
-    return {stage: run(stage, "--conf", conf) for stage in STAGES}
+def run_pipeline(conf, apart=False):
+    """Run all commands in order; what each printed."""
+    return {stage: call(stage, "--conf", conf, apart=apart) for stage in STAGES}
 
 
 def only_trial(folder):

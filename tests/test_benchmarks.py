@@ -16,7 +16,7 @@ from benchmarks.bare import SparseRows, paper_settings
 from benchmarks.growth import exponent
 from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_dataset, write_random_word_scores
 from models.core import CRNNWordModel
-from tests.helpers import ROOT, embedding_scores, matrix_of, random_model, random_split, run, state_of
+from tests.helpers import ROOT, call, embedding_scores, matrix_of, random_model, random_split, state_of
 from utils.conf.reading import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Batch
@@ -144,7 +144,7 @@ def test_exponent():
 
 
 def test_bench_prints_every_row():
-    out = run("-m", "benchmarks.bench", "--quick")
+    out = call("-m", "benchmarks.bench", "--quick")
     rows = [
         r"log-mels of 8 clips, wav to HDF5",
         r"log-mels of 8 clips, a second run",
@@ -171,7 +171,7 @@ def test_bench_prints_every_row():
 
 
 def test_the_profile_has_operators_of_each_side_with_the_rates_of_products():
-    out = run("-m", "benchmarks.studies.profile_step", "--quick", "--steps", "1", "--rows", "100")
+    out = call("-m", "benchmarks.studies.profile_step", "--quick", "--steps", "1", "--rows", "100")
     assert len(re.findall(r"^peak, (float32|bfloat16): \d+ GFLOP/s$", out, re.M)) == 2
     rows = {name: cells for name, *cells in table_of(out)}
     assert rows["operator"][::4] == [f"{side}: ms" for side in ("published", "float32", "bfloat16")]
@@ -183,14 +183,14 @@ def test_the_profile_has_operators_of_each_side_with_the_rates_of_products():
 
 
 def test_growth_prints_a_row_for_each_size():
-    out = run("-m", "benchmarks.growth", "--clips", "10", "20")
+    out = call("-m", "benchmarks.growth", "--clips", "10", "20")
     for clips in (10, 20):
         assert re.search(rf"^\| +{clips} \| +{5 * clips} \|(.*s \|.* GB \|){{2}}$", out, re.M)
     assert re.search(r"^\| +growth \|.*~ clips\^", out, re.M)
 
 
 def test_search_prints_its_row():
-    out = run("-m", "benchmarks.search", "--clips", "10")
+    out = call("-m", "benchmarks.search", "--clips", "10")
     assert re.search(r"^\| +10 \|( +[\d.e-]+ (m?s|GB) \|){8}$", out, re.M), out
 
 
@@ -221,12 +221,12 @@ runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 
 def bare_gpu(*arguments):
     """What gpu.py prints in its reduced form on a bare machine: lines to read, and the JSON after each."""
-    lines = run("-c", BARE, "--quick", *arguments).splitlines()
+    lines = call("-c", BARE, "--quick", *arguments).splitlines()
     return lines[::2], [json.loads(line) for line in lines[1::2]]
 
 
 def test_the_profile_of_log_mels_adds_up():
-    out = run("-m", "benchmarks.studies.log_mels", "--clips", "6", "--seconds", "0.3")
+    out = call("-m", "benchmarks.studies.log_mels", "--clips", "6", "--seconds", "0.3")
     taken = {step: float(mean) for step, mean, _ in table_of(out)[2:]}
     assert list(taken)[:4] == ["read", "digest", "decode", "transform"] and taken["plain librosa"] > 0
     whole = taken.pop("the whole command, beside its start")

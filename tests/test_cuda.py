@@ -16,7 +16,6 @@ from tests.helpers import (
     needs_pretend_cuda,
     random_model,
     random_split,
-    run,
     state_of,
     tiny_conf,
 )
@@ -37,7 +36,7 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_what_wants_a_gpu_holds_on_the_pretend_device():
     files = ["tests/test_cuda.py", "tests/test_model_utils.py"]
-    out = run(*ON_PRETEND_CUDA, "-m", "pytest", "-p", "no:cacheprovider", "-k", "cuda or gpu", *files)
+    out = call(*ON_PRETEND_CUDA, "-m", "pytest", "-p", "no:cacheprovider", "-k", "cuda or gpu", *files)
     assert " passed" in out and " 1 skipped" in out, out  # itself
 
 

@@ -10,11 +10,11 @@ import torch
 from tests.helpers import (
     CPU,
     ON_PRETEND_CUDA,
+    call,
     matrix_of,
     needs_pretend_cuda,
     random_model,
     random_split,
-    run,
     state_of,
 )
 from utils import split_score_utils
@@ -32,7 +32,7 @@ on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA devi
 @needs_pretend_cuda
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_all_of_this_holds_on_the_pretend_device():
-    out = run(*ON_PRETEND_CUDA, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_evaluation_counts.py")
+    out = call(*ON_PRETEND_CUDA, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_evaluation_counts.py")
     assert " passed, 1 skipped" in out, out  # itself
 
 
