@@ -1,91 +1,116 @@
-"""What the method needs of packages that a bare GPU machine lacks, from torch and numpy alone.
+"""What lets gpu.py run on a machine that has torch, numpy and h5py alone; imported before anything else of ours.
 
-The settings of conf.yaml that training reads, without pydantic and PyYAML, and scipy's sparse matrix of captions and
-words. tests/test_benchmarks.py holds both to the originals.
+Missing packages are replaced: scipy's sparse matrix by a small one, the others by names that do nothing, since training
+only imports them. tests/test_benchmarks.py holds the matrix and `paper_settings` to the originals.
 """
 
+import importlib
+import json
 import sys
-from importlib.util import find_spec
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-
-class Settings(SimpleNamespace):
-    """A section of the configuration."""
-
-    def model_dump(self) -> dict[str, Any]:
-        """The settings as plain values."""
-        return {
-            name: value.model_dump() if isinstance(value, Settings) else value for name, value in vars(self).items()
-        }
-
-
-def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -> Settings:
-    """The sections of conf.yaml that training reads, with its values but for these; the objective is its sampling
-    strategy, or InfoNCE."""
-    triplets = objective != "InfoNCE"
-    return Settings(
-        audio_logmel=Settings(n_mels=64),
-        param_conf=Settings(
-            num_epoch=120,
-            batch_size=32,
-            seed=0,
-            criterion="TripletLoss" if triplets else objective,
-            select_by="val_obj",
-            average_from=None,
-            precision=precision,
-            tf32=tf32,
-            compile=compiled,
-        ),
-        CRNNWordModel=Settings(
-            audio_enc=Settings(in_dim=None, out_dim=None, dropout=0.3),
-            text_enc=Settings(trainable=False),
-        ),
-        score=Settings(
-            frames="mean", sharpness=10.0, learn_sharpness=False, words="mean", mask_words=False, mask_frames=False
-        ),
-        criteria=Settings(
-            TripletLoss=Settings(margin=0.5, sampling=objective if triplets else "random-NS"),
-            InfoNCE=Settings(temperature=0.07),
-        ),
-        AdamOptimizer=Settings(lr=0.001, weight_decay=0.0, decoupled_weight_decay=False),
-        ReduceLROnPlateau=Settings(factor=0.1, patience=5, threshold=0.005, min_lr=1e-6),
-        TrialPlateauStopper=Settings(std=0.001, num_results=10, grace_period=60),
-    )
+UNUSED = ("pandas", "pydantic", "pydantic.fields", "soundfile", "soxr", "yaml", "yaml.constructor")
 
 
 class SparseRows:
-    """The part of scipy.sparse.csr_array that the scores use: made of (values, (rows, columns)), rows, products."""
+    """The part of scipy.sparse.csr_array that the scores use: built from (values, (rows, columns)), rows, products."""
 
-    def __init__(self, parts: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]):
-        values, (rows, columns) = parts
-        places, which = np.unique(np.asarray(rows, np.int64) * max(shape[1], 1) + columns, return_inverse=True)
+    def __init__(self, entries: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]):
+        values, (rows, columns) = entries
+        width = max(shape[1], 1)
+        places, which = np.unique(np.asarray(rows, np.int64) * width + columns, return_inverse=True)
         self.data = np.zeros(len(places), values.dtype)
         np.add.at(self.data, which, values)
-        self.indices = places % max(shape[1], 1)
-        self.indptr = np.concatenate([[0], np.cumsum(np.bincount(places // max(shape[1], 1), minlength=shape[0]))])
+        self.indices = places % width
+        self.indptr = np.concatenate([[0], np.cumsum(np.bincount(places // width, minlength=shape[0]))])
         self.shape = shape
 
     def __getitem__(self, rows: np.ndarray | slice) -> "SparseRows":
         spans = [slice(self.indptr[row], self.indptr[row + 1]) for row in np.arange(self.shape[0])[rows]]
-        own = np.repeat(np.arange(len(spans)), [span.stop - span.start for span in spans])
-        data, indices = (np.concatenate([part[:0], *(part[s] for s in spans)]) for part in (self.data, self.indices))
-        return SparseRows((data, (own, indices)), (len(spans), self.shape[1]))
+        new_rows = np.repeat(np.arange(len(spans)), [span.stop - span.start for span in spans])
+        data, columns = (np.concatenate([all_[:0], *(all_[s] for s in spans)]) for all_ in (self.data, self.indices))
+        return SparseRows((data, (new_rows, columns)), (len(spans), self.shape[1]))
 
     def __matmul__(self, other: np.ndarray) -> np.ndarray:
         spans = zip(self.indptr[:-1], self.indptr[1:], strict=True)
         return np.stack([self.data[first:end] @ other[self.indices[first:end]] for first, end in spans])
 
 
-def stand_in_for_scipy() -> None:
-    """Where scipy is not installed, let `from scipy.sparse import csr_array` give `SparseRows`."""
+class Unused(type):
+    """The class of names from a missing package: subclassed, called or subscripted, they stay names that do nothing."""
+
+    def __new__(cls, name: str, bases: tuple = (), namespace: dict | None = None, **_: Any) -> "Unused":
+        return super().__new__(cls, name, bases, dict(namespace or {}))
+
+    def __init__(cls, name: str, bases: tuple = (), namespace: dict | None = None, **_: Any):
+        super().__init__(name, bases, dict(namespace or {}))
+
+    def __getattr__(cls, name: str) -> "Unused":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Unused(name)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> "Unused":
+        return cls
+
+    def __iter__(cls) -> Any:
+        return iter(())
+
+
+@contextmanager
+def missing_packages_replaced() -> Iterator[None]:
+    """Let our modules be imported within it; afterwards the packages are missing again, as torch expects."""
+    stand_ins: dict[str, Any] = {name: Unused(name) for name in UNUSED}
+    stand_ins["scipy"], stand_ins["scipy.sparse"] = ModuleType("scipy"), ModuleType("scipy.sparse")
+    stand_ins["scipy.sparse"].csr_array = SparseRows
+    before = dict(sys.modules)
+    for name, stand_in in stand_ins.items():
+        try:
+            importlib.import_module(name)
+            before[name] = sys.modules[name]
+        except ImportError:
+            sys.modules[name] = stand_in
+    yield
+    for name in stand_ins:
+        del sys.modules[name]
+    sys.modules |= {name: before[name] for name in stand_ins if name in before}
+
+
+class Settings(SimpleNamespace):
+    """A section of the configuration."""
+
+    def model_dump(self) -> dict[str, Any]:
+        return {k: value.model_dump() if isinstance(value, Settings) else value for k, value in vars(self).items()}
+
+
+def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -> Settings:
+    """The single values of conf.yaml by section, read without PyYAML, with these changes; the objective is a sampling
+    strategy or InfoNCE."""
+    path = [Settings()]
+    for line in (Path(__file__).resolve().parents[1] / "conf.yaml").read_text().splitlines():
+        key, colon, value = line.partition("#")[0].rstrip().partition(":")
+        if not colon or key.lstrip().startswith("-"):
+            continue
+        del path[1 + (len(key) - len(key.lstrip())) // 4 :]
+        setattr(path[-1], key.strip(), Settings() if not value else _plain_value(value.strip()))
+        path.append(getattr(path[-1], key.strip()))
+    conf, training = path[0], path[0].param_conf
+    training.precision, training.tf32, training.compile = precision, tf32, compiled
+    if objective == "InfoNCE":
+        training.criterion = objective
+    else:
+        conf.criteria.TripletLoss.sampling = objective
+    return conf
+
+
+def _plain_value(text: str) -> Any:
     try:
-        if find_spec("scipy"):
-            return
-    except ValueError:  # None in its place
-        pass
-    package, sparse = ModuleType("scipy"), ModuleType("scipy.sparse")
-    package.sparse, sparse.csr_array = sparse, SparseRows
-    sys.modules |= {"scipy": package, "scipy.sparse": sparse}
+        return json.loads(text)
+    except ValueError:
+        return text

@@ -3,22 +3,20 @@
 python benchmarks/gpu.py [--rows random-NS:bfloat16 InfoNCE:TF32:compile ...] [--seconds 540]   # a few epochs each
 python benchmarks/gpu.py --clotho [--rows semi-hard-NS:bfloat16]                                # 120 epochs
 
-Needs torch, numpy and h5py alone. Every row is a line to read and, after it, a line of JSON, printed once it is
-measured; what the seconds do not suffice for is left out, and named. Operations and bytes count the padding: the
-operations of `step_flops`, without scores among clips, and the bytes that every operator of a step reads and writes,
-where each ran by itself. On the CPU, or with --quick, all of it in a reduced form.
+Needs torch, numpy and h5py alone. Prints each row as soon as it is measured, as a line to read and a line of JSON, and
+names the rows that the seconds did not suffice for. FLOP and bytes count the padding: the FLOP of `step_flops`, without
+scores among clips, and the bytes that every operator of a step reads and writes, as if each ran by itself. Runs in a
+reduced form on the CPU, or with --quick.
 """
 
 import time
 
 START = time.perf_counter()
 
-import argparse
 import json
 import platform
 import statistics
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -34,19 +32,19 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from benchmarks.bare import Settings, paper_settings, stand_in_for_scipy
+from benchmarks.bare import Settings, missing_packages_replaced, paper_settings
 
-stand_in_for_scipy()
-
-from benchmarks.synthetic import CLIP_FRAMES, CPU, N_MELS, new_state, step_flops, synthetic_split
-from utils.common.io import whole_file
-from utils.criterion_utils import negative_mask
-from utils.data_utils import Split, batches, collate
-from utils.device_utils import Draws
-from utils.evaluation_utils import evaluate
-from utils.model_utils import TrainState, seed_epoch, train_epoch, train_step
-from utils.sampling_utils import STRATEGIES
-from utils.trial.checkpoint import checkpoint_bytes
+with missing_packages_replaced():
+    from benchmarks.harness import CPU, arguments, product_rate, seconds
+    from benchmarks.inputs import CLIP_FRAMES, N_MELS, new_state, step_flops, synthetic_split
+    from utils.common.io import whole_file
+    from utils.criterion_utils import negative_mask
+    from utils.data_utils import Split, batches, collate
+    from utils.device_utils import Draws
+    from utils.evaluation_utils import evaluate
+    from utils.model_utils import TrainState, seed_epoch, train_epoch, train_step
+    from utils.sampling_utils import STRATEGIES
+    from utils.trial.checkpoint import checkpoint_bytes
 
 IMPORTS = time.perf_counter() - START  # seconds
 OBJECTIVES = (*STRATEGIES, "InfoNCE")
@@ -66,10 +64,10 @@ class Size(NamedTuple):
     """How much of everything."""
 
     clips: tuple[int, int]  # of the training and of the validation split, with five captions each
-    frames: tuple[int, int]  # of a clip, from and below
+    frames: tuple[int, int]  # of a clip, a range
     checked: tuple[int, int]  # of a clip of the batch whose gradients are compared
-    side: int  # rows of the matrices, and of the square that is copied, of the peaks
-    timed: int  # epochs of a row, after one that warms up
+    side: int  # rows of the matrices whose product and copy are the peaks
+    timed: int  # epochs of a row, after a warm-up
     epochs: int  # of --clotho
 
 
@@ -86,7 +84,7 @@ class Row(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Row":
-        """objective:precision[:compile]; argparse reports the ValueError of another text."""
+        """Parse objective:precision[:compile]; argparse reports the ValueError of another text."""
         objective, precision, *rest = text.split(":")
         if objective not in OBJECTIVES or precision not in PRECISIONS or rest not in ([], ["compile"]):
             raise ValueError
@@ -96,11 +94,15 @@ class Row(NamedTuple):
     def settings(self) -> Settings:
         return paper_settings(self.objective, *PRECISIONS[self.precision], self.compiled)
 
+    @property
+    def batch_size(self) -> int:
+        return self.settings.param_conf.batch_size
+
     def __str__(self) -> str:
         return ":".join([self.objective, self.precision, *["compile"] * self.compiled])
 
 
-# --- what is measured ------------------------------------------------------------------------------------
+# --- a row -----------------------------------------------------------------------------------------------
 
 
 def peaks(device: torch.device, side: int) -> dict[str, float]:
@@ -108,34 +110,12 @@ def peaks(device: torch.device, side: int) -> dict[str, float]:
     rates, allowed = {}, torch.backends.cuda.matmul.allow_tf32
     for name, (precision, tf32) in PRECISIONS.items():
         torch.backends.cuda.matmul.allow_tf32 = tf32
-        a = torch.randn(side, side, device=device, dtype=getattr(torch, precision))
-        rates[name] = 2 * side**3 / best_of(lambda a=a: a @ a, device)
+        rates[name] = product_rate(side, getattr(torch, precision), device)
     torch.backends.cuda.matmul.allow_tf32 = allowed
     source = torch.randn(side, side, device=device)
     target = torch.empty_like(source)
-    rates["copy"] = 2 * source.nbytes / best_of(lambda: target.copy_(source), device)
+    rates["copy"] = 2 * source.nbytes / min(seconds(lambda: target.copy_(source), device) for _ in range(10))
     return rates
-
-
-def best_of(function: Callable[[], Any], device: torch.device, rounds: int = 10) -> float:
-    """Seconds of the fastest call."""
-    return min(timed(function, device) for _ in range(rounds))
-
-
-def timed(function: Callable[[], Any], device: torch.device, results: dict[str, float] | None = None) -> float:
-    """Seconds of a call, until the device is through with it; what it returns is added to the results."""
-    wait(device)
-    start = time.perf_counter()
-    returned = function()
-    wait(device)
-    if results is not None:
-        results |= returned
-    return time.perf_counter() - start
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def own_frames(split: Split, seed: int) -> Split:
@@ -145,15 +125,15 @@ def own_frames(split: Split, seed: int) -> Split:
 
 
 def padded(split: Split, batch_size: int) -> list[tuple[int, int, int]]:
-    """Pairs, padded frames and padded words of the batches of an epoch, in some order."""
+    """Pairs, padded frames and padded words of an epoch's batches, in a random order."""
     order = np.random.default_rng(0).permutation(len(split.captions))
     frames, words = np.array(split.frames), np.array([len(ids) for ids in split.captions])
-    parts = np.split(order, range(batch_size, len(order), batch_size))
-    return [(len(part), int(frames[split.caption_clips[part]].max()), int(words[part].max())) for part in parts]
+    batches = np.split(order, range(batch_size, len(order), batch_size))
+    return [(len(ids), int(frames[split.caption_clips[ids]].max()), int(words[ids].max())) for ids in batches]
 
 
 class Traffic(TorchDispatchMode):
-    """Within it, the bytes that operators read and write are added up; views cost nothing."""
+    """Adds up the bytes that operators read and write within it; views cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,35 +147,31 @@ class Traffic(TorchDispatchMode):
 
 
 def epoch_bytes(row: Row, split: Split, device: torch.device) -> float:
-    """Bytes of an epoch's training: those of its first batch, by clips and padded frames."""
+    """Bytes of an epoch's training: those of its first batch, scaled by clips and padded frames."""
     state = new_state(row._replace(compiled=False).settings, device)
-    batch = collate(split, list(range(min(len(split.captions), state_batch(row)))))
+    batch = collate(split, list(range(min(len(split.captions), row.batch_size))))
     state.model.train()
     with Traffic() as traffic:
         train_step(state, batch, negative_mask(batch.clips), Draws(seed_epoch(0, 1), device))
-    frames = sum(pairs * length for pairs, length, _ in padded(split, state_batch(row)))
+    frames = sum(pairs * length for pairs, length, _ in padded(split, row.batch_size))
     return traffic.bytes * frames / (batch.audio.shape[0] * batch.audio.shape[1])
 
 
-def state_batch(row: Row) -> int:
-    return row.settings.param_conf.batch_size
-
-
 def errors(row: Row, frames: tuple[int, int], device: torch.device) -> tuple[float, float]:
-    """Relative errors of the loss and of the encoder's gradient (its length) of a step, against float64 on the CPU.
+    """Relative errors of a step's loss and of the encoder's gradient (its norm), against float64 on the CPU.
 
-    Dropout is off; a strategy that picks another negative because of rounding shows here as well.
+    Without dropout. Includes the error where rounding makes a strategy pick another negative.
     """
     split = own_frames(synthetic_split(8, frames, 1), 2)
     batch = collate(split, list(range(len(split.captions))))
 
-    def step(settings: Settings, place: torch.device, dtype: torch.dtype) -> tuple[float, Tensor]:
-        state = new_state(settings, place)
-        for part in (state.model, state.criterion):
-            part.to(dtype).train()
+    def step(settings: Settings, device: torch.device, dtype: torch.dtype) -> tuple[float, Tensor]:
+        state = new_state(settings, device)
+        for module in (state.model, state.criterion):
+            module.to(dtype).train()
         state.model.audio_enc.cnn[-1].p = 0.0
-        given = batch._replace(audio=batch.audio.to(dtype))
-        terms = train_step(state, given, negative_mask(batch.clips), Draws(seed_epoch(0, 1), place))
+        typed = batch._replace(audio=batch.audio.to(dtype))
+        terms = train_step(state, typed, negative_mask(batch.clips), Draws(seed_epoch(0, 1), device))
         gradients = [weight.grad.flatten().to(CPU, torch.float64) for weight in state.model.audio_enc.parameters()]
         return terms.loss.item(), torch.cat(gradients)
 
@@ -205,16 +181,16 @@ def errors(row: Row, frames: tuple[int, int], device: torch.device) -> tuple[flo
 
 
 def measure(row: Row, splits: list[Split], size: Size, device: torch.device, deadline: float) -> dict[str, Any]:
-    """A row's figures; seconds of training and evaluation after an epoch that warms up, as far as the time allows."""
-    state, batch_size = new_state(row.settings, device), state_batch(row)
+    """A row's figures; as many epochs as the time allows, after one that warms up."""
+    state = new_state(row.settings, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    loader, training, evaluation = batches(splits[0], batch_size, shuffle=True), [], []
+    loader, training, evaluation = batches(splits[0], row.batch_size, shuffle=True), [], []
     for epoch in range(size.timed + 1):
-        began, draws = time.perf_counter(), seed_epoch(0, epoch + 1)
-        training.append(timed(partial(train_epoch, state, loader, draws), device))
-        evaluation.append(timed(partial(evaluate, state, splits[1], {}, batch_size), device))
-        if 2 * time.perf_counter() - began > deadline:  # the next would not be through by then
+        start, draws = time.perf_counter(), seed_epoch(0, epoch + 1)
+        training.append(seconds(partial(train_epoch, state, loader, draws), device))
+        evaluation.append(seconds(partial(evaluate, state, splits[1], {}, row.batch_size), device))
+        if 2 * time.perf_counter() - start > deadline:  # no time for the next
             break
     memory = torch.cuda.max_memory_allocated(device) / 1e9 if device.type == "cuda" else None
     loss_error, gradient_error = errors(row, size.checked, device)
@@ -223,7 +199,7 @@ def measure(row: Row, splits: list[Split], size: Size, device: torch.device, dea
         "train_s": training[1:],
         "evaluate_s": evaluation[1:],
         "peak_memory_gb": memory,
-        "epoch_tflop": sum(step_flops(*sizes) for sizes in padded(splits[0], batch_size)) / 1e12,
+        "epoch_tflop": sum(step_flops(*sizes) for sizes in padded(splits[0], row.batch_size)) / 1e12,
         "epoch_gbyte": epoch_bytes(row, splits[0], device) / 1e9,
         "loss_error": loss_error,
         "gradient_error": gradient_error,
@@ -231,68 +207,56 @@ def measure(row: Row, splits: list[Split], size: Size, device: torch.device, dea
 
 
 def in_words(figures: dict[str, Any], rates: dict[str, float]) -> str:
-    """A line of a row's figures."""
+    """A row's figures in one line."""
     row, memory = figures["row"], figures["peak_memory_gb"]
     if not figures["train_s"]:
         return f"{row}: no time for an epoch after the one that warms up"
-    parts = []
+    clauses = []
     for name in ("train", "evaluate"):
-        values = figures[f"{name}_s"]
-        parts.append(f"{name} {statistics.median(values):.3g} s ({min(values):.3g}-{max(values):.3g}, {len(values)}x)")
+        times = figures[f"{name}_s"]
+        clauses.append(f"{name} {statistics.median(times):.3g} s ({min(times):.3g}-{max(times):.3g}, {len(times)}x)")
     taken = statistics.median(figures["train_s"])
-    parts.append(f"{1e12 * figures['epoch_tflop'] / taken / rates[row.split(':')[1]]:.2%} of the products' peak")
-    parts.append(f"{1e9 * figures['epoch_gbyte'] / taken / rates['copy']:.2%} of the copies'")
-    parts.append(f"error of loss {figures['loss_error']:.1e}, gradient {figures['gradient_error']:.1e}")
-    parts.append("peak memory " + ("not measured" if memory is None else f"{memory:.2f} GB"))
-    return f"{row}: {'; '.join(parts)}"
+    clauses.append(f"{1e12 * figures['epoch_tflop'] / taken / rates[row.split(':')[1]]:.2%} of the products' peak")
+    clauses.append(f"{1e9 * figures['epoch_gbyte'] / taken / rates['copy']:.2%} of the copies'")
+    clauses.append(f"error of loss {figures['loss_error']:.1e}, gradient {figures['gradient_error']:.1e}")
+    clauses.append("peak memory " + ("not measured" if memory is None else f"{memory:.2f} GB"))
+    return f"{row}: {'; '.join(clauses)}"
 
 
 # --- a whole training ------------------------------------------------------------------------------------
 
 
-def write_log_mels(path: Path, split: Split) -> None:
-    with h5py.File(path, "w") as store:
-        for fid, log_mel in zip(split.fids, split.log_mels, strict=True):
-            store[fid] = log_mel.numpy()
-
-
-def read_log_mels(path: Path, split: Split) -> Split:
-    with h5py.File(path) as store:
-        return replace(split, log_mels=[torch.from_numpy(store[fid][()]) for fid in split.fids])
-
-
 def train_whole(row: Row, splits: list[Split], size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
-    """Epochs as main.py's, from HDF5 files, with evaluation, schedule and checkpoints, but no early end; no record and
-    no check of the data, which need more than a bare machine has. The files' making is not in the seconds, the
-    imports are."""
-    files = [folder / f"{name}_audio_logmels.hdf5" for name in ("development", "validation")]
-    for path, split in zip(files, splits, strict=True):
-        write_log_mels(path, split)
-    began = time.perf_counter()
-    train, val = (read_log_mels(path, split) for path, split in zip(files, splits, strict=True))
-    state, batch_size = new_state(row.settings, device), state_batch(row)
-    loader, history, training, evaluation = batches(train, batch_size, shuffle=True), [], [], []
+    """Train as main.py does, from HDF5 files, with evaluation, schedule and checkpoints, but without early end, record
+    and checks of the data, which a bare machine lacks packages for. The seconds count the imports, not the making of
+    the files."""
+    for split in splits:
+        with h5py.File(folder / f"{id(split)}.hdf5", "w") as store:
+            for fid, log_mel in zip(split.fids, split.log_mels, strict=True):
+                store[fid] = log_mel.numpy()
+    start, (train, val) = time.perf_counter(), splits
+    for split in splits:
+        with h5py.File(folder / f"{id(split)}.hdf5") as store:
+            split.log_mels[:] = [torch.from_numpy(store[fid][()]) for fid in split.fids]
+    state, history, training, evaluation = new_state(row.settings, device), [], [], []
+    loader = batches(train, row.batch_size, shuffle=True)
     for epoch in range(size.epochs + 1):
         draws, results = seed_epoch(0, epoch), {"epoch": epoch}
         if epoch > 0:
-            training.append(timed(partial(train_epoch, state, loader, draws), device))
-        evaluation.append(timed(partial(evaluate, state, val, {}, batch_size), device, results))
+            training.append(seconds(partial(train_epoch, state, loader, draws), device))
+        evaluation.append(seconds(lambda into=results: into.update(evaluate(state, val, {}, row.batch_size)), device))
         state.scheduler.step(results["val_obj"])
         history.append(results)
         save(state, history, folder)
         print(f"epoch {epoch}: val_obj {results['val_obj']:.4f}", file=sys.stderr, flush=True)
-    return {
-        "row": str(row),
-        "epochs": size.epochs,
-        "wall_s": IMPORTS + time.perf_counter() - began,
-        "train_s": training,
-        "evaluate_s": evaluation,
-    }
+    wall = IMPORTS + time.perf_counter() - start
+    return {"row": str(row), "epochs": size.epochs, "wall_s": wall, "train_s": training, "evaluate_s": evaluation}
 
 
 def save(state: TrainState, history: list[dict[str, float]], folder: Path) -> None:
-    """The last checkpoint, and the best where this is the best epoch."""
-    content = checkpoint_bytes({name: part.state_dict() for name, part in state.parts.items()} | {"history": history})
+    """Write the last checkpoint, and the best where this is the best epoch."""
+    states = {name: part.state_dict() for name, part in state.checkpointables.items()}
+    content = checkpoint_bytes(states | {"history": history})
     best = min(history, key=lambda results: results["val_obj"]) is history[-1]
     for name in ("checkpoint_last.pt", "checkpoint_best.pt")[: 1 + best]:
         with whole_file(folder / name) as temporary:
@@ -315,23 +279,19 @@ def machine(device: torch.device) -> dict[str, Any]:
     }
 
 
-def tell(line: str, figures: dict[str, Any]) -> None:
-    """Print a line to read and one of JSON, at once."""
+def report(line: str, figures: dict[str, Any]) -> None:
+    """Print a line to read and a line of JSON."""
     print(f"{line}\n{json.dumps(figures)}", flush=True)
 
 
-def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    choices = f"objective:precision[:compile], of {', '.join(OBJECTIVES)} and {', '.join(PRECISIONS)}"
-    made.add_argument("--rows", nargs="+", type=Row.of, metavar="ROW", default=[*map(Row.of, ROWS)], help=choices)
-    made.add_argument("--seconds", type=float, default=540, help="to be through in, without --clotho (default: 540)")
-    made.add_argument("--clotho", action="store_true", help="the whole training, by the first row")
-    made.add_argument("--quick", action="store_true", help="a reduced form, as without a GPU")
-    return made
-
-
 def main() -> None:
-    args = parser().parse_args()
+    parser = arguments(__doc__)
+    choices = f"objective:precision[:compile], of {', '.join(OBJECTIVES)} and {', '.join(PRECISIONS)}"
+    parser.add_argument("--rows", nargs="+", type=Row.of, metavar="ROW", default=[*map(Row.of, ROWS)], help=choices)
+    parser.add_argument("--seconds", type=float, default=540, help="time limit without --clotho (default: 540)")
+    parser.add_argument("--clotho", action="store_true", help="the whole training, by the first row")
+    parser.add_argument("--quick", action="store_true", help="a reduced form, as without a GPU")
+    args = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size = CLOTHO if device.type == "cuda" and not args.quick else QUICK
     splits = [own_frames(synthetic_split(clips, size.frames), seed) for seed, clips in enumerate(size.clips)]
@@ -341,19 +301,19 @@ def main() -> None:
             figures = train_whole(args.rows[0], splits, size, device, Path(folder))
         median = statistics.median(figures["train_s"])
         line = f"{about['device']}, {args.rows[0]}: {size.epochs} epochs in {figures['wall_s']:.1f} s"
-        tell(f"{line}; training {median:.3g} s an epoch", about | figures)
+        report(f"{line}; training {median:.3g} s an epoch", about | figures)
         return
     rates = peaks(device, size.side)
     products = ", ".join(f"{name} {rates[name] / 1e12:.3g}" for name in PRECISIONS)
     line = f"{about['device']}: products, TFLOP/s: {products}; copies {rates['copy'] / 1e9:.4g} GB/s"
-    tell(line, about | {"peaks": rates})
+    report(line, about | {"peaks": rates})
     for done, row in enumerate(args.rows):
         if time.perf_counter() - START > args.seconds:
             left = [str(row) for row in args.rows[done:]]
-            tell(f"the {args.seconds:g} seconds are spent; left out: {' '.join(left)}", {"left_out": left})
+            report(f"the {args.seconds:g} seconds are spent; left out: {' '.join(left)}", {"left_out": left})
             break
         figures = measure(row, splits, size, device, START + args.seconds)
-        tell(in_words(figures, rates), figures)
+        report(in_words(figures, rates), figures)
 
 
 if __name__ == "__main__":

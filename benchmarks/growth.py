@@ -1,4 +1,4 @@
-"""How scoring and metrics grow with the number of clips (five captions each): prints one Markdown table.
+"""How the cost of scoring and metrics grows with the number of clips (five captions each): prints a Markdown table.
 
 usage: python -m benchmarks.growth [--clips C ...]      (what `make bench` runs second)
 
@@ -6,26 +6,24 @@ Scoring is timed after encoding, which a stand-in does at no cost: every clip wi
 those of both directions, from such a file, read from the system's cache. One thread.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from utils.place_utils import per_query_both_directions
 
-from benchmarks.inputs import WORDS, encoded_model, write_random_word_scores
-from benchmarks.measure import isolated, one_thread, peak_memory, seconds
-from benchmarks.synthetic import synthetic_split
+from benchmarks.harness import Table, amount, arguments, isolated, one_thread, peak_memory, seconds
+from benchmarks.inputs import WORDS, encoded_model, synthetic_split, write_random_word_scores
 from utils.metric_utils import averages, right_pairs
+from utils.retrieval_utils import per_query_both_directions
 from utils.score_utils import Score
 from utils.trial.checkpoint import Trained
 from utils.trial.retrieval import write_word_scores
 from utils.trial.score_files import load_scores
 
 CLIPS = (500, 1045, 3839, 20_000)
-COLUMNS = ("word scores", "peak", "metrics", "peak")
+COLUMNS = {"word scores": "s", "its peak": "GB", "metrics": "s", "their peak": "GB"}  # and their units
 
 
 def scoring(clips: int) -> list[float]:
@@ -58,28 +56,16 @@ def exponent(clips: Sequence[int], values: Sequence[float]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs="+", default=CLIPS, metavar="C", help="default: %(default)s")
-    args = parser.parse_args()
+    args = arguments(__doc__, CLIPS).parse_args()
     one_thread()
-    print(f"| {'clips':>6} | {'captions':>8} | {' | '.join(f'{name:>14}' for name in COLUMNS)} |")
-    print(f"| {'-' * 5}: | {'-' * 7}: | {' | '.join('-' * 13 + ':' for _ in COLUMNS)} |")
-    measured: dict[int, list[float]] = {}
+    table, measured = Table(["clips", "captions", *COLUMNS], width=13), []
     for clips in args.clips:
-        measured[clips] = [*isolated(scoring, clips), *metrics(clips)]
-        units = ("GB" if name == "peak" else "s" for name in COLUMNS)
-        cells = [f"{value:.3g} {unit}" for value, unit in zip(measured[clips], units, strict=True)]
-        print(f"| {clips:>6} | {5 * clips:>8} | {' | '.join(f'{cell:>14}' for cell in cells)} |", flush=True)
-    print_exponents(measured)
-
-
-def print_exponents(measured: dict[int, list[float]]) -> None:
-    """The last line of the table: the fitted exponent of each time."""
-    cells = []
-    for name, values in zip(COLUMNS, zip(*measured.values(), strict=True), strict=True):
-        fits = name != "peak" and len(values) > 1
-        cells.append(f"~ clips^{exponent(list(measured), values):.2f}" if fits else "")
-    print(f"| {'growth':>6} | {'':>8} | {' | '.join(f'{cell:>14}' for cell in cells)} |")
+        measured.append([*isolated(scoring, clips), *metrics(clips)])
+        table.row(clips, 5 * clips, *map(amount, measured[-1], COLUMNS.values()))
+    if len(measured) > 1:
+        fits = zip(COLUMNS.values(), zip(*measured, strict=True), strict=True)
+        cells = [f"~ clips^{exponent(args.clips, values):.2f}" if unit == "s" else "" for unit, values in fits]
+        table.row("growth", "", *cells)
 
 
 if __name__ == "__main__":

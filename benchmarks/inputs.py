@@ -1,4 +1,4 @@
-"""What the benchmarks work on: a synthesised data set on disk, a trial, scores."""
+"""What the benchmarks work on: random splits, batches and models in memory; data sets, trials and scores on disk."""
 
 import hashlib
 import importlib
@@ -11,21 +11,25 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from utils.place_utils import slices
 
-from benchmarks.synthetic import CLIP_FRAMES, DIM, VOCABULARY, new_model, random_captions, word_vectors
+from benchmarks.harness import CPU
+from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
 from utils.common.digests import file_digest
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, PREPROCESSING, SCORING
 from utils.conf.reading import load_conf, save_conf
 from utils.conf.schema import Conf
+from utils.data_utils import Split
 from utils.dataset.audio import Clip
 from utils.dataset.index import TEXT_COLUMNS, clip_id, clip_info
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import PAD, WordEmbeddings, save_embeddings
-from utils.score_utils import caption_word_weights
+from utils.model_utils import TrainState, build_state
+from utils.retrieval_utils import slices
+from utils.score_utils import Batch, caption_word_weights
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
@@ -34,40 +38,143 @@ from utils.trial.provenance import making_files
 from utils.trial.score_files import Captions, WordScores, new_word_scores, save_word_scores, word_scores_path
 
 ROOT = Path(__file__).resolve().parents[1]
+N_MELS, DIM = 64, 300
+RATE = 44100  # Hz
+# Clotho's sizes; ranges exclude their end
+VOCABULARY = 4400  # words
+CAPTION_WORDS = (8, 22)
+CLIP_FRAMES = (750, 1501)  # 15 to 30 s at 50 frames a second
 WORDS = [PAD, *(f"word{i}" for i in range(1, VOCABULARY))]
 
+# --- in memory -------------------------------------------------------------------------------------------
 
-def dataset_conf(root: str, *settings: str) -> Conf:
-    """The paper's settings on the data set in a directory, with further ones."""
+
+def synthetic_split(clips: int, frames: tuple[int, int] = CLIP_FRAMES, captions_each: int = 5) -> Split:
+    """A split of Clotho's durations and caption lengths; the log-mels are views of one random array."""
+    rng = np.random.default_rng(0)
+    log_mel = 2 * torch.randn(frames[1], N_MELS, generator=torch.Generator().manual_seed(0)) - 8
+    return Split(
+        fids=[f"clip{i}" for i in range(clips)],
+        log_mels=[log_mel[:length] for length in rng.integers(*frames, clips)],
+        tids=[f"caption{i}" for i in range(captions_each * clips)],
+        captions=[torch.from_numpy(ids) for ids in random_captions(rng, captions_each * clips, VOCABULARY)],
+        caption_clips=np.repeat(np.arange(clips), captions_each),
+    )
+
+
+def synthetic_batch(pairs: int, frames: int, words: int) -> Batch:
+    """A batch of pairs of equal lengths, each of a different clip."""
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        audio=2 * torch.randn(pairs, frames, N_MELS, generator=generator) - 8,
+        text=torch.randint(1, VOCABULARY, (pairs, words), generator=generator),
+        clips=torch.arange(pairs),
+        audio_lens=torch.full((pairs,), frames),
+        text_lens=torch.full((pairs,), words),
+    )
+
+
+def random_captions(rng: np.random.Generator, count: int, vocabulary: int) -> list[np.ndarray]:
+    """Word ids of captions, Zipf-distributed: the n-th word is 1/n times as frequent as the first."""
+    frequency = np.concatenate([[0.0], 1 / np.arange(1, vocabulary)])
+    lens = rng.integers(*CAPTION_WORDS, count)
+    ids = rng.choice(vocabulary, lens.sum(), p=frequency / frequency.sum())
+    return np.split(ids, np.cumsum(lens)[:-1])
+
+
+def word_vectors(count: int) -> Tensor:
+    """(V, E) random vectors of length 1; row 0 is zero."""
+    vectors = F.normalize(torch.randn(count, DIM, generator=torch.Generator().manual_seed(0)), dim=-1)
+    vectors[0] = 0
+    return vectors
+
+
+def new_model() -> CRNNWordModel:
+    """The paper's model over random word vectors."""
+    torch.manual_seed(0)
+    return CRNNWordModel(N_MELS, DIM, word_vectors(VOCABULARY))
+
+
+def new_state(conf: Conf, device: torch.device = CPU) -> TrainState:
+    """A configuration's model over random word vectors, with its optimiser."""
+    torch.manual_seed(0)
+    return build_state(conf, word_vectors(VOCABULARY).numpy(), device)
+
+
+class NoEncoder(nn.Module):
+    """Stands in for CRNNEncoder: the same random outputs for every clip, (N, T, in_dim) -> (N, T // 4, E)."""
+
+    frames_out = CRNNEncoder.frames_out
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs = torch.randn(1, CLIP_FRAMES[1] // 4, DIM, generator=torch.Generator().manual_seed(0))
+
+    def encode_padded(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return self.outputs[:, : audio.shape[1] // 4].expand(len(audio), -1, -1)
+
+
+def encoded_model() -> CRNNWordModel:
+    """`new_model` with an encoder that costs nothing, to time the scoring after encoding."""
+    model = new_model()
+    model.audio_enc = NoEncoder()
+    return model
+
+
+def step_flops(pairs: int, frames: int, words: int) -> float:
+    """FLOP of a training step: convolutions, GRU and score matrix; the backward pass counts as two forward passes."""
+
+    def convolution(in_channels: int, out_channels: int, pixels: int) -> int:
+        return 2 * 9 * in_channels * out_channels * pixels
+
+    half, quarter = frames // 2, frames // 4
+    clip = convolution(1, 32, frames * N_MELS)
+    clip += convolution(32, 128, half * N_MELS // 4) + convolution(128, 128, half * N_MELS // 4)
+    clip += 2 * convolution(128, 128, quarter * N_MELS // 16)
+    clip += 2 * quarter * 2 * 3 * (DIM // 2) * (128 + DIM // 2)  # two directions, three gates
+    scores = 2 * (pairs * frames) * (pairs * words) * DIM  # as published: every frame
+    return 3 * (pairs * clip + scores)
+
+
+# --- on disk ---------------------------------------------------------------------------------------------
+
+
+def dataset_conf(root: Path | str, *settings: str) -> Conf:
+    """The paper's settings for the data set in a directory, with further overrides."""
     return load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={root}", *settings])
 
 
-def write_dataset(root: str, num_clips: dict[str, int], mean_seconds: float, sample_rate: int = 44100) -> None:
-    """Synthesise a preprocessed data set: clips, index, word vectors and log-mels, five captions a clip."""
-    rng, paths = np.random.default_rng(0), DatasetPaths(root)
-    words = [PAD, *(f"word{i}" for i in range(1, 300))]
+def write_dataset(root: Path | str, num_clips: dict[str, int], mean_seconds: float) -> None:
+    """Synthesise a preprocessed data set: clips, index, word vectors and log-mels, with five captions a clip."""
+    rng, paths, words = np.random.default_rng(0), DatasetPaths(str(root)), WORDS[:300]
     clips: dict[str, dict[str, Clip]] = {}
     for split, count in num_clips.items():
-        files = {clip_id(split, f"{i}.wav"): f"{i}.wav" for i in range(count)}
-        clips[split], rows = {}, []
-        paths.audio(split).mkdir(parents=True)
-        for fid, file in files.items():
+        clips[split], folder = {}, paths.audio(split)
+        folder.mkdir(parents=True)
+        for file in (f"{i}.wav" for i in range(count)):
             seconds = mean_seconds * rng.uniform(0.6, 1.4)
-            soundfile.write(paths.audio(split) / file, _waveform(rng, seconds, sample_rate), sample_rate)
-            digest = file_digest(paths.audio(split) / file)
-            clips[split][fid] = Clip(file, seconds, sample_rate, 1, digest)
-            for k, ids in enumerate(random_captions(rng, 5, len(words))):
-                tokens = [words[i] for i in ids]
-                rows.append([f"{fid}-{k}", fid, file, " ".join(tokens), " ".join(tokens), json.dumps(tokens)])
-        write_csv(paths.text(split), TEXT_COLUMNS, rows)
+            soundfile.write(folder / file, _waveform(rng, seconds), RATE)
+            clips[split][clip_id(split, file)] = Clip(file, seconds, RATE, 1, file_digest(folder / file))
+        write_captions(paths.text(split), rng, clips[split], words)
     write_json(paths.audio_info, clip_info(clips))
     save_embeddings(paths.word_embeds, WordEmbeddings(words, word_vectors(len(words)).numpy()))
     record_as_made(dataset_conf(root), CLEANING, INDEXING, EMBEDDING)
     extract_log_mels(root)
 
 
+def write_captions(path: Path, rng: np.random.Generator, clips: dict[str, Clip], words: list[str]) -> None:
+    """Write a split's table of five random captions a clip."""
+    rows, captions = [], random_captions(rng, 5 * len(clips), len(words))
+    for i, (fid, clip) in enumerate(clips.items()):
+        for k, ids in enumerate(captions[5 * i : 5 * i + 5]):
+            tokens = [words[word] for word in ids]
+            text = " ".join(tokens)
+            rows.append([f"{fid}-{k}", fid, clip.file_name, text, text, json.dumps(tokens)])
+    write_csv(path, TEXT_COLUMNS, rows)
+
+
 def record_as_made(conf: Conf, *steps: str) -> None:
-    """Record preprocessing steps that were not run; what they would have written beside is made empty."""
+    """Record preprocessing steps that were not run; their missing outputs are created empty."""
     for step in steps:
         for path in step_outputs(conf, step):
             path.touch()
@@ -75,42 +182,32 @@ def record_as_made(conf: Conf, *steps: str) -> None:
             pass
 
 
-def extract_log_mels(root: str, anew: bool = True) -> None:
-    """preprocessing/4_audio_logmel.py on a data set directory, in this process: its pool of workers, not its start.
-
-    Anew: what was finished before is removed.
-    """
+def extract_log_mels(root: Path | str, anew: bool = True) -> None:
+    """Run preprocessing/4_audio_logmel.py on a data set within this process; anew: remove its outputs first."""
     for split in dataset_conf(root).data_conf.splits if anew else ():
-        DatasetPaths(root).log_mels(split).unlink(missing_ok=True)
+        DatasetPaths(str(root)).log_mels(split).unlink(missing_ok=True)
     step_4 = importlib.import_module("preprocessing.4_audio_logmel")
     sys.argv = ["4_audio_logmel.py", "--conf", str(ROOT / "conf.yaml"), f"data_conf.dataset={root}"]
     with redirect_stdout(io.StringIO()):
         step_4.main()
 
 
-def write_trial(root: str, clips: int) -> Path:
-    """What a search reads, for this many clips with random word scores and five captions each; the trial directory."""
+def write_trial(root: Path | str, clips: int) -> Path:
+    """Write what a search reads, for clips with random word scores and five captions each; the trial's directory."""
     rng, conf, trial = np.random.default_rng(0), dataset_conf(root), Path(root) / "trial"
-    split, paths = conf.data_conf.eval_data, DatasetPaths(root)
-    fids = [clip_id(split, f"{i}.wav") for i in range(clips)]
+    split, paths = conf.data_conf.eval_data, DatasetPaths(str(root))
     trial.mkdir()
     save_conf(conf, trial / CONF)
-    checkpoint = {"model": new_model().state_dict(), "words": WORDS, "conf": {}, "history": [], "epoch": 0}
+    nothing = hashlib.sha256(b"").hexdigest()  # in place of the digest of a sound
+    index = {clip_id(split, file): Clip(file, 20.0, RATE, 1, nothing) for file in (f"{i}.wav" for i in range(clips))}
     scores = rng.random((VOCABULARY, clips), dtype=np.float32)
-    save_word_scores(word_scores_path(trial, split), WordScores(scores, WORDS, fids, epoch=0))
-    nothing = hashlib.sha256(b"").hexdigest()  # where there is a clip at all
-    clip_files = {fid: Clip(f"{i}.wav", 20.0, 44100, 1, nothing) for i, fid in enumerate(fids)}
-    others = {other: {} for other in conf.data_conf.splits if other != split}
-    write_json(paths.audio_info, clip_info({**others, split: clip_files}))
-    rows = []
-    for i, ids in enumerate(random_captions(rng, 5 * clips, VOCABULARY)):
-        fid, tokens = fids[i // 5], [WORDS[word] for word in ids]
-        text = " ".join(tokens)
-        rows.append([f"{fid}-{i % 5 + 1}", fid, clip_files[fid].file_name, text, text, json.dumps(tokens)])
-    write_csv(paths.text(split), TEXT_COLUMNS, rows)
-    soundfile.write(Path(root) / "query.wav", _waveform(rng, 20.0, 44100), 44100)
+    save_word_scores(word_scores_path(trial, split), WordScores(scores, WORDS, list(index), epoch=0))
+    write_json(paths.audio_info, clip_info({other: {} for other in conf.data_conf.splits} | {split: index}))
+    write_captions(paths.text(split), rng, index, WORDS)
+    soundfile.write(Path(root) / "query.wav", _waveform(rng, 20.0), RATE)
     record_as_made(conf, *PREPROCESSING)
     begin(trial, conf, {})
+    checkpoint = {"model": new_model().state_dict(), "words": WORDS, "conf": {}, "history": [], "epoch": 0}
     (trial / BEST).write_bytes(checkpoint_bytes(checkpoint | {"trial": identity(trial)}))
     with making_files(trial, SCORING, [trial / BEST], [word_scores_path(trial, split)]):
         pass
@@ -118,40 +215,18 @@ def write_trial(root: str, clips: int) -> Path:
 
 
 def write_random_word_scores(path: Path, clips: int) -> None:
-    """Random scores of Clotho's words with so many clips, five captions each, as a trial has them stored."""
+    """Write a trial's word scores of clips with five captions each: random scores of Clotho's number of words."""
     rng = np.random.default_rng(0)
-    captions = random_captions(rng, 5 * clips, VOCABULARY)
-    weights = caption_word_weights(captions, VOCABULARY)[1]
+    weights = caption_word_weights(random_captions(rng, 5 * clips, VOCABULARY), VOCABULARY)[1]
     fids, tids = [f"clip{i}" for i in range(clips)], [f"caption{i}" for i in range(5 * clips)]
-    described = [fid for fid in fids for _ in range(5)]
-    with new_word_scores(path, WORDS, fids, Captions(tids, described, weights), epoch=0) as write:
+    captions = Captions(tids, [fid for fid in fids for _ in range(5)], weights)
+    with new_word_scores(path, WORDS, fids, captions, epoch=0) as write:
         for part in slices(clips, 2**13):
             write(part, rng.random((VOCABULARY, part.stop - part.start), dtype=np.float32))
 
 
-def encoded_model() -> CRNNWordModel:
-    """`new_model` with an encoder that costs nothing: what remains of scoring is the part after encoding."""
-    model = new_model()
-    model.audio_enc = NoEncoder()
-    return model
-
-
-class NoEncoder(nn.Module):
-    """Stands in for CRNNEncoder: the same random steps for every clip, (N, T, in_dim) -> (N, T // 4, E)."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps = torch.randn(1, CLIP_FRAMES[1] // 4, DIM, generator=torch.Generator().manual_seed(0))
-
-    def forward(self, audio: Tensor) -> Tensor:
-        return self.steps[:, : audio.shape[1] // 4].expand(len(audio), -1, -1)
-
-    def encode_clips(self, audio: Tensor, lens: Tensor) -> Tensor:
-        return self(audio)
-
-
-def _waveform(rng: np.random.Generator, seconds: float, sample_rate: int) -> np.ndarray:
-    """A tone that fades in noise, (samples,)."""
-    times = np.arange(round(seconds * sample_rate)) / sample_rate
+def _waveform(rng: np.random.Generator, seconds: float) -> np.ndarray:
+    """A decaying tone in noise, (samples,)."""
+    times = np.arange(round(seconds * RATE)) / RATE
     tone = np.exp(-times) * np.sin(2 * np.pi * rng.uniform(100, 4000) * times)
     return 0.4 * tone + 0.02 * rng.standard_normal(len(times))

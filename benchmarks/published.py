@@ -1,15 +1,17 @@
-"""The published code's hot places, restated plainly from the method: what `make bench` holds ours against.
+"""The published code's hot places, restated plainly from the method: what `make bench` compares our code with.
 
-Nothing here is slowed on purpose, and no computation is shared with `models` and `utils`, so that it stays what it is
-while they get faster; tests/test_benchmarks.py holds the two to the same numbers. Two faults are left out: log-mels are
-kept to float32, and a batch of one clip is passed over, where the published code stops.
+Nothing here is slowed on purpose. It shares no computation with `models` and `utils`, so it stays the same while they
+get faster; tests/test_benchmarks.py checks that both give the same numbers, and tests/reference.py takes the strategies
+from here. Two faults are left out: log-mels stay in float32, and a batch of one clip is skipped, where the published
+code stops.
 
 Shapes as elsewhere: N items, T frames, W words, E embedding dimension, Q queries, I items to rank.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import h5py
 import librosa
@@ -20,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from utils.data_utils import Batch, Split
+from utils.data_utils import Split
+from utils.score_utils import Batch
 
 CUTOFFS = (1, 5, 10)
 
@@ -117,13 +120,23 @@ def pair_scores(left: Tensor, right: Tensor) -> Tensor:
     return torch.matmul(left, right.transpose(1, 2)).clamp(min=0).mean(dim=(1, 2))
 
 
+class AnchorScores(NamedTuple):
+    """Functions that compute scores of an anchor: of its own pair, and (K,) with those that it may pick from."""
+
+    positive: Callable
+    audio: Callable  # of their clips with its caption
+    text: Callable  # of their captions with its clip
+    audio_audio: Callable
+    text_text: Callable
+
+
 def triplet_loss(audio: Tensor, text: Tensor, fids: Tensor, sampling: str, margin: float = 0.5) -> Tensor:
     """The loss of embeddings (N, T, E) and (N, W, E), anchor by anchor; fids (N,) hold at least two clips."""
     fids = fids.tolist()
     anchors = []
     for i in range(len(fids)):
         others = [j for j in range(len(fids)) if fids[j] != fids[i]]
-        audio_negatives, text_negatives = choose(sampling, audio, text, i, others)
+        audio_negatives, text_negatives = choose(sampling, others, anchor_scores(audio, text, i, others))
         clip, caption = audio[[i]], text[[i]]  # (1, T, E), (1, W, E)
         positive = pair_scores(clip, caption)  # (1,)
         audio_terms = pair_scores(audio[audio_negatives], caption) - positive + margin
@@ -132,20 +145,30 @@ def triplet_loss(audio: Tensor, text: Tensor, fids: Tensor, sampling: str, margi
     return torch.stack(anchors).mean()
 
 
-def choose(sampling: str, audio: Tensor, text: Tensor, i: int, others: list[int]) -> tuple[list[int], list[int]]:
-    """Audio and text negatives of anchor i; autograd records the scores that it looks at."""
+def anchor_scores(audio: Tensor, text: Tensor, i: int, others: list[int]) -> AnchorScores:
+    """Scores of anchor i from embeddings; autograd records those that are computed."""
+    return AnchorScores(
+        positive=lambda: pair_scores(audio[[i]], text[[i]]),
+        audio=lambda: pair_scores(audio[others], text[[i]]),
+        text=lambda: pair_scores(audio[[i]], text[others]),
+        audio_audio=lambda: pair_scores(audio[[i]], audio[others]),
+        text_text=lambda: pair_scores(text[[i]], text[others]),
+    )
+
+
+def choose(sampling: str, others: list[int], scores: AnchorScores) -> tuple[list[int], list[int]]:
+    """Audio and text negatives of an anchor among the others; of equal ones the first."""
     if sampling == "random-NS":
         return [random.choice(others)], [random.choice(others)]
     if sampling == "full-batch-NS":
         return others, others
     if sampling in ("semi-hard-NS", "hard-NS"):
-        audio_scores, text_scores = pair_scores(audio[others], text[[i]]), pair_scores(audio[[i]], text[others])
+        audio, text = scores.audio(), scores.text()
         if sampling == "semi-hard-NS":
-            positive = pair_scores(audio[[i]], text[[i]])
-            audio_scores, text_scores = -(audio_scores - positive).abs(), -(text_scores - positive).abs()
-        return [others[audio_scores.argmax()]], [others[text_scores.argmax()]]
-    embeds = {"easy-text-NS": text, "hard-text-NS": text, "easy-audio-NS": audio, "hard-audio-NS": audio}[sampling]
-    alike = pair_scores(embeds[[i]], embeds[others])
+            positive = scores.positive()
+            audio, text = -abs(audio - positive), -abs(text - positive)
+        return [others[audio.argmax()]], [others[text.argmax()]]
+    alike = scores.text_text() if "text" in sampling else scores.audio_audio()
     picked = [others[alike.argmax() if sampling.startswith("hard") else alike.argmin()]]
     return picked, picked
 

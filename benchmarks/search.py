@@ -1,11 +1,10 @@
-"""How long a search takes, by the number of clips (five captions each): prints one Markdown table.
+"""How long a search takes, by the number of clips (five captions each): prints a Markdown table.
 
 usage: python -m benchmarks.search [--clips C ...]      (what `make bench` runs last)
 
-The word scores start outside of the system's cache: each query reads its words' rows from the disk.
+The word scores are not in the system's cache at first: each query reads its words' rows from the disk.
 """
 
-import argparse
 import os
 import statistics
 from pathlib import Path
@@ -13,21 +12,18 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from benchmarks.inputs import write_trial
-from benchmarks.measure import GB, isolated, peak_memory, seconds
-from benchmarks.synthetic import VOCABULARY
+from benchmarks.harness import GB, Table, amount, arguments, isolated, peak_memory, seconds
+from benchmarks.inputs import VOCABULARY, write_trial
 from utils.search.clip_search import ClipSearch
 
 CLIPS = (1045, 100_000)
 ROUNDS, QUERY_WORDS = 22, 12
-COLUMNS = ("stored", "loading", "by text", "slowest", "peak", "captions", "by audio", "peak")
+COLUMNS = ("clips", "stored", "loading", "by text", "slowest", "peak", "captions", "by audio", "peak")
 
 
-def search(trial: Path, sound: Path) -> list[float]:
-    """Seconds of: the first query by text (it loads), the median and slowest of others; the same by a sound of 20 s.
-
-    With the peak memory in GB after either, and before all the size of the stored word scores in GB.
-    """
+def search(trial: Path, sound: Path) -> list[str]:
+    """The table's cells: the size of the stored word scores; the first query by text, which loads them, the median and
+    the slowest of the others, and the peak memory; the same by a sound of 20 s, without the slowest."""
     (stored,) = trial.glob("*_word_scores.hdf5")
     with stored.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -36,26 +32,20 @@ def search(trial: Path, sound: Path) -> list[float]:
     opened: list[ClipSearch] = []
     loading = seconds(lambda: opened.append(ClipSearch.open(trial)) or opened[0].by_text(queries[0]))
     by_text = [seconds(lambda query=query: opened[0].by_text(query)) for query in queries[1:]]
-    text_peak = peak_memory()
+    cells = [amount(stored.stat().st_size / GB, "GB")]
+    cells += [*map(amount, (loading, statistics.median(by_text), max(by_text))), amount(peak_memory(), "GB")]
     captions = seconds(lambda: opened[0].by_audio(sound))
-    by_audio = [seconds(lambda: opened[0].by_audio(sound)) for _ in range(ROUNDS // 3)]
-    text_times = [loading, statistics.median(by_text), max(by_text), text_peak]
-    return [stored.stat().st_size / GB, *text_times, captions, statistics.median(by_audio), peak_memory()]
+    by_audio = statistics.median(seconds(lambda: opened[0].by_audio(sound)) for _ in range(ROUNDS // 3))
+    return [*cells, amount(captions), amount(by_audio), amount(peak_memory(), "GB")]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs="+", default=CLIPS, metavar="C", help="default: %(default)s")
-    args = parser.parse_args()
-    print(f"| {'clips':>6} | {' | '.join(f'{name:>8}' for name in COLUMNS)} |")
-    print(f"| {'-' * 5}: | {' | '.join('-' * 7 + ':' for _ in COLUMNS)} |")
+    args = arguments(__doc__, CLIPS).parse_args()
+    table = Table(COLUMNS)
     for clips in args.clips:
         with TemporaryDirectory() as folder:
             trial = isolated(write_trial, folder, clips)
-            values = isolated(search, trial, Path(folder) / "query.wav")
-        units = ("GB" if name in ("stored", "peak") else "s" for name in COLUMNS)
-        cells = [f"{value:.2g} {unit}" for value, unit in zip(values, units, strict=True)]
-        print(f"| {clips:>6} | {' | '.join(f'{cell:>8}' for cell in cells)} |", flush=True)
+            table.row(clips, *isolated(search, trial, Path(folder) / "query.wav"))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from models.padded_clips import encode_padded
 from models.pooling import SLOPE, LeakyLPPool4
 
 MEL_POOLING = 64  # log-mel bands to one bin after the CNN
@@ -65,6 +66,10 @@ class CRNNEncoder(nn.Module):
         with torch.autocast("cuda", enabled=False) if x.is_cuda else nullcontext():
             x, _ = self.gru(x)  # (N, L, E)
         return x
+
+    def encode_padded(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """`forward` of each clip of a padded batch as of the clip alone: see `models.padded_clips.encode_padded`."""
+        return encode_padded(self, audio, lengths)
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:

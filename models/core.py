@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.audio_encoders import CHANNELS, DROPOUT, MEL_POOLING, CRNNEncoder
-from models.padded_clips import encode_padded
 from models.tensors import upsample
 from models.text_encoders import WordEncoder
 
@@ -55,9 +54,7 @@ class CRNNWordModel(nn.Module):
         `utils.score_utils.Score` takes these, which saves most of the dot products. With true lengths (N,) in
         evaluation mode, each clip's first `audio_enc.frames_out(length)` outputs are those of the clip alone.
         """
-        if self.training:
-            return self.audio_enc(audio)
-        return encode_padded(self.audio_enc, audio, lengths)
+        return self.audio_enc(audio) if self.training else self.audio_enc.encode_padded(audio, lengths)
 
     def audio_branch(self, audio: Tensor) -> Tensor:
         """(N, T, in_dim) log-mel -> (N, T, E), each frame of length 1."""

@@ -8,18 +8,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from models.audio_encoders import CRNNEncoder
 from models.pooling import LeakyLPPool4
 from models.tensors import to_device
 
 BLOCK = 2**15  # frames that pass the CNN at a time: eleven minutes at the published hop
 
 
-def encode_padded(encoder: CRNNEncoder, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+def encode_padded(encoder: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
     """`encoder(audio)` of each clip alone.
 
     Args:
-        encoder: in evaluation mode, where a batch norm is a linear function of its own input alone.
+        encoder: a CRNNEncoder, in evaluation mode, where a batch norm is a linear function of its own input alone.
         audio: (N, T, in_dim), zero-padded.
         lengths: (N,) true frames, on the CPU, preferably the longest first, which saves CUDA a wait; None: all are T.
 
@@ -35,7 +34,7 @@ def encode_padded(encoder: CRNNEncoder, audio: Tensor, lengths: Tensor | None = 
     return pad_packed_sequence(encoder.gru(packed)[0], batch_first=True)[0]
 
 
-def _features(encoder: CRNNEncoder, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+def _features(encoder: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
     """(N, T, in_dim) -> (N, L, C * in_dim/64), the GRU's input; `lengths` (N,) on the audio's device.
 
     A block is encoded with the neighbouring frames that its convolutions see, so its outputs are those of the whole.
@@ -51,7 +50,7 @@ def _features(encoder: CRNNEncoder, audio: Tensor, lengths: Tensor | None = None
     return torch.cat(blocks, dim=1)
 
 
-def _block_features(encoder: CRNNEncoder, audio: Tensor, lengths: Tensor | None) -> Tensor:
+def _block_features(encoder: nn.Module, audio: Tensor, lengths: Tensor | None) -> Tensor:
     """`_features` of a block. A clip that ended before the block has a length below 0."""
     x = audio.unsqueeze(1)  # (N, 1, T, in_dim)
     if lengths is None:
@@ -67,7 +66,7 @@ def _block_features(encoder: CRNNEncoder, audio: Tensor, lengths: Tensor | None)
     return x.transpose(1, 2).flatten(2)  # (N, L, C * in_dim/64)
 
 
-def _margin(encoder: CRNNEncoder) -> int:
+def _margin(encoder: nn.Module) -> int:
     """How many outputs on either side of an output its convolutions see."""
     reach, rate = 0, 1  # log-mel frames: seen on a side; for one row of the layer's image
     for layer in encoder.cnn:

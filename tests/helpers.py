@@ -27,6 +27,7 @@ import yaml
 from scipy.sparse import csr_array
 
 from models.core import CRNNWordModel
+from tests.pretend_cuda.build import COMPILER
 from utils.common.digests import KEPT
 from utils.common.io import write_json
 from utils.common.steps import MEASURING, SCORING
@@ -76,47 +77,51 @@ SEARCH = "postprocessing/4_search.py"
 DISTURBED = [*STAGES, SEARCH]  # which ranks a folder for captions, beside what it finished earlier
 
 
-def run(*command, status=0):
-    """Run a command from the repository's root; its standard output, or its standard error where it is to fail."""
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == status, done.stderr
-    assert "Traceback" not in done.stderr
+def call(*command, status=0, apart=False):
+    """Run a script from the repository's root; its standard output, or its standard error if it is to fail.
+
+    Runs within this process, which saves the imports, and counts warnings as errors. In a child process with apart, and
+    where the command starts with -m or -c.
+    """
+    command = [*map(str, command)]
+    if apart or command[0].startswith("-"):
+        done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    else:
+        done = _run_here(command)
+    assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
     return done.stderr if status else done.stdout
 
 
-def call(script, *arguments, status=0):
-    """`run` of a script within this process, whose imports are done: seconds less. Warnings count as errors do."""
-    printed, complaints = call_both(script, *arguments, status=status)
-    return complaints if status else printed
+def call_both(*command, status=0):
+    """`call` of a script within this process: its standard output, and its standard error."""
+    done = _run_here([*map(str, command)])
+    assert done.returncode == status, done.stderr
+    return done.stdout, done.stderr
 
 
-def call_both(script, *arguments, status=0):
-    """The same: what it prints, and what it complains of."""
+def _run_here(command):
     before, ended = (sys.argv, list(sys.path), warnings.formatwarning), 0
-    sys.argv = [script, *map(str, arguments)]
+    sys.argv = command
     out, err = StringIO(), StringIO()
     with redirect_stdout(out), redirect_stderr(err), warnings.catch_warnings(record=True) as warned:
         try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
+            runpy.run_path(str(ROOT / command[0]), run_name="__main__")
         except SystemExit as end:
             ended = end.code
         finally:
             sys.argv, sys.path[:], warnings.formatwarning = before
             close_logs()
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
-    assert (ended or 0) == status, complaints
-    return out.getvalue(), complaints
+    return subprocess.CompletedProcess(command, ended or 0, out.getvalue(), complaints)
 
 
-# a CUDA device for the CPU build of PyTorch, beside the checkout: raises where devices mix, counts what is waited for
-PRETEND = ROOT.parent / "shared" / "tools" / "pretend_cuda"
+ON_PRETEND_CUDA = ("-m", "tests.pretend_cuda.run")  # call(*ON_PRETEND_CUDA, "main.py")
 
 
-def needs_pretended_device(test):
-    """Skip a test where there is no pretended CUDA device to run a command on."""
-    missing = [] if (PRETEND / "run.py").exists() else [f"no {PRETEND}"]
-    missing += [] if shutil.which(os.environ.get("CXX", "g++")) else ["no C++ compiler"]
-    return pytest.mark.skipif(bool(missing), reason=", ".join(missing))(test)
+def needs_pretend_cuda(test):
+    """Skip a test where the pretend CUDA device cannot be compiled, or a real one is there."""
+    test = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER})")(test)
+    return pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build of PyTorch")(test)
 
 
 @contextmanager
@@ -155,9 +160,9 @@ def tiny_conf(folder):
     return path
 
 
-def run_pipeline(conf, run=run):
-    """All commands in order, by `run` or `call`; what each printed."""
-    return {stage: run(stage, "--conf", conf) for stage in STAGES}
+def run_pipeline(conf, apart=False):
+    """Run all commands in order; what each printed."""
+    return {stage: call(stage, "--conf", conf, apart=apart) for stage in STAGES}
 
 
 def only_trial(folder):

@@ -22,7 +22,7 @@ import yaml
 
 from models.core import CRNNWordModel
 from tests.common.test_workers import NO_THREADS
-from tests.helpers import ROOT, STAGES, call, closed_pipe, equal, only_trial, run, run_pipeline, tiny_conf
+from tests.helpers import ROOT, STAGES, call, closed_pipe, equal, only_trial, run_pipeline, tiny_conf
 from utils.common.digests import KEPT
 from utils.common.folders import WRITTEN
 from utils.negative_utils import STATISTICS
@@ -38,7 +38,7 @@ def pipeline(tmp_path_factory):
     """A finished run: its folder, its configuration and what the commands printed. Not to be changed."""
     folder = tmp_path_factory.mktemp("pipeline")
     conf = tiny_conf(folder)
-    return folder, conf, run_pipeline(conf)
+    return folder, conf, run_pipeline(conf, apart=True)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_search(pipeline, tmp_path):
 
 
 def test_a_second_run_is_the_same_to_the_byte(pipeline, tmp_path):
-    run_pipeline(tiny_conf(tmp_path), call)
+    run_pipeline(tiny_conf(tmp_path))
     (folder, *_), first, second = pipeline, only_trial(pipeline[0]), only_trial(tmp_path)
     for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
         one, other = weights(first, name), weights(second, name)
@@ -486,7 +486,7 @@ def test_unfit_log_mels_on_disk_are_one_line(copy_of_data):
 def test_where_no_thread_can_be_started_that_is_one_line(copy_of_data, tmp_path, monkeypatch, command):
     (tmp_path / "sitecustomize.py").write_text(NO_THREADS)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (line,) = run(*command, "--conf", copy_of_data[1], status=2).splitlines()
+    (line,) = call(*command, "--conf", copy_of_data[1], status=2, apart=True).splitlines()
     assert line.startswith("error: no further thread or process can be started (can't start new thread), ")
 
 
@@ -498,12 +498,12 @@ def test_log_mels_are_made_where_no_thread_can_be_started(copy_of_data, tmp_path
     made = [file.read_bytes() for file in files]
     for file in files:
         file.unlink()
-    run(STAGES[4], "--conf", conf, "audio_logmel.workers=3")
+    call(STAGES[4], "--conf", conf, "audio_logmel.workers=3", apart=True)
     assert len(made) == 3 and [file.read_bytes() for file in files] == made
 
 
 def test_commands_run_as_modules_and_explain_themselves(pipeline):
-    assert "-> " in run("-m", "preprocessing.1_text_cleaning", "--conf", pipeline[1])
+    assert "-> " in call("-m", "preprocessing.1_text_cleaning", "--conf", pipeline[1])
     for script in STAGES[:6]:
         assert "section.key=value" in call(script, "--help")
     for script in STAGES[6:]:
@@ -778,7 +778,7 @@ def test_a_sweep_survives_what_dies_and_its_trials_equal_single_runs(pipeline, t
     if process.returncode:  # else the trial was done before the signal came
         assert process.returncode == 130 and f"to go on: python main.py --sweep --resume {sweep}" in printed
 
-    last = run("main.py", "--sweep", "--resume", sweep)
+    last = call("main.py", "--sweep", "--resume", sweep, apart=True)
     assert "(2 of 2)" in printed + last and f"2 trials -> {sweep / 'comparison'}" in last
     assert {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != KEPT} == before
     assert (died / "train.log").read_text().count("40 pairs, 5 batches an epoch") >= 2

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import reference
 from tests.helpers import embedding_scores
 from utils.criterion_utils import InfoNCE, TripletLoss, compares_clips, negative_mask
 from utils.sampling_utils import STRATEGIES
@@ -74,17 +75,11 @@ def random_scores():
 @pytest.mark.parametrize("name", ["full-batch-NS", "semi-hard-NS", "hard-audio-NS"])
 def test_triplet_loss_is_the_mean_over_picked_triplets(name):
     scores, negatives = random_scores(), some_negatives()
-    audio_picks, text_picks = STRATEGIES[name](scores, negatives, None)
-    cross, anchors, violated, picked = scores.audio_text.tolist(), [], 0, 0
-    for i in range(1, 9):
-        audio_terms = [max(0.0, cross[j][i] - cross[i][i] + 0.1) for j in range(9) if audio_picks[i, j]]
-        text_terms = [max(0.0, cross[i][k] - cross[i][i] + 0.1) for k in range(9) if text_picks[i, k]]
-        anchors.append(np.mean(audio_terms) + np.mean(text_terms))
-        violated += sum(term > 0 for term in audio_terms + text_terms)
-        picked += len(audio_terms + text_terms)
+    arrays = [part.numpy() for part in (scores.audio_text, scores.text_text(), scores.audio_audio())]
+    loss, violated = reference.triplet_loss(name, arrays, negatives, margin=0.1)
     terms = TripletLoss(0.1, name)(scores, negatives)
-    assert terms.loss.item() == pytest.approx(np.mean(anchors), abs=1e-6)
-    assert terms.active.item() == pytest.approx(violated / picked)
+    assert terms.loss.item() == pytest.approx(loss, abs=1e-6)
+    assert terms.active.item() == pytest.approx(violated)
 
 
 @pytest.mark.parametrize("clips", [[0], [3, 3, 3]])
@@ -109,24 +104,12 @@ def test_unknown_strategy_lists_the_eight():
 # --- InfoNCE ---------------------------------------------------------------------------------------------
 
 
-def plain_info_nce(scores, negatives, temperature):
-    """The definition, pair by pair."""
-    losses = []
-    for i in range(len(scores)):
-        others = [j for j in range(len(scores)) if negatives[i][j]]
-        if others:
-            texts = [scores[i][k] / temperature for k in [i, *others]]
-            audios = [scores[j][i] / temperature for j in [i, *others]]
-            losses.append(sum(math.log(sum(map(math.exp, row))) - row[0] for row in (texts, audios)) / 2)
-    return np.mean(losses)
-
-
 def test_info_nce_is_its_definition_and_learns_its_temperature():
     scores, negatives, criterion = random_scores(), some_negatives(), InfoNCE(0.2)
     loss = criterion(scores, negatives).loss
     loss.backward()
     step, plain = 1e-5, scores.audio_text.tolist()
-    lower, expected, higher = (plain_info_nce(plain, negatives, 0.2 * math.exp(by)) for by in (-step, 0, step))
+    lower, expected, higher = (reference.info_nce(plain, negatives, 0.2 * math.exp(by)) for by in (-step, 0, step))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
     assert criterion.log_temperature.grad.item() == pytest.approx((higher - lower) / (2 * step), rel=1e-3)
 

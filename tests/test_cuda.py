@@ -1,4 +1,4 @@
-"""Training on a CUDA device: on a real one, or on the pretended one, where this file runs once more in a process."""
+"""Training on a CUDA device: a real one, or the pretend one, on which a child process runs this file again."""
 
 import copy
 import shutil
@@ -10,13 +10,12 @@ import yaml
 
 from tests.helpers import (
     CPU,
-    PRETEND,
+    ON_PRETEND_CUDA,
     STAGES,
     call,
-    needs_pretended_device,
+    needs_pretend_cuda,
     random_model,
     random_split,
-    run,
     state_of,
     tiny_conf,
 )
@@ -33,11 +32,11 @@ CUDA = torch.device("cuda")
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@needs_pretended_device
+@needs_pretend_cuda
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_what_wants_a_gpu_holds_on_the_pretended_device():
+def test_what_wants_a_gpu_holds_on_the_pretend_device():
     files = ["tests/test_cuda.py", "tests/test_model_utils.py"]
-    out = run(PRETEND / "run.py", "-m", "pytest", "-p", "no:cacheprovider", "-k", "cuda or gpu", *files)
+    out = call(*ON_PRETEND_CUDA, "-m", "pytest", "-p", "no:cacheprovider", "-k", "cuda or gpu", *files)
     assert " passed" in out and " 1 skipped" in out, out  # itself
 
 
@@ -140,7 +139,7 @@ def on(device):
     with pytest.MonkeyPatch.context() as patch:
         if device == CPU:
             patch.setattr(torch.cuda, "is_available", lambda: False)
-        elif torch.version.cuda is None:  # the pretended one does not tell
+        elif torch.version.cuda is None:  # the pretend one lacks it
             patch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**33, 2**34))
         yield
 

@@ -1,12 +1,22 @@
-"""Evaluation on a CUDA device: on a real one, or on the pretended one, where this file runs once more in a process."""
+"""Evaluation on a CUDA device: a real one, or the pretend one, on which a child process runs this file again."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CPU, PRETEND, matrix_of, needs_pretended_device, random_model, random_split, run, state_of
+from tests.helpers import (
+    CPU,
+    ON_PRETEND_CUDA,
+    call,
+    matrix_of,
+    needs_pretend_cuda,
+    random_model,
+    random_split,
+    state_of,
+)
 from utils import fast_score_utils
 from utils.criterion_utils import InfoNCE, TripletLoss
 from utils.device_utils import Diverged
@@ -19,20 +29,21 @@ CUDA = torch.device("cuda")
 on_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
 
-@needs_pretended_device
+@needs_pretend_cuda
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_all_of_this_holds_on_the_pretended_device():
-    out = run(PRETEND / "run.py", "-m", "pytest", "-p", "no:cacheprovider", "tests/test_evaluation_counts.py")
+def test_all_of_this_holds_on_the_pretend_device():
+    out = call(*ON_PRETEND_CUDA, "-m", "pytest", "-p", "no:cacheprovider", "tests/test_evaluation_counts.py")
     assert " passed, 1 skipped" in out, out  # itself
 
 
 @on_cuda
 @pytest.mark.parametrize("name", ["semi-hard-NS", "hard-text-NS", "easy-audio-NS"])
 def test_an_evaluation_of_64_clips_is_few_kernels_and_one_wait(name):
-    pytest.importorskip("pretend", reason="counts are the pretended device's")
-    from benchmarks.device_counts import objectives, of_evaluation
+    if "tests.pretend_cuda.pretend" not in sys.modules:
+        pytest.skip("only the pretend device counts")
+    from tests.pretend_cuda.counts import OBJECTIVES, of_evaluation
 
-    watch = of_evaluation(objectives()[name])
+    watch = of_evaluation(OBJECTIVES[name])
     assert watch.kernels.total() <= 300, watch.report()
     assert watch.syncs.total() <= 3 and not watch.pageable, watch.report()
 

@@ -6,6 +6,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from models import padded_clips
+from tests import reference
 from tests.helpers import (
     VOCABULARY,
     embedding_scores,
@@ -130,46 +131,9 @@ def test_clips_and_captions_that_are_the_same_tie_exactly(split, model):
     assert torch.equal(text_text[:, same[0]], text_text[:, same[1]])
 
 
-PICKS = {  # of a strategy, for anchor i: what the audio and the text negative have the least of; S, T, A: all scores
-    "full-batch-NS": None,
-    "semi-hard-NS": lambda S, T, A, i, j: (abs(S[j, i] - S[i, i]), abs(S[i, j] - S[i, i])),
-    "hard-NS": lambda S, T, A, i, j: (-S[j, i], -S[i, j]),
-    "easy-text-NS": lambda S, T, A, i, j: (T[i, j], T[i, j]),
-    "hard-text-NS": lambda S, T, A, i, j: (-T[i, j], -T[i, j]),
-    "easy-audio-NS": lambda S, T, A, i, j: (A[i, j], A[i, j]),
-    "hard-audio-NS": lambda S, T, A, i, j: (-A[i, j], -A[i, j]),
-}
-
-
-def plain_loss(name, scores, clips, generator):
-    """The loss of a batch by loops over its definition, in float64; None where it has no negatives."""
-    S, T, A = scores
-    draws = None
-    if name == "random-NS" and len(set(clips)) > 1:
-        draws = [torch.rand((len(clips), len(clips)), generator=generator) for _ in range(2)]
-    terms = []
-    for i in range(len(clips)):
-        others = [j for j in range(len(clips)) if clips[j] != clips[i]]
-        if not others:
-            continue
-        if name == "InfoNCE":
-            rows = (np.exp(S[i, [i, *others]] / 0.07), np.exp(S[[i, *others], i] / 0.07))
-            terms.append(-sum(np.log(row[0] / row.sum()) for row in rows) / 2)
-            continue
-        picked = [others, others]
-        if draws:
-            picked = [[max(others, key=lambda j, draw=draw: draw[i, j])] for draw in draws]
-        elif PICKS[name]:
-            values = {j: np.round(PICKS[name](S, T, A, i, j), 12) for j in others}  # what ties in truth ties
-            picked = [[min(others, key=lambda j, side=side: values[j][side])] for side in (0, 1)]  # the first
-        audio, text = ([S[j, i] for j in picked[0]], [S[i, k] for k in picked[1]])
-        terms.append(sum(np.mean([max(0, score - S[i, i] + 0.5) for score in side]) for side in (audio, text)))
-    return np.mean(terms) if terms else None
-
-
 @torch.no_grad()
 def plain_objective(model, split, name, batch_size, mask_words):
-    """The mean over the batches of `plain_loss`, of scores by loops over clips and captions."""
+    """The mean loss over the batches, by loops over clips and captions in float64."""
     model, order, losses = model.double(), np.random.default_rng(0).permutation(len(split.captions)), []
     audio = [model.audio_branch(log_mel.double().unsqueeze(0))[0] for log_mel in split.log_mels]
     text = [model.text_branch(caption.unsqueeze(0))[0] for caption in split.captions]
@@ -188,10 +152,13 @@ def plain_objective(model, split, name, batch_size, mask_words):
         S = np.array([[mean(audio[clip], text[c]) * share(c) for c in batch] for clip in clips])
         T = np.array([[mean(text[b], text[c]) * share(b) * share(c) for c in batch] for b in batch])
         A = np.array([[mean(audio[one], audio[other]) for other in clips] for one in clips])
-        losses.append(plain_loss(name, (S, T, A), clips, generator))
+        negatives, scores = np.not_equal.outer(clips, clips), [np.round(part, 12) for part in (S, T, A)]  # true ties
+        if negatives.any():
+            triplets = name != "InfoNCE" and reference.triplet_loss(name, scores, negatives, generator=generator)
+            losses.append(triplets[0] if triplets else reference.info_nce(S, negatives))
     model.float()
-    assert batch_size > 2 or None in losses  # a batch without negatives
-    return np.mean([loss for loss in losses if loss is not None])
+    assert batch_size > 2 or len(losses) < 9  # a batch without negatives
+    return np.mean(losses)
 
 
 @pytest.mark.parametrize("mask_words", [False, True])

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from tests.helpers import STAGES, call, only_trial, run, tiny_conf
+from tests.helpers import STAGES, call, only_trial, tiny_conf
 from utils.conf.reading import load_conf
 from utils.data_utils import load_split
 from utils.dataset.paths import DatasetPaths
@@ -212,7 +212,7 @@ def test_the_benchmark_of_synonyms_prints_a_row_for_each_that_is_unseen_and_know
     word, seen = max(rows[0]["text"].split(), key=len), rows[0]["text"].split()[0]
     pairs = [(word, "poodle"), (word, seen), (word, "zebra"), (word, "thunder-storm"), ("zebra", "poodle")]
     table.write_text("word,synonym\n" + "".join(f"{one},{other}\n" for one, other in pairs))
-    out = run("-m", "benchmarks.synonyms", "--trial", trial, "--table", table).splitlines()
+    out = call("-m", "benchmarks.studies.synonyms", "--trial", trial, "--table", table).splitlines()
     assert out[0] == f"{word} -> {seen}: left out, a caption has it"
     assert out[1] == f"{word} -> zebra: left out, it has no scores"
     held = [row for row in rows if word in row["text"].split()]

@@ -9,7 +9,7 @@ from graphlib import TopologicalSorter
 import pytest
 import torch
 
-from tests.helpers import CPU, ROOT, run
+from tests.helpers import CPU, ROOT, call
 from utils import sampling_utils
 from utils.common.processes import pick_device
 from utils.score_utils import BatchScores
@@ -98,7 +98,7 @@ def test_the_tests_that_the_documentation_names_are_there():
 
 
 def test_what_a_test_starts_sees_no_gpu():
-    assert run("-c", "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))") == "''\n"
+    assert call("-c", "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))") == "''\n"
     assert pick_device() == CPU
 
 

@@ -20,7 +20,6 @@ from tests.helpers import (
     call,
     call_both,
     only_trial,
-    run,
     run_pipeline,
     tiny_conf,
 )
@@ -40,7 +39,7 @@ def finished(tmp_path_factory):
     conf = tiny_conf(folder)
     settings = yaml.safe_load(conf.read_text()) | {"param_conf": {"num_epoch": 1, "batch_size": 8}}
     conf.write_text(yaml.safe_dump(settings))
-    run_pipeline(conf, call)
+    run_pipeline(conf)
     return folder
 
 
@@ -308,7 +307,7 @@ def test_two_processes_do_not_train_one_trial(folder):
     try:
         while "40 pairs" not in (line := first.stdout.readline()):
             assert line
-        message = run("main.py", "--resume", trial, "param_conf.num_epoch=3", status=2)
+        message = call("main.py", "--resume", trial, "param_conf.num_epoch=3", status=2, apart=True)
         assert "another process is training it" in message and len(message.splitlines()) == 1
     finally:
         first.kill()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score
 
+from tests import reference
 from tests.helpers import GOLDEN
 from utils.metric_utils import (
     both_directions,
@@ -15,23 +16,6 @@ from utils.metric_utils import (
     retrieval_metrics,
     right_pairs,
 )
-
-
-def plain_metrics(scores, relevance):
-    """Metrics of untied scores by loops over the ranking."""
-    per_query = {key: [] for key in ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")}
-    for row, relevant in zip(scores, relevance, strict=True):
-        hits = relevant[np.argsort(-row, kind="stable")]
-        ranks = np.flatnonzero(hits) + 1
-        precisions = np.arange(1, len(ranks) + 1) / ranks
-        per_query["mAP"].append(precisions.mean())
-        for k in (10, 16):
-            per_query[f"mAP{k}"].append(precisions[ranks <= k].sum() / min(len(ranks), k))
-        for k in (1, 5, 10):
-            per_query[f"R{k}"].append((ranks <= k).mean())
-            per_query[f"HR{k}"].append(float((ranks <= k).any()))
-        per_query["MedR"].append(ranks[0])
-    return {key: float(np.median(v) if key == "MedR" else np.mean(v)) for key, v in per_query.items()}
 
 
 def random_case(seed, queries=30, items=40, levels=None):
@@ -55,7 +39,7 @@ def test_golden_metrics(golden):
 def test_untied_metrics_are_the_plain_loops_and_scikit_learn(seed):
     scores, relevance = random_case(seed)
     metrics = retrieval_metrics(scores, relevance)
-    for key, value in plain_metrics(scores, relevance).items():
+    for key, value in reference.metrics(scores, relevance).items():
         assert metrics[key] == pytest.approx(value, abs=1e-9), key
     sklearn = np.mean([average_precision_score(r, s) for r, s in zip(relevance, scores, strict=True)])
     assert metrics["mAP"] == pytest.approx(sklearn, abs=1e-9)
@@ -65,7 +49,7 @@ def test_untied_metrics_are_the_plain_loops_and_scikit_learn(seed):
 def test_ties_get_the_mean_over_random_tie_breaks():
     scores, relevance = random_case(2, queries=4, items=23, levels=2)  # tie groups across the tenth rank
     rng = np.random.default_rng(0)
-    draws = [plain_metrics(scores + rng.random(scores.shape) * 1e-6, relevance) for _ in range(1000)]
+    draws = [reference.metrics(scores + rng.random(scores.shape) * 1e-6, relevance) for _ in range(1000)]
     metrics = retrieval_metrics(scores, relevance)
     for key in ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10"):
         values = np.array([draw[key] for draw in draws])
@@ -95,7 +79,7 @@ def test_further_right_pairs_count_in_both_directions(levels):
     if levels is None:
         sides = {"text_to_audio": (scores.T, relevance.T), "audio_to_text": (scores, relevance)}
         for direction, (ranked, wanted) in sides.items():
-            for key, value in plain_metrics(ranked, wanted).items():
+            for key, value in reference.metrics(ranked, wanted).items():
                 assert metrics[direction][key] == pytest.approx(value, abs=1e-9), key
             sklearn = np.mean([average_precision_score(*query) for query in zip(wanted, ranked, strict=True)])
             assert metrics[direction]["mAP"] == pytest.approx(sklearn, abs=1e-9)

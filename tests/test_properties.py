@@ -13,6 +13,7 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests import reference
 from tests.helpers import ROOT, embedding_scores
 from utils.common.errors import UserError
 from utils.common.io import write_csv
@@ -180,20 +181,6 @@ def rankings(draw, most_items):
     return scores, relevance
 
 
-def metrics_of_order(relevant):
-    """The definitions, for one query: relevant (I,) bool, best first."""
-    places = [i for i, hit in enumerate(relevant, start=1) if hit]
-    precisions = [k / place for k, place in enumerate(places, start=1)]
-    values = {"mAP": sum(precisions) / len(places), "rank": places[0]}
-    for k in (10, 16):
-        first = [precision for precision, place in zip(precisions, places, strict=True) if place <= k]
-        values[f"mAP{k}"] = sum(first) / min(len(places), k)
-    for k in (1, 5, 10):
-        values[f"R{k}"] = sum(place <= k for place in places) / len(places)
-        values[f"HR{k}"] = float(places[0] <= k)
-    return values
-
-
 @fewer
 @given(rankings(most_items=6))
 def test_metrics_are_the_mean_over_all_orders_of_tied_items(ranking):
@@ -201,7 +188,7 @@ def test_metrics_are_the_mean_over_all_orders_of_tied_items(ranking):
     by_query = []
     for row, relevant in zip(scores, relevance, strict=True):
         orders = [o for o in itertools.permutations(range(len(row))) if all(np.diff(row[list(o)]) <= 0)]
-        by_query.append([metrics_of_order(relevant[list(order)]) for order in orders])
+        by_query.append([reference.query_metrics(relevant[list(order)]) for order in orders])
     metrics = retrieval_metrics(scores, relevance)
     for name in ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10"):
         expected = np.mean([np.mean([values[name] for values in orders]) for orders in by_query])

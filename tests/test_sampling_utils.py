@@ -3,27 +3,10 @@
 import pytest
 import torch
 
+from tests import reference
 from utils.criterion_utils import negative_mask
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import BatchScores
-
-
-def first_max(values, among):
-    """Index of the highest value among some indices; ties: first."""
-    return max(among, key=lambda j: (values[j], -j))
-
-
-def plain_picks(name, i, cross, text, audio, others):
-    """The audio and the text negatives of anchor i; cross[i, j] = S(a_i, t_j)."""
-    if name == "full-batch-NS":
-        return others, others
-    if name == "semi-hard-NS":
-        return [first_max(-abs(cross[:, i] - cross[i, i]), others)], [first_max(-abs(cross[i] - cross[i, i]), others)]
-    if name == "hard-NS":
-        return [first_max(cross[:, i], others)], [first_max(cross[i], others)]
-    within = text if "text" in name else audio
-    picked = first_max(within[i] if name.startswith("hard") else -within[i], others)
-    return [picked], [picked]
 
 
 @pytest.mark.parametrize("name", sorted(set(STRATEGIES) - {"random-NS"}))
@@ -33,10 +16,10 @@ def test_picks_are_those_of_plain_loops_and_ties_go_to_the_first_index(name):
         cross, text, audio = (torch.randint(0, 3, (8, 8), generator=generator) / 4 for _ in range(3))
         clips = torch.randint(0, 5, (8,), generator=generator)
         scores = BatchScores(cross, lambda text=text: text, lambda audio=audio: audio)
-        picks = STRATEGIES[name](scores, negative_mask(clips), None)
-        for i in range(8):
-            others = [j for j in range(8) if clips[j] != clips[i]]
-            plain = plain_picks(name, i, cross.numpy(), text.numpy(), audio.numpy(), others)
+        negatives = negative_mask(clips)
+        picks, arrays = STRATEGIES[name](scores, negatives, None), [part.numpy() for part in (cross, text, audio)]
+        for i, others in reference.anchors(negatives):
+            plain = reference.picks(name, arrays, i, others)
             assert tuple(mask[i].nonzero().flatten().tolist() for mask in picks) == plain
 
 

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from benchmarks import study
+from benchmarks.studies import study
 from tests.helpers import write_finished
 from utils.report.bootstrap import BOTH, differences
 from utils.report.groups import highest

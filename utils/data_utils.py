@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,12 +24,10 @@ from utils.common.hdf5 import data_set, readable
 from utils.common.memory import free_memory
 from utils.common.processes import shard
 from utils.common.steps import EMBEDDING, INDEXING, LOG_MELS, TRAINING
+from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.device_utils import DeviceLogMels
 from utils.score_utils import Batch
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 AHEAD = 4  # batches that are read from disk while others are computed with
 FREE_MEMORY_SHARE = 0.5  # of which a split's log-mels may take, at the most
@@ -106,13 +104,11 @@ def load_split(
     )
 
 
-def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> "tuple[pd.DataFrame, list[Tensor]]":
+def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd.DataFrame, list[Tensor]]:
     """Read a split's captions: a table of TEXT_COLUMNS, and for each of its M rows the word ids (W,) int64.
 
     Raises UserError where the file is missing, unreadable or empty, or a word is not in the vocabulary `words`.
     """
-    from utils.dataset.index import TEXT_COLUMNS, read_table  # with pandas, which training itself does without
-
     table = read_table(paths.text(split), TEXT_COLUMNS, INDEXING)
     if table.empty:
         raise UserError(f"{paths.text(split)}: holds no captions")

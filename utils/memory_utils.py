@@ -1,7 +1,6 @@
 """How much memory a training step needs, estimated before there is a trial."""
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,14 +11,13 @@ from utils.common.errors import UserError
 from utils.common.memory import free_memory
 from utils.common.processes import world_size
 from utils.common.steps import INDEXING
+from utils.conf.schema import Conf
 from utils.criterion_utils import compares_clips
 from utils.data_utils import Split
+from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
 from utils.fast_score_utils import AT_ONCE
 from utils.model_utils import build_criterion
-
-if TYPE_CHECKING:
-    from utils.conf.schema import Conf
 
 # How many times over a step holds its images and similarities, gradients and the heap's gaps among them: fitted to 22
 # peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
@@ -28,7 +26,7 @@ WORD_COPIES = {"mean": 6.5, "max": 8.2, "softmax": 8.2}  # by the pool over fram
 OFF_BY = 1.26  # at the most, there
 
 
-def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -> float:
+def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> float:
     """Say, and return, what bytes a step by the split's longest batch will need, estimated, and which clip it is as
     long as.
 
@@ -36,8 +34,6 @@ def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -
 
     Raises UserError where that is more than is free, and by more than an estimate is off.
     """
-    from utils.dataset.index import read_table  # with pandas, which training itself does without
-
     pairs, clip = min(conf.param_conf.batch_size, len(split.captions)), int(np.argmax(split.frames))
     share, free = pairs, free_memory()
     if device.type == "cuda":
@@ -58,7 +54,7 @@ def require_memory(conf: "Conf", dim: int, split: Split, device: torch.device) -
 
 
 @torch.no_grad()
-def step_memory(conf: "Conf", dim: int, clips: int, frames: int, words: int) -> float:
+def step_memory(conf: Conf, dim: int, clips: int, frames: int, words: int) -> float:
     """Bytes that a training step takes, within a quarter of what it took where it was measured.
 
     They are those of the CNN's images, whose sizes its layers tell, of the similarities of frames with words, and of

@@ -4,7 +4,6 @@ import shutil
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -24,15 +23,13 @@ from utils.common.processes import (
     shard,
     world_size,
 )
+from utils.conf.schema import Conf
 from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
 from utils.device_utils import Draws, FiniteSteps
 from utils.fast_score_utils import clip_scores
 from utils.negative_utils import pick_statistics
 from utils.score_utils import Batch, BatchScores, Score
 from utils.swa_utils import WeightAverage
-
-if TYPE_CHECKING:
-    from utils.conf.schema import Conf
 
 # torch.compile's mode "reduce-overhead": it records a CUDA graph for each padded length that it meets, and replays it
 # without launching kernels one by one; without the warning that there are many lengths
@@ -69,7 +66,7 @@ class TrainState:
 
 
 def build_state(
-    conf: "Conf", word_vectors: np.ndarray, device: torch.device, captions: Iterable[Tensor] = ()
+    conf: Conf, word_vectors: np.ndarray, device: torch.device, captions: Iterable[Tensor] = ()
 ) -> TrainState:
     """The configured model around the word vectors (V, E), its score, objective and optimiser, on a device.
 
@@ -87,20 +84,20 @@ def build_state(
     return TrainState(model, criterion, optimizer, scheduler, device, params.precision, score, average)
 
 
-def build_model(conf: "Conf", word_vectors: np.ndarray) -> CRNNWordModel:
+def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
     """The configured model around the word vectors (V, E)."""
     sizes, words = (conf.audio_logmel.n_mels, word_vectors.shape[1]), torch.from_numpy(word_vectors)
     model = conf.CRNNWordModel
     return CRNNWordModel(*sizes, words, model.text_enc.trainable, model.audio_enc.dropout)
 
 
-def build_criterion(conf: "Conf") -> nn.Module:
+def build_criterion(conf: Conf) -> nn.Module:
     """The configured training loss."""
     name = conf.param_conf.criterion
     return CRITERIA[name](**getattr(conf.criteria, name).model_dump())
 
 
-def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> None:
+def prepare_model(conf: Conf, model: CRNNWordModel, device: torch.device) -> None:
     """Move the model to its device, and set up what makes it fast there, as far as the configuration allows."""
     model.to(device)
     if device.type == "cpu":
@@ -115,7 +112,7 @@ def prepare_model(conf: "Conf", model: CRNNWordModel, device: torch.device) -> N
         model.audio_enc.cnn.compile(dynamic=True, **options)  # in place: the state dict's keys stay
 
 
-def build_optimizer(conf: "Conf", *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
+def build_optimizer(conf: Conf, *modules: nn.Module) -> tuple[torch.optim.Adam, ReduceLROnPlateau]:
     """Adam over the modules' trainable parameters, and its learning-rate schedule on the validation objective."""
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     settings = conf.AdamOptimizer.model_dump()

@@ -13,6 +13,7 @@ from utils.common.processes import pick_device
 from utils.common.steps import EMBEDDING, INDEXING, MEASURING, SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split
+from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import WordEmbeddings, load_further_words
 from utils.evaluation_utils import embed_words, score_words
@@ -85,8 +86,6 @@ def word_importance(conf: Conf, score: Score, words: int) -> np.ndarray | None:
     """
     if score.idf is None:
         return None
-    from utils.dataset.index import TEXT_COLUMNS, read_table  # with pandas, which training does without
-
     train = DatasetPaths(conf.data_conf.dataset).text(conf.data_conf.train_data)
     captions = [torch.empty(0, dtype=torch.int64)] * len(read_table(train, TEXT_COLUMNS, INDEXING))
     unseen = inverse_document_frequency(captions, 1 + words - len(score.idf))[1:]

@@ -1,11 +1,9 @@
 """Where the time of log-mels goes: CPU milliseconds a clip, in one process with one thread, beside plain librosa's.
 
-usage: OMP_NUM_THREADS=1 python -m benchmarks.log_mels [--clips 600] [--seconds 8]
+usage: OMP_NUM_THREADS=1 python -m benchmarks.studies.log_mels [--clips 600] [--seconds 8]
 """
 
-import argparse
 import hashlib
-import resource
 import statistics
 import subprocess
 import sys
@@ -22,8 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks import published
+from benchmarks.harness import Table, arguments, cpu_seconds, isolated
 from benchmarks.inputs import ROOT, extract_log_mels, write_dataset
-from benchmarks.measure import isolated
 from utils.common.hdf5 import write_data_set
 from utils.common.memory import keep_freed_memory
 from utils.common.parts import Place, append_part, read_place
@@ -52,29 +50,17 @@ class Clock:
 
 
 def profile(root: str) -> dict[str, float]:
-    """Mean CPU seconds a clip of what a worker and then the writer do, of all else, and of the plain code."""
+    """Mean CPU seconds a clip of a worker's and the writer's steps, of everything else, and of the plain code."""
     files = sorted(Path(root).glob("*/*.wav"))
     torch.set_num_threads(1)
     keep_freed_memory()  # as the workers do
     with TemporaryDirectory() as folder:
         _steps(files[:3], Path(folder))  # warm up
         means = {step: statistics.mean(taken) for step, taken in _steps(files, Path(folder)).items()}
-    isolated(extract_log_mels, root)  # so that the sounds' digests of before are kept, as step 2 keeps them
-    whole = isolated(_cpu_of, extract_log_mels, root) / len(files)
+    isolated(extract_log_mels, root)  # keeps the sounds' digests, as step 2 does
+    whole = isolated(cpu_seconds, extract_log_mels, root) / len(files)
     plain = means.pop(PLAIN)
     return {**means, REST: whole - sum(means.values()) + means[RESAMPLING], WHOLE: whole, PLAIN: plain}
-
-
-def _cpu_of(function: Callable, *args: Any) -> float:
-    """CPU seconds of a call, with those of the processes that it starts."""
-    before = _cpu()
-    function(*args)
-    return _cpu() - before
-
-
-def _cpu() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _steps(files: list[Path], folder: Path) -> dict[str, list[float]]:
@@ -109,7 +95,7 @@ def _write(store: h5py.File, path: Path, place: Place) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--clips", type=int, default=600, metavar="N", help="in three splits (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=8, metavar="S", help="mean of a clip (default: %(default)s)")
     args = parser.parse_args()
@@ -118,11 +104,10 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         isolated(write_dataset, folder, splits, args.seconds)
         means = isolated(profile, folder)
-    print(f"| {'step':38} | ms a clip | share |\n|{'-' * 40}|{'-' * 10}:|{'-' * 6}:|")
+    table = Table(["step", "ms a clip", "share"], first=38)
     for step, mean in means.items():
-        share = f"{mean / means[WHOLE]:.0%}" if step not in (RESAMPLING, PLAIN) else ""
-        print(f"| {step:38} | {1000 * mean:9.2f} | {share:>5} |")
-    start = _cpu_of(subprocess.check_output, [sys.executable, ROOT / LOG_MELS, "--help"])
+        table.row(step, f"{1000 * mean:.2f}", "" if step in (RESAMPLING, PLAIN) else f"{mean / means[WHOLE]:.0%}")
+    start = cpu_seconds(subprocess.check_output, [sys.executable, ROOT / LOG_MELS, "--help"])
     print(f"\nthe command's start (Python and imports): {start:.1f} s of CPU time")
 
 

@@ -1,18 +1,17 @@
-"""A study: variants of the published setting, compared so that neither chance nor choice can pass for progress.
+"""A study: variants of the published setting, compared so that neither chance nor selection passes for progress.
 
-    python main.py --sweep --conf benchmarks/study.yaml data_conf.dataset=DIR ...
-    python -m benchmarks.study TRIAL [TRIAL ...]
-    python -m benchmarks.study TRIAL [TRIAL ...] --evaluate SPLIT
+    python main.py --sweep --conf benchmarks/studies/study.yaml data_conf.dataset=DIR ...
+    python -m benchmarks.studies.study TRIAL [TRIAL ...] [--evaluate SPLIT]
 
-Trials that differ only in their seeds are a variant; that of the first trial is the published setting. All are compared
-on the validation split: a trial's epoch is the one that its `select_by` chose there, the chosen variant has the highest
-mAP, mean of both directions and of the seeds, and differences have an interval by paired bootstrap over clips. What
-was chosen on a split looks better there than it is: a split that chose nothing is looked at once, at the end.
+Trials that differ only in their seeds are a variant; the first trial's is the published setting. Variants are compared
+on the validation split, each trial at the epoch that its `select_by` chose there, with intervals by paired bootstrap
+over clips; the variant with the highest mAP (mean of both directions and of the seeds) is chosen. A choice looks better
+on the split that it was made on than it is: --evaluate compares it once, at the end, on a split that chose nothing.
 """
 
-import argparse
 from pathlib import Path
 
+from benchmarks.harness import arguments
 from utils.common.errors import run_command
 from utils.report.bootstrap import BOTH, differences
 from utils.report.comparison import read_result, require_same_data
@@ -27,7 +26,7 @@ SIDES = DIRECTIONS | {BOTH: "mean of both"}
 
 
 def groups_on(trials: list[Path], split: str) -> list[Group]:
-    """Trials in groups, with what they reach on a split; the first trial's group first."""
+    """Trials in groups, with their results on a split; the first trial's group first."""
     results = [read_result(trial, [f"data_conf.eval_data={split}"]) for trial in trials]
     for result in results[1:]:
         require_same_data(results[0], result)
@@ -35,21 +34,21 @@ def groups_on(trials: list[Path], split: str) -> list[Group]:
 
 
 def score_on(trial: Path, split: str) -> None:
-    """Score and measure a trial on a split that it may not have been scored on."""
+    """Score and measure a trial on a split."""
     conf = trial_conf(trial, [f"data_conf.eval_data={split}"])
     score_trial(trial, conf)
     measure_trial(trial, conf)
 
 
 def name_of(group: Group, first: Group) -> str:
-    """A variant by what it has otherwise than the first: by its strategy, where that is the first."""
+    """A variant's name: its settings that differ from the first variant's; its strategy, where none do."""
     own, theirs = (some.results[0].experiment for some in (group, first))
     changes = [f"{key.rpartition('.')[2]}={value}" for key, value in own.items() if theirs.get(key) != value]
     return escaped(", ".join(changes) or group.results[0].strategy)
 
 
 def variants_table(groups: list[Group], chosen: Group) -> list[str]:
-    """A row a variant: what it reaches, and how far that is above the first."""
+    """A row a variant: its mAP, and the difference from the first's."""
     header = ["validation mAP", "seeds", "epochs", *SIDES.values(), "less the first's"]
     rows = []
     for group in groups:
@@ -63,7 +62,7 @@ def variants_table(groups: list[Group], chosen: Group) -> list[str]:
 
 
 def result_table(published: Group, chosen: Group, split: str) -> list[str]:
-    """What the chosen variant reaches on a split that chose nothing, beside the published setting."""
+    """mAP of the chosen variant and of the published setting on a split that chose nothing."""
     apart = differences(chosen.queries, published.queries)
     rows = [
         [name_of(group, published), *(spread_cell(group, side, "mAP") for side in SIDES)]
@@ -82,7 +81,7 @@ def result_table(published: Group, chosen: Group, split: str) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("trials", type=Path, nargs="+", metavar="TRIAL", help="scored and measured; published first")
     parser.add_argument("--evaluate", metavar="SPLIT", help="score the published and the chosen variant on this split")
     args = parser.parse_args()

@@ -1,18 +1,18 @@
-"""What a model finds by words that no caption has: prints one Markdown table.
+"""How well a model retrieves by words that no caption has: prints a Markdown table.
 
-usage: python -m benchmarks.synonyms --trial DIR [--split NAME] [--table FILE.csv]
+usage: python -m benchmarks.studies.synonyms --trial DIR [--split NAME] [--table FILE.csv]
 
-In the captions of a split that hold a word, the word is replaced by a synonym that the model was never shown, or left
-out; and each of the two is asked for alone. Text-to-audio mAP of all five: of the captions their own clip is the right
-one, of the words every clip with such a caption. The trial has to be scored with the synonyms among its extra words.
+Text-to-audio mAP of the captions of a split that contain a word: as they are, with the word replaced by a synonym that
+the model never saw, and without the word; and of either word alone. Relevant is a caption's own clip, and for a word
+every clip with such a caption. The trial has to be scored with the synonyms among its extra words.
 """
 
-import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.harness import Table, arguments
 from utils.common.csv_rows import csv_rows
 from utils.common.errors import run_command
 from utils.common.steps import INDEXING
@@ -59,7 +59,7 @@ def measured(search: ClipSearch, captions: list[list[str]], fids: list[str], swa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--trial", type=Path, required=True, metavar="DIR", help="scored with its extra words")
     parser.add_argument("--split", metavar="NAME", help="default: the trial's data_conf.eval_data")
     parser.add_argument("--table", type=Path, default=TABLE, metavar="FILE.csv", help="columns word,synonym")
@@ -69,19 +69,17 @@ def main() -> None:
     captions, fids = [text.split() for text in table["text"]], table["fid"].tolist()
     held = {word for words in captions for word in words}
     pairs = [pair for pair in unseen_synonyms(search, args.table) if pair[0] in held]
-    print(f"| {' | '.join(COLUMNS)} |\n|---|---|{'---:|' * (len(COLUMNS) - 2)}")
+    output = Table(COLUMNS, first=10, width=12)
+
+    def print_row(word: str, other: str, values: list[float]) -> None:
+        output.row(word, other, values[0], *(f"{value:.3f}" for value in values[1:]))
+
     for word, other in pairs:
         right = {fid for fid, words in zip(fids, captions, strict=True) if word in words}
         alone = [mean_average_precision(search, [[query]], [right]) for query in (word, other)]
-        show(word, other, [*measured(search, captions, fids, {word: other}), *alone])
+        print_row(word, other, [*measured(search, captions, fids, {word: other}), *alone])
     first = dict(reversed(pairs))  # of each word
-    show("any", "the first", measured(search, captions, fids, first))
-
-
-def show(word: str, other: str, values: list[float]) -> None:
-    """Print a row: how many captions, then mAP."""
-    cells = [word, other, str(values[0]), *(f"{value:.3f}" for value in values[1:])]
-    print(f"| {' | '.join(cells + [''] * (len(COLUMNS) - len(cells)))} |", flush=True)
+    print_row("any", "the first", measured(search, captions, fids, first))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """The live page of a split of Clotho's size in Chromium: prints one Markdown table.
 
-usage: python -m benchmarks.explore [--clips C ...]      (needs Chromium, and the development requirements)
+usage: python -m benchmarks.studies.explore [--clips C ...]      (needs Chromium, and the development requirements)
 
-Word scores are random, 4,400 words of them; each key is timed up to the laid-out page.
+Scores of 4,400 words are random; each key is timed until the page is laid out.
 """
 
-import argparse
 import shutil
 import statistics
 from pathlib import Path
@@ -15,9 +14,8 @@ import h5py
 import numpy as np
 from playwright.sync_api import Page, sync_playwright
 
-from benchmarks.inputs import dataset_conf, record_as_made, write_trial
-from benchmarks.measure import isolated
-from benchmarks.synthetic import N_MELS, VOCABULARY
+from benchmarks.harness import Table, arguments, isolated
+from benchmarks.inputs import N_MELS, VOCABULARY, dataset_conf, record_as_made, write_trial
 from utils.common.errors import UserError, run_command
 from utils.common.steps import LOG_MELS
 from utils.dataset.paths import DatasetPaths
@@ -26,7 +24,7 @@ from utils.search.clip_search import ClipSearch
 
 CLIPS = (1045,)
 QUERIES, TYPED, QUERY_WORDS, TOP = 200, 10, 8, 10
-COLUMNS = ("page", "opening", "a key", "slowest", "a clip", f"first {TOP} as by_text")
+COLUMNS = ("clips", "page", "opening", "a key", "slowest", "a clip", f"first {TOP} as by_text")
 KEYS = """queries => queries.flatMap(query => Array.from(query, (_, i) => {
   const start = performance.now();
   input.value = query.slice(0, i + 1);
@@ -44,7 +42,7 @@ FIRST = "([query, top]) => ranked(partsOf(wordsOf(query))).order.slice(0, top)"
 
 
 def write_page(root: str, clips: int) -> tuple[Path, list[str], list[list[int]]]:
-    """A page of a trial with random scores; its path, queries, and the clips that `by_text` finds first."""
+    """Write a page of a trial with random scores; its path, queries, and the clips that `by_text` ranks first."""
     trial, conf, rng = write_trial(root, clips), dataset_conf(root), np.random.default_rng(2)
     split, paths = conf.data_conf.eval_data, DatasetPaths(root)
     search = ClipSearch(trial, conf, split)
@@ -62,7 +60,7 @@ def write_page(root: str, clips: int) -> tuple[Path, list[str], list[list[int]]]
 
 
 def measure(page: Page, path: Path, queries: list[str], first: list[list[int]]) -> list[str]:
-    """What stands in the table's columns."""
+    """The cells of a row of the table."""
     page.goto(path.as_uri())
     opening = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
     page.evaluate(KEYS, queries[:1])
@@ -73,19 +71,16 @@ def measure(page: Page, path: Path, queries: list[str], first: list[list[int]]) 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, nargs="+", default=CLIPS, metavar="C", help="default: %(default)s")
-    args = parser.parse_args()
+    args = arguments(__doc__, CLIPS).parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if chromium is None:
-        raise UserError("no Chromium on this machine; install it, to measure in it")
-    print(f"| clips | {' | '.join(COLUMNS)} |\n| ---: |{' ---: |' * len(COLUMNS)}")
+        raise UserError("no Chromium on this machine; install it")
+    table = Table(COLUMNS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         for clips in args.clips:
             with TemporaryDirectory() as folder:
-                cells = measure(browser.new_page(), *isolated(write_page, folder, clips))
-            print(f"| {clips} | {' | '.join(cells)} |", flush=True)
+                table.row(clips, *measure(browser.new_page(), *isolated(write_page, folder, clips)))
         browser.close()
 
 

@@ -1,17 +1,17 @@
 """Does hubness foretell a collapse? The first epoch of training, batch by batch, under several strategies.
 
-    python -m benchmarks.hubness [section.key=value ...] --conf FILE [--out docs/hubness.png] [--seeds 0 1 2]
+usage: python -m benchmarks.studies.hubness [section.key=value ...] --conf FILE [--out docs/hubness.png] [--seeds 0 1 2]
 
-For each batch: the hubness of its picks (utils.negative_utils.pick_statistics), and the spread of its scores, by which
-a collapse is told. Nothing is written but the figure.
+Draws the hubness of each batch's picks (utils.negative_utils.pick_statistics) and the standard deviation of its scores,
+whose fall is the collapse.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
+from benchmarks.harness import arguments
 from utils.common.errors import run_command
 from utils.common.io import progress
 from utils.common.processes import pick_device
@@ -28,7 +28,7 @@ COLLAPSED = 0.1  # of the first batch's spread
 
 
 def first_epoch(conf_file: str, overrides: list[str]) -> list[tuple[float, float]]:
-    """Hubness and the spread of the scores of each batch of epoch 1."""
+    """Hubness and the standard deviation of the scores in each batch of epoch 1."""
     conf = load_conf(conf_file, overrides)
     data = load_training_data(conf)
     torch.manual_seed(conf.param_conf.seed)
@@ -44,13 +44,8 @@ def first_epoch(conf_file: str, overrides: list[str]) -> list[tuple[float, float
     return found
 
 
-def first_below(values: list[float], limit: float) -> int | None:
-    """The first batch, from 1, whose value is below the limit."""
-    return next((batch for batch, value in enumerate(values, start=1) if value < limit), None)
-
-
 def draw(runs: dict[tuple[str, int], list[tuple[float, float]]], out: Path) -> None:
-    """Both numbers by batch, a line a run."""
+    """Plot both numbers by batch, a line a run."""
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
     for axes, what, index in zip(figure.subplots(1, 2), ("hubness", "spread of the scores"), (0, 1), strict=True):
         for (strategy, seed), found in runs.items():
@@ -63,7 +58,7 @@ def draw(runs: dict[tuple[str, int], list[tuple[float, float]]], out: Path) -> N
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--conf", required=True, metavar="FILE")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("docs/hubness.png"))
@@ -76,12 +71,9 @@ def main() -> None:
             settings += [f"param_conf.seed={seed}", *args.overrides]
             found = runs[strategy, seed] = first_epoch(args.conf, settings)
             hubness, spread = zip(*found, strict=True)
-            numbers = [f"{hubness[batch]:.2f}" for batch in range(0, len(found), max(1, len(found) // 8))]
-            collapse = first_below(spread, COLLAPSED * spread[0])
-            print(
-                f"{strategy}, seed {seed}: hubness {' '.join(numbers)}; scores collapsed at batch {collapse}",
-                flush=True,
-            )
+            numbers = " ".join(f"{value:.2f}" for value in hubness[:: max(1, len(found) // 8)])
+            collapse = next((i for i, std in enumerate(spread, start=1) if std < COLLAPSED * spread[0]), None)
+            print(f"{strategy}, seed {seed}: hubness {numbers}; scores collapsed at batch {collapse}", flush=True)
     draw(runs, args.out)
     print(f"-> {args.out}")
 

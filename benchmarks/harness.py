@@ -1,0 +1,129 @@
+"""How the benchmarks measure and print: child processes, alternating runs, peak memory, tables, arguments."""
+
+import os
+import resource
+import statistics
+import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import torch
+
+from utils.common.memory import keep_freed_memory
+
+GB = 1e9
+CPU = torch.device("cpu")
+
+
+def arguments(usage: str | None, clips: Sequence[int] = ()) -> ArgumentParser:
+    """A parser of a benchmark's arguments, with --clips where there are numbers of clips to measure by default."""
+    parser = ArgumentParser(description=usage, formatter_class=RawDescriptionHelpFormatter)
+    if clips:
+        parser.add_argument("--clips", type=int, nargs="+", default=clips, metavar="C", help="default: %(default)s")
+    return parser
+
+
+# --- processes, seconds and bytes ------------------------------------------------------------------------
+
+
+def one_thread() -> None:
+    """Limit this process, and those that it starts, to one thread each: timings of waiting threads vary too much."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+
+
+def isolated(function: Callable, *args: Any) -> Any:
+    """Call function(*args) in a child process, so that no memory, cache or thread affects the next measurement."""
+    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
+        return process.submit(function, *args).result()
+
+
+def seconds(function: Callable[[], Any], device: torch.device = CPU) -> float:
+    """Time one call, until the device has finished it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def cpu_seconds(function: Callable, *args: Any) -> float:
+    """CPU seconds of a call and of the processes that it starts."""
+    before = _cpu_so_far()
+    function(*args)
+    return _cpu_so_far() - before
+
+
+def _cpu_so_far() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
+    """Seconds of each contender in each round; a round runs them in turn, the published code first.
+
+    Only our code keeps freed memory, as `prepare_model` has it.
+    """
+    times: list[list[float]] = [[] for _ in contenders]
+    for _ in range(rounds):
+        for i, contender in enumerate(contenders):
+            keep_freed_memory(i > 0)
+            times[i].append(seconds(contender))
+    return times
+
+
+def median_ratio(theirs: list[float], ours: list[float]) -> float:
+    """The median over the rounds of theirs / ours."""
+    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+
+
+def peak_memory() -> float:
+    """The peak resident memory of this process in GB, libraries included."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GB
+
+
+def product_rate(side: int, dtype: torch.dtype, device: torch.device = CPU) -> float:
+    """FLOP/s of a product of two square matrices, the best of ten: the machine's measured peak."""
+    matrix = torch.randn(side, side, device=device).to(dtype)
+    return 2 * side**3 / min(seconds(lambda: matrix @ matrix, device) for _ in range(10))
+
+
+# --- tables ----------------------------------------------------------------------------------------------
+
+
+class Table:
+    """A Markdown table, printed row by row, under a header that is printed at once.
+
+    Args:
+        columns: the names; the first is aligned to the left where it has a width.
+        first: the width of the first column; 0: it holds numbers.
+        width: the least width of the others.
+    """
+
+    def __init__(self, columns: Sequence[str], first: int = 0, width: int = 8):
+        self.left = first > 0
+        self.widths = [max(len(name), width) for name in columns]
+        self.widths[0] = max(len(columns[0]), first or width)
+        self.row(*columns)
+        rules = ["-" * (each - 1) + ("-" if self.left and i == 0 else ":") for i, each in enumerate(self.widths)]
+        self.row(*rules)
+
+    def row(self, *cells: object) -> None:
+        """Print a row; cells that are missing at its end are empty."""
+        texts = [str(cell) for cell in cells] + [""] * (len(self.widths) - len(cells))
+        aligned = [text.rjust(width) for text, width in zip(texts, self.widths, strict=True)]
+        if self.left:
+            aligned[0] = texts[0].ljust(self.widths[0])
+        print(f"| {' | '.join(aligned)} |", flush=True)
+
+
+def amount(value: float, unit: str = "s") -> str:
+    """A measured value to three digits, with its unit; below a second in ms."""
+    if unit == "s" and value < 1:
+        return f"{1000 * value:.3g} ms"
+    return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"

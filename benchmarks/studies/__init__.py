@@ -1,0 +1,1 @@
+"""Single studies that docs/ quotes; `make bench` does not run them."""
