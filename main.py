@@ -25,7 +25,7 @@ from utils.common.processes import (
     require_pair_each,
 )
 from utils.common.steps import TRAINING
-from utils.conf.command import command_parser, named, parse_command, refuse_conf_beside
+from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
 from utils.conf.reading import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss
@@ -35,7 +35,7 @@ from utils.evaluation_utils import evaluate
 from utils.model_utils import build_state, seed_epoch, train_epoch
 from utils.sweep.points import open_sweep
 from utils.sweep.run import run_sweep
-from utils.trial.directory import create_trial, on_its_own, resume_conf
+from utils.trial.directory import create_trial, resume_conf, training_lock
 from utils.trial.history import has_settled
 from utils.trial.record import TrialRecord
 from utils.trial.tensorboard import require_tensorboard
@@ -60,7 +60,7 @@ def main() -> None:
     data = load_training_data(conf)
     trial = args.resume or on_rank_zero(partial(create_trial, conf, data.files))
     try:
-        with on_its_own(trial):
+        with training_lock(trial):
             train(conf, data, trial)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"stopped; to go on: python {TRAINING} --resume {shlex.quote(str(trial))}") from None
@@ -69,7 +69,7 @@ def main() -> None:
 def train_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__)
     going_on = "go on with a trial, by its own configuration"
-    parser.add_argument("--resume", type=named, metavar="TRIAL_DIR", help=going_on)
+    parser.add_argument("--resume", type=path_argument, metavar="TRIAL_DIR", help=going_on)
     parser.add_argument(
         "--sweep",
         action="store_true",

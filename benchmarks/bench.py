@@ -34,7 +34,7 @@ from utils.data_utils import Split, batches, load_split
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
 from utils.evaluation_utils import evaluate, score_split
-from utils.metric_utils import right_pairs
+from utils.metric_utils import relevant_pairs
 from utils.model_utils import build_state, train_epoch, train_step
 from utils.retrieval_utils import per_query_both_directions
 from utils.score_utils import Batch, Score
@@ -288,7 +288,7 @@ def _metrics(path: Path, rounds: int) -> tuple[list[float], list[float], float]:
     clips = stored.caption_clips
 
     def ours() -> None:
-        per_query_both_directions(stored.scores, right_pairs(clips))
+        per_query_both_directions(stored.scores, relevant_pairs(clips))
 
     ours()
     memory = peak_memory()
@@ -362,7 +362,7 @@ def main() -> None:
         return run(size)
     with TemporaryDirectory() as folder:
         splits = dataset_conf(folder).data_conf.splits
-        isolated(inputs.write_dataset, folder, dict(zip(splits, size.clips, strict=True)), size.clip_seconds)
+        isolated(inputs.write_clotho_like, folder, dict(zip(splits, size.clips, strict=True)), size.clip_seconds)
         run(replace(size, root=folder))
 
 

@@ -37,7 +37,7 @@ from benchmarks.bare import Settings, missing_packages_replaced, paper_settings
 with missing_packages_replaced():
     from benchmarks.harness import CPU, arguments, product_rate, seconds
     from benchmarks.inputs import CLIP_FRAMES, N_MELS, new_state, step_flops, synthetic_split
-    from utils.common.io import whole_file
+    from utils.common.io import atomic_write
     from utils.criterion_utils import negative_mask
     from utils.data_utils import Split, batches, collate
     from utils.device_utils import Draws
@@ -259,7 +259,7 @@ def save(state: TrainState, history: list[dict[str, float]], folder: Path) -> No
     content = checkpoint_bytes(states | {"history": history})
     best = min(history, key=lambda results: results["val_obj"]) is history[-1]
     for name in ("checkpoint_last.pt", "checkpoint_best.pt")[: 1 + best]:
-        with whole_file(folder / name) as temporary:
+        with atomic_write(folder / name) as temporary:
             temporary.write_bytes(content)
 
 

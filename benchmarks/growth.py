@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.harness import Table, amount, arguments, isolated, one_thread, peak_memory, seconds
 from benchmarks.inputs import WORDS, encoded_model, synthetic_split, write_random_word_scores
-from utils.metric_utils import averages, right_pairs
+from utils.metric_utils import averages, relevant_pairs
 from utils.retrieval_utils import per_query_both_directions
 from utils.score_utils import Score
 from utils.trial.checkpoint import Trained
@@ -44,7 +44,7 @@ def metrics(clips: int) -> list[float]:
 def _metrics(path: Path) -> list[float]:
     def measure() -> None:
         stored = load_scores(path, epoch=0)
-        values = per_query_both_directions(stored.scores, right_pairs(stored.caption_clips))
+        values = per_query_both_directions(stored.scores, relevant_pairs(stored.caption_clips))
         print(*(f"{side} {averages(queries)['mAP']:.2g}" for side, queries in values.items()), file=sys.stderr)
 
     return [seconds(measure), peak_memory()]

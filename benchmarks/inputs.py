@@ -33,8 +33,8 @@ from utils.score_utils import Batch, caption_word_weights
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
-from utils.trial.preprocessing import making_step, step_outputs
-from utils.trial.provenance import making_files
+from utils.trial.preprocessing import record_step_outputs, step_outputs
+from utils.trial.provenance import record_outputs
 from utils.trial.score_files import Captions, WordScores, new_word_scores, save_word_scores, word_scores_path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,7 +144,7 @@ def dataset_conf(root: Path | str, *settings: str) -> Conf:
     return load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={root}", *settings])
 
 
-def write_dataset(root: Path | str, num_clips: dict[str, int], mean_seconds: float) -> None:
+def write_clotho_like(root: Path | str, num_clips: dict[str, int], mean_seconds: float) -> None:
     """Synthesise a preprocessed data set: clips, index, word vectors and log-mels, with five captions a clip."""
     rng, paths, words = np.random.default_rng(0), DatasetPaths(str(root)), WORDS[:300]
     clips: dict[str, dict[str, Clip]] = {}
@@ -178,7 +178,7 @@ def record_as_made(conf: Conf, *steps: str) -> None:
     for step in steps:
         for path in step_outputs(conf, step):
             path.touch()
-        with making_step(conf, step, []):
+        with record_step_outputs(conf, step, []):
             pass
 
 
@@ -209,7 +209,7 @@ def write_trial(root: Path | str, clips: int) -> Path:
     begin(trial, conf, {})
     checkpoint = {"model": new_model().state_dict(), "words": WORDS, "conf": {}, "history": [], "epoch": 0}
     (trial / BEST).write_bytes(checkpoint_bytes(checkpoint | {"trial": identity(trial)}))
-    with making_files(trial, SCORING, [trial / BEST], [word_scores_path(trial, split)]):
+    with record_outputs(trial, SCORING, [trial / BEST], [word_scores_path(trial, split)]):
         pass
     return trial
 

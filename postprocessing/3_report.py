@@ -12,7 +12,7 @@ from utils.common.errors import UserError, begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-from utils.conf.command import is_given, named, parse_command
+from utils.conf.command import is_given, parse_command, path_argument
 from utils.report.comparison import write_comparison
 from utils.report.report import write_report
 from utils.trial.directory import trial_of, trial_parser
@@ -22,8 +22,8 @@ from utils.trial.relevance import SETTING
 def main() -> None:
     parser = trial_parser(__doc__)
     what, where = "compare these trials instead", "folder of the comparison (default: comparison/ beside the first)"
-    parser.add_argument("--compare", type=named, nargs="+", metavar="TRIAL_DIR", help=what)
-    parser.add_argument("--out", type=named, metavar="DIR", help=where)
+    parser.add_argument("--compare", type=path_argument, nargs="+", metavar="TRIAL_DIR", help=what)
+    parser.add_argument("--out", type=path_argument, metavar="DIR", help=where)
     parser.add_argument("--unfinished", action="store_true", help="compare unfinished trials as well, marked")
     args = parse_command(parser)
     if args.compare is None:

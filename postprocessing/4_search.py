@@ -18,7 +18,7 @@ if __name__ == "__main__":
     begin_command()
 
 from utils.common.streams import visible
-from utils.conf.command import named, parse_command
+from utils.conf.command import parse_command, path_argument
 from utils.conf.schema import Conf
 from utils.search.challenge import rank_folder
 from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
@@ -69,14 +69,14 @@ def search_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
     what = "(QUERY | --audio FILE | --queries FILE --clips DIR --csv OUT)"
     parser.usage = f"%(prog)s {what} [options] [section.key=value ...]"
-    parser.add_argument("--audio", type=named, metavar="FILE", help="search for captions of this sound")
-    parser.add_argument("--queries", type=named, metavar="FILE", help="a CSV file of captions, a challenge's, to rank")
-    parser.add_argument("--clips", type=named, metavar="DIR", help="the sounds of this folder for,")
-    parser.add_argument("--csv", type=named, metavar="OUT", help="and where to write the ranking, as a CSV file")
+    parser.add_argument("--audio", type=path_argument, metavar="FILE", help="search for captions of this sound")
+    parser.add_argument("--queries", type=path_argument, metavar="FILE", help="rank for each caption of this CSV file,")
+    parser.add_argument("--clips", type=path_argument, metavar="DIR", help="the sounds of this folder,")
+    parser.add_argument("--csv", type=path_argument, metavar="OUT", help="and write the ranking to this CSV file")
     parser.add_argument("--top", type=int, metavar="K", help="results (default: 5; with --queries 10)")
     parser.add_argument("--split", metavar="NAME", help="split to search (default: data_conf.eval_data)")
     parser.add_argument("--json", action="store_true", help="print the results as a JSON list")
-    parser.add_argument("--play-list", type=named, metavar="FILE", help="write the clips as a play list (.m3u8)")
+    parser.add_argument("--play-list", type=path_argument, metavar="FILE", help="write the clips as a play list")
     return parser
 
 

@@ -17,6 +17,7 @@ from models.audio_encoders import CRNNEncoder
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, INDEXING
 from utils.conf.command import conf_from_command
+from utils.dataset.dataset_warnings import mixed_rates, odd_levels, repeated_names, repeated_sounds, repeated_splits
 from utils.dataset.index import (
     TEXT_COLUMNS,
     Problem,
@@ -26,8 +27,7 @@ from utils.dataset.index import (
     vocabulary_info,
 )
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.remarks import mixed_rates, odd_levels, repeated_names, repeated_sounds, repeated_splits
-from utils.trial.preprocessing import check_steps, making_step
+from utils.trial.preprocessing import check_steps, record_step_outputs
 
 SHOWN = 20  # problems on the terminal; the file lists them all
 
@@ -37,17 +37,17 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING)
     require_audio = conf.clotho_dataset.require_audio
-    recipe = conf.audio_logmel.recipe
+    config = conf.audio_logmel.config
     splits = conf.data_conf.splits
-    with making_step(conf, INDEXING, map(paths.clean_captions, splits)):
-        index = {split: index_split(paths, split, require_audio, CRNNEncoder.rate, recipe) for split in splits}
+    with record_step_outputs(conf, INDEXING, map(paths.clean_captions, splits)):
+        index = {split: index_split(paths, split, require_audio, CRNNEncoder.rate, config) for split in splits}
         report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
         write_index(paths, index)
     clips = {split: found.clips for split, found in index.items()}
     roles = conf.data_conf.model_dump(include={"train_data", "val_data", "eval_data"})
     levels = {split: found.levels for split, found in index.items()}
     remarks = (repeated_splits(roles), repeated_names(clips), repeated_sounds(clips), odd_levels(clips, levels))
-    for remark in chain(*remarks, mixed_rates(clips, recipe)):
+    for remark in chain(*remarks, mixed_rates(clips, config)):
         print(remark)
 
 

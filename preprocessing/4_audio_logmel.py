@@ -17,8 +17,8 @@ from utils.common.errors import UserError, begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
+from utils.common.chunks import Place
 from utils.common.io import progress
-from utils.common.parts import Place
 from utils.common.steps import CLEANING, INDEXING, LOG_MELS
 from utils.common.workers import results_of
 from utils.conf.command import conf_from_command
@@ -27,7 +27,7 @@ from utils.dataset.audio import Clip
 from utils.dataset.index import read_clips
 from utils.dataset.log_mel_store import LogMelStore, Sound, part_name
 from utils.dataset.paths import DatasetPaths
-from utils.trial.preprocessing import check_steps, holds, making_step
+from utils.trial.preprocessing import check_steps, holds, record_step_outputs
 
 BATCH = 8  # clips that a worker takes at a time
 WORTH = 256  # clips for which another worker is started: it takes seconds to be ready, and a clip some milliseconds
@@ -45,7 +45,7 @@ def main() -> None:
     worth = 1 + sum(map(len, splits.values())) // WORTH
     workers = conf.audio_logmel.workers or min(os.cpu_count(), worth)
     # All splits in one: a record of a part would take in the other splits' files of before
-    with making_step(conf, LOG_MELS, [paths.audio_info]):
+    with record_step_outputs(conf, LOG_MELS, [paths.audio_info]):
         begun = [SplitLogMels(conf, split, clips) for split, clips in splits.items()]
         tasks = [partial(log_mels.store.finish, batch) for log_mels in begun for batch in log_mels.batches]
         with results_of(tasks, workers, KILLED) as places:
@@ -61,7 +61,7 @@ class SplitLogMels:
     def __init__(self, conf: Conf, split: str, clips: dict[str, Clip]):
         paths = DatasetPaths(conf.data_conf.dataset)
         self.split, self.clips = split, clips
-        self.store = LogMelStore(paths.log_mels(split), conf.audio_logmel.recipe)
+        self.store = LogMelStore(paths.log_mels(split), conf.audio_logmel.config)
         self.stored = {}
         if holds(conf, LOG_MELS, self.store.path):
             self.stored = self.store.stored()
@@ -88,7 +88,7 @@ class SplitLogMels:
             return
         frames = store.assemble(clips, self.stored, self.finished | computed)
         kept = f" ({len(clips) - len(computed)} kept from an earlier run)" if len(computed) < len(clips) else ""
-        sizes = f"{counted(len(clips), 'clip')}{kept}, {frames} frames of {store.recipe.n_mels} bands"
+        sizes = f"{counted(len(clips), 'clip')}{kept}, {frames} frames of {store.config.n_mels} bands"
         print(f"{split}: {sizes} -> {store.path}")
 
 

@@ -35,10 +35,10 @@ import soundfile
 import torch
 
 from tests.helpers import ROOT, record_files, unread_nltk_words, write_nltk_data
+from utils.common.chunks import DIGEST, load_part, save_part
 from utils.common.errors import UserError
 from utils.common.folders import own_file, require_own_file
 from utils.common.io import write_csv, write_json
-from utils.common.parts import DIGEST, load_part, save_part
 from utils.common.steps import MEASURING, TRAINING
 from utils.common.workers import for_a_worker
 from utils.conf.reading import load_conf, save_conf
@@ -67,7 +67,7 @@ from utils.dataset.word_vectors import (
     save_embeddings,
     source_rows,
 )
-from utils.metric_utils import right_pairs
+from utils.metric_utils import relevant_pairs
 from utils.model_utils import TrainState, build_state
 from utils.report.page import line_of, panels_of
 from utils.retrieval_utils import CaptionScores, rank_counts
@@ -79,7 +79,7 @@ from utils.trial.identity import FORMAT, check_made, diverged, identity
 from utils.trial.names import BEST, LAST, METRICS
 from utils.trial.provenance import PROVENANCE, Entry, record
 from utils.trial.record import TrialRecord
-from utils.trial.relevance import SETTING, as_measured, further_pairs, measured_by
+from utils.trial.relevance import SETTING, as_measured, extra_relevant_pairs, measured_by
 from utils.trial.score_files import (
     PUBLISHED,
     Captions,
@@ -100,7 +100,7 @@ SIZE = 4  # of the word vectors
 WORDS = [PAD, "barks", "dog", "falls", "rain"]
 CONF = load_conf(ROOT / "conf.yaml")
 TRIAL = Entry(format=FORMAT)  # what a trial's provenance begins with
-RECIPE = CONF.audio_logmel.recipe
+LOG_MEL_CONFIG = CONF.audio_logmel.config
 ID3 = b"ID3\4\0\0\0\0\0\x64" + bytes(100)  # a tag
 
 
@@ -148,9 +148,9 @@ def make_mp3_in_wav(path: Path) -> None:
 
 def load_sound(path: Path) -> None:
     clip = probe_clip(path).clip
-    frames = len(read_log_mel(path, RECIPE))  # from disk; the other from memory
-    assert frames == RECIPE.frames(clip.samples, clip.sample_rate)
-    read_log_mel(path, replace(RECIPE, sample_rate=22050))
+    frames = len(read_log_mel(path, LOG_MEL_CONFIG))  # from disk; the other from memory
+    assert frames == LOG_MEL_CONFIG.frames(clip.samples, clip.sample_rate)
+    read_log_mel(path, replace(LOG_MEL_CONFIG, sample_rate=22050))
 
 
 def load_captions(path: Path) -> None:
@@ -245,7 +245,7 @@ def make_scores(path: Path) -> None:
 
 def load_and_measure(path: Path) -> None:
     stored = load_scores(path, 3)
-    rank_counts(stored.scores, right_pairs(stored.caption_clips))
+    rank_counts(stored.scores, relevant_pairs(stored.caption_clips))
 
 
 def load_and_index(path: Path) -> None:
@@ -267,7 +267,7 @@ def load_pairs(path: Path) -> None:
     conf = load_conf(ROOT / "conf.yaml", settings)
     fids, tids = ["f0", "f1"], ["t0", "t1", "t2", "t3"]
     stored = StoredScores(CaptionScores(None, None), fids, tids, ["f0", "f0", "f1", "f1"], 3)
-    right_pairs(stored.caption_clips, further_pairs(conf, "dev", stored))
+    relevant_pairs(stored.caption_clips, extra_relevant_pairs(conf, "dev", stored))
 
 
 def make_measured(path: Path) -> None:
@@ -417,7 +417,7 @@ KINDS = {
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
-        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, fewest=4, recipe=RECIPE),
+        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, fewest=4, config=LOG_MEL_CONFIG),
     ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),

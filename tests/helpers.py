@@ -40,7 +40,7 @@ from utils.dataset.index import clip_id
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import embed_words, score_words
-from utils.metric_utils import both_directions, per_query_metrics, right_pairs
+from utils.metric_utils import both_directions, per_query_metrics, relevant_pairs
 from utils.model_utils import TrainState, build_optimizer
 from utils.report.rankings import Queries
 from utils.retrieval_utils import CaptionScores
@@ -48,8 +48,8 @@ from utils.score_utils import BatchScores, Score, caption_means, caption_word_we
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST, LOG
-from utils.trial.preprocessing import making_step, step_outputs
-from utils.trial.provenance import making_files
+from utils.trial.preprocessing import record_step_outputs, step_outputs
+from utils.trial.provenance import record_outputs
 from utils.trial.record import TrialRecord
 from utils.trial.score_files import (
     Captions,
@@ -286,7 +286,7 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     conf = load_conf(ROOT / "conf_demo.yaml", settings)
     paths, rng = DatasetPaths(conf.data_conf.dataset), np.random.default_rng(0)
     info = {
-        split: write_split(paths, split, files, captions_each, conf.audio_logmel.recipe, rng)
+        split: write_split(paths, split, files, captions_each, conf.audio_logmel.config, rng)
         for split, files in (("evaluation", names), ("development", ["one.wav", "two.wav"]))
     }
     write_json(paths.audio_info, info)
@@ -318,13 +318,13 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
 
 def record_step(conf, step, inputs):
     """A preprocessing step that has done its work already."""
-    with making_step(conf, step, inputs):
+    with record_step_outputs(conf, step, inputs):
         pass
 
 
 def record_files(root, step, inputs, outputs, settings=None, **more):
     """The same for any step."""
-    with making_files(root, step, inputs, outputs, settings, **more):
+    with record_outputs(root, step, inputs, outputs, settings, **more):
         pass
 
 
@@ -336,7 +336,7 @@ def record_preprocessing(conf):
         record_step(conf, step, [])
 
 
-def write_split(paths, split, files, captions_each, recipe, rng):
+def write_split(paths, split, files, captions_each, config, rng):
     """Clips of half a second and their captions, cleaned and indexed; the split's part of audio_info.json."""
     folder = paths.audio(split)
     folder.mkdir(parents=True)
@@ -347,7 +347,7 @@ def write_split(paths, split, files, captions_each, recipe, rng):
             samples = 0.3 * np.sin(2 * np.pi * (300 + 200 * i) * np.arange(RATE // 2) / RATE)
             kind = "FLAC" if name.endswith("flac") else "WAV"
             soundfile.write(folder / name, samples, RATE, format=kind)
-            store[fid] = log_mel_spectrogram(samples, RATE, recipe)
+            store[fid] = log_mel_spectrogram(samples, RATE, config)
             clips[fid] = probe_clip(folder / name).clip._asdict()
             for number in range(captions_each):
                 tokens = rng.choice(WORDS[1:], size=rng.integers(2, 7)).tolist()
@@ -421,7 +421,7 @@ def queries_of(scores, caption_clips):
     """What a comparison keeps of a trial's scores (C, M)."""
     fids, tids = [f"clip{i}" for i in range(len(scores))], [f"caption{i}" for i in range(len(caption_clips))]
     query_clips = {"text_to_audio": caption_clips, "audio_to_text": np.arange(len(scores))}
-    return Queries(per_query(scores, caption_clips), query_clips, fids, tids, right_pairs(caption_clips))
+    return Queries(per_query(scores, caption_clips), query_clips, fids, tids, relevant_pairs(caption_clips))
 
 
 def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sources=None, scores=None):

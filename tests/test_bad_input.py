@@ -29,7 +29,7 @@ import yaml
 from tests.helpers import POSTPROCESSING, PREPROCESSING, ROOT
 from utils.common.digests import KEPT
 from utils.dataset.log_mel import log_mel_spectrogram
-from utils.dataset.recipe import LogMelRecipe
+from utils.dataset.log_mel_config import LogMelConfig
 from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4 = (f"preprocessing/{name}.py" for name in PREPROCESSING)
@@ -926,7 +926,7 @@ def all_are_resampled(folder: Folder, printed: str) -> None:
         for fid, clip in clips.items():
             samples, rate = soundfile.read(folder.data / "development" / clip["file_name"])
             resampled = soxr.resample(samples.astype("f4"), rate, 8000, quality="HQ")
-            expected = log_mel_spectrogram(resampled, 8000, LogMelRecipe(fmax=4000))
+            expected = log_mel_spectrogram(resampled, 8000, LogMelConfig(fmax=4000))
             np.testing.assert_allclose(opened[fid][()], expected, atol=1e-4)
 
 

@@ -21,10 +21,10 @@ from utils.conf.reading import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Batch
 from utils.dataset.log_mel import read_log_mel
+from utils.dataset.log_mel_config import PUBLISHED
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.recipe import PUBLISHED
 from utils.evaluation_utils import score_split
-from utils.metric_utils import averages, right_pairs
+from utils.metric_utils import averages, relevant_pairs
 from utils.model_utils import train_step
 from utils.retrieval_utils import per_query_both_directions
 from utils.sampling_utils import STRATEGIES
@@ -100,7 +100,7 @@ def test_published_scores_are_ours(models):
 def test_published_metrics_are_ours(tmp_path):
     write_random_word_scores(tmp_path / "scores.hdf5", 30)
     stored = load_scores(tmp_path / "scores.hdf5", epoch=0)
-    ours = per_query_both_directions(stored.scores, right_pairs(stored.caption_clips))
+    ours = per_query_both_directions(stored.scores, relevant_pairs(stored.caption_clips))
     for direction, values in published.both_directions(matrix_of(stored.scores), stored.caption_clips).items():
         metrics = averages(ours[direction])
         assert metrics["tied_queries"] == 0 and values == pytest.approx({name: metrics[name] for name in values})

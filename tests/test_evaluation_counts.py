@@ -21,7 +21,7 @@ from utils import fast_score_utils
 from utils.criterion_utils import InfoNCE, TripletLoss
 from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate, score_split
-from utils.metric_utils import right_pairs
+from utils.metric_utils import relevant_pairs
 from utils.retrieval_utils import rank_counts
 from utils.sampling_utils import STRATEGIES
 
@@ -67,7 +67,7 @@ def test_scores_on_cuda_are_those_of_the_cpu():
     assert ours.by_word.is_cuda
     np.testing.assert_allclose(matrix_of(ours), matrix_of(theirs), rtol=0, atol=1e-5)
     np.testing.assert_allclose(ours.by_word.cpu(), theirs.by_word, rtol=0, atol=1e-5)
-    pairs = right_pairs(random_split().caption_clips)
+    pairs = relevant_pairs(random_split().caption_clips)
     by_cuda = rank_counts(theirs.to(CUDA), pairs).cpu()
     torch.testing.assert_close(by_cuda, rank_counts(theirs, pairs), rtol=0, atol=1e-6)
 

@@ -13,8 +13,8 @@ from utils.metric_utils import (
     both_directions,
     chance_both_directions,
     chance_map,
+    relevant_pairs,
     retrieval_metrics,
-    right_pairs,
 )
 
 
@@ -69,11 +69,11 @@ def test_further_right_pairs_count_in_both_directions(levels):
     clips, captions, rng = 20, 60, np.random.default_rng(0)
     scores = rng.random((clips, captions)) if levels is None else rng.integers(0, levels, (clips, captions)) / 7
     caption_clips = np.repeat(np.arange(clips), 3)
-    further = np.stack([rng.integers(0, clips, 120), np.arange(120) % captions], axis=1)
-    further = np.concatenate([further, further[:5], [[4, 12]]])
-    right = {*enumerate(caption_clips.tolist())} | {(caption, clip) for clip, caption in further.tolist()}
+    extra_relevant = np.stack([rng.integers(0, clips, 120), np.arange(120) % captions], axis=1)
+    extra_relevant = np.concatenate([extra_relevant, extra_relevant[:5], [[4, 12]]])
+    right = {*enumerate(caption_clips.tolist())} | {(caption, clip) for clip, caption in extra_relevant.tolist()}
     relevance = np.array([[(caption, clip) in right for caption in range(captions)] for clip in range(clips)])
-    metrics = both_directions(scores, caption_clips, further)
+    metrics = both_directions(scores, caption_clips, extra_relevant)
     assert metrics["text_to_audio"] == retrieval_metrics(scores.T, relevance.T)
     assert metrics["audio_to_text"] == retrieval_metrics(scores, relevance)
     if levels is None:
@@ -83,10 +83,10 @@ def test_further_right_pairs_count_in_both_directions(levels):
                 assert metrics[direction][key] == pytest.approx(value, abs=1e-9), key
             sklearn = np.mean([average_precision_score(*query) for query in zip(wanted, ranked, strict=True)])
             assert metrics[direction]["mAP"] == pytest.approx(sklearn, abs=1e-9)
-    equal = both_directions(np.zeros((clips, captions)), caption_clips, further)
-    chance = chance_both_directions(right_pairs(caption_clips, further), clips, captions)
+    equal = both_directions(np.zeros((clips, captions)), caption_clips, extra_relevant)
+    chance = chance_both_directions(relevant_pairs(caption_clips, extra_relevant), clips, captions)
     assert chance == pytest.approx({direction: values["mAP"] for direction, values in equal.items()})
-    assert both_directions(scores, caption_clips, further[:0]) == both_directions(scores, caption_clips)
+    assert both_directions(scores, caption_clips, extra_relevant[:0]) == both_directions(scores, caption_clips)
 
 
 def test_collapsed_model_scores_at_chance():
@@ -110,7 +110,7 @@ def test_chance_is_the_mean_over_all_rankings(relevant, items):
 def test_chance_is_the_map_of_equal_scores():
     caption_clips = np.array([0, 0, 0, 1, 2, 2, 0, 3])
     metrics = both_directions(np.zeros((4, 8)), caption_clips)
-    chance = chance_both_directions(right_pairs(caption_clips), 4, 8)
+    chance = chance_both_directions(relevant_pairs(caption_clips), 4, 8)
     assert chance == pytest.approx({direction: values["mAP"] for direction, values in metrics.items()})
 
 

@@ -8,7 +8,7 @@ from sklearn.metrics import average_precision_score
 
 from tests.helpers import matrix_of
 from utils import retrieval_utils
-from utils.metric_utils import averages, both_directions, per_query_by_chance, per_query_by_counts, right_pairs
+from utils.metric_utils import averages, both_directions, per_query_by_chance, per_query_by_counts, relevant_pairs
 from utils.retrieval_utils import CaptionScores, hardest_negatives, rank_counts, slices, spread
 from utils.score_utils import caption_word_weights
 
@@ -58,16 +58,16 @@ def test_a_score_is_the_same_to_the_bit_however_it_is_asked_for(monkeypatch, cli
     assert scores.with_clips(chosen[:0], with_clips[:0]).shape == (0, 7)
 
 
-@pytest.mark.parametrize("further", [0, 100])
+@pytest.mark.parametrize("extra_relevant", [0, 100])
 @pytest.mark.parametrize("levels", [None, 1, 2, 9])
 @pytest.mark.parametrize(("clips", "captions"), [(1, 1), (12, 50), (550, 600)])
-def test_metrics_by_places_are_those_of_the_whole_matrix_to_the_bit(clips, captions, levels, further):
+def test_metrics_by_places_are_those_of_the_whole_matrix_to_the_bit(clips, captions, levels, extra_relevant):
     if clips > 100 and retrieval_utils.ROWS < 100:
         pytest.skip("very many tiles")
     scores, caption_clips = some_scores(clips, captions, levels)
     rng = np.random.default_rng(2)
-    more = np.stack([rng.integers(0, clips, further), rng.integers(0, captions, further)], axis=1) if further else None
-    pairs, whole = right_pairs(caption_clips, more), matrix_of(scores)
+    more = np.stack([rng.integers(0, size, extra_relevant) for size in (clips, captions)], axis=1)
+    pairs, whole = relevant_pairs(caption_clips, more), matrix_of(scores)
     places = rank_counts(scores, pairs).numpy()
     found = {side: averages(v) for side, v in per_query_by_counts(places, pairs, clips, captions).items()}
     assert found == both_directions(whole, caption_clips, more)
@@ -81,7 +81,7 @@ def test_metrics_by_places_are_those_of_the_whole_matrix_to_the_bit(clips, capti
 @pytest.mark.parametrize("levels", [None, 3])
 def test_places_by_plain_loops(levels):
     scores, caption_clips = some_scores(levels=levels)
-    pairs, whole = right_pairs(caption_clips), matrix_of(scores)
+    pairs, whole = relevant_pairs(caption_clips), matrix_of(scores)
     for (clip, caption), place in zip(pairs, rank_counts(scores, pairs).T.tolist(), strict=True):
         own = whole[clip, caption]
         clips, captions = whole[:, caption].tolist(), whole[clip].tolist()
@@ -91,8 +91,8 @@ def test_places_by_plain_loops(levels):
 
 def test_the_hardest_negatives_by_plain_loops():
     scores, caption_clips = some_scores(levels=5)
-    further = np.array([[0, 7], [3, 7], [3, 9]])
-    pairs, whole = right_pairs(caption_clips, further), matrix_of(scores)
+    extra_relevant = np.array([[0, 7], [3, 7], [3, 9]])
+    pairs, whole = relevant_pairs(caption_clips, extra_relevant), matrix_of(scores)
     right = {(clip, caption) for clip, caption in pairs.tolist()}
     of_captions, of_clips = hardest_negatives(scores, pairs)
     for caption, value in enumerate(of_captions):
@@ -114,23 +114,23 @@ def test_the_spread_is_the_standard_deviation_of_all(levels):
 def test_scores_that_are_no_numbers_have_no_place_and_no_spread():
     scores, caption_clips = some_scores()
     scores.by_word[:, 2] = torch.nan
-    places = rank_counts(scores, right_pairs(caption_clips)).numpy()
+    places = rank_counts(scores, relevant_pairs(caption_clips)).numpy()
     assert np.isnan(places[0, caption_clips == 2]).all() and not places[1:, caption_clips == 2].any()
     assert torch.isnan(spread(scores))
 
 
 def test_chance_is_what_equal_scores_give():
     caption_clips = some_scores()[1]
-    further = np.array([[0, 7], [3, 7], [3, 9]])
-    pairs = right_pairs(caption_clips, further)
-    expected = both_directions(np.zeros((12, 50)), caption_clips, further)
+    extra_relevant = np.array([[0, 7], [3, 7], [3, 9]])
+    pairs = relevant_pairs(caption_clips, extra_relevant)
+    expected = both_directions(np.zeros((12, 50)), caption_clips, extra_relevant)
     assert {side: averages(v) for side, v in per_query_by_chance(pairs, 12, 50).items()} == expected
 
 
 def test_right_pairs_stand_once_and_by_caption():
-    assert right_pairs(np.array([2, 0, 2])).tolist() == [[2, 0], [0, 1], [2, 2]]
-    further = np.array([[1, 2], [2, 0], [0, 2], [1, 2]])
-    assert right_pairs(np.array([2, 0, 2]), further).tolist() == [[2, 0], [0, 1], [0, 2], [1, 2], [2, 2]]
+    assert relevant_pairs(np.array([2, 0, 2])).tolist() == [[2, 0], [0, 1], [2, 2]]
+    extra_relevant = np.array([[1, 2], [2, 0], [0, 2], [1, 2]])
+    assert relevant_pairs(np.array([2, 0, 2]), extra_relevant).tolist() == [[2, 0], [0, 1], [0, 2], [1, 2], [2, 2]]
 
 
 def test_slices_cover_all_once():

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from models.audio_encoders import CRNNEncoder
 from utils.common.counts import counted
 from utils.common.errors import UserError
-from utils.common.hdf5 import data_set, readable
+from utils.common.hdf5 import get_dataset, open_hdf5
 from utils.common.memory import free_memory
 from utils.common.processes import shard
 from utils.common.steps import EMBEDDING, INDEXING, LOG_MELS, TRAINING
@@ -49,8 +49,8 @@ class DiskLogMels(Sequence[Tensor]):
         return len(self.fids)
 
     def __getitem__(self, clip: int) -> Tensor:
-        with readable(self.path, LOG_MELS) as store:
-            return _finite(data_set(store, self.fids[clip], LOG_MELS)[()], self.path, self.fids[clip])
+        with open_hdf5(self.path, LOG_MELS) as store:
+            return _finite(get_dataset(store, self.fids[clip], LOG_MELS)[()], self.path, self.fids[clip])
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def _open_log_mels(
 ) -> Sequence[Tensor]:
     """The clips' log-mels, every shape checked."""
     path = paths.log_mels(split)
-    with readable(path, LOG_MELS) as store:
+    with open_hdf5(path, LOG_MELS) as store:
         frames = [_checked_frames(store, path, fid, n_mels) for fid in fids]
         size = 4 * n_mels * sum(frames)  # bytes
         fits = size < FREE_MEMORY_SHARE * free_memory()
@@ -234,7 +234,7 @@ def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
     """How many frames a clip has, by its log-mels' shape."""
     if fid not in store:
         raise UserError(f"{path}: no log-mels of clip {fid}; run {LOG_MELS} again")
-    shape = data_set(store, fid, LOG_MELS).shape
+    shape = get_dataset(store, fid, LOG_MELS).shape
     if len(shape) != 2 or shape[1] != n_mels:
         raise UserError(
             f"{path}: clip {fid} has the shape {shape}, but audio_logmel.n_mels asks for (frames, {n_mels}); run "

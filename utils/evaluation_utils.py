@@ -23,7 +23,7 @@ from utils.criterion_utils import compares_clips, negative_mask
 from utils.data_utils import Split
 from utils.device_utils import Diverged
 from utils.fast_score_utils import EncodedClips, caption_scores, clip_pair_scores, split_word_scores
-from utils.metric_utils import averages, per_query_by_counts, right_pairs
+from utils.metric_utils import averages, per_query_by_counts, relevant_pairs
 from utils.model_utils import TrainState
 from utils.retrieval_utils import CaptionScores, rank_counts, spread
 from utils.score_utils import BatchScores, Pool, Score, caption_word_weights, mean_over_frames
@@ -210,7 +210,7 @@ def _results(
 ) -> dict[str, float]:
     batches = PairBatches(scores, batch_size, state.score.mask_words)
     losses = {name: batches.losses(criterion) for name, criterion in ({"obj": state.criterion} | metrics).items()}
-    pairs = right_pairs(scores.split.caption_clips)
+    pairs = relevant_pairs(scores.split.caption_clips)
     counts = rank_counts(scores.cross, pairs)  # (5, M)
     summary = torch.stack([torch.isfinite(scores.cross.by_word).all().double(), spread(scores.cross)])
     parts = [summary, counts.flatten(), *losses.values()]

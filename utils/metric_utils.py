@@ -50,18 +50,18 @@ def per_query_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, np
 
 
 def both_directions(
-    scores: np.ndarray, caption_clips: np.ndarray, further: np.ndarray | None = None
+    scores: np.ndarray, caption_clips: np.ndarray, extra_relevant: np.ndarray | None = None
 ) -> dict[str, dict[str, float]]:
     """Metrics of text-to-audio and audio-to-text retrieval.
 
     Args:
         scores: (C, M) of clips and captions.
-        caption_clips, further: as in `right_pairs`.
+        caption_clips, extra_relevant: as in `relevant_pairs`.
 
     Returns:
         {"text_to_audio": ..., "audio_to_text": ...}, each as `retrieval_metrics` gives it.
     """
-    clips, captions = right_pairs(caption_clips, further).T
+    clips, captions = relevant_pairs(caption_clips, extra_relevant).T
     relevance = np.zeros(scores.shape, dtype=bool)
     relevance[clips, captions] = True
     return {
@@ -106,17 +106,17 @@ def averages(values: dict[str, np.ndarray]) -> dict[str, float]:
     return metrics
 
 
-def right_pairs(caption_clips: np.ndarray, further: np.ndarray | None = None) -> np.ndarray:
+def relevant_pairs(caption_clips: np.ndarray, extra_relevant: np.ndarray | None = None) -> np.ndarray:
     """Which clips and captions are right for each other: (L, 2), each pair once, sorted by caption.
 
     Args:
         caption_clips: (M,) the clip, in [0, C), that each caption describes.
-        further: (P, 2) a clip and a caption each that are right for one another as well; None where there are none.
+        extra_relevant: (P, 2) further pairs of a clip and a caption that are relevant to each other; None: none.
     """
     pairs = np.stack([caption_clips, np.arange(len(caption_clips))], axis=1)
-    if further is None:
+    if extra_relevant is None:
         return pairs
-    return np.unique(np.concatenate([pairs, further])[:, ::-1], axis=0)[:, ::-1]
+    return np.unique(np.concatenate([pairs, extra_relevant])[:, ::-1], axis=0)[:, ::-1]
 
 
 def per_query_by_counts(
@@ -126,7 +126,7 @@ def per_query_by_counts(
 
     Args:
         counts: (5, L) of `retrieval_utils.rank_counts`.
-        pairs: (L, 2) of `right_pairs`.
+        pairs: (L, 2) of `relevant_pairs`.
         clips, captions: C, M.
     """
     own = counts[0]

@@ -74,7 +74,7 @@ def slices(count: int, step: int) -> list[slice]:
 
 
 def per_query_both_directions(scores: CaptionScores, pairs: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """What each query is worth: `metric_utils.per_query_by_counts`; pairs (L, 2) of `right_pairs`."""
+    """What each query is worth: `metric_utils.per_query_by_counts`; pairs (L, 2) of `relevant_pairs`."""
     captions, clips = scores.shape
     return per_query_by_counts(rank_counts(scores, pairs).cpu().numpy(), pairs, clips, captions)
 
@@ -84,7 +84,7 @@ def rank_counts(scores: CaptionScores, pairs: np.ndarray) -> Tensor:
     """Where right pairs stand in the rankings of both directions.
 
     Args:
-        pairs: (L, 2) clips and captions, of `metric_utils.right_pairs`.
+        pairs: (L, 2) clips and captions, of `metric_utils.relevant_pairs`.
 
     Returns:
         (5, L) float64, on the scores' device: each pair's score; how many clips score above it for the caption, and

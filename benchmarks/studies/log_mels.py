@@ -21,10 +21,10 @@ import torch
 
 from benchmarks import published
 from benchmarks.harness import Table, arguments, cpu_seconds, isolated
-from benchmarks.inputs import ROOT, extract_log_mels, write_dataset
-from utils.common.hdf5 import write_data_set
+from benchmarks.inputs import ROOT, extract_log_mels, write_clotho_like
+from utils.common.chunks import Place, append_part, read_place
+from utils.common.hdf5 import write_dataset
 from utils.common.memory import keep_freed_memory
-from utils.common.parts import Place, append_part, read_place
 from utils.common.steps import LOG_MELS
 from utils.dataset.audio import mono_blocks, open_audio, resampled
 from utils.dataset.log_mel import log_mel_spectrogram
@@ -91,7 +91,7 @@ def _decoded(path: Path, content: bytes) -> tuple[np.ndarray, int]:
 
 
 def _write(store: h5py.File, path: Path, place: Place) -> None:
-    write_data_set(store, f"{path.parent.name} {path.name}", read_place(place), "audio_sha256", 64 * "0")
+    write_dataset(store, f"{path.parent.name} {path.name}", read_place(place), "audio_sha256", 64 * "0")
 
 
 def main() -> None:
@@ -102,7 +102,7 @@ def main() -> None:
     others = args.clips // 6
     splits = {"development": args.clips - 2 * others, "validation": others, "evaluation": others}
     with TemporaryDirectory() as folder:
-        isolated(write_dataset, folder, splits, args.seconds)
+        isolated(write_clotho_like, folder, splits, args.seconds)
         means = isolated(profile, folder)
     table = Table(["step", "ms a clip", "share"], first=38)
     for step, mean in means.items():

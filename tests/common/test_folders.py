@@ -5,11 +5,11 @@ import pytest
 
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.folders import WRITTEN, own_file, whole_folder
+from utils.common.folders import WRITTEN, atomic_folder, own_file
 
 
 def write(path, **texts):
-    with whole_folder(path, "deep/page") as temporary:
+    with atomic_folder(path, "deep/page") as temporary:
         for name, text in texts.items():
             (temporary / "deep").mkdir(exist_ok=True)
             (temporary / "deep" / name).write_text(text)
@@ -24,7 +24,7 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path):
     write(path, page="old", old="")
     write(path, page="new", new="")
     assert texts(path) == {"page": "new", "new": ""}
-    with pytest.raises(RuntimeError), whole_folder(path, "deep/page") as temporary:
+    with pytest.raises(RuntimeError), atomic_folder(path, "deep/page") as temporary:
         (temporary / "page").write_text("half")
         raise RuntimeError
     assert texts(path) == {"page": "new", "new": ""} and list(path.parent.iterdir()) == [path]
@@ -68,7 +68,7 @@ def test_what_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
     write(path, page="old")
     spoil(path)
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
-    with pytest.raises(UserError, match=named), whole_folder(path, "deep/page"):
+    with pytest.raises(UserError, match=named), atomic_folder(path, "deep/page"):
         raise AssertionError("not to be entered")
     assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
 
@@ -76,7 +76,7 @@ def test_what_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
 def test_what_comes_while_a_folder_is_written_is_left_alone(tmp_path):
     path = tmp_path / "pages"
     write(path, page="old")
-    with pytest.raises(UserError, match=r"notes\.txt: is not what"), whole_folder(path, "deep/page") as temporary:
+    with pytest.raises(UserError, match=r"notes\.txt: is not what"), atomic_folder(path, "deep/page") as temporary:
         (temporary / "page").write_text("new")
         (path / "notes.txt").write_text("mine")
     assert texts(path) == {"page": "old", "notes.txt": "mine"}
@@ -84,7 +84,7 @@ def test_what_comes_while_a_folder_is_written_is_left_alone(tmp_path):
 
 def test_what_another_command_wrote_is_left_alone(tmp_path):
     write(tmp_path / "pages", page="old")
-    with pytest.raises(UserError, match="deep/page: is not what"), whole_folder(tmp_path / "pages", "other.html"):
+    with pytest.raises(UserError, match="deep/page: is not what"), atomic_folder(tmp_path / "pages", "other.html"):
         raise AssertionError("not to be entered")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers import ROOT
 from utils.common.errors import UserError
-from utils.common.hdf5 import data_set, fixed_length, readable
+from utils.common.hdf5 import fixed_length, get_dataset, open_hdf5
 
 NUMBERS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
@@ -21,8 +21,8 @@ def path(tmp_path):
 
 
 def read(path, kind="f"):
-    with readable(path, "main.py") as store:
-        return data_set(store, "x", "main.py", kind)[()]
+    with open_hdf5(path, "main.py") as store:
+        return get_dataset(store, "x", "main.py", kind)[()]
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "f8"])
@@ -105,4 +105,4 @@ def test_names_that_lead_elsewhere_in_the_file_are_refused(path):
     with h5py.File(path, "a") as store:
         store["group/x"] = NUMBERS
         with pytest.raises(UserError, match="group/x is not a data set of this file"):
-            data_set(store, "group/x", "main.py")
+            get_dataset(store, "group/x", "main.py")

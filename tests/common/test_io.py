@@ -11,14 +11,14 @@ import torch
 
 from tests.helpers import ROOT
 from utils.common.errors import UserError
-from utils.common.io import progress, read_json, whole_file, write_csv, write_json
+from utils.common.io import atomic_write, progress, read_json, write_csv, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "out.txt"
     path.write_text("old")
     for error, told in ((KeyError("x"), KeyError), (RuntimeError("disk"), UserError), (OSError(28, "full"), UserError)):
-        with pytest.raises(told), whole_file(path) as temporary:
+        with pytest.raises(told), atomic_write(path) as temporary:
             temporary.write_text("half")
             raise error
         assert path.read_text() == "old"
@@ -38,7 +38,7 @@ class InterruptedFile(io.BytesIO):
 
 
 def test_an_interrupt_stays_one_while_torch_saves(tmp_path):
-    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "x.pt"):
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "x.pt"):
         torch.save({"a": torch.zeros(1000)}, InterruptedFile())
     assert not list(tmp_path.iterdir())
 
@@ -46,8 +46,8 @@ def test_an_interrupt_stays_one_while_torch_saves(tmp_path):
 def test_a_write_removes_what_a_killed_one_left(tmp_path):
     script = f"""
 import os
-from utils.common.io import whole_file
-with whole_file({str(tmp_path / "out.txt")!r}) as temporary:
+from utils.common.io import atomic_write
+with atomic_write({str(tmp_path / "out.txt")!r}) as temporary:
     temporary.write_text("half")
     os.kill(os.getpid(), 9)
 """
@@ -56,14 +56,14 @@ with whole_file({str(tmp_path / "out.txt")!r}) as temporary:
     assert killed.returncode == -9 and left.read_text() == "half"
     alive = left.with_name(left.name.replace(left.name.split(".")[-2], str(os.getppid())))
     alive.write_text("another process is at it")
-    with whole_file(tmp_path / "out.txt") as temporary:
+    with atomic_write(tmp_path / "out.txt") as temporary:
         temporary.write_text("new")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, "out.txt"])
 
 
 def test_a_finished_write_takes_the_place(tmp_path):
     path = tmp_path / "deep" / "out.txt"
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert not path.exists()
     assert path.read_text() == "new"

@@ -70,13 +70,14 @@ PRINTS_ON = "while True: print('a line')"
 PRINTS_AT_ITS_END = "print('a line')"
 PRINTS_ERRORS = "while True: print('a line', file=sys.stderr)"
 LOGS = "logging.basicConfig(stream=sys.stdout, level=0)\n    while True: logging.info('a line')"
-WRITES_A_FILE = "with whole_file(sys.argv[1]) as path:\n        path.write_text('x')\n        print('x', flush=True)"
+WRITES_A_FILE = "with atomic_write(sys.argv[1]) as path:\n        path.write_text('x')\n        print('x', flush=True)"
 OTHERS_PIPE = "raise BrokenPipeError(32, 'Broken pipe')"
 
 
 def command(main, *arguments, **streams):
     """Run a command whose main() has this body."""
-    code = "import logging, sys\nfrom utils.common.errors import run_command\nfrom utils.common.io import whole_file\n"
+    code = "import logging, sys\n"
+    code += "from utils.common.errors import run_command\nfrom utils.common.io import atomic_write\n"
     code += f"def main():\n    {main}\nrun_command(main)"
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | streams
     return subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, text=True, timeout=60, **streams)

@@ -7,7 +7,7 @@ from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
 from utils.conf.reading import load_conf
-from utils.conf.schema import Conf, default_of, idle_because, role_of, telling
+from utils.conf.schema import Conf, default_of, result_settings, role_of, unused_because
 from utils.conf.section import Section
 from utils.conf.values import flat
 from utils.sampling_utils import STRATEGIES
@@ -162,7 +162,7 @@ def test_what_a_setting_decides(key, may_change_on_resume, tells_experiments_apa
 
 def test_telling_settings_are_those_that_decide_numbers():
     conf = load_conf(CONF)
-    everything, told = flat(conf.model_dump()), telling(conf)
+    everything, told = flat(conf.model_dump()), result_settings(conf)
     assert told.items() <= everything.items()
     assert {"param_conf.seed", "audio_logmel.hop", "criteria.TripletLoss.margin"} <= told.keys()
     assert not {"audio_logmel.backend", "data_conf.cache", "trial_base", "demo_dataset.sample_rate"} & told.keys()
@@ -205,9 +205,9 @@ def test_which_settings_count_for_provenance(override, steps):
 )
 def test_what_plays_no_part_is_told_with_what_it_stands_beside(settings, key, beside):
     conf = load_conf(CONF, settings)
-    assert idle_because(conf, key) == beside
+    assert unused_because(conf, key) == beside
     if key in flat(conf.model_dump()):
-        assert (key in telling(conf)) == (beside is None)
+        assert (key in result_settings(conf)) == (beside is None)
 
 
 def test_every_setting_is_in_conf_yaml():

@@ -15,8 +15,8 @@ from utils.dataset.captions import CAPTION_COLUMNS
 from utils.dataset.clip_names import match_names
 from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, read_clips, vocabulary_info
 from utils.dataset.log_mel import read_log_mel
+from utils.dataset.log_mel_config import LogMelConfig
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
-from utils.dataset.recipe import LogMelRecipe
 
 
 @pytest.fixture
@@ -42,11 +42,11 @@ def dataset(tmp_path):
 FIVE = ["a dog", "a cat", "rain", "wind", "a bird"]
 
 
-RECIPE = LogMelRecipe(fmax=4000)
+LOG_MEL_CONFIG = LogMelConfig(fmax=4000)
 
 
-def index(paths, require_audio=True, recipe=RECIPE):
-    return index_split(paths, "dev", require_audio, fewest=4, recipe=recipe)
+def index(paths, require_audio=True, config=LOG_MEL_CONFIG):
+    return index_split(paths, "dev", require_audio, fewest=4, config=config)
 
 
 def problems(found):
@@ -151,11 +151,11 @@ def test_clips_that_the_recipe_does_not_fit_are_listed(dataset):
     paths = dataset([("x.wav", FIVE), ("y.wav", FIVE)], ["x.wav"])
     soundfile.write(paths.audio("dev") / "y.wav", np.zeros(3200), 32000)
     what = "fmax 8000 Hz is above half the sample rate of 8000 Hz; audio_logmel.sample_rate resamples"
-    found = index(paths, recipe=LogMelRecipe())
+    found = index(paths, config=LogMelConfig())
     assert problems(found)[0].startswith(f"dev ('x.wav'): {what}") and len(found.problems) == 1
     assert [clip.file_name for clip in found.clips.values()] == ["y.wav"]
-    assert not index(paths, recipe=LogMelRecipe(sample_rate=32000)).problems
-    no_band = index(paths, recipe=replace(RECIPE, fmin=1, fmax=5))
+    assert not index(paths, config=LogMelConfig(sample_rate=32000)).problems
+    no_band = index(paths, config=replace(LOG_MEL_CONFIG, fmin=1, fmax=5))
     assert ["no FFT bin lies between fmin 1 Hz and fmax 5 Hz" in problem for problem in problems(no_band)] == [True] * 2
 
 
@@ -163,7 +163,7 @@ def test_a_rate_that_cannot_be_resampled_is_not_to_be_resampled(dataset):
     paths = dataset([("x.wav", FIVE)], [])
     soundfile.write(paths.audio("dev") / "x.wav", np.zeros(800), 800)
     take_out = "take it out, with its row of captions"
-    (low,) = problems(index(paths, recipe=LogMelRecipe(sample_rate=16000)))
+    (low,) = problems(index(paths, config=LogMelConfig(sample_rate=16000)))
     assert low == f"dev ('x.wav'): a sample rate of 800 Hz is too low to be resampled; {take_out}"
     (high,) = problems(index(paths))
     assert high == f"dev ('x.wav'): fmax 4000 Hz is above half the sample rate of 800 Hz; {take_out}"
@@ -175,8 +175,8 @@ def test_clips_of_too_few_frames_are_listed_however_many_seconds_they_last(datas
         soundfile.write(paths.audio("dev") / f"{samples}.wav", np.zeros(samples), 16030)
     found = index(paths)
     assert problems(found) == ["dev ('962.wav'): 0.060012 s are too short; the model needs 4 frames, 0.06007 s"]
-    assert len(read_log_mel(paths.audio("dev") / "962.wav", RECIPE)) == 3
-    assert len(read_log_mel(paths.audio("dev") / "963.wav", RECIPE)) == 4
+    assert len(read_log_mel(paths.audio("dev") / "962.wav", LOG_MEL_CONFIG)) == 3
+    assert len(read_log_mel(paths.audio("dev") / "963.wav", LOG_MEL_CONFIG)) == 4
 
 
 def test_what_lies_in_a_sounds_place_is_said_once(dataset):

@@ -17,10 +17,10 @@ import utils.dataset.log_mel
 from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.conf.reading import load_conf
-from utils.conf.schema import telling
+from utils.conf.schema import result_settings
 from utils.dataset.audio import LOUDEST
 from utils.dataset.log_mel import BACKENDS, LOG_OFFSET, log_mel_spectrogram, read_log_mel
-from utils.dataset.recipe import PUBLISHED, LogMelRecipe
+from utils.dataset.log_mel_config import PUBLISHED, LogMelConfig
 
 
 def importable(name):
@@ -45,18 +45,18 @@ def tone(seconds, sample_rate):
     return (0.3 * np.sin(2 * np.pi * 440 * times) + noise).astype(np.float32)
 
 
-def librosas(samples, sample_rate, recipe):
+def librosas(samples, sample_rate, config):
     """The same by librosa alone."""
-    window, hop = round(recipe.window * sample_rate), round(recipe.hop * sample_rate)
+    window, hop = round(config.window * sample_rate), round(config.hop * sample_rate)
     power = librosa.feature.melspectrogram(
         y=samples,
         sr=sample_rate,
         n_fft=2 ** int(np.ceil(np.log2(window))),
         hop_length=hop,
         win_length=window,
-        n_mels=recipe.n_mels,
-        fmin=recipe.fmin,
-        fmax=recipe.fmax,
+        n_mels=config.n_mels,
+        fmin=config.fmin,
+        fmax=config.fmax,
     )
     return np.log(power + np.spacing(1)).T
 
@@ -70,32 +70,32 @@ def assert_same_log_mels(ours, theirs):
 
 
 def test_the_papers_recipe_is_the_configurations():
-    assert load_conf(ROOT / "conf.yaml").audio_logmel.recipe == PUBLISHED
+    assert load_conf(ROOT / "conf.yaml").audio_logmel.config == PUBLISHED
 
 
 def test_golden_log_mel(golden, backend):
     arrays = golden("logmel")
     samples = arrays["pcm16"].astype(np.float32) / 32768
-    log_mel = log_mel_spectrogram(samples, int(arrays["sample_rate"]), LogMelRecipe(backend))
+    log_mel = log_mel_spectrogram(samples, int(arrays["sample_rate"]), LogMelConfig(backend))
     assert_same_log_mels(log_mel, arrays["log_mel"])
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 22050, 44100, 48000])
 def test_back_ends_agree_with_librosa(sample_rate, backend):
     samples = tone(1.3, sample_rate)
-    recipe = LogMelRecipe(backend, window=0.03, hop=0.01, n_mels=128, fmin=50, fmax=7000)
-    assert_same_log_mels(log_mel_spectrogram(samples, sample_rate, recipe), librosas(samples, sample_rate, recipe))
+    config = LogMelConfig(backend, window=0.03, hop=0.01, n_mels=128, fmin=50, fmax=7000)
+    assert_same_log_mels(log_mel_spectrogram(samples, sample_rate, config), librosas(samples, sample_rate, config))
 
 
 @pytest.mark.filterwarnings("ignore:n_fft=2048 is too large")  # librosa's
 @pytest.mark.parametrize("samples", [1, 100, 882, 883])
 def test_short_clips(samples, backend):
-    log_mel = log_mel_spectrogram(tone(1, 44100)[:samples], 44100, LogMelRecipe(backend))
+    log_mel = log_mel_spectrogram(tone(1, 44100)[:samples], 44100, LogMelConfig(backend))
     assert log_mel.shape == (1 + samples // 882, 64) and np.isfinite(log_mel).all()
 
 
 def test_silence_is_finite(backend):
-    log_mel = log_mel_spectrogram(np.zeros(44100, np.float32), 44100, LogMelRecipe(backend))
+    log_mel = log_mel_spectrogram(np.zeros(44100, np.float32), 44100, LogMelConfig(backend))
     np.testing.assert_allclose(log_mel, np.log(LOG_OFFSET), rtol=1e-6)
 
 
@@ -127,11 +127,11 @@ def test_any_kind_of_wav_has_the_log_mel_of_its_samples(tmp_path, subtype, chann
 def test_a_file_read_in_blocks_has_the_log_mels_of_the_whole(tmp_path, monkeypatch, block, transformed, hop):
     samples = tone(1 if block > 1 else 0.2, 16000)
     soundfile.write(tmp_path / "x.wav", np.stack([samples, samples], axis=1), 16000, subtype="FLOAT")
-    recipe = replace(PUBLISHED, hop=hop)
-    whole = log_mel_spectrogram(samples, 16000, recipe)
+    config = replace(PUBLISHED, hop=hop)
+    whole = log_mel_spectrogram(samples, 16000, config)
     monkeypatch.setattr(utils.dataset.audio, "BLOCK", block)
     monkeypatch.setattr(utils.dataset.log_mel, "TRANSFORMED", transformed)
-    blocked = read_log_mel(tmp_path / "x.wav", recipe)
+    blocked = read_log_mel(tmp_path / "x.wav", config)
     assert blocked.shape == (1 + len(samples) // round(16000 * hop), 64) and blocked.dtype == np.float32
     np.testing.assert_allclose(blocked, whole, atol=1e-5)
 
@@ -142,26 +142,26 @@ def test_a_file_read_in_blocks_has_the_log_mels_of_the_whole(tmp_path, monkeypat
 @pytest.mark.parametrize("sample_rate", [16000, 16030, 22050, 44100, 96000])
 @pytest.mark.parametrize("resampled_to", [None, 16000, 22050])
 def test_the_frames_of_a_log_mel_are_counted_without_it(sample_rate, resampled_to):
-    recipe = LogMelRecipe(fmax=4000, sample_rate=resampled_to)
-    hop = round((resampled_to or sample_rate) * recipe.hop) * sample_rate / (resampled_to or sample_rate)
+    config = LogMelConfig(fmax=4000, sample_rate=resampled_to)
+    hop = round((resampled_to or sample_rate) * config.hop) * sample_rate / (resampled_to or sample_rate)
     for samples in {max(1, round(frames * hop) + off) for frames in (1, 2, 3, 10) for off in range(-3, 4)}:
-        log_mel = log_mel_spectrogram(np.zeros(samples), sample_rate, recipe)
-        assert recipe.frames(samples, sample_rate) == len(log_mel), samples
+        log_mel = log_mel_spectrogram(np.zeros(samples), sample_rate, config)
+        assert config.frames(samples, sample_rate) == len(log_mel), samples
 
 
 @pytest.mark.parametrize("sample_rate", [16000, 22050, 96000])
 def test_resampled_log_mels_are_those_of_the_resampled_sound(tmp_path, monkeypatch, sample_rate, backend):
     """By soxr on the whole; and by librosa, whose last sample may be one more."""
     samples = tone(1.3, sample_rate)
-    recipe = LogMelRecipe(backend, sample_rate=44100)
+    config = LogMelConfig(backend, sample_rate=44100)
     whole = soxr.resample(samples, sample_rate, 44100, quality="HQ")
-    expected = log_mel_spectrogram(whole, 44100, LogMelRecipe(backend))
-    np.testing.assert_allclose(log_mel_spectrogram(samples, sample_rate, recipe), expected, atol=1e-5)
+    expected = log_mel_spectrogram(whole, 44100, LogMelConfig(backend))
+    np.testing.assert_allclose(log_mel_spectrogram(samples, sample_rate, config), expected, atol=1e-5)
     by_librosa = librosas(librosa.resample(samples, orig_sr=sample_rate, target_sr=44100), 44100, PUBLISHED)
     assert_same_log_mels(expected[:-3], by_librosa[: len(expected) - 3])
     soundfile.write(tmp_path / "x.wav", np.stack([samples, samples], axis=1), sample_rate, subtype="FLOAT")
     monkeypatch.setattr(utils.dataset.audio, "BLOCK", 4001)
-    np.testing.assert_allclose(read_log_mel(tmp_path / "x.wav", recipe), expected, atol=1e-5)
+    np.testing.assert_allclose(read_log_mel(tmp_path / "x.wav", config), expected, atol=1e-5)
 
 
 def test_a_sound_at_other_rates_has_near_log_mels_once_resampled():
@@ -188,8 +188,8 @@ def test_a_rate_that_the_recipe_does_not_fit_is_refused_in_the_configuration():
         with pytest.raises(UserError, match=f"audio_logmel.*{what}"):
             load_conf(ROOT / "conf.yaml", [f"audio_logmel.sample_rate={setting}"])
     conf = load_conf(ROOT / "conf.yaml", ["audio_logmel.sample_rate=16000"])
-    assert conf.audio_logmel.recipe == replace(PUBLISHED, sample_rate=16000)
-    assert telling(conf)["audio_logmel.sample_rate"] == 16000  # provenance, sweeps and comparisons have it
+    assert conf.audio_logmel.config == replace(PUBLISHED, sample_rate=16000)
+    assert result_settings(conf)["audio_logmel.sample_rate"] == 16000  # provenance, sweeps and comparisons have it
 
 
 # --- refused ---------------------------------------------------------------------------------------------
@@ -225,13 +225,13 @@ def test_samples_as_large_as_they_may_be_have_finite_energies(tmp_path, backend)
         pytest.skip(f"{backend} cannot be imported here")
     soundfile.write(tmp_path / "x.wav", np.float32(0.99 * LOUDEST) * np.sign(tone(40, 16000)), 16000, subtype="FLOAT")
     for window in (0.04, 40):
-        assert np.isfinite(read_log_mel(tmp_path / "x.wav", LogMelRecipe(backend, window, hop=window / 2))).all()
+        assert np.isfinite(read_log_mel(tmp_path / "x.wav", LogMelConfig(backend, window, hop=window / 2))).all()
 
 
 @pytest.mark.skipif(importable("torchaudio") is None, reason="torchaudio can be imported here")
 def test_torchaudio_that_cannot_be_imported_is_said():
     with pytest.raises(UserError, match=r"audio_logmel.backend: torchaudio cannot be imported"):
-        log_mel_spectrogram(tone(0.1, 44100), 44100, LogMelRecipe("torchaudio"))
+        log_mel_spectrogram(tone(0.1, 44100), 44100, LogMelConfig("torchaudio"))
 
 
 # --- memory ----------------------------------------------------------------------------------------------
@@ -241,11 +241,11 @@ import resource, sys
 from pathlib import Path
 from utils.dataset.audio import probe_clip
 from utils.dataset.log_mel import read_log_mel
-from utils.dataset.recipe import LogMelRecipe
-path, recipe = Path(sys.argv[1]), LogMelRecipe(fmax=4000, sample_rate=int(sys.argv[2]) or None)
-read_log_mel(path.with_name("short.wav"), recipe)
+from utils.dataset.log_mel_config import LogMelConfig
+path, config = Path(sys.argv[1]), LogMelConfig(fmax=4000, sample_rate=int(sys.argv[2]) or None)
+read_log_mel(path.with_name("short.wav"), config)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-clip, log_mel = probe_clip(path).clip, read_log_mel(path, recipe)
+clip, log_mel = probe_clip(path).clip, read_log_mel(path, config)
 print(clip.seconds, *log_mel.shape, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e6)
 """
 

@@ -11,16 +11,16 @@ import soundfile
 
 import utils.common.digests
 import utils.dataset.log_mel_store
+from utils.common.chunks import read_place
 from utils.common.digests import HELD
 from utils.common.errors import UserError
-from utils.common.parts import read_place
 from utils.common.workers import SPAWN
 from utils.dataset.audio import probe_clip
 from utils.dataset.log_mel import log_mel_spectrogram, read_log_mel
+from utils.dataset.log_mel_config import LogMelConfig
 from utils.dataset.log_mel_store import LogMelStore, Sound, part_name
-from utils.dataset.recipe import LogMelRecipe
 
-RECIPE = LogMelRecipe(fmax=4000)
+LOG_MEL_CONFIG = LogMelConfig(fmax=4000)
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def finish(store, clips, folder):
 
 def again(store):
     """The store as another process has it."""
-    return LogMelStore(store.path, store.recipe)
+    return LogMelStore(store.path, store.config)
 
 
 def test_log_mels_are_those_of_the_clips(sounds):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     computed, finished = finish(store, clips, folder)
     assert computed == ["a", "b", "c"]
     assert store.assemble(clips, {}, finished) == 3 * 26
@@ -61,17 +61,17 @@ def test_log_mels_are_those_of_the_clips(sounds):
     assert not store.parts.exists()
     with h5py.File(folder / "x.hdf5") as stored:
         for fid, clip in clips.items():
-            expected = log_mel_spectrogram(*soundfile.read(folder / clip.file_name), RECIPE)
+            expected = log_mel_spectrogram(*soundfile.read(folder / clip.file_name), LOG_MEL_CONFIG)
             assert np.array_equal(stored[fid][()], expected) and stored[fid].dtype == np.float32
 
 
 def test_the_file_is_what_h5py_writes(sounds):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     store.assemble(clips, {}, finish(store, clips, folder)[1])
     with h5py.File(folder / "plain.hdf5", "w") as plain:
         for fid, clip in clips.items():
-            log_mel = read_log_mel(folder / clip.file_name, RECIPE)
+            log_mel = read_log_mel(folder / clip.file_name, LOG_MEL_CONFIG)
             plain.create_dataset(fid, data=log_mel).attrs["audio_sha256"] = np.bytes_(clip.sha256)
     assert (folder / "x.hdf5").read_bytes() == (folder / "plain.hdf5").read_bytes()
 
@@ -80,7 +80,7 @@ def test_the_file_is_what_h5py_writes(sounds):
 def test_a_sound_is_what_was_digested(sounds, monkeypatch, held):
     """It is read once, so that it cannot change in between; one too large for memory is read twice."""
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     monkeypatch.setattr(utils.common.digests, "HELD", held)
 
     def read_after(path, *arguments):
@@ -89,14 +89,14 @@ def test_a_sound_is_what_was_digested(sounds, monkeypatch, held):
         return read_log_mel(path, *arguments)
 
     monkeypatch.setattr(utils.dataset.log_mel_store, "read_log_mel", read_after)
-    expected = read_log_mel(folder / "a.wav", RECIPE)
+    expected = read_log_mel(folder / "a.wav", LOG_MEL_CONFIG)
     _, finished = finish(store, {"a": clips["a"]}, folder)
     assert np.array_equal(read_place(finished[part_name("a", clips["a"])]), expected)
 
 
 def test_what_is_finished_is_kept_and_what_is_cut_short_is_not(sounds):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     _, finished = finish(store, clips, folder)
     assert again(store).finished() == finished
     (part,) = store.parts.glob("*.part")
@@ -118,7 +118,7 @@ def test_what_is_finished_is_kept_and_what_is_cut_short_is_not(sounds):
 
 def test_pipes_and_links_in_the_place_of_parts_are_not_read(sounds):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     finish(store, clips, folder)
     (part,) = store.parts.glob("*.part")
     part.rename(folder / "elsewhere")
@@ -137,7 +137,7 @@ def test_pipes_and_links_in_the_place_of_parts_are_not_read(sounds):
 @pytest.mark.parametrize("place", range(0, 120, 7))
 def test_a_damaged_header_of_a_part_ends_what_is_finished(sounds, place):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     finish(store, clips, folder)
     (part,) = store.parts.glob("*.part")
     content = bytearray(part.read_bytes())
@@ -148,7 +148,7 @@ def test_a_damaged_header_of_a_part_ends_what_is_finished(sounds, place):
 
 def test_clips_before_one_that_fails_are_kept(sounds):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     (folder / "c.wav").write_bytes(b"none")
     with pytest.raises(UserError, match=r"c\.wav: has changed"):
         finish(store, clips, folder)
@@ -168,7 +168,7 @@ def _finish_until_the_kill(*arguments):
 
 def test_clips_before_a_kill_are_kept(sounds):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     worker = SPAWN.Process(target=_finish_until_the_kill, args=(store, clips, folder))
     worker.start()
     worker.join()
@@ -178,7 +178,7 @@ def test_clips_before_a_kill_are_kept(sounds):
 
 def test_a_new_sound_is_computed_anew_and_an_unannounced_one_refused(sounds):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     store.assemble(clips, {}, finish(store, clips, folder)[1])
     store.clear()
     soundfile.write(folder / "b.wav", np.zeros(8000), 8000)
@@ -192,10 +192,10 @@ def test_a_new_sound_is_computed_anew_and_an_unannounced_one_refused(sounds):
 
 def test_what_was_begun_with_other_settings_is_dropped_and_that_is_said(sounds):
     clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", RECIPE)
+    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     finish(store, clips, folder)
     assert store.prepare() is None
-    other = LogMelStore(folder / "x.hdf5", replace(RECIPE, hop=0.01))
+    other = LogMelStore(folder / "x.hdf5", replace(LOG_MEL_CONFIG, hop=0.01))
     assert "other settings" in other.prepare()
     computed, finished = finish(other, clips, folder)
     assert computed == ["a", "b", "c"]
@@ -211,4 +211,4 @@ def test_a_damaged_file_holds_nothing_finished(tmp_path, content):
             store.create_group("a")
     else:
         path.write_bytes(content)
-    assert LogMelStore(path, RECIPE).stored() == {}
+    assert LogMelStore(path, LOG_MEL_CONFIG).stored() == {}

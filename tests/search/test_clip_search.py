@@ -65,8 +65,8 @@ def data(tmp_path_factory):
     vectors = torch.randn(len(WORDS), 20)
     vectors[0] = 0
     model = CRNNWordModel(64, 20, vectors).eval()
-    recipe = conf.audio_logmel.recipe
-    log_mels = [torch.from_numpy(log_mel_spectrogram(sound, SAMPLE_RATE, recipe)) for sound in sounds]
+    config = conf.audio_logmel.config
+    log_mels = [torch.from_numpy(log_mel_spectrogram(sound, SAMPLE_RATE, config)) for sound in sounds]
     with torch.no_grad():  # words near what the untrained CRNN makes of a sound: no score is 0
         model.text_enc.embedding.weight[1:] += 8 * model.audio_branch(log_mels[0][None])[0].mean(dim=0)
     split = Split(
@@ -319,7 +319,7 @@ def test_a_sound_finds_the_same_at_any_sample_rate(data, trial, tmp_path, clip):
 
 
 def test_a_sound_is_resampled_to_the_rate_of_most_clips_or_to_the_trials(data, trial, monkeypatch):
-    recipe, info = data["conf"].audio_logmel.recipe, json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
+    config, info = data["conf"].audio_logmel.config, json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
     path = data["paths"].audio("evaluation") / FILES[0]
     sound, _ = soundfile.read(path, dtype="float32")
     monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)
@@ -329,12 +329,12 @@ def test_a_sound_is_resampled_to_the_rate_of_most_clips_or_to_the_trials(data, t
             entry["sample_rate"] = 44100
         resampled = soxr.resample(sound, SAMPLE_RATE, rate, quality="HQ")
         log_mel = ClipSearch.open(trial)._log_mel(path)
-        np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, rate, recipe), atol=1e-4)
+        np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, rate, config), atol=1e-4)
     search = ClipSearch.open(trial)
     search.conf = load_conf(trial / CONF, ["audio_logmel.sample_rate=22050"])
     resampled = soxr.resample(sound, SAMPLE_RATE, 22050, quality="HQ")
     log_mel = search._log_mel(path)
-    np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, 22050, recipe), atol=1e-4)
+    np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, 22050, config), atol=1e-4)
 
 
 def test_a_sound_without_the_upper_bands_is_searched_and_that_is_said(trial, tmp_path):

@@ -12,7 +12,7 @@ from utils.common.io import write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
 from utils.conf.reading import load_conf
 from utils.dataset.index import clip_info
-from utils.trial.preprocessing import check_steps, holds, making_step
+from utils.trial.preprocessing import check_steps, holds, record_step_outputs
 from utils.trial.provenance import PROVENANCE, read_provenance, versions
 
 CLEAN, TEXT = "x_clean_captions.csv", "x_text.csv"
@@ -81,7 +81,7 @@ def test_a_step_run_again_makes_the_later_one_stale(data):
 
 def test_what_changes_while_a_step_reads_it_is_noticed_by_the_next(data):
     conf, folder = data
-    with making_step(conf(), CLEANING, [folder / "a.csv"]):
+    with record_step_outputs(conf(), CLEANING, [folder / "a.csv"]):
         (folder / "a.csv").write_text("edited meanwhile")
     with pytest.raises(UserError, match="has changed since preprocessing/1_text_cleaning"):
         check_steps(conf(), CLEANING)

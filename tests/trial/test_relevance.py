@@ -20,7 +20,7 @@ from utils.report.rankings import load_rankings
 from utils.report.report import write_report
 from utils.sweep.points import create_sweep
 from utils.trial.provenance import read_provenance
-from utils.trial.relevance import further_pairs
+from utils.trial.relevance import extra_relevant_pairs
 from utils.trial.score_files import load_scores, word_scores_path
 from utils.trial.training_data import load_training_data
 
@@ -108,15 +108,15 @@ def test_names_and_captions_are_matched_to_the_character(trial, tmp_path):
     folder, conf, table = trial
     stored = load_scores(word_scores_path(folder, "evaluation"), 1)
     name, text = table["file_name"][0], table["raw_text"][4]
-    pairs = further_pairs(measured_with(conf, write_pairs(tmp_path, [(name, text)])), "evaluation", stored)
+    pairs = extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, [(name, text)])), "evaluation", stored)
     assert pairs.tolist() == [[0, 4]]
     with pytest.raises(UserError, match=r"pairs\.csv: holds no pairs"):
-        further_pairs(measured_with(conf, write_pairs(tmp_path, [])), "evaluation", stored)
-    assert further_pairs(measured_with(conf, tmp_path / "absent.csv"), "development", stored) is None
-    assert further_pairs(conf, "evaluation", stored) is None
+        extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, [])), "evaluation", stored)
+    assert extra_relevant_pairs(measured_with(conf, tmp_path / "absent.csv"), "development", stored) is None
+    assert extra_relevant_pairs(conf, "evaluation", stored) is None
     for row in ((name.strip().upper(), text), (name, text.upper()), (name, f" {text}")):
         with pytest.raises(UserError, match=r"pairs\.csv: line 2: .*evaluation_text\.csv has no"):
-            further_pairs(measured_with(conf, write_pairs(tmp_path, [row])), "evaluation", stored)
+            extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, [row])), "evaluation", stored)
 
 
 def test_a_caption_of_several_clips_is_meant_wherever_it_stands(trial, tmp_path):
@@ -126,16 +126,17 @@ def test_a_caption_of_several_clips_is_meant_wherever_it_stands(trial, tmp_path)
     table.to_csv(paths.text("evaluation"), index=False, lineterminator="\n")
     stored = load_scores(word_scores_path(folder, "evaluation"), 1)
     path = write_pairs(tmp_path, [(table["file_name"][0], table["raw_text"][4])])
-    assert further_pairs(measured_with(conf, path), "evaluation", stored).tolist() == [[0, 4], [0, 7]]
+    assert extra_relevant_pairs(measured_with(conf, path), "evaluation", stored).tolist() == [[0, 4], [0, 7]]
     with pytest.raises(UserError, match=r"evaluation_text\.csv: not the captions that were scored"):
-        further_pairs(measured_with(conf, path), "evaluation", stored._replace(tids=stored.tids[:-1]))
+        extra_relevant_pairs(measured_with(conf, path), "evaluation", stored._replace(tids=stored.tids[:-1]))
 
 
 def test_many_unknown_rows_are_counted(trial, tmp_path):
     folder, conf, table = trial
     path = write_pairs(tmp_path, [(f"{i}.wav", table["raw_text"][0]) for i in range(30)])
     with pytest.raises(UserError) as error:
-        further_pairs(measured_with(conf, path), "evaluation", load_scores(word_scores_path(folder, "evaluation"), 1))
+        stored = load_scores(word_scores_path(folder, "evaluation"), 1)
+        extra_relevant_pairs(measured_with(conf, path), "evaluation", stored)
     lines = str(error.value).splitlines()
     assert len(lines) == 21 and lines[19].startswith(f"{path}: line 21: ") and "'19.wav'" in lines[19]
     assert lines[20] == f"{path}: 10 more names and captions are unknown"

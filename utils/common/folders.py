@@ -11,14 +11,14 @@ from pathlib import Path
 
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.io import is_plain_file, new_beside, read_json, unwritable, whole_file, write_json
+from utils.common.io import atomic_write, is_plain_file, new_beside, read_json, unwritable, write_json
 
 WRITTEN = ".written.json"  # the end of the name, where it is of one file
 NOBODYS = {".DS_Store", "Thumbs.db"}  # left by file managers that have shown it
 
 
 @contextmanager
-def whole_folder(path: Path | str, page: str) -> Iterator[Path]:
+def atomic_folder(path: Path | str, page: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`, else it is removed.
 
     Args:
@@ -84,10 +84,10 @@ def _record(path: Path) -> dict:
 
 @contextmanager
 def own_file(path: Path | str, what: str) -> Iterator[Path]:
-    """`whole_file` in the place of nothing, or of what an earlier run wrote there, as `require_own_file` has it."""
+    """`atomic_write` in the place of nothing, or of what an earlier run wrote there, as `require_own_file` has it."""
     path = Path(path)
     require_own_file(path, what)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         yield temporary
         require_own_file(path, what)  # once more: it took a while
         contents = dict.fromkeys(file_digest(file) for file in (path, temporary) if file.exists())

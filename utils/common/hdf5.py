@@ -16,7 +16,7 @@ KINDS = {"f": "floating-point numbers", "i": "whole numbers", "S": "texts of fix
 
 
 @contextmanager
-def readable(path: Path | str, made_by: str) -> Iterator[h5py.File]:
+def open_hdf5(path: Path | str, made_by: str) -> Iterator[h5py.File]:
     """Open an HDF5 file that the command `made_by` wrote.
 
     Raises UserError where it is missing, and for whatever h5py raises, then or while the file is read.
@@ -30,7 +30,7 @@ def readable(path: Path | str, made_by: str) -> Iterator[h5py.File]:
         raise UserError(f"{path}: not a readable HDF5 file ({why}); run {made_by} again") from None
 
 
-def data_set(store: h5py.File, name: str, made_by: str, kind: str = "f") -> h5py.Dataset:
+def get_dataset(store: h5py.File, name: str, made_by: str, kind: str = "f") -> h5py.Dataset:
     """A data set of one of KINDS that is stored in this file, in full.
 
     Links, virtual data sets and external storage could lead to any other file of the machine, and a data set without
@@ -49,7 +49,7 @@ def data_set(store: h5py.File, name: str, made_by: str, kind: str = "f") -> h5py
     return data
 
 
-def write_data_set(store: h5py.File, name: str, data: np.ndarray, attribute: str, text: str) -> None:
+def write_dataset(store: h5py.File, name: str, data: np.ndarray, attribute: str, text: str) -> None:
     """`store.create_dataset(name, data=data).attrs[attribute] = text`, ASCII of fixed length: the same bytes.
 
     By HDF5's own functions, in 0.4 of the time: for files of very many data sets.
@@ -75,7 +75,7 @@ def texts_of(store: h5py.File, attribute: str, length: int) -> dict[str, str]:
 
 
 def fixed_length(texts: list[str]) -> np.ndarray:
-    """Texts as `data_set` reads them: HDF5 2.0 can wait for ever on damaged ones of variable length."""
+    """Texts as `get_dataset` reads them: HDF5 2.0 can wait for ever on damaged ones of variable length."""
     encoded = [text.encode() for text in texts]
     return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(map(len, encoded), default=1)))
 

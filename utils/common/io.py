@@ -18,7 +18,7 @@ from utils.common.errors import UserError
 
 
 @contextmanager
-def whole_file(path: Path | str) -> Iterator[Path]:
+def atomic_write(path: Path | str) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it takes the place of `path` at once, else it is removed.
 
     The body does nothing but write, or what fails in other ways than by the errors of `written`.
@@ -29,7 +29,7 @@ def whole_file(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def replaced(path: Path | str) -> Iterator[Path]:
-    """`whole_file` for a body that computes as well, and writes within `written`."""
+    """`atomic_write` for a body that computes as well, and writes within `written`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = new_beside(path, "tmp")
@@ -96,7 +96,7 @@ def _runs(pid: int) -> bool:
 
 def write_json(path: Path | str, content: object) -> None:
     """Write `content` as indented JSON; NaN and infinities are refused (they are not JSON)."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -115,7 +115,7 @@ def read_json(path: Path | str, made_by: str) -> dict:
 
 def write_csv(path: Path | str, header: list[str], rows: Iterable[Iterable[object]]) -> None:
     """Write a header and rows as UTF-8 CSV."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         write_rows(temporary, header, rows)
 
 

@@ -32,7 +32,7 @@ class Stream:
     """A text stream that shows what cannot or should not be printed as escapes: \\u001b, \\xe9.
 
     A write that fails ends the command by SystemExit. That is no Exception: on its way up nothing takes it for an error
-    of its own, as logging and `whole_file` would.
+    of its own, as logging and `atomic_write` would.
     """
 
     def __init__(self, stream: TextIO):

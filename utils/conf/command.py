@@ -21,7 +21,7 @@ class CommandParser(argparse.ArgumentParser):
         raise UserError(f"{message}; {f'did you mean {close[0]}?' if close else '--help lists what there is'}")
 
 
-def named(text: str) -> Path:
+def path_argument(text: str) -> Path:
     """An argument that names a file or a directory.
 
     Raises UserError where it is empty, which Path would take for the current directory, or not UTF-8: pages and
@@ -37,7 +37,8 @@ def named(text: str) -> Path:
 def command_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every command takes: --conf FILE and section.key=value ..."""
     parser = CommandParser(description=description)
-    parser.add_argument("--conf", type=named, metavar="FILE", help=f"configuration file (default: {DEFAULT_CONF})")
+    default = f"configuration file (default: {DEFAULT_CONF})"
+    parser.add_argument("--conf", type=path_argument, metavar="FILE", help=default)
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, read as YAML"
     )

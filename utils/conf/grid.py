@@ -10,7 +10,7 @@ import yaml
 from utils.common.errors import UserError
 from utils.conf.reading import TABLES, checked, set_key
 from utils.conf.roles import Role
-from utils.conf.schema import Conf, idle_because, role_of, telling
+from utils.conf.schema import Conf, result_settings, role_of, unused_because
 from utils.conf.values import flat
 
 TOGETHER = "settings"  # the key of sweep_conf whose values are several settings each
@@ -19,8 +19,8 @@ TRIED = 1000  # points with a problem; no more are looked for
 SHOWN = 20  # problems on the terminal
 WRITTEN = 50  # values of a grid in an advice
 UNTRAINED = {
-    Role.AROUND: "decides no number",
-    Role.MEASURED: "is what trials are measured on, and trains no other ones: measure them by it when they are trained",
+    Role.RUNTIME: "decides no number",
+    Role.EVALUATION: "changes what trials are measured on, not how they train: measure them by it afterwards",
 }
 
 
@@ -71,7 +71,7 @@ def grid_confs(conf: Conf) -> list[Conf]:
     for number, point in enumerate(points):
         try:
             there = conf_at(conf, point)
-            same = seen.setdefault(json.dumps(telling(there, swept), sort_keys=True), point)
+            same = seen.setdefault(json.dumps(result_settings(there, swept), sort_keys=True), point)
             if same is not point:
                 raise UserError(f"sweep_conf: {same} and {point} are one experiment; leave one of them out")
             confs.append(there)
@@ -94,7 +94,7 @@ def conf_at(conf: Conf, point: dict[str, Any]) -> Conf:
         set_key(tree, key, value, f"sweep_conf: {key}")
     there = checked(tree, "sweep_conf").model_copy(update={"sweep_conf": conf.sweep_conf})
     for key in point:
-        if why := idle_because(there, key):
+        if why := unused_because(there, key):
             raise UserError(f"sweep_conf: {key}: plays no part beside {why}; {_without(conf, key)}")
     return there
 

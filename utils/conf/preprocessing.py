@@ -19,7 +19,7 @@ from utils.conf.values import (
     Seed,
     Word,
 )
-from utils.dataset.recipe import LogMelRecipe
+from utils.dataset.log_mel_config import LogMelConfig
 
 
 class DemoDatasetConf(Section):
@@ -50,7 +50,7 @@ class WordEmbeddingsConf(Section):
     variants: dict[Word, Annotated[list[str], Field(min_length=1)]]
     unk_max_dot: Annotated[Number, Field(gt=0, le=1)]
     unk_max_draws: Count
-    extra_words: Annotated[int, Field(ge=0), Role.AROUND] = 0
+    extra_words: Annotated[int, Field(ge=0), Role.RUNTIME] = 0
     seed: Seed
     train: Word2VecTrainConf
 
@@ -67,14 +67,14 @@ class WordEmbeddingsConf(Section):
 
 
 class LogMelConf(Section):
-    backend: Annotated[Literal["torch", "librosa", "torchaudio"], Role.AROUND]
+    backend: Annotated[Literal["torch", "librosa", "torchaudio"], Role.RUNTIME]
     sample_rate: Annotated[int, Field(ge=1000, le=384000)] | None
     window: Positive
     hop: Positive
     n_mels: Bands
     fmin: NonNegative
     fmax: Positive
-    workers: Annotated[Count | None, Role.AROUND]
+    workers: Annotated[Count | None, Role.RUNTIME]
 
     @model_validator(mode="after")
     def _band_is_not_empty(self) -> "LogMelConf":
@@ -83,12 +83,12 @@ class LogMelConf(Section):
         return self
 
     @model_validator(mode="after")
-    def _recipe_fits_the_sample_rate(self) -> "LogMelConf":
+    def _config_fits_the_sample_rate(self) -> "LogMelConf":
         if self.sample_rate is not None:
-            self.recipe.at(self.sample_rate)
+            self.config.at(self.sample_rate)
         return self
 
     @property
-    def recipe(self) -> LogMelRecipe:
+    def config(self) -> LogMelConfig:
         """How log-mels are made."""
-        return LogMelRecipe(**self.model_dump(exclude={"workers"}))
+        return LogMelConfig(**self.model_dump(exclude={"workers"}))

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from utils.common.errors import UserError
-from utils.common.io import whole_file
+from utils.common.io import atomic_write
 from utils.conf.hostile_yaml import parse_yaml, shown
 from utils.conf.schema import Conf, TripletLossConf
 from utils.conf.section import Section
@@ -56,7 +56,7 @@ def _problems(tree: dict) -> list[str]:
 
 def save_conf(conf: Conf, path: Path | str) -> None:
     """Write the configuration as resolved: without a base, every value in place."""
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(conf_text(conf), encoding="utf-8")
 
 

@@ -36,12 +36,12 @@ from utils.conf.values import (
 
 
 class DataConf(Section):
-    dataset: Annotated[Name, Role.AROUND]
+    dataset: Annotated[Name, Role.RUNTIME]
     train_data: FileName
     val_data: FileName
-    eval_data: Annotated[FileName, Role.MEASURED]
-    relevance: Annotated[Name | None, Role.MEASURED] = None
-    cache: Annotated[Literal["device", "memory", "disk"], Role.AROUND]
+    eval_data: Annotated[FileName, Role.EVALUATION]
+    relevance: Annotated[Name | None, Role.EVALUATION] = None
+    cache: Annotated[Literal["device", "memory", "disk"], Role.RUNTIME]
 
     @property
     def splits(self) -> list[str]:
@@ -50,7 +50,7 @@ class DataConf(Section):
 
 
 class ParamConf(Section):
-    num_epoch: Annotated[int, Field(ge=0, lt=2**31), Role.REACH]
+    num_epoch: Annotated[int, Field(ge=0, lt=2**31), Role.DURATION]
     batch_size: Annotated[int, Field(ge=2, lt=2**31)]
     seed: Annotated[Seed, Role.SEED]
     criterion: Literal["TripletLoss", "InfoNCE"]
@@ -149,26 +149,26 @@ class RayConf(Section):
 class Conf(Section):
     """The whole of conf.yaml."""
 
-    trial_series: Annotated[FileName, Role.AROUND]
-    trial_base: Annotated[Name, Role.AROUND]
-    log_tensorboard: Annotated[bool, Role.AROUND]
+    trial_series: Annotated[FileName, Role.RUNTIME]
+    trial_base: Annotated[Name, Role.RUNTIME]
+    log_tensorboard: Annotated[bool, Role.RUNTIME]
     data_conf: DataConf
-    demo_dataset: Annotated[DemoDatasetConf, Role.AROUND]
+    demo_dataset: Annotated[DemoDatasetConf, Role.RUNTIME]
     text_cleaning: TextCleaningConf
-    clotho_dataset: Annotated[ClothoDatasetConf, Role.AROUND]  # what it leaves out is listed in bad_data.csv
+    clotho_dataset: Annotated[ClothoDatasetConf, Role.RUNTIME]  # what it leaves out is listed in bad_data.csv
     word2vec_embeddings: WordEmbeddingsConf
     audio_logmel: LogMelConf
     param_conf: ParamConf
     CRNNWordModel: ModelConf
     score: ScoreConf
-    xmodal_scores: Annotated[Literal["auto", "always", "never"], Role.AROUND] = "auto"
+    xmodal_scores: Annotated[Literal["auto", "always", "never"], Role.RUNTIME] = "auto"
     criteria: CriteriaConf
     metrics: dict[MetricName, TripletLossConf]
     AdamOptimizer: AdamConf
     ReduceLROnPlateau: ReduceLROnPlateauConf
     TrialPlateauStopper: StopperConf
-    sweep_conf: Annotated[Grid, Role.AROUND]
-    ray_conf: Annotated[RayConf, Role.AROUND]
+    sweep_conf: Annotated[Grid, Role.RUNTIME]
+    ray_conf: Annotated[RayConf, Role.RUNTIME]
 
     @property
     def objective(self) -> str:
@@ -198,7 +198,7 @@ class Conf(Section):
 def role_of(key: str) -> Role:
     """The role of a dotted key: its field's, or that of the nearest section around it that has one."""
     roles = [mark for field in _fields_along(key) for mark in field.metadata if isinstance(mark, Role)]
-    return roles[-1] if roles else Role.NUMBERS
+    return roles[-1] if roles else Role.RESULTS
 
 
 def default_of(key: str) -> Any:
@@ -220,7 +220,7 @@ def _fields_along(key: str) -> Iterator[FieldInfo]:
         section = field.annotation
 
 
-def idle_because(conf: Conf, key: str) -> str | None:
+def unused_because(conf: Conf, key: str) -> str | None:
     """The setting beside which a dotted key plays no part in a configuration; None where it plays one."""
     criterion, source = conf.param_conf.criterion, conf.word2vec_embeddings.source
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
@@ -234,7 +234,8 @@ def idle_because(conf: Conf, key: str) -> str | None:
     return None
 
 
-def telling(conf: Conf, sections: set[str] | None = None) -> dict[str, Any]:
+def result_settings(conf: Conf, sections: set[str] | None = None) -> dict[str, Any]:
     """The settings that decide numbers and play a part, by dotted key; of all sections, or of these."""
     leaves = flat(conf.model_dump(include=sections, exclude={"sweep_conf"}))  # which decides none, and may be long
-    return {key: value for key, value in leaves.items() if role_of(key).decides_numbers and not idle_because(conf, key)}
+    results = {key: value for key, value in leaves.items() if role_of(key).decides_numbers}
+    return {key: value for key, value in results.items() if not unused_because(conf, key)}

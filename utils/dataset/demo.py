@@ -13,7 +13,7 @@ import soundfile
 
 from utils.common.counts import counted
 from utils.common.errors import UserError
-from utils.common.io import whole_file, write_csv
+from utils.common.io import atomic_write, write_csv
 from utils.dataset import demo_sounds as sounds
 from utils.dataset.captions import CAPTION_COLUMNS, read_captions
 from utils.dataset.demo_sounds import Rng
@@ -177,7 +177,7 @@ def write_split(paths: DatasetPaths, split: str, scenes: list[Scene], sample_rat
         rng = _rng(seed, split, number)
         rows.append([scene.file_name, *_captions(rng, scene.relation, scene.kinds)])
         waveform = _waveform(rng, scene, sample_rate)
-        with whole_file(paths.audio(split) / scene.file_name) as temporary:
+        with atomic_write(paths.audio(split) / scene.file_name) as temporary:
             soundfile.write(temporary, waveform, sample_rate, subtype="PCM_16", format="WAV")
         yield len(waveform) / sample_rate
     write_csv(paths.raw_captions(split), ["file_name", *CAPTION_COLUMNS], rows)

@@ -17,8 +17,8 @@ from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, Level, Probe, probe_clip
 from utils.dataset.captions import CAPTION_COLUMNS, has_words, hyphenated_words
 from utils.dataset.clip_names import match_names, why_absent
+from utils.dataset.log_mel_config import LOWEST_RATE, LogMelConfig
 from utils.dataset.paths import CONVERT, DatasetPaths, sounds_in
-from utils.dataset.recipe import LOWEST_RATE, LogMelRecipe
 
 FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
@@ -50,9 +50,9 @@ class SplitIndex:
 
 
 def index_split(
-    paths: DatasetPaths, split: str, require_audio: bool, fewest: int, recipe: LogMelRecipe
+    paths: DatasetPaths, split: str, require_audio: bool, fewest: int, config: LogMelConfig
 ) -> SplitIndex:
-    """Pair a split's cleaned captions with its clips that have log-mels of at least `fewest` frames by the recipe.
+    """Pair a split's cleaned captions with its clips that have log-mels of at least `fewest` frames by the config.
 
     Whatever cannot be paired or read is left out and listed.
     """
@@ -69,7 +69,7 @@ def index_split(
         problems.append(Problem(source, 1, "", "no captions"))
     table = _drop_rows_without_names(table, source, problems)
     table = _drop_repeated_clips(table, source, problems)
-    probes = _probe_split(paths, split, table, Fit(fewest, recipe), problems) if require_audio else {}
+    probes = _probe_split(paths, split, table, Fit(fewest, config), problems) if require_audio else {}
     if require_audio:
         table = table[table["file_name"].isin(probes)]
     table = _drop_empty_captions(table, source, problems)
@@ -168,7 +168,7 @@ class Fit(NamedTuple):
     """What a clip has to fit."""
 
     fewest: int  # frames that its log-mel has
-    recipe: LogMelRecipe
+    config: LogMelConfig
 
 
 def _probe_split(
@@ -224,12 +224,12 @@ def _probe_clips(
 
 def _unfit(clip: Clip, fit: Fit) -> str | None:
     """Why a clip can have no log-mel, or none that is long enough for the model."""
-    fewest, recipe = fit
+    fewest, config = fit
     try:
-        frames = recipe.frames(clip.samples, clip.sample_rate)
-        transform = recipe.at(clip.sample_rate)
+        frames = config.frames(clip.samples, clip.sample_rate)
+        transform = config.at(clip.sample_rate)
     except ValueError as error:
-        resamples = recipe.sample_rate is None and clip.sample_rate >= LOWEST_RATE
+        resamples = config.sample_rate is None and clip.sample_rate >= LOWEST_RATE
         advice = "audio_logmel.sample_rate resamples all; or " if resamples else ""
         return f"{error}; {advice}take it out, with its row of captions"
     if frames < fewest:

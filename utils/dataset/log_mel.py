@@ -1,4 +1,4 @@
-"""Log-mel energies of a clip, by a recipe."""
+"""Log-mel energies of a clip, by a config."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -11,51 +11,51 @@ from librosa.filters import mel  # here, not where it is called: a second's impo
 from utils.common.errors import UserError
 from utils.common.steps import INDEXING
 from utils.dataset.audio import mono_blocks, open_audio, resampled
-from utils.dataset.recipe import PUBLISHED, LogMelRecipe, MelTransform
+from utils.dataset.log_mel_config import PUBLISHED, LogMelConfig, MelTransform
 
 TRANSFORMED = 2**24  # values of the spectra made at a time: 8192 frames of a 2048-point FFT
 CACHED = 128  # frames whose spectra are made at a time: with these, they stay in the processor's caches
 LOG_OFFSET = float(np.spacing(1))  # 2.220446e-16: silence becomes -36.04, not -inf
 
 
-def read_log_mel(path: Path | str, recipe: LogMelRecipe, content: bytes | None = None) -> np.ndarray:
-    """`log_mel_spectrogram` of an audio file, decoded (and resampled, where the recipe asks for it) block by block.
+def read_log_mel(path: Path | str, config: LogMelConfig, content: bytes | None = None) -> np.ndarray:
+    """`log_mel_spectrogram` of an audio file, decoded (and resampled, where the config asks for it) block by block.
 
     Beside the result (T, n_mels) float32, and the file's content where the caller has that in memory already, memory
     does not grow with the clip's length.
 
-    Raises UserError where the file is damaged, or the recipe does not fit it.
+    Raises UserError where the file is damaged, or the config does not fit it.
     """
     with open_audio(path, content) as stream:
         try:
-            return _log_mel(mono_blocks(path, stream), stream.samplerate, recipe)
+            return _log_mel(mono_blocks(path, stream), stream.samplerate, config)
         except ValueError as error:
             advice = f"change the audio_logmel settings, or leave it out: {INDEXING} clotho_dataset.on_bad_data=skip"
             raise UserError(f"{path}: {error}; {advice}") from None
 
 
-def log_mel_spectrogram(y: np.ndarray, sample_rate: int, recipe: LogMelRecipe = PUBLISHED) -> np.ndarray:
+def log_mel_spectrogram(y: np.ndarray, sample_rate: int, config: LogMelConfig = PUBLISHED) -> np.ndarray:
     """Natural logarithm of the mel power spectrogram: Hann window, centred frames, Slaney mel filters.
 
     Args:
         y: (samples,) float waveform.
         sample_rate: Hz.
-        recipe: window, hop and bands.
+        config: window, hop and bands.
 
     Returns:
         (T, n_mels) float32 with T = 1 + samples // hop, samples counted once they are resampled, where they are.
 
     Raises:
-        ValueError: the recipe does not fit the sample rate.
+        ValueError: the config does not fit the sample rate.
 
     Source: the published preprocessing (librosa's melspectrogram), method kept to float32.
     """
-    return _log_mel([np.asarray(y, dtype=np.float32)], sample_rate, recipe)
+    return _log_mel([np.asarray(y, dtype=np.float32)], sample_rate, config)
 
 
-def _log_mel(blocks: Iterable[np.ndarray], sample_rate: int, recipe: LogMelRecipe) -> np.ndarray:
+def _log_mel(blocks: Iterable[np.ndarray], sample_rate: int, config: LogMelConfig) -> np.ndarray:
     """`log_mel_spectrogram` of a waveform in blocks (samples,) float32."""
-    transform, mel_power = recipe.at(sample_rate), BACKENDS[recipe.backend]
+    transform, mel_power = config.at(sample_rate), BACKENDS[config.backend]
     blocks = resampled(blocks, sample_rate, transform.sample_rate)
     powers = (mel_power(piece, transform) for piece in _pieces(blocks, transform))  # (n_mels, frames) each
     return np.concatenate([np.log(power + LOG_OFFSET, dtype=np.float32).T for power in powers])

@@ -17,15 +17,15 @@ from typing import NamedTuple
 import h5py
 import torch
 
+from utils.common.chunks import Place, append_part, appended_parts, make_folder, read_place
 from utils.common.errors import UserError
-from utils.common.hdf5 import data_set, require_room_for, texts_of, write_data_set
-from utils.common.io import is_plain_file, read_json, whole_file, write_json
+from utils.common.hdf5 import get_dataset, require_room_for, texts_of, write_dataset
+from utils.common.io import atomic_write, is_plain_file, read_json, write_json
 from utils.common.memory import keep_freed_memory
-from utils.common.parts import Place, append_part, appended_parts, make_folder, read_place
 from utils.common.steps import INDEXING, LOG_MELS
 from utils.dataset.audio import Clip, read_audio
 from utils.dataset.log_mel import read_log_mel
-from utils.dataset.recipe import LogMelRecipe
+from utils.dataset.log_mel_config import LogMelConfig
 
 SOUND = "audio_sha256"  # attribute of a clip's data set: the content of the file that it was made from
 SHA256 = 64  # its hexadecimal digits
@@ -50,18 +50,18 @@ class LogMelStore:
 
     Args:
         path: the HDF5 file.
-        recipe: what was made by another one does not count as finished.
+        config: what was made by another one does not count as finished.
     """
 
-    def __init__(self, path: Path, recipe: LogMelRecipe):
-        self.path, self.recipe = path, recipe
+    def __init__(self, path: Path, config: LogMelConfig):
+        self.path, self.config = path, config
         self.parts = path.with_name(f".{path.stem}.parts")
         self.run = token_hex(8)  # its part files are none that an earlier run may have left incomplete
 
     def stored(self) -> dict[str, str]:
         """The clips in the HDF5 file and the sounds (SHA-256) that they were made from, in the file's order of names.
 
-        By which recipe they were made stands in provenance.json.
+        By which config they were made stands in provenance.json.
         """
         try:
             with h5py.File(self.path, "r") as store:
@@ -70,15 +70,15 @@ class LogMelStore:
             return {}  # absent, damaged or of another making
 
     def prepare(self) -> str | None:
-        """Drop finished parts of another recipe, and make room for new ones; what was dropped, for the user."""
-        mark, recipe = self.parts / "recipe.json", asdict(self.recipe)
+        """Drop finished parts of another config, and make room for new ones; what was dropped, for the user."""
+        mark, config = self.parts / "recipe.json", asdict(self.config)
         dropped = None
         make_folder(self.parts)
-        if list(self.parts.iterdir()) and (not is_plain_file(mark) or read_json(mark, LOG_MELS) != recipe):
+        if list(self.parts.iterdir()) and (not is_plain_file(mark) or read_json(mark, LOG_MELS) != config):
             self.clear()
             dropped = "log-mels that were begun with other settings are dropped"
             make_folder(self.parts)
-        write_json(mark, recipe)
+        write_json(mark, config)
         return dropped
 
     def finished(self) -> dict[str, Place]:
@@ -101,7 +101,7 @@ class LogMelStore:
             raise UserError(f"{sound.path}: has changed since {INDEXING} read it; run that again")
         if sound.is_done:
             return None
-        return append_part(part, part_name(sound.fid, sound.clip), read_log_mel(sound.path, self.recipe, content))
+        return append_part(part, part_name(sound.fid, sound.clip), read_log_mel(sound.path, self.config, content))
 
     def assemble(self, clips: dict[str, Clip], stored: dict[str, str], finished: dict[str, Place]) -> int:
         """Write the HDF5 file from what is stored in the old one and from the parts; the number of frames."""
@@ -110,14 +110,14 @@ class LogMelStore:
         require_room_for(self.path, nbytes, len(clips))
         frames = 0
         old_file = h5py.File(self.path, "r") if stored else nullcontext()
-        with old_file as old, whole_file(self.path) as temporary, h5py.File(temporary, "w") as store:
+        with old_file as old, atomic_write(self.path) as temporary, h5py.File(temporary, "w") as store:
             for fid, clip in clips.items():
                 if stored.get(fid) == clip.sha256:
-                    log_mel = data_set(old, fid, LOG_MELS)[()]
+                    log_mel = get_dataset(old, fid, LOG_MELS)[()]
                 else:
                     log_mel = read_place(finished[part_name(fid, clip)])
                 # of fixed length: see utils/common/hdf5.py
-                write_data_set(store, fid, log_mel, SOUND, clip.sha256)
+                write_dataset(store, fid, log_mel, SOUND, clip.sha256)
                 frames += len(log_mel)
         return frames
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.common.errors import UserError
-from utils.common.io import require_file, whole_file
+from utils.common.io import atomic_write, require_file
 from utils.common.steps import EMBEDDING
 from utils.dataset.captions import is_typed
 from utils.dataset.vector_file import Row, vector_rows
@@ -186,7 +186,7 @@ def first_not_finite(vectors: np.ndarray) -> int:
 
 def save_embeddings(path: Path, embeddings: WordEmbeddings) -> None:
     """Write words (V,) and vectors (V, E) as an npz file."""
-    with whole_file(path) as temporary, temporary.open("wb") as stream:
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
         np.savez(stream, words=np.array(embeddings.words), vectors=embeddings.vectors)
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from matplotlib.image import imsave
 
 from utils.common.errors import UserError
-from utils.common.folders import whole_folder
-from utils.common.hdf5 import data_set, readable
+from utils.common.folders import atomic_folder
+from utils.common.hdf5 import get_dataset, open_hdf5
 from utils.common.io import progress
 from utils.common.steps import LOG_MELS
 from utils.conf.schema import Conf
@@ -45,12 +45,12 @@ def write_explore(trial: Path, conf: Conf, split: str | None = None, copy: bool 
     real = _shown_words(search)
     captions = _captions(search, scores)
     levels = packed(scores[real])
-    with whole_folder(trial / "explore", PAGE) as folder:
+    with atomic_folder(trial / "explore", PAGE) as folder:
         content = {
             "words": [stored.words[row] for row in real],
             "low": levels.low,
             "step": levels.step,
-            "importance": search.importance and [search.importance[stored.words[row]] for row in real],
+            "wordWeights": search.word_weights and [search.word_weights[stored.words[row]] for row in real],
             "corrections": conf.text_cleaning.corrections,
             "captions": captions.texts,
             "clips": _clips(search, captions, folder, copy),
@@ -128,8 +128,8 @@ def _clips(search: ClipSearch, captions: Captions, folder: Path, copy: bool) -> 
 
 def _log_mel(search: ClipSearch, fid: str) -> np.ndarray:
     """(T, n_mels) of a clip; its file is not open while others are written, which may fail for reasons of their own."""
-    with readable(search.paths.log_mels(search.split), LOG_MELS) as store:
-        return data_set(store, fid, LOG_MELS)[()]
+    with open_hdf5(search.paths.log_mels(search.split), LOG_MELS) as store:
+        return get_dataset(store, fid, LOG_MELS)[()]
 
 
 def _draw(log_mel: np.ndarray, path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.common.errors import UserError
-from utils.common.folders import whole_folder
+from utils.common.folders import atomic_folder
 from utils.common.io import read_json, write_csv
 from utils.common.steps import MEASURING, SCORING
 from utils.report import figures
@@ -48,7 +48,7 @@ def write_comparison(trials: list[Path], out: Path, unfinished: bool = False) ->
     comparison = compare(results)
     groups = comparison.groups
     caveats = [result.caveat.line for group in groups for result in group.results if result.caveat]
-    with whole_folder(out, COMPARISON) as folder:
+    with atomic_folder(out, COMPARISON) as folder:
         page = Page(folder)
         page.render(
             "comparison.html",

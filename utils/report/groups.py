@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from utils.common.errors import UserError
-from utils.conf.schema import Conf, role_of, telling
+from utils.conf.schema import Conf, result_settings, role_of
 from utils.criterion_utils import CRITERIA
 from utils.report.bootstrap import BOTH
 from utils.report.numbers import plain, shown
@@ -55,7 +55,7 @@ class TrialResult:
     @property
     def experiment(self) -> dict[str, str]:
         """The settings that tell it from another experiment, as text, by dotted key."""
-        settings = telling(self.conf)
+        settings = result_settings(self.conf)
         return {key: plain(value) for key, value in settings.items() if role_of(key).tells_experiments_apart}
 
 

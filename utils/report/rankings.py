@@ -9,9 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.conf.schema import Conf
-from utils.metric_utils import per_query_by_chance, right_pairs
+from utils.metric_utils import per_query_by_chance, relevant_pairs
 from utils.retrieval_utils import CaptionScores, hardest_negatives, per_query_both_directions
-from utils.trial.relevance import further_pairs
+from utils.trial.relevance import extra_relevant_pairs
 from utils.trial.score_files import StoredScores, load_scores, word_scores_path
 
 
@@ -22,7 +22,7 @@ class Queries(NamedTuple):
     query_clips: dict[str, np.ndarray]  # (Q,) the clip, in [0, C), that each query is, or describes
     fids: list[str]  # C
     tids: list[str]  # M
-    pairs: np.ndarray  # (L, 2) of utils.metric_utils.right_pairs
+    pairs: np.ndarray  # (L, 2) of utils.metric_utils.relevant_pairs
 
     def are_those_of(self, other: "Queries") -> bool:
         """Whether both are of the same clips and captions, in one order."""
@@ -41,7 +41,7 @@ def load_queries(trial: Path, conf: Conf, split: str, epoch: int) -> Queries:
 
 def _queries(conf: Conf, split: str, stored: StoredScores) -> Queries:
     clips = stored.caption_clips
-    pairs = right_pairs(clips, further_pairs(conf, split, stored))
+    pairs = relevant_pairs(clips, extra_relevant_pairs(conf, split, stored))
     query_clips = {"text_to_audio": clips, "audio_to_text": np.arange(len(stored.fids))}
     return Queries(per_query_both_directions(stored.scores, pairs), query_clips, stored.fids, stored.tids, pairs)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.common.folders import whole_folder
+from utils.common.folders import atomic_folder
 from utils.common.steps import SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.conf.values import flat
@@ -50,7 +50,7 @@ def write_report(trial: Path, conf: Conf, given: bool = False) -> Path:
         rankings = load_rankings(trial, conf, name, best.epoch, str(best.score))
         rows += [_metric_row(name, ranking) for ranking in rankings.values()]
         main = main or rankings
-    with whole_folder(trial / "report", REPORT) as folder:
+    with atomic_folder(trial / "report", REPORT) as folder:
         page = Page(folder)
         gallery = Gallery(best, conf, main["text_to_audio"], page)
         page.render(

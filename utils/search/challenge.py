@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.common.chunks import load_part, make_folder, save_part
 from utils.common.counts import counted
 from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
 from utils.common.digests import digest_of, file_digest
@@ -24,7 +25,6 @@ from utils.common.errors import UserError
 from utils.common.folders import own_file, require_own_file
 from utils.common.io import progress, write_rows
 from utils.common.lock import held
-from utils.common.parts import load_part, make_folder, save_part
 from utils.conf.schema import Conf
 from utils.dataset.audio import highest_frequency
 from utils.dataset.captions import clean_caption, has_words
@@ -141,7 +141,7 @@ class FolderSearch(ClipSearch):
         known = set(self.words[1:]) & {word for query in self.queries for word in self._tokens(query.text)}
         ids = np.array([i for i, word in enumerate(self.words) if word in known], dtype=np.int64)
         scores, names = np.empty((len(ids), len(self.files)), np.float32), []
-        made_by = [identity(self.trial), self.epoch, self.conf.score.model_dump(), asdict(self._recipe)]
+        made_by = [identity(self.trial), self.epoch, self.conf.score.model_dump(), asdict(self._log_mel_config)]
         with kept_scores(self.cache, digest_of(made_by)[:16]) as kept:
             for name in progress(self.files, f"scoring {self.folder}", total=len(self.files)):
                 by_word = self._scores_of(self.folder / name, kept)
@@ -157,7 +157,7 @@ class FolderSearch(ClipSearch):
             part = kept(file_digest(path))
             scores = load_part(part, (len(self.words),))
             log_mel = self._log_mel(path) if scores is None else None
-            if highest_frequency(path) < self._recipe.fmax:
+            if highest_frequency(path) < self._log_mel_config.fmax:
                 self.low.append(path.name)
         except (UserError, OSError) as error:
             self.problems.append(str(error) if isinstance(error, UserError) else f"{path}: {error.strerror}")
@@ -181,7 +181,7 @@ class FolderSearch(ClipSearch):
             raise UserError(f"{self.folder}: no sound is left to be ranked")
         if self.low:
             low = f"{counted(len(self.low), 'sound')} of a low sample rate, e.g. {self.low[0]!r}"
-            what = f"nothing up to the {self._recipe.fmax:g} Hz that log-mels go up to: the rank may not fit"
+            what = f"nothing up to the {self._log_mel_config.fmax:g} Hz that log-mels go up to: the rank may not fit"
             warnings.warn(f"{self.folder}: {low}: {what}", stacklevel=2)
         earlier = f" ({len(names) - self.computed} kept from an earlier run)" if self.computed < len(names) else ""
         sizes = f"{counted(len(names), 'sound')}{earlier} x {counted(len(self.words), 'word')}"

@@ -26,14 +26,14 @@ from utils.dataset.audio import Clip, highest_frequency
 from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
+from utils.dataset.log_mel_config import LogMelConfig
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
-from utils.dataset.recipe import LogMelRecipe
 from utils.fast_score_utils import EncodedClips, split_word_scores
 from utils.score_utils import caption_word_weights
 from utils.trial.caveats import warn_of
 from utils.trial.directory import trial_conf
 from utils.trial.identity import check_data, check_made, check_trial, load_best
-from utils.trial.retrieval import word_importance
+from utils.trial.retrieval import stored_word_weights
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
 
 
@@ -128,8 +128,8 @@ class ClipSearch:
         """(C,) float32: the mean over words of each clip's score with the word, weighed as in a caption."""
         rows, counts = np.unique([self._rows[word] for word in known], return_counts=True)
         shares = counts / len(known)
-        if self.importance is not None:
-            shares = counts * np.array([self.importance[self.stored.words[row]] for row in rows])
+        if self.word_weights is not None:
+            shares = counts * np.array([self.word_weights[self.stored.words[row]] for row in rows])
             shares = shares / shares.sum()
         scores = np.zeros(len(self.stored.fids), np.float32)
         for row, share in zip(rows, shares, strict=True):  # not a product: it may round equal columns differently
@@ -164,10 +164,10 @@ class ClipSearch:
         return {word: row for row, word in enumerate(self.stored.words)}
 
     @cached_property
-    def importance(self) -> dict[str, float] | None:
+    def word_weights(self) -> dict[str, float] | None:
         """What each word that has a score weighs beside others; None: all the same."""
         names = list(dict.fromkeys([*self.words, *self.stored.words]))
-        weights = word_importance(self.conf, self.score, len(names))
+        weights = stored_word_weights(self.conf, self.score, len(names))
         return None if weights is None else dict(zip(names, weights.tolist(), strict=True))
 
     @cached_property
@@ -197,8 +197,8 @@ class ClipSearch:
         path = Path(path)
         tids, texts, words, weights = self._captions
         scores = weights @ self._sound_scores(self._log_mel(path), words)  # (M,)
-        if (highest := highest_frequency(path)) < self._recipe.fmax:
-            band = f"holds nothing above {highest:g} Hz, but log-mels go up to {self._recipe.fmax:g} Hz"
+        if (highest := highest_frequency(path)) < self._log_mel_config.fmax:
+            band = f"holds nothing above {highest:g} Hz, but log-mels go up to {self._log_mel_config.fmax:g} Hz"
             warnings.warn(f"{path}: {band}: what is found may not fit", stacklevel=2)
         return [CaptionHit(rank, float(scores[i]), tids[i], texts[i]) for rank, i in self._ranked(scores, top)]
 
@@ -211,10 +211,10 @@ class ClipSearch:
         return split_word_scores(clip, embeds, self.score.pool)[:, 0].numpy()
 
     def _log_mel(self, path: Path) -> np.ndarray:
-        """(T, n_mels), by the trial's recipe at the data set's sample rate."""
+        """(T, n_mels), by the trial's config at the data set's sample rate."""
         if not path.is_file():
             raise UserError(f"{path}: no such file; name a {AUDIO_FILES} file")
-        log_mel = read_log_mel(path, self._recipe)
+        log_mel = read_log_mel(path, self._log_mel_config)
         if not CRNNEncoder.frames_out(len(log_mel)):
             shortest = (CRNNEncoder.rate - 1) * self.conf.audio_logmel.hop
             needed = f"the model needs {CRNNEncoder.rate}, about {shortest:g} s"
@@ -222,13 +222,13 @@ class ClipSearch:
         return log_mel
 
     @cached_property
-    def _recipe(self) -> LogMelRecipe:
-        """The trial's recipe with a sample rate: its own, or that of most of the split's clips."""
-        recipe = self.conf.audio_logmel.recipe
-        if recipe.sample_rate is not None or not self.clips:
-            return recipe
+    def _log_mel_config(self) -> LogMelConfig:
+        """The trial's config with a sample rate: its own, or that of most of the split's clips."""
+        config = self.conf.audio_logmel.config
+        if config.sample_rate is not None or not self.clips:
+            return config
         rates = Counter(clip.sample_rate for clip in self.clips.values())
-        return replace(recipe, sample_rate=rates.most_common(1)[0][0])
+        return replace(config, sample_rate=rates.most_common(1)[0][0])
 
     @cached_property
     def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:

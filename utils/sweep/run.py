@@ -13,7 +13,7 @@ from utils.common.steps import SWEEPING
 from utils.conf.schema import Conf
 from utils.sweep.points import hold, read_point, read_points
 from utils.sweep.ray_tune import run_on_ray
-from utils.trial.directory import on_its_own
+from utils.trial.directory import training_lock
 from utils.trial.retrieval import measure_trial, score_trial
 from utils.trial.training_data import TrainingData, load_training_data
 
@@ -58,7 +58,7 @@ def run_point(sweep: Path, train: Train, index: int) -> str | None:
     torch.set_num_threads(point.conf.ray_conf.trial_resources.cpu)
     try:
         data = load_training_data(point.conf)
-        with on_its_own(point.open_trial(data.files)):
+        with training_lock(point.open_trial(data.files)):
             train(point.conf, data, point.trial)
         score_trial(point.trial, point.conf)
         measure_trial(point.trial, point.conf)

@@ -11,9 +11,9 @@ from utils.common.errors import UserError
 from utils.common.lock import held
 from utils.common.processes import rank
 from utils.common.steps import TRAINING
-from utils.conf.command import command_parser, named, parse_command, refuse_conf_beside
+from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
 from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
-from utils.conf.schema import Conf, role_of, telling
+from utils.conf.schema import Conf, result_settings, role_of
 from utils.trial.caveats import warn_of
 from utils.trial.identity import begin, diverged, require_same_run, training_of
 from utils.trial.names import BEST, CONF, LAST, LOCK, METRICS
@@ -43,7 +43,7 @@ def create_directory(conf: Conf, name: str) -> Path:
 
 
 @contextmanager
-def on_its_own(trial: Path) -> Iterator[None]:
+def training_lock(trial: Path) -> Iterator[None]:
     """Train a trial within: another process that begins to as well is refused."""
     complaint = f"{trial}: another process is training it; wait for that, or end it"
     with held(trial / LOCK, complaint) if rank() == 0 else nullcontext():
@@ -96,7 +96,7 @@ def _change(trial: Path, overrides: list[str]) -> str | None:
 
 
 def _difference(trial: Path, conf: Conf) -> str | None:
-    before, after = (telling(some) for some in (kept_conf(trial, []), conf))
+    before, after = (result_settings(some) for some in (kept_conf(trial, []), conf))
     for key in [*before, *after]:
         if before.get(key) != after.get(key) and not role_of(key).may_change_afterwards:
             return f"{trial} was run with {key} {before.get(key)!r}, not {after.get(key)!r}"
@@ -112,7 +112,7 @@ def trial_parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every postprocessing script takes."""
     parser = command_parser(description)
     default = "the newest of the configuration's series with the settings of the command line"
-    parser.add_argument("--trial", type=named, metavar="DIR", help=f"trial directory (default: {default})")
+    parser.add_argument("--trial", type=path_argument, metavar="DIR", help=f"trial directory (default: {default})")
     return parser
 
 

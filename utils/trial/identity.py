@@ -13,7 +13,7 @@ from typing import Any
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import PREPROCESSING, TRAINING
-from utils.conf.schema import Conf, default_of, role_of, telling
+from utils.conf.schema import Conf, default_of, result_settings, role_of
 from utils.dataset.paths import DatasetPaths
 from utils.trial.checkpoint import Trained, load_model
 from utils.trial.names import BEST, POINTS
@@ -26,12 +26,12 @@ FORMAT = 2  # of trials; see docs/reliability.md
 def begin(trial: Path, conf: Conf, data: dict[str, str]) -> None:
     """Make a directory a trial: record what it is to be trained by, and on which files (`data_digests`)."""
     seed, token = conf.param_conf.seed, secrets.token_hex(8)
-    record(trial, TRAINING, Entry(settings=deciding(conf), data=data, seed=seed, token=token, format=FORMAT))
+    record(trial, TRAINING, Entry(settings=fixed_settings(conf), data=data, seed=seed, token=token, format=FORMAT))
 
 
-def deciding(conf: Conf) -> dict[str, Any]:
+def fixed_settings(conf: Conf) -> dict[str, Any]:
     """The settings that a trial keeps from its first epoch to its last, by dotted key."""
-    return {key: value for key, value in telling(conf).items() if not role_of(key).may_change_on_resume}
+    return {key: value for key, value in result_settings(conf).items() if not role_of(key).may_change_on_resume}
 
 
 def data_digests(conf: Conf, splits: Iterable[str], *more: Path) -> dict[str, str]:
@@ -70,7 +70,7 @@ def require_same_run(trial: Path, conf: Conf) -> None:
 
     A trial that is older than a setting was run with its default.
     """
-    settings = training_of(trial).settings, deciding(conf)
+    settings = training_of(trial).settings, fixed_settings(conf)
     both, either = settings[0].keys() & settings[1].keys(), settings[0].keys() ^ settings[1].keys()
     for key in [*sorted(both), *sorted(either)]:  # what plays a part on one side alone does so because of another
         before, after = (some.get(key, default_of(key)) for some in settings)

@@ -11,10 +11,10 @@ from typing import Any
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
-from utils.conf.schema import Conf, telling
+from utils.conf.schema import Conf, result_settings
 from utils.dataset.index import read_clips
 from utils.dataset.paths import DatasetPaths
-from utils.trial.provenance import PROVENANCE, Entry, check_entry, check_files, making_files, read_provenance
+from utils.trial.provenance import PROVENANCE, Entry, check_entry, check_files, read_provenance, record_outputs
 
 # The section whose settings decide what a step writes
 SECTIONS = {
@@ -40,16 +40,16 @@ def step_outputs(conf: Conf, step: str) -> list[Path]:
 
 def step_settings(conf: Conf, step: str) -> dict[str, Any]:
     """The settings that decide what a preprocessing step writes, by dotted key."""
-    return {key: value for key, value in telling(conf).items() if key.startswith(f"{SECTIONS[step]}.")}
+    return {key: value for key, value in result_settings(conf).items() if key.startswith(f"{SECTIONS[step]}.")}
 
 
 @contextmanager
-def making_step(conf: Conf, step: str, inputs: Iterable[Path]) -> Iterator[None]:
-    """`making_files` of a preprocessing step, in the data set's directory."""
+def record_step_outputs(conf: Conf, step: str, inputs: Iterable[Path]) -> Iterator[None]:
+    """`record_outputs` of a preprocessing step, in the data set's directory."""
     root, outputs = conf.data_conf.dataset, step_outputs(conf, step)
     if step == EMBEDDING:
         outputs.append(DatasetPaths(root).word_extra)  # recorded where there are extra words
-    with making_files(root, step, inputs, outputs, step_settings(conf, step)):
+    with record_outputs(root, step, inputs, outputs, step_settings(conf, step)):
         yield
     if step == INDEXING:
         digests(root, sounds(conf))  # which were read just now: kept for the commands to come

@@ -70,7 +70,7 @@ def record(root: Path | str, step: str, entry: Entry) -> None:
 
 
 @contextmanager
-def making_files(
+def record_outputs(
     root: Path | str,
     step: str,
     inputs: Iterable[Path],

@@ -11,7 +11,7 @@ from typing import NoReturn, Protocol
 import torch
 
 from utils.common.errors import UserError
-from utils.common.io import unwritable, whole_file
+from utils.common.io import atomic_write, unwritable
 from utils.common.processes import on_rank_zero, rank, world_size
 from utils.common.steps import TRAINING
 from utils.conf.reading import save_conf
@@ -73,7 +73,7 @@ class TrialRecord:
         if self.history:  # a kill may have come between the last checkpoint and what follows it
             self._write_metrics()
             if self.best is self.history[-1]:
-                with whole_file(self.trial / BEST) as temporary:
+                with atomic_write(self.trial / BEST) as temporary:
                     shutil.copyfile(self.trial / LAST, temporary)
         if self.conf.log_tensorboard:
             self.events = EpochEvents(self.trial, self.history, self.identity)
@@ -164,7 +164,7 @@ class TrialRecord:
         }
         improved, content = self.best is results, checkpoint_bytes(checkpoint)
         for name in (LAST, BEST) if improved else (LAST,):
-            with whole_file(self.trial / name) as temporary:
+            with atomic_write(self.trial / name) as temporary:
                 temporary.write_bytes(content)
         mark_diverged(self.trial, None)  # it got beyond, on another machine perhaps
         self._write_metrics()
@@ -175,7 +175,7 @@ class TrialRecord:
             self.logger.warning(warning)
 
     def _write_metrics(self) -> None:
-        with whole_file(self.trial / METRICS) as temporary:
+        with atomic_write(self.trial / METRICS) as temporary:
             temporary.write_text(as_lines(self.history), encoding="utf-8")
 
     def log(self, line: str) -> None:

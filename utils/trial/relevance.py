@@ -19,11 +19,11 @@ from utils.trial.score_files import StoredScores
 COLUMNS = ("file_name", "caption")
 SETTING, SPLIT = "data_conf.relevance", "data_conf.eval_data"
 ABSENT = f"name a CSV file of {','.join(COLUMNS)}, or set {SETTING} to null"
-RIGHT_PAIRS = "right pairs"  # in the sources of what was measured by them
+RELEVANT_PAIRS = "right pairs"  # in the sources of what was measured by them
 SHOWN = 20  # unknown names on the terminal
 
 
-def further_pairs(conf: Conf, split: str, stored: StoredScores) -> np.ndarray | None:
+def extra_relevant_pairs(conf: Conf, split: str, stored: StoredScores) -> np.ndarray | None:
     """(P, 2) clips and captions, by their places in a split's scores, that are right for one another as well.
 
     The names and captions are those of the split's captions file, to the character; a caption that stands there
@@ -96,7 +96,8 @@ def measured_by(conf: Conf) -> dict[str, dict]:
         return {}
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; {ABSENT}")
-    return {"settings": {SETTING: path, SPLIT: conf.data_conf.eval_data}, "sources": {RIGHT_PAIRS: file_digest(path)}}
+    settings = {SETTING: path, SPLIT: conf.data_conf.eval_data}
+    return {"settings": settings, "sources": {RELEVANT_PAIRS: file_digest(path)}}
 
 
 def as_measured(trial: Path, conf: Conf, given: bool = False) -> Conf:
@@ -111,7 +112,8 @@ def as_measured(trial: Path, conf: Conf, given: bool = False) -> Conf:
     if measuring is None:
         return conf
     of_split = measuring.settings.get(SPLIT) == conf.data_conf.eval_data
-    before, digest = (measuring.settings.get(SETTING), measuring.sources.get(RIGHT_PAIRS)) if of_split else (None, None)
+    before = measuring.settings.get(SETTING) if of_split else None
+    digest = measuring.sources.get(RELEVANT_PAIRS) if of_split else None
     if not isinstance(before, str | None):
         raise UserError(f"{trial / PROVENANCE}: not as {MEASURING} writes it; run that again")
     wanted = conf.data_conf.relevance if given else before

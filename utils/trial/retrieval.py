@@ -17,7 +17,7 @@ from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import WordEmbeddings, load_further_words
 from utils.evaluation_utils import embed_words, score_words
-from utils.metric_utils import averages, chance_both_directions, right_pairs
+from utils.metric_utils import averages, chance_both_directions, relevant_pairs
 from utils.model_utils import prepare_model
 from utils.retrieval_utils import per_query_both_directions, slices
 from utils.score_utils import Score, caption_word_weights, inverse_document_frequency
@@ -25,8 +25,8 @@ from utils.trial.checkpoint import Trained
 from utils.trial.identity import check_trial, data_digests, load_best
 from utils.trial.names import BEST, RETRIEVAL_METRICS
 from utils.trial.preprocessing import holds, sources
-from utils.trial.provenance import making_files
-from utils.trial.relevance import further_pairs, measured_by
+from utils.trial.provenance import record_outputs
+from utils.trial.relevance import extra_relevant_pairs, measured_by
 from utils.trial.score_files import (
     Captions,
     load_scores,
@@ -53,7 +53,7 @@ def score_trial(trial: Path, conf: Conf) -> None:
     best.score.to(device)
     outputs = [path(trial, name) for name in splits for path in (scores_path, word_scores_path)]
     data = data_digests(conf, splits, *([paths.word_extra] if extra else []))
-    with making_files(trial, SCORING, [trial / BEST], outputs, data=data, sources=sources(conf)):
+    with record_outputs(trial, SCORING, [trial / BEST], outputs, data=data, sources=sources(conf)):
         for name in splits:
             split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, conf.data_conf.cache)
             scores_path(trial, name).unlink(missing_ok=True)  # of before, which nothing would tell from new ones
@@ -79,7 +79,7 @@ def extra_words(conf: Conf, best: Trained) -> WordEmbeddings | None:
     return load_further_words(path, count, best.words, best.model.text_enc.embedding.embedding_dim)
 
 
-def word_importance(conf: Conf, score: Score, words: int) -> np.ndarray | None:
+def stored_word_weights(conf: Conf, score: Score, words: int) -> np.ndarray | None:
     """What each of so many stored words, the vocabulary's and extra ones, weighs in a text; None: all the same.
 
     An extra word weighs as much as any word that none of the training split's captions has.
@@ -133,15 +133,15 @@ def measure_trial(trial: Path, conf: Conf) -> None:
     best, device = load_best(trial), pick_device()
     metrics, chance, path = {}, {}, trial / RETRIEVAL_METRICS
     relevance = [Path(conf.data_conf.relevance)] if conf.data_conf.relevance else []
-    with making_files(trial, MEASURING, [*files.values(), *relevance], [path], **measured_by(conf)):
+    with record_outputs(trial, MEASURING, [*files.values(), *relevance], [path], **measured_by(conf)):
         for split, file in files.items():
             stored = load_scores(file, best.epoch, str(best.score))
-            further = further_pairs(conf, split, stored)
-            pairs = right_pairs(stored.caption_clips, further)
+            extra_relevant = extra_relevant_pairs(conf, split, stored)
+            pairs = relevant_pairs(stored.caption_clips, extra_relevant)
             values = per_query_both_directions(stored.scores.to(device), pairs)
             metrics[split] = {direction: averages(queries) for direction, queries in values.items()}
             chance[split] = chance_both_directions(pairs, len(stored.fids), len(stored.tids))
-            if further is not None:
+            if extra_relevant is not None:
                 right = len(pairs) / len(stored.tids)
                 print(f"{split}: {right:.2f} right clips a caption, by {conf.data_conf.relevance}")
         write_json(path, metrics)

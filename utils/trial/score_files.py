@@ -11,8 +11,8 @@ import torch
 from scipy.sparse import csr_array
 
 from utils.common.errors import UserError
-from utils.common.hdf5 import data_set, fixed_length, readable, require_room_for
-from utils.common.io import replaced, whole_file, written
+from utils.common.hdf5 import fixed_length, get_dataset, open_hdf5, require_room_for
+from utils.common.io import atomic_write, replaced, written
 from utils.common.steps import SCORING
 from utils.retrieval_utils import CaptionScores, slices
 from utils.score_utils import Score
@@ -121,7 +121,7 @@ def load_word_scores(path: Path, epoch: int, score: str) -> WordScores:
 
     Raises UserError where the file is missing, damaged or of another epoch or score.
     """
-    with readable(path, SCORING) as store:
+    with open_hdf5(path, SCORING) as store:
         words, fids, made_by = _names(store)
     _require(path, made_by, (epoch, score))
     store = h5py.File(path, "r")  # open for as long as its data set is in use
@@ -134,13 +134,13 @@ def load_scores(path: Path, epoch: int, score: str | None = None) -> StoredScore
 
     Raises UserError where the file is missing, damaged, without captions, of another epoch or score, or holds NaN.
     """
-    with readable(path, SCORING) as store:
+    with open_hdf5(path, SCORING) as store:
         _, fids, made_by = _names(store)
         if "tids" not in store:  # what has no captions may be searched, and is older than their place here
             raise UserError(f"{path}: holds no captions, by which metrics go; run {SCORING} again")
         tids, caption_fids = (_texts(store, name) for name in ("tids", "caption_fids"))
-        starts, words = (data_set(store, f"caption_{name}", SCORING, "i")[()] for name in ("starts", "words"))
-        shares, scores = (data_set(store, name, SCORING) for name in ("caption_shares", "scores"))
+        starts, words = (get_dataset(store, f"caption_{name}", SCORING, "i")[()] for name in ("starts", "words"))
+        shares, scores = (get_dataset(store, name, SCORING) for name in ("caption_shares", "scores"))
         own = (shares[()], words, starts)
         if not (_describe(tids, caption_fids, fids) and _are_weights(*own, len(tids), len(scores))):
             raise _apart(path)
@@ -156,14 +156,14 @@ def load_scores(path: Path, epoch: int, score: str | None = None) -> StoredScore
 def _names(store: h5py.File) -> tuple[list[str], list[str], tuple[int, str]]:
     """The words, the clips, and the epoch and the score, which files from before there was a choice do not name."""
     words, fids = (_texts(store, name) for name in ("words", "fids"))
-    scores = data_set(store, "scores", SCORING)
+    scores = get_dataset(store, "scores", SCORING)
     if scores.shape != (len(words), len(fids)) or scores.dtype != np.float32:
         raise _apart(store.filename)
     return words, fids, (int(store.attrs["epoch"]), str(store.attrs.get("score", PUBLISHED)))
 
 
 def _texts(store: h5py.File, name: str) -> list[str]:
-    texts = data_set(store, name, SCORING, "S")
+    texts = get_dataset(store, name, SCORING, "S")
     if texts.ndim != 1:
         raise _apart(store.filename)
     return texts.asstr()[()].tolist()
@@ -216,7 +216,7 @@ def save_scores(path: Path, stored: StoredScores) -> None:
     names = {name: fixed_length(getattr(stored, name)) for name in ("fids", "tids", "caption_fids")}
     size = matrix_size(captions, clips) + sum(part.nbytes for part in names.values())
     require_room_for(path, size, data_sets=1 + len(names))
-    with whole_file(path) as temporary, h5py.File(temporary, "w") as store:
+    with atomic_write(path) as temporary, h5py.File(temporary, "w") as store:
         store.attrs["epoch"], store.attrs["score"] = stored.epoch, stored.score
         scores = store.create_dataset("scores", (clips, captions), np.float32)
         for some in slices(clips, CLIPS_AT_ONCE):

@@ -9,7 +9,7 @@ const at = id => document.getElementById(id);
 // --- what the page holds: V words, C clips -------------------------------------------------------------
 
 const content = JSON.parse(at("content").textContent);
-const { words, clips, captions, importance, corrections } = content;
+const { words, clips, captions, wordWeights, corrections } = content;
 const rowOf = new Map(words.map((word, row) => [word, row]));
 const correctionOf = new Map(Object.entries(corrections));
 const table = unpacked(at("levels").textContent);  // (V, C)
@@ -54,7 +54,7 @@ function partsOf(tokens) {
   for (const word of tokens) {
     if (rowOf.has(word)) counts.set(rowOf.get(word), (counts.get(rowOf.get(word)) ?? 0) + 1);
   }
-  const parts = [...counts].map(([row, count]) => ({ row, count, weight: count * (importance ? importance[row] : 1) }));
+  const parts = [...counts].map(([row, count]) => ({ row, count, weight: count * (wordWeights ? wordWeights[row] : 1) }));
   const total = byRow(parts).reduce((sum, part) => sum + part.weight, 0);
   for (const part of parts) part.share = Math.fround(part.weight / total);
   return parts;

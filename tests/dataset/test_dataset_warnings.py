@@ -1,8 +1,8 @@
 """What step 2 says of a data set without refusing it."""
 
 from utils.dataset.audio import HEARD, Clip, Level
-from utils.dataset.recipe import PUBLISHED, LogMelRecipe
-from utils.dataset.remarks import mixed_rates, odd_levels, repeated_names, repeated_sounds, repeated_splits
+from utils.dataset.dataset_warnings import mixed_rates, odd_levels, repeated_names, repeated_sounds, repeated_splits
+from utils.dataset.log_mel_config import PUBLISHED, LogMelConfig
 
 
 def clips(**splits):
@@ -23,13 +23,13 @@ def test_rates_that_differ_are_counted_by_split_and_what_to_do_is_said():
         "clips at 44100 Hz: 2 of dev, 1 of eva",
         "one sound has other log-mels at each rate; audio_logmel.sample_rate=44100 resamples all clips",
     ]
-    assert not list(mixed_rates(mixed, LogMelRecipe(sample_rate=44100)))
+    assert not list(mixed_rates(mixed, LogMelConfig(sample_rate=44100)))
     assert not list(mixed_rates(clips(dev="a@8000", val="b@8000"), PUBLISHED))
     assert not list(mixed_rates({"dev": {}}, PUBLISHED))
 
 
 def test_clips_without_the_upper_bands_are_counted_where_all_are_resampled():
-    (line,) = mixed_rates(clips(dev="a@44100 b@8000"), LogMelRecipe(sample_rate=16000))
+    (line,) = mixed_rates(clips(dev="a@44100 b@8000"), LogMelConfig(sample_rate=16000))
     assert line == "clips at 8000 Hz: 1 of dev: they hold nothing above 4000 Hz, but log-mels go up to 8000 Hz"
 
 

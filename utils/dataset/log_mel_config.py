@@ -1,4 +1,4 @@
-"""How a log-mel is made: one frozen recipe that preprocessing, search and provenance share."""
+"""How a log-mel is made: one frozen config that preprocessing, search and provenance share."""
 
 from dataclasses import dataclass
 from math import ceil, log2
@@ -9,7 +9,7 @@ LOWEST_RATE = 1000  # Hz, that is resampled: the header of a damaged file may ha
 
 
 class MelTransform(NamedTuple):
-    """A recipe at a sample rate."""
+    """A config at a sample rate."""
 
     sample_rate: int  # Hz
     n_fft: int  # samples
@@ -21,7 +21,7 @@ class MelTransform(NamedTuple):
 
 
 @dataclass(frozen=True)
-class LogMelRecipe:
+class LogMelConfig:
     """The settings of a log-mel; the defaults are the published ones. All back ends give the same numbers."""
 
     backend: str = "torch"  # a name in utils.dataset.log_mel.BACKENDS
@@ -33,7 +33,7 @@ class LogMelRecipe:
     sample_rate: int | None = None  # Hz, to resample every sound to; None: each at its own
 
     def at(self, sample_rate: int) -> MelTransform:
-        """The recipe in samples, for a sound of this sample rate (Hz); raises ValueError where it does not fit."""
+        """The config in samples, for a sound of this sample rate (Hz); raises ValueError where it does not fit."""
         if self.sample_rate and sample_rate < LOWEST_RATE:
             raise ValueError(f"a sample rate of {sample_rate} Hz is too low to be resampled")
         sample_rate = self.sample_rate or sample_rate
@@ -61,4 +61,4 @@ class LogMelRecipe:
         return 1 + resampled // transform.hop_length
 
 
-PUBLISHED = LogMelRecipe()
+PUBLISHED = LogMelConfig()

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from utils.dataset.audio import HEARD, Clip, Level
-from utils.dataset.recipe import LogMelRecipe
+from utils.dataset.log_mel_config import LogMelConfig
 
 Clips = dict[str, dict[str, Clip]]  # by split and fid
 Levels = dict[str, dict[str, Level]]
@@ -21,21 +21,21 @@ def repeated_splits(roles: dict[str, str]) -> Iterator[str]:
             yield f"data_conf.{role} and .{other} are one split, {split}: its results are not those on unseen clips"
 
 
-def mixed_rates(clips: Clips, recipe: LogMelRecipe) -> Iterator[str]:
+def mixed_rates(clips: Clips, config: LogMelConfig) -> Iterator[str]:
     """A line for each sample rate where there are several, and what to do; none where all are resampled well."""
     splits: dict[int, Counter[str]] = {}
     for split, by_fid in clips.items():
         for clip in by_fid.values():
             splits.setdefault(clip.sample_rate, Counter())[split] += 1
     where = {rate: ", ".join(f"{n} of {split}" for split, n in splits[rate].items()) for rate in sorted(splits)}
-    if recipe.sample_rate is None and len(where) > 1:
+    if config.sample_rate is None and len(where) > 1:
         for rate, shares in where.items():
             yield f"clips at {rate} Hz: {shares}"
         most = max(where, key=lambda rate: (splits[rate].total(), rate))
         yield f"one sound has other log-mels at each rate; audio_logmel.sample_rate={most} resamples all clips"
     for rate, shares in where.items():
-        if recipe.sample_rate and rate < 2 * recipe.fmax:
-            band = f"nothing above {rate / 2:g} Hz, but log-mels go up to {recipe.fmax:g} Hz"
+        if config.sample_rate and rate < 2 * config.fmax:
+            band = f"nothing above {rate / 2:g} Hz, but log-mels go up to {config.fmax:g} Hz"
             yield f"clips at {rate} Hz: {shares}: they hold {band}"
 
 

@@ -39,7 +39,7 @@ def make_folder(folder: Path) -> None:
 
 
 def save_part(part: Path, array: np.ndarray) -> None:
-    """Write an array as a .npy file with a digest at its end. Not by `whole_file`, which waits for the disk."""
+    """Write an array as a .npy file with a digest at its end. Not by `atomic_write`, which waits for the disk."""
     temporary = part.with_suffix(f".{os.getpid()}.tmp")
     buffer = io.BytesIO()
     np.save(buffer, array)
