@@ -44,7 +44,7 @@ def test_an_evaluation_of_64_clips_is_few_kernels_and_one_wait(name):
     from tests.pretend_cuda.counts import OBJECTIVES, of_evaluation
 
     watch = of_evaluation(OBJECTIVES[name])
-    assert watch.kernels.total() <= 300, watch.report()
+    assert watch.kernels.total() <= 330, watch.report()  # of which each of two batches of the objective takes 20 to 40
     assert watch.syncs.total() <= 3 and not watch.pageable, watch.report()
 
 
