@@ -12,7 +12,7 @@ from utils.score_utils import BatchScores
 
 
 class Picked(NamedTuple):
-    """What a strategy picked in a batch of N pairs, and from what: (N, N) each, without gradient."""
+    """A strategy's picks in a batch of N pairs, and what it picked from: (N, N) each, without gradient."""
 
     scores: Tensor  # S(a_i, t_j)
     negatives: Tensor  # bool, of `negative_mask`
@@ -21,7 +21,7 @@ class Picked(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """A batch's loss, the share of its comparisons that are not won yet (both scalars), and a strategy's picks."""
+    """A batch's loss, the share of its comparisons that still add to it (both scalars), and a strategy's picks."""
 
     loss: Tensor
     active: Tensor
@@ -112,8 +112,7 @@ def compares_clips(criterion: nn.Module) -> bool:
 
 
 def negative_mask(fids: Tensor) -> Tensor:
-    """(N,) integers, one a clip -> (N, N) bool: [i, j] is whether item j may be a negative of anchor i, that is, is of
-    another clip."""
+    """(N,) clip numbers -> (N, N) bool: [i, j]: is item j of another clip than anchor i?"""
     return fids.unsqueeze(1) != fids.unsqueeze(0)
 
 

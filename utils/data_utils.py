@@ -30,11 +30,11 @@ from utils.device_utils import DeviceLogMels
 from utils.score_utils import Batch
 
 AHEAD = 4  # batches that are read from disk while others are computed with
-FREE_MEMORY_SHARE = 0.5  # of which a split's log-mels may take, at the most
+FREE_MEMORY_SHARE = 0.5  # the largest share of it that a split's log-mels may take
 
 
 class DiskLogMels(Sequence[Tensor]):
-    """Log-mels that stay in their HDF5 file and are read, and checked, one by one.
+    """Log-mels that stay in their HDF5 file; each is read and checked when it is needed.
 
     Args:
         path: the file.
@@ -55,7 +55,7 @@ class DiskLogMels(Sequence[Tensor]):
 
 @dataclass(frozen=True)
 class Split:
-    """Clips and captions of a split; C clips, M captions."""
+    """A split: C clips and M captions."""
 
     fids: list[str]  # C
     log_mels: Sequence[Tensor]  # C of (T, n_mels) float32: in memory, DiskLogMels or DeviceLogMels
@@ -79,13 +79,13 @@ def load_split(
     cache: str = "memory",
     needs_negatives: bool = False,
 ) -> Split:
-    """Read a split's captions and log-mels; what is kept where goes to standard output.
+    """Read a split's captions and log-mels, and print where the log-mels are kept.
 
     Args:
-        words: the vocabulary; a word's id is its place.
-        n_mels: the bands that the log-mels must have.
+        words: the vocabulary; a word's id is its index.
+        n_mels: the number of bands that the log-mels must have.
         cache: "memory" or "device" keeps the log-mels in memory if they fit, "disk" leaves them in their file.
-        needs_negatives: whether one clip is too few.
+        needs_negatives: whether at least two clips are needed.
 
     Raises:
         UserError: a file is missing, a word has no vector, a clip has no or unfit log-mels, or clips are too few.
@@ -122,12 +122,12 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd
 
 
 def on_device(split: Split, name: str, device: torch.device, cache: str, needed: float) -> Split:
-    """The split with its log-mels on a CUDA device, if there is room and they are not to stay on disk; it says so.
+    """Move a split's log-mels to a CUDA device if they fit there, unless they stay on disk; print which it is.
 
     Args:
-        name: of the split.
-        cache: "device", "memory" (which stands for the device where there is one), or "disk".
-        needed: bytes that are to be left for a training step.
+        name: the split's name.
+        cache: "device", "memory" (which means the device where there is one), or "disk".
+        needed: bytes to leave free for a training step.
     """
     if device.type != "cuda" or cache == "disk" or isinstance(split.log_mels, DiskLogMels):
         return split
@@ -152,12 +152,12 @@ def batches(split: Split, batch_size: int, shuffle: bool = False) -> "DataLoader
 
 
 def batch_order(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
-    """The captions of each of `batches`, by index: the same order, by the same draws."""
+    """The caption indices of each batch of `batches`: the same order, from the same draws."""
     return DataLoader(range(len(split.captions)), batch_size, shuffle=shuffle, collate_fn=list)
 
 
 class ReadAhead:
-    """Batches that a thread reads ahead: a process of its own would be a fork of one that has threads."""
+    """Read batches ahead in a thread. A worker process would fork a process that has threads."""
 
     def __init__(self, loader: DataLoader):
         self.loader = loader
@@ -177,7 +177,7 @@ class ReadAhead:
 
 
 def collate(split: Split, captions: list[int]) -> Batch:
-    """The batch of captions, by index, and their clips; each rank reads its shard of these."""
+    """Make the batch of captions (by index) and their clips; each rank reads its shard of the clips."""
     clips, text = split.caption_clips[captions], [split.captions[caption] for caption in captions]
     audio_lens = torch.tensor([split.frames[clip] for clip in clips])
     return Batch(
@@ -190,7 +190,7 @@ def collate(split: Split, captions: list[int]) -> Batch:
 
 
 def _padded(log_mels: Sequence[Tensor], clips: np.ndarray, frames: int) -> Tensor:
-    """The log-mels of clips (n,), zero-padded: (n, frames, n_mels), where they are kept."""
+    """The log-mels of clips (n,), zero-padded: (n, frames, n_mels), on the device that holds them."""
     if isinstance(log_mels, DeviceLogMels):
         return log_mels.padded(clips, frames)
     audio = pad_sequence([log_mels[clip] for clip in clips], batch_first=True)
@@ -208,8 +208,8 @@ def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, 
         raise UserError(f"{paths.text(split)}: {why}; run {INDEXING} again") from None
     except KeyError as error:
         raise UserError(
-            f"{paths.text(split)}: the word {error.args[0]!r} has no vector: captions and word vectors are not of one "
-            f"run; run {EMBEDDING} (and {TRAINING}) again"
+            f"{paths.text(split)}: the word {error.args[0]!r} has no vector; captions and word vectors "
+            f"are of different runs: run {EMBEDDING} (and {TRAINING}) again"
         ) from None
 
 
@@ -231,7 +231,7 @@ def _open_log_mels(
 
 
 def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
-    """How many frames a clip has, by its log-mels' shape."""
+    """The number of a clip's frames, from its log-mels' checked shape."""
     if fid not in store:
         raise UserError(f"{path}: no log-mels of clip {fid}; run {LOG_MELS} again")
     shape = get_dataset(store, fid, LOG_MELS).shape

@@ -1,5 +1,4 @@
-"""What spares the host and a CUDA device waiting for each other in training: data, draws and checks made ahead or read
-later."""
+"""Keep the host and a CUDA device from waiting for each other in training: make data and draws ahead, check later."""
 
 import math
 from collections.abc import Sequence
@@ -10,16 +9,16 @@ from torch import Tensor
 
 from models.tensors import to_device
 
-READ_EVERY = 50  # steps, of whose losses and gradients CUDA's host reads at once whether they are finite
-DRAWN_AT_ONCE = 2**20  # random numbers: those of 512 steps of 32 pairs
+READ_EVERY = 50  # steps between two checks on CUDA whether losses and gradients are finite
+DRAWN_AT_ONCE = 2**20  # random numbers copied at a time: 512 steps of 32 pairs
 
 
 class Diverged(Exception):
-    """Something that must be finite is NaN or infinite; the model is as it was before it.
+    """A loss, gradient or score is NaN or infinite; the model is as it was before.
 
     Args:
-        what: the thing, with its value.
-        clips: (N,) the clips of the batch where it came up.
+        what: what is not finite, with its value.
+        clips: (N,) the clips of the batch.
     """
 
     def __init__(self, what: str, clips: list[int]):
@@ -28,10 +27,10 @@ class Diverged(Exception):
 
 
 class FiniteSteps:
-    """Ends training at the first step whose loss or gradient is not finite, whose update it keeps from being made.
+    """End training at the first step whose loss or gradient is not finite, without its update.
 
-    On a CPU it looks at every step. CUDA's host would have to wait for the device: there the device itself leaves out
-    this update and all that follow, by what a fused optimiser has for it, until the host looks, every so many steps.
+    A CPU checks every step. On CUDA the check would make the host wait, so the fused optimiser's `found_inf` skips this
+    update and all later ones on the device, until the host checks, every READ_EVERY steps.
 
     Args:
         optimizer: fused, on CUDA.
@@ -45,7 +44,7 @@ class FiniteSteps:
             optimizer.found_inf = torch.zeros((), device=device)
 
     def add(self, loss: Tensor, length: Tensor, clips: Tensor) -> None:
-        """A step's loss, the length of its gradient, and its batch's clips (N,); before the update. See `read`."""
+        """Add a step's loss, gradient norm and clips (N,), before its update; may raise as `read` does."""
         self.unread.append((torch.stack([loss.detach(), length]), clips))
         if self.on_cuda:
             bad = torch.isfinite(loss.detach() + length).logical_not().float()
@@ -54,7 +53,7 @@ class FiniteSteps:
             self.read()
 
     def read(self) -> None:
-        """Look at the steps since the last look; raises Diverged, by the first that was not finite."""
+        """Check the steps since the last check; raises Diverged for the first that is not finite."""
         unread, self.unread = self.unread, []
         numbers = torch.stack([pair for pair, _ in unread]).tolist() if unread else []
         for (loss, length), (_, clips) in zip(numbers, unread, strict=True):
@@ -63,11 +62,11 @@ class FiniteSteps:
 
 
 class DeviceLogMels(Sequence[Tensor]):
-    """Log-mels of C clips on a device, their frames in one row: those of a batch are one look-up.
+    """The log-mels of C clips on a device, in one tensor: a batch is one look-up.
 
     Args:
         log_mels: C of (T, n_mels).
-        device: where they go.
+        device: the target device.
     """
 
     def __init__(self, log_mels: Sequence[Tensor], device: torch.device):
@@ -97,12 +96,11 @@ class DeviceLogMels(Sequence[Tensor]):
 
 
 class Draws:
-    """The uniform random numbers that a generator of the host gives, on a device: for CUDA many are drawn, and copied,
-    at once.
+    """Uniform random numbers of a host generator, on a device; for CUDA many are drawn and copied at once.
 
     Args:
         generator: None is torch's own.
-        device: where they go.
+        device: the target device.
     """
 
     def __init__(self, generator: torch.Generator | None, device: torch.device):
@@ -111,7 +109,7 @@ class Draws:
         self.at_once = DRAWN_AT_ONCE if device.type == "cuda" else 0
 
     def take(self, *size: int) -> Tensor:
-        """What `torch.rand(size, generator=generator)` would give, whatever was taken before."""
+        """The numbers of `torch.rand(size, generator=generator)`, in the generator's order."""
         count = math.prod(size)
         if len(self.left) < count:
             more = torch.rand(max(count, self.at_once), generator=self.generator)

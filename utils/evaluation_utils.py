@@ -1,6 +1,6 @@
-"""Evaluation: encode a split's clips once, score them with its captions, and sum up in an objective and in metrics.
+"""Evaluation: encode a split's clips once, score them with its captions, compute the objective (val_obj) and metrics.
 
-Everything stays on the model's device until the results are read, all at once.
+All values stay on the model's device until the results are read at once.
 
 Shapes: C clips, M captions, V vocabulary; batches of N pairs; L encoder outputs.
 """
@@ -28,19 +28,19 @@ from utils.model_utils import TrainState
 from utils.retrieval_utils import CaptionScores, rank_counts, spread
 from utils.score_utils import BatchScores, Pool, Score, caption_word_weights, mean_over_frames
 
-LENGTH_STEP = 64  # frames; clips are padded to multiples, since convolutions keep memory for every size that they meet
-FRAMES_AT_ONCE = 2**17  # of all the clips that are encoded together: 64 clips of 40 s
+LENGTH_STEP = 64  # frames; clips are padded to its multiples, since convolutions keep memory for each input size
+FRAMES_AT_ONCE = 2**17  # frames of all clips that are encoded together: 64 clips of 40 s
 
 
 @dataclass(frozen=True)
 class SplitScores:
-    """Scores of a split under a model, every clip and caption at its own length; on the model's device."""
+    """A split's scores under a model, each clip and caption at its own length, on the model's device."""
 
     split: Split
     words: Tensor  # (V, E) embeddings
-    weights: csr_array  # (M, V) how much of each caption a word is, all words alike
+    weights: csr_array  # (M, V) each word's share of each caption, all words weighing the same
     cross: CaptionScores  # of every clip with every caption
-    clips: EncodedClips | None  # the encoder's outputs, where they were asked for
+    clips: EncodedClips | None  # the encoder's outputs, where they are kept
 
 
 @torch.no_grad()
@@ -80,12 +80,12 @@ def score_words(
     keep_encoded: bool = False,
     part: slice | None = None,
 ) -> tuple[Tensor, EncodedClips | None]:
-    """The score of each word, of tables (V, E), with every clip, or those of a part: (sum of V, C); and the encoder's
-    outputs, if they are kept.
+    """Score the words of tables (V, E) with every clip, or those of a part: (sum of V, C), and the encoder's outputs,
+    if they are kept.
 
-    Each table is multiplied by itself: to the bit, a word's scores do not depend on the other tables.
-    Several ranks encode and score a share of the groups each, and every rank gets all: a clip's outputs do not depend
-    on the number of ranks, to the bit.
+    Each table has its own matrix product, so that a word's scores have the same bits whatever the other tables are.
+    Each rank encodes and scores a share of the groups, and gets the results of all. A clip's outputs have the same bits
+    whatever the number of ranks.
     """
     part = part or slice(0, len(split.fids))
     frames = np.array(split.frames[part])
@@ -120,8 +120,7 @@ def encode_clips(model: CRNNWordModel, split: Split, clips: list[int]) -> Tensor
 
 
 def _groups(frames: np.ndarray, lengths: np.ndarray, at_once: int) -> list[list[int]]:
-    """Group clips (C,) by their frames, at most `at_once` together, fewer where they are long: the memory is bounded,
-    or a single clip's.
+    """Group clips (C,) of similar length: at most `at_once` in a group, and FRAMES_AT_ONCE frames or a single clip.
 
     Short clips come first; within a group, those with the most outputs, `lengths` (C,).
     """
@@ -135,10 +134,11 @@ def _groups(frames: np.ndarray, lengths: np.ndarray, at_once: int) -> list[list[
 
 
 class PairBatches:
-    """A split's pairs in batches, in one fixed shuffled order and with fixed draws.
+    """The batches of the validation objective: a split's pairs, in a fixed shuffled order and with fixed draws.
 
-    Frames are pooled over each clip's own length; words averaged over the longest caption of the batch, as published,
-    unless mask_words. S_padded = n_words / W_max * S_masked, exactly. Batches without any negative are left out.
+    Frames are pooled over each clip's own length. Words are averaged over the length of the batch's longest caption, as
+    published, unless mask_words: S_padded = n_words / W_max * S_masked, exactly. Batches without any negative are left
+    out.
     """
 
     def __init__(self, scores: SplitScores, batch_size: int, mask_words: bool):
@@ -179,7 +179,7 @@ class PairBatches:
 
     @cached_property
     def clips_with_clips(self) -> Tensor:
-        """(C, C): the scores of all clips that meet in a batch, each pair of clips scored once."""
+        """(C, C): the scores of clips that share a batch, each pair of clips scored once; NaN elsewhere."""
         encoded, count = self.scores.clips, len(self.scores.split.fids)
         batches = [self.scores.split.caption_clips[captions] for captions in self.captions]  # (N,) each
         met = np.unique(np.concatenate([(clips[:, None] * count + clips[None, :]).ravel() for clips in batches]))
@@ -192,9 +192,9 @@ class PairBatches:
 
 
 def evaluate(state: TrainState, split: Split, metrics: dict[str, nn.Module], batch_size: int) -> dict[str, float]:
-    """The validation objective, further losses by name, mAP in both directions and the spread of the scores.
+    """Compute the validation objective, the other losses by name, mAP in both directions and the scores' spread.
 
-    Several ranks encode the clips together, by the running statistics of rank zero, which does the rest.
+    All ranks encode the clips together, with the running statistics of rank zero, which does the rest.
 
     Raises Diverged, on rank zero, where the scores are not finite.
     """
@@ -229,6 +229,6 @@ def _results(
 
 
 def _read(parts: list[Tensor]) -> list[np.ndarray]:
-    """Vectors on the device as float64 arrays, by one copy, for which the host waits once."""
+    """Copy vectors from the device as float64 arrays, in one copy: the host waits once."""
     values = torch.cat([part.double() for part in parts]).cpu().numpy()
     return np.split(values, np.cumsum([len(part) for part in parts])[:-1])

@@ -1,4 +1,4 @@
-"""How much memory a training step needs, estimated before there is a trial."""
+"""Estimate the memory of a training step before the trial directory is made."""
 
 import math
 
@@ -19,20 +19,19 @@ from utils.dataset.paths import DatasetPaths
 from utils.fast_score_utils import AT_ONCE
 from utils.model_utils import build_criterion
 
-# How many times over a step holds its images and similarities, gradients and the heap's gaps among them: fitted to 22
-# peaks of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in either precision
+# How many copies of its images and similarities a step holds, with gradients and gaps of the heap: fitted to 22 peaks
+# of resident memory on a CPU, from 8 x 500 to 2 x 20000 frames, 10 to 1280 words, in both precisions
 IMAGE_COPIES, PAIR_COPIES = 2.1, 2
-WORD_COPIES = {"mean": 6.5, "max": 8.2, "softmax": 8.2}  # by the pool over frames; the last two: a quarter more than it
-OFF_BY = 1.26  # at the most, there
+WORD_COPIES = {"mean": 6.5, "max": 8.2, "softmax": 8.2}  # by the pool over frames
+OFF_BY = 1.26  # the largest error of the estimate there
 
 
 def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> float:
-    """Say, and return, what bytes a step by the split's longest batch will need, estimated, and which clip it is as
-    long as.
+    """Print and return the estimated bytes of a step with the split's longest batch, and name the clip that sets them.
 
-    Several ranks share the memory of a CPU; each has a GPU's for its shard alone.
+    On CPUs all ranks share the memory; on GPUs each rank has one for its shard.
 
-    Raises UserError where that is more than is free, and by more than an estimate is off.
+    Raises UserError where the estimate exceeds the free memory by more than its error.
     """
     pairs, clip = min(conf.param_conf.batch_size, len(split.captions)), int(np.argmax(split.frames))
     share, free = pairs, free_memory()
@@ -55,15 +54,15 @@ def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> 
 
 @torch.no_grad()
 def step_memory(conf: Conf, dim: int, clips: int, frames: int, words: int) -> float:
-    """Bytes that a training step takes, within a quarter of what it took where it was measured.
+    """The bytes of a training step, within a quarter of the measured ones.
 
-    They are those of the CNN's images, whose sizes its layers tell, of the similarities of frames with words, and of
-    frames with frames where a strategy compares clips.
+    They hold the CNN's images, the similarities of frames with words, and those of frames with frames where the
+    strategy compares clips.
 
     Args:
         dim: E, the embedding dimension.
-        clips, frames: of the padded batch, or of a rank's shard.
-        words: of all the batch's captions, padded.
+        clips, frames: the size of the padded batch, or of a rank's shard.
+        words: the padded words of all captions of the batch.
     """
     encoder, images = CRNNEncoder(conf.audio_logmel.n_mels, dim).eval(), 0
     x = torch.zeros(1, 1, encoder.rate, conf.audio_logmel.n_mels)

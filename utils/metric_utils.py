@@ -12,7 +12,7 @@ MAP_CUTOFFS = (10, 16)  # the DCASE challenge ranked by the one until 2024, and 
 AVERAGED = ("mAP", *(f"mAP{k}" for k in MAP_CUTOFFS), *(f"R{k}" for k in CUTOFFS), *(f"HR{k}" for k in CUTOFFS))
 _BLOCK = 16_000_000  # scores compared at a time
 
-# --- the definition, from a whole matrix of scores, to which the tests hold what runs --------------------
+# --- the definition, on a whole score matrix; the tests compare with it what runs ------------------------
 
 
 def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Training: the model with what trains it, a step, an epoch, and when to stop."""
+"""Training: the state (model, score, criterion, optimiser), a step, an epoch, and the stopper."""
 
 import shutil
 import statistics
@@ -38,7 +38,7 @@ CUDA_GRAPHS = {"options": {"triton.cudagraphs": True, "triton.cudagraph_dynamic_
 
 @dataclass
 class TrainState:
-    """A model with what trains it."""
+    """A model, its score and criterion, and what updates them."""
 
     model: CRNNWordModel
     criterion: nn.Module  # one of utils.criterion_utils.CRITERIA
@@ -54,12 +54,12 @@ class TrainState:
 
     @property
     def evaluated(self) -> CRNNWordModel:
-        """The model that is evaluated, kept and loaded: the one that is trained, or its average."""
+        """The model that is evaluated and saved: the trained one, or its weight average."""
         return self.model if self.average is None else self.average.module
 
     @property
     def checkpointables(self) -> dict[str, object]:
-        """What a checkpoint keeps the state of, by name."""
+        """The objects whose state a checkpoint keeps, by name."""
         names = ("score", "criterion", "optimizer", "scheduler")
         trained = {} if self.average is None else {"trained": self.model}
         return {"model": self.evaluated} | {name: getattr(self, name) for name in names} | trained
@@ -68,10 +68,10 @@ class TrainState:
 def build_state(
     conf: Conf, word_vectors: np.ndarray, device: torch.device, captions: Iterable[Tensor] = ()
 ) -> TrainState:
-    """The configured model around the word vectors (V, E), its score, objective and optimiser, on a device.
+    """Build the configured model around the word vectors (V, E), its score, criterion and optimiser, on a device.
 
-    The training split's captions, tensors of word ids, tell how telling each word is, where the score goes by that.
-    Weights are drawn from torch's generator.
+    `captions`, the training split's word ids, set the idf of a score that weighs words by it. Weights are drawn from
+    torch's generator.
     """
     params = conf.param_conf
     model = build_model(conf, word_vectors)
@@ -98,7 +98,7 @@ def build_criterion(conf: Conf) -> nn.Module:
 
 
 def prepare_model(conf: Conf, model: CRNNWordModel, device: torch.device) -> None:
-    """Move the model to its device, and set up what makes it fast there, as far as the configuration allows."""
+    """Move the model to its device, and set the configured options that make it fast there."""
     model.to(device)
     if device.type == "cpu":
         keep_freed_memory()
@@ -125,8 +125,8 @@ def build_optimizer(conf: Conf, *modules: nn.Module) -> tuple[torch.optim.Adam, 
 def seed_epoch(seed: int, epoch: int) -> torch.Generator:
     """Make an epoch's shuffling, dropout and random negatives a function of (seed, epoch) alone.
 
-    So a resumed run needs no generator's state to go on exactly as it would have. Shuffling and dropout draw from
-    torch's generator, the rest from the one returned: it does not depend on how processes share the dropout.
+    A resumed run therefore continues exactly, without stored generator states. Shuffling and dropout draw from torch's
+    generator. Random negatives draw from the returned one, so they do not depend on how processes share the dropout.
     """
     order, draws = np.random.SeedSequence([seed, epoch]).generate_state(2)
     torch.manual_seed(int(order))
@@ -134,16 +134,16 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
 
 
 def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws | None = None) -> LossTerms:
-    """One update by one batch of N pairs; what comes of its loss stays on the device, without gradient.
+    """Update the model with one batch of N pairs; the returned terms stay on the device, without gradient.
 
     Several ranks take the same step together.
 
     Args:
         negatives: (N, N) of `negative_mask`.
-        draws: of random negatives, the same on every rank; None: by torch's own generator.
+        draws: the draws of random negatives, the same on every rank; None: torch's own generator.
 
     Raises:
-        Diverged: before the update; on CUDA some steps later, none of which has changed anything: see `FiniteSteps`.
+        Diverged: before the update; on CUDA some steps later, which have not changed anything: see `FiniteSteps`.
     """
     batch, draws = batch.to(state.device), draws or Draws(None, state.device)
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
@@ -157,7 +157,7 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
     state.optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
     partial = [*state.model.parameters(), *state.score.parameters()]
-    all_reduce_gradients(partial)  # the criterion's are whole on every rank already
+    all_reduce_gradients(partial)  # the criterion's gradients are complete on every rank
     gradients = [weight.grad for group in state.optimizer.param_groups for weight in group["params"]]
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     state.finite.add(terms.loss, norm, batch.clips)
@@ -166,14 +166,14 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
 
 
 def gather_scores(state: TrainState, scores: BatchScores, encoded: Tensor, batch: Batch) -> BatchScores:
-    """The scores of all N pairs of a batch, from those that each of several ranks has of its shard of the clips.
+    """Gather the scores of all N pairs of a batch from the ranks, each of which scored its shard of the clips.
 
-    Every rank gets them all, with that part of the gradient that goes through its own outputs `encoded` (n, L, E).
+    On every rank the gradient flows through its own outputs `encoded` (n, L, E) alone.
     """
     pairs = len(batch.text)
 
     def audio_audio() -> Tensor:
-        anchors = range(rank(), pairs, world_size())  # of a triangle: every so many, for equal work
+        anchors = range(rank(), pairs, world_size())  # interleaved: rows of a triangle differ in length
         lens = batch.audio_lens if state.score.mask_frames else None
         return all_reduce_sum(clip_scores(gather_rows(encoded.detach(), pairs), batch.audio.shape[1], lens, anchors))
 
@@ -183,10 +183,10 @@ def gather_scores(state: TrainState, scores: BatchScores, encoded: Tensor, batch
 def train_epoch(
     state: TrainState, batches: Iterable[Batch], generator: torch.Generator | None = None
 ) -> dict[str, float]:
-    """One pass over the batches; batches without any negative are skipped.
+    """Train on the batches once; batches without any negative are skipped.
 
-    Returns the mean over batches of the loss, of the share of active triplets and of the `pick_statistics`, which a
-    loss without a strategy has not. What was picked stays on the device until the end of the epoch.
+    Returns the means over batches of the loss, of the share of active triplets and, for a loss with a sampling
+    strategy, of `pick_statistics`. The picks stay on the device until the end of the epoch.
     """
     state.model.train()
     draws, terms = Draws(generator, state.device), []
@@ -209,7 +209,7 @@ class PlateauStopper:
 
     Args:
         std, num_results: see above.
-        grace_period: results before the first look.
+        grace_period: results before the first check.
 
     Source: Ray Tune's TrialPlateauStopper, which the published code uses.
     """
@@ -218,7 +218,7 @@ class PlateauStopper:
         self.std, self.num_results, self.grace_period = std, num_results, grace_period
 
     def should_stop(self, objectives: list[float]) -> bool:
-        """Whether to stop after the epochs with these objectives."""
+        """Whether to stop after epochs with these objectives."""
         if len(objectives) < max(self.grace_period, self.num_results):
             return False
         return statistics.pstdev(objectives[-self.num_results :]) < self.std

@@ -1,9 +1,10 @@
-"""The scores of a whole split, clips x captions, which are never held; and where the right items stand among them.
+"""Rank the relevant items of a whole split without holding its scores, clips x captions.
 
-A caption's scores with all clips are one sparse product with the scores of its words, made a tile at a time where the
-words' scores are, a GPU perhaps. Metrics follow from how many items score above each right one, and how many as much.
+A caption's scores with all clips are one sparse product with the scores of its words. They are computed tile by tile,
+on the device of the word scores. Metrics follow from two counts for each relevant pair: how many items score higher,
+and how many score the same.
 
-Shapes: C clips, M captions, V words; L right pairs of a clip and a caption; tiles of m captions and c clips.
+Shapes: C clips, M captions, V words; L relevant pairs of a clip and a caption; tiles of m captions and c clips.
 """
 
 from collections.abc import Iterator
@@ -20,12 +21,12 @@ from utils.metric_utils import per_query_by_counts
 
 ROWS = 255  # captions of a tile, so that a count of them fits in a byte
 COLUMNS = {"cpu": 512, "cuda": 2**16}  # clips of a tile: on a CPU so many as stay in the cache
-PAIRS_AT_ONCE = 2**20  # whose scores are made at a time
+PAIRS_AT_ONCE = 2**20  # pairs of a caption and a clip that are scored at a time
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """The scores of M captions with C clips, each the same to the bit however it is asked for."""
+    """The scores of M captions with C clips. A score has the same bits, whichever method computes it."""
 
     weights: csr_array  # (M, V) how much of each caption a word is
     by_word: Tensor  # (V, C) float32: the scores of words
@@ -69,19 +70,19 @@ class CaptionScores:
 
 
 def slices(count: int, step: int) -> list[slice]:
-    """What `count` items are in parts of `step`, the last perhaps of fewer."""
+    """Split range(count) into slices of at most `step` items."""
     return [slice(first, min(first + step, count)) for first in range(0, count, step)]
 
 
 def per_query_both_directions(scores: CaptionScores, pairs: np.ndarray) -> dict[str, dict[str, np.ndarray]]:
-    """What each query is worth: `metric_utils.per_query_by_counts`; pairs (L, 2) of `relevant_pairs`."""
+    """The metrics of each query, as `metric_utils.per_query_by_counts`; pairs (L, 2) of `relevant_pairs`."""
     captions, clips = scores.shape
     return per_query_by_counts(rank_counts(scores, pairs).cpu().numpy(), pairs, clips, captions)
 
 
 @torch.no_grad()
 def rank_counts(scores: CaptionScores, pairs: np.ndarray) -> Tensor:
-    """Where right pairs stand in the rankings of both directions.
+    """Count the items above and beside each relevant pair, in the rankings of both directions.
 
     Args:
         pairs: (L, 2) clips and captions, of `metric_utils.relevant_pairs`.
@@ -112,12 +113,12 @@ def rank_counts(scores: CaptionScores, pairs: np.ndarray) -> Tensor:
 
 
 def _within(sorted_items: np.ndarray, part: slice) -> slice:
-    """Where the items of a part stand."""
+    """The positions of the items within a part."""
     return slice(*np.searchsorted(sorted_items, (part.start, part.stop)).tolist())
 
 
 def _column_counts(mask: Tensor) -> Tensor:
-    """How many of each column are true, of at most 255 rows: bytes add up in a tenth of the time."""
+    """How many entries of each column are true, of at most 255 rows: summing bytes takes a tenth of the time."""
     return mask.view(torch.uint8).sum(dim=0, dtype=torch.uint8)
 
 
@@ -133,7 +134,7 @@ def spread(scores: CaptionScores) -> Tensor:
 
 @torch.no_grad()
 def hardest_negatives(scores: CaptionScores, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The highest score of each caption (M,) and of each clip (C,) with a wrong item; 0 where there is none.
+    """The highest score of each caption (M,) and of each clip (C,) with an irrelevant item; 0 where there is none.
 
     Args:
         scores: on the CPU.

@@ -31,7 +31,7 @@ def compares(modality: str) -> Callable[[Strategy], Strategy]:
 
 
 def random_ns(scores: BatchScores, negatives: Tensor, generator: torch.Generator | Tensor | None) -> Picks:
-    """One audio and one text negative, each uniformly at random, drawn apart; or by draws (2, N, N) made before."""
+    """One audio and one text negative, drawn apart and uniformly; the draws (2, N, N) may be given."""
     if not isinstance(generator, Tensor):
         # on the CPU: the same negatives on every device
         generator = torch.rand((2, *negatives.shape), generator=generator).to(negatives.device)
