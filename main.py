@@ -26,7 +26,7 @@ from utils.common.processes import (
 )
 from utils.common.steps import TRAINING
 from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
-from utils.conf.reading import DEFAULT_CONF, load_conf
+from utils.conf.load import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import batches

@@ -20,7 +20,7 @@ from models.core import CRNNWordModel
 from utils.common.digests import file_digest
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, PREPROCESSING, SCORING
-from utils.conf.reading import load_conf, save_conf
+from utils.conf.load import load_conf, save_conf
 from utils.conf.schema import Conf
 from utils.data_utils import Split
 from utils.dataset.audio import Clip

@@ -41,7 +41,7 @@ from utils.common.folders import own_file, require_own_file
 from utils.common.io import write_csv, write_json
 from utils.common.steps import MEASURING, TRAINING
 from utils.common.workers import for_a_worker
-from utils.conf.reading import load_conf, save_conf
+from utils.conf.load import load_conf, save_conf
 from utils.data_utils import collate, load_split
 from utils.dataset.audio import Clip, probe_clip
 from utils.dataset.captions import CAPTION_COLUMNS, clean_caption, read_captions

@@ -32,7 +32,7 @@ from utils.common.digests import KEPT
 from utils.common.io import write_json
 from utils.common.steps import MEASURING, SCORING
 from utils.common.steps import PREPROCESSING as PREPROCESSING_STEPS
-from utils.conf.reading import load_conf, save_conf
+from utils.conf.load import load_conf, save_conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import Split, load_split
 from utils.dataset.audio import probe_clip

@@ -18,7 +18,7 @@ import torch
 
 from tests.helpers import DISTURBED, ROOT, Stages
 from utils.common.steps import TRAINING
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.trial.caveats import caveat_of
 from utils.trial.names import CONF, LAST, METRICS
 

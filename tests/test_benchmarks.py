@@ -17,7 +17,7 @@ from benchmarks.growth import exponent
 from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_dataset, write_random_word_scores
 from models.core import CRNNWordModel
 from tests.helpers import ROOT, call, embedding_scores, matrix_of, random_model, random_split, state_of
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Batch
 from utils.dataset.log_mel import read_log_mel

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 import yaml
 
 from tests.helpers import STAGES, call, only_trial, tiny_conf
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.data_utils import load_split
 from utils.dataset.paths import DatasetPaths
 from utils.metric_utils import retrieval_metrics

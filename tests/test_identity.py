@@ -23,7 +23,7 @@ from tests.helpers import (
     run_pipeline,
     tiny_conf,
 )
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.trial.preprocessing import sources
 
 STEPS = [f"preprocessing/{name}.py" for name in PREPROCESSING[1:]]

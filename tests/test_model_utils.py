@@ -12,7 +12,7 @@ import torch
 from tests.helpers import CPU, ROOT, VOCABULARY, embedding_scores, equal, random_model, random_split, state_of
 from utils.common.errors import UserError
 from utils.common.io import write_csv
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Split, batches, collate
 from utils.dataset.index import TEXT_COLUMNS
@@ -282,7 +282,7 @@ def test_the_longest_batch_is_said_or_refused(split, tmp_path, monkeypatch, caps
 STEPS = """
 import sys, torch
 from tests.helpers import CPU
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.data_utils import Batch
 from utils.memory_utils import step_memory
 from utils.model_utils import build_state, train_step

@@ -17,7 +17,7 @@ from tests import reference
 from tests.helpers import ROOT, embedding_scores
 from utils.common.errors import UserError
 from utils.common.io import write_csv
-from utils.conf.reading import load_conf, save_conf
+from utils.conf.load import load_conf, save_conf
 from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.dataset.captions import clean_caption, read_captions

@@ -15,7 +15,7 @@ from benchmarks.harness import arguments
 from utils.common.errors import run_command
 from utils.common.io import progress
 from utils.common.processes import pick_device
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.criterion_utils import negative_mask
 from utils.data_utils import batches
 from utils.device_utils import Draws

@@ -21,7 +21,7 @@ from utils import evaluation_utils
 from utils.common import processes
 from utils.common.errors import UserError
 from utils.common.processes import all_reduce_sum, on_rank_zero, process_group, require_pair_each, shard
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import batches
 from utils.device_utils import Draws

@@ -7,7 +7,7 @@ import pytest
 from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.conf.grid import grid_confs, grid_points
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.sampling_utils import STRATEGIES
 
 CONF = ROOT / "conf.yaml"

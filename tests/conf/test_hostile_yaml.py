@@ -2,7 +2,7 @@
 
 import pytest
 
-from utils.conf.hostile_yaml import parse_yaml, shown
+from utils.conf.load import parse_yaml, shown
 
 ONE_LINE = r"^[^\n]*\Z"
 ALIASES = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))

@@ -6,10 +6,8 @@ import yaml
 from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
-from utils.conf.reading import load_conf
-from utils.conf.schema import Conf, default_of, result_settings, role_of, unused_because
-from utils.conf.section import Section
-from utils.conf.values import flat
+from utils.conf.load import load_conf
+from utils.conf.schema import Conf, Section, default_of, flat, result_settings, role_of, unused_because
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import Score
 from utils.trial.preprocessing import step_settings

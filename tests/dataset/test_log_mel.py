@@ -16,7 +16,7 @@ import utils.dataset.audio
 import utils.dataset.log_mel
 from tests.helpers import ROOT
 from utils.common.errors import UserError
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.conf.schema import result_settings
 from utils.dataset.audio import LOUDEST
 from utils.dataset.log_mel import BACKENDS, LOG_OFFSET, log_mel_spectrogram, read_log_mel

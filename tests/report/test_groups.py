@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from tests.helpers import ROOT, queries_of, some_scores
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.report.groups import TrialResult, best_groups, group_trials
 from utils.report.numbers import METRICS
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import Tags, embedding_scores, random_model, random_split, write_trial
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import batches, collate
 from utils.model_utils import seed_epoch

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers import ODD_NAMES, Tags, record_preprocessing, results_of, write_trial
 from utils.common.digests import KEPT
 from utils.common.errors import UserError
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.report.report import write_report
 
 

@@ -19,7 +19,7 @@ from tests.helpers import ROOT, matrix_of, of_all_words, record_files, record_pr
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.common.steps import SCORING
-from utils.conf.reading import load_conf, save_conf
+from utils.conf.load import load_conf, save_conf
 from utils.data_utils import Split
 from utils.dataset.audio import probe_clip
 from utils.dataset.index import TEXT_COLUMNS, clip_info

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.helpers import ROOT
-from utils.conf.reading import load_conf, save_conf
+from utils.conf.load import load_conf, save_conf
 from utils.trial.directory import create_directory
 from utils.trial.names import CONF, POINTS
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers import record_of, results_of
 from utils.common.errors import UserError
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.sweep.points import create_sweep, hold, read_points, resume_sweep
 from utils.trial.directory import create_trial
 from utils.trial.names import LAST

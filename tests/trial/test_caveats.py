@@ -1,7 +1,7 @@
 import pytest
 
 from tests.helpers import ROOT, record_of, results_of
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.trial.caveats import DIVERGED, UNFINISHED, caveat_of
 from utils.trial.directory import create_trial
 from utils.trial.identity import mark_diverged

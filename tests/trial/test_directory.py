@@ -6,7 +6,7 @@ import pytest
 from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
 from utils.common.steps import TRAINING
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.trial.directory import create_trial, newest_trial, resume_conf, trial_conf
 from utils.trial.provenance import PROVENANCE
 

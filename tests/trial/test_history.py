@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.trial.directory import create_trial
 from utils.trial.history import collapse_warning, read_history
 from utils.trial.names import BEST, LAST, METRICS

@@ -10,7 +10,7 @@ from tests.helpers import ROOT, record_step
 from utils.common.errors import UserError
 from utils.common.io import write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.dataset.index import clip_info
 from utils.trial.preprocessing import check_steps, holds, record_step_outputs
 from utils.trial.provenance import PROVENANCE, read_provenance, versions

@@ -4,7 +4,7 @@ import pytest
 
 from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
-from utils.conf.reading import load_conf
+from utils.conf.load import load_conf
 from utils.trial.checkpoint import load_checkpoint, load_model
 from utils.trial.directory import create_trial, newest_trial
 from utils.trial.names import BEST, CONF, LAST, METRICS

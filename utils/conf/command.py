@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from utils.common.errors import UserError
-from utils.conf.reading import DEFAULT_CONF, load_conf
+from utils.conf.load import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
 
 

@@ -8,10 +8,8 @@ from typing import Any
 import yaml
 
 from utils.common.errors import UserError
-from utils.conf.reading import TABLES, checked, set_key
-from utils.conf.roles import Role
-from utils.conf.schema import Conf, result_settings, role_of, unused_because
-from utils.conf.values import flat
+from utils.conf.load import TABLES, checked, set_key
+from utils.conf.schema import Conf, Role, flat, result_settings, role_of, unused_because
 
 TOGETHER = "settings"  # the key of sweep_conf whose values are several settings each
 LARGEST = 100_000  # points of a grid

@@ -5,8 +5,7 @@ from typing import NamedTuple
 
 from utils.common.folders import atomic_folder
 from utils.common.steps import SCORING, TRAINING
-from utils.conf.schema import Conf
-from utils.conf.values import flat
+from utils.conf.schema import Conf, flat
 from utils.metric_utils import chance_map
 from utils.report import figures
 from utils.report.bootstrap import Estimate, estimates

@@ -16,7 +16,7 @@ from utils.common.errors import UserError
 from utils.common.io import read_json, write_json
 from utils.common.steps import SWEEPING
 from utils.conf.grid import conf_at, grid_confs, grid_points
-from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
+from utils.conf.load import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf
 from utils.trial.directory import create_directory, create_trial, kept_conf, require_last
 from utils.trial.identity import require_same_run

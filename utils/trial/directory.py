@@ -12,7 +12,7 @@ from utils.common.lock import held
 from utils.common.processes import rank
 from utils.common.steps import TRAINING
 from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
-from utils.conf.reading import DEFAULT_CONF, load_conf, save_conf
+from utils.conf.load import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf, result_settings, role_of
 from utils.trial.caveats import warn_of
 from utils.trial.identity import begin, diverged, require_same_run, training_of

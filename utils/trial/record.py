@@ -14,7 +14,7 @@ from utils.common.errors import UserError
 from utils.common.io import atomic_write, unwritable
 from utils.common.processes import on_rank_zero, rank, world_size
 from utils.common.steps import TRAINING
-from utils.conf.reading import save_conf
+from utils.conf.load import save_conf
 from utils.conf.schema import Conf
 from utils.device_utils import Diverged
 from utils.trial.checkpoint import check_states, checkpoint_bytes, first_line, load_checkpoint

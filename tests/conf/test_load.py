@@ -10,7 +10,7 @@ import yaml
 from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.conf.grid import grid_confs
-from utils.conf.reading import conf_text, load_conf, save_conf
+from utils.conf.load import conf_text, load_conf, save_conf
 from utils.conf.schema import Conf
 
 ONE_LINE = r"^[^\n]*\Z"
