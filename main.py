@@ -10,7 +10,6 @@ import argparse
 import shlex
 import time
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -27,7 +26,6 @@ from utils.common.processes import (
 from utils.common.steps import TRAINING
 from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
 from utils.conf.load import DEFAULT_CONF, load_conf
-from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import batches
 from utils.device_utils import Diverged
@@ -35,11 +33,12 @@ from utils.evaluation_utils import evaluate
 from utils.model_utils import build_state, seed_epoch, train_epoch
 from utils.sweep.points import open_sweep
 from utils.sweep.run import run_sweep
-from utils.trial.directory import create_trial, resume_conf, training_lock
+from utils.trial.directory import create_trial, resume_trial, training_lock
 from utils.trial.history import has_settled
 from utils.trial.record import TrialRecord
 from utils.trial.tensorboard import require_tensorboard
 from utils.trial.training_data import TrainingData, load_training_data
+from utils.trial.trial import Trial
 
 
 @process_group()
@@ -51,19 +50,19 @@ def main() -> None:
         run_sweep(open_sweep(args), train)
         return
     if args.resume:
-        conf = resume_conf(args.resume, args.overrides)
+        conf = resume_trial(args.resume, args.overrides).conf
     else:
         conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
     if conf.log_tensorboard:
         require_tensorboard()
     require_pair_each(conf.param_conf.batch_size)
     data = load_training_data(conf)
-    trial = args.resume or on_rank_zero(partial(create_trial, conf, data.files))
+    path = args.resume or on_rank_zero(partial(create_trial, conf, data.files))
     try:
-        with training_lock(trial):
-            train(conf, data, trial)
+        with training_lock(path):
+            train(Trial(path, conf), data)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; to go on: python {TRAINING} --resume {shlex.quote(str(trial))}") from None
+        raise KeyboardInterrupt(f"stopped; to go on: python {TRAINING} --resume {shlex.quote(str(path))}") from None
 
 
 def train_parser() -> argparse.ArgumentParser:
@@ -78,14 +77,14 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def train(conf: Conf, data: TrainingData, trial: Path) -> None:
+def train(trial: Trial, data: TrainingData) -> None:
     """Run the epochs that the trial's record does not hold yet; epoch 0 only evaluates."""
-    params = conf.param_conf
+    conf, params = trial.conf, trial.conf.param_conf
     torch.manual_seed(params.seed)
     state = build_state(conf, data.vectors, pick_device(), data.train.captions)
     metrics = {name: TripletLoss(**settings.model_dump()) for name, settings in conf.metrics.items()}
     loader = batches(data.train, params.batch_size, shuffle=True)
-    record = TrialRecord(trial, conf, data.words)
+    record = TrialRecord(trial, data.words)
     record.restore(state.checkpointables)
     record.begin_run(state.device)
     broadcast_weights(state.model)

@@ -25,7 +25,7 @@ QUERY = "thunder rumbles while a sirn wails"
 
 
 def main() -> None:
-    trial, _ = trial_from_command(__doc__)
+    trial = trial_from_command(__doc__).path
     report, explore = trial / "report" / REPORT, trial / "explore" / PAGE
     for path, script in ((report, "3_report.py"), (explore, "5_explore.py")):
         if not path.is_file():

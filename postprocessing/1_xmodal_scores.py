@@ -18,7 +18,7 @@ from utils.trial.retrieval import score_trial
 
 
 def main() -> None:
-    score_trial(*trial_from_command(__doc__))
+    score_trial(trial_from_command(__doc__))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from utils.trial.retrieval import measure_trial
 
 
 def main() -> None:
-    measure_trial(*trial_from_command(__doc__))
+    measure_trial(trial_from_command(__doc__))
 
 
 if __name__ == "__main__":

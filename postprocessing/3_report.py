@@ -31,7 +31,7 @@ def main() -> None:
             raise UserError(f"--out {args.out}: goes with --compare; a report is written into its trial")
         if args.unfinished:
             raise UserError("--unfinished: goes with --compare; a report says so by itself: leave it out")
-        page = write_report(*trial_of(args), is_given(args.overrides, SETTING))
+        page = write_report(trial_of(args), is_given(args.overrides, SETTING))
     else:
         if args.trial or args.conf or args.overrides:
             raise UserError("--compare: goes by the trials' own configurations; leave out --trial, --conf and settings")

@@ -34,7 +34,7 @@ def main() -> None:
     args.overrides = [text for text in args.overrides if is_setting(text)]
     if any(getattr(args, name) for name in CHALLENGE):
         require_challenge(args, queries)
-        rank_folder(*trial_of(args), args.queries, args.clips, args.csv, *([] if args.top is None else [args.top]))
+        rank_folder(trial_of(args), args.queries, args.clips, args.csv, *([] if args.top is None else [args.top]))
     else:
         search_split(args, queries)
 
@@ -55,7 +55,7 @@ def search_split(args: argparse.Namespace, queries: list[str]) -> None:
         raise UserError(f"either one QUERY, in quotes, or --audio FILE is needed, but there are {given}")
     if args.audio and args.play_list:
         raise UserError("--play-list: a list of clips; --audio finds captions, so leave one of the two out")
-    search, top = ClipSearch(*trial_of(args), args.split), 5 if args.top is None else args.top
+    search, top = ClipSearch(trial_of(args), args.split), 5 if args.top is None else args.top
     hits = search.by_audio(args.audio, top) if args.audio else search.by_text(*queries, top)
     if not args.audio and (unknown := search.unknown_words(*queries)):
         print(f"unknown words, left out: {', '.join(unknown)}", file=sys.stderr)

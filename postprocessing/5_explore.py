@@ -24,8 +24,7 @@ def main() -> None:
     what = "copy the clips as Ogg Vorbis, or play them where they lie (default: %(default)s)"
     parser.add_argument("--clips", choices=("copy", "link"), default="copy", help=what)
     args = parse_command(parser)
-    trial, conf = trial_of(args)
-    print(f"-> {write_explore(trial, conf, args.split, args.clips == 'copy')}")
+    print(f"-> {write_explore(trial_of(args), args.split, args.clips == 'copy')}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import torch
 
 from tests.helpers import GOLDEN, write_trial
 from utils.report.report import write_report
+from utils.trial.trial import Trial
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,7 +52,7 @@ def report(tmp_path_factory):
     made = json.loads((trial / "provenance.json").read_text())
     made["main.py"] |= {"inputs": {"a&b": "1f"}, "runs": [{"torch": "<2>", "clean": True}]}
     (trial / "provenance.json").write_text(json.dumps(made))
-    return trial, conf, write_report(trial, conf).parent
+    return trial, conf, write_report(Trial(trial, conf)).parent
 
 
 @pytest.fixture(scope="module")

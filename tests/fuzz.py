@@ -74,8 +74,9 @@ from utils.retrieval_utils import CaptionScores, rank_counts
 from utils.score_utils import caption_word_weights
 from utils.search.challenge import read_queries
 from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_checkpoint, load_model, sealed
-from utils.trial.history import as_lines, best_of, collapse_warning, is_finished, read_history
-from utils.trial.identity import FORMAT, check_made, diverged, identity
+from utils.trial.checks import check_made, check_metrics
+from utils.trial.history import as_lines, best_of, collapse_warning, is_finished
+from utils.trial.identity import FORMAT, diverged, identity
 from utils.trial.names import BEST, LAST, METRICS
 from utils.trial.provenance import PROVENANCE, Entry, record
 from utils.trial.record import TrialRecord
@@ -89,6 +90,7 @@ from utils.trial.score_files import (
     load_word_scores,
     save_word_scores,
 )
+from utils.trial.trial import Trial
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.helpers", "gensim.models", "utils.search.challenge"])  # what takes time to import
@@ -212,7 +214,7 @@ def make_provenance(path: Path) -> None:
 
 
 def load_provenance(path: Path) -> None:
-    check_made(path.parent, TRAINING)
+    check_made(Trial(path.parent, CONF), TRAINING)
     diverged(path.parent)
 
 
@@ -279,7 +281,7 @@ def make_measured(path: Path) -> None:
 
 
 def load_measured(path: Path) -> None:
-    as_measured(path.parent, CONF)
+    as_measured(Trial(path.parent, CONF))
 
 
 def make_own(path: Path) -> None:
@@ -364,7 +366,7 @@ def load_strangers(path: Path) -> None:
 def load_and_resume(path: Path) -> None:
     load_model(path)
     state = new_state()
-    record = TrialRecord(path.parent, CONF, WORDS)
+    record = TrialRecord(Trial(path.parent, CONF), WORDS)
     try:
         record.restore(state.checkpointables)
         step(state)
@@ -390,7 +392,9 @@ def make_epochs_alone(path: Path) -> None:
 
 def load_epochs(path: Path) -> None:
     """As a report and a comparison do."""
-    history = read_history(path.parent)
+    trial = Trial(path.parent, CONF)
+    check_metrics(trial)
+    history = trial.history
     best_of(history, CONF), is_finished(history, CONF), collapse_warning(history[-1], CONF)
     for title, key, _ in panels_of(history):
         line_of(history, title, key)

@@ -60,6 +60,7 @@ from utils.trial.score_files import (
     scores_path,
     word_scores_path,
 )
+from utils.trial.trial import Trial
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -255,7 +256,7 @@ def results_of(epoch, val_obj=1.0, val_map=0.1):
 def record_of(trial, conf, epochs):
     """A trial's record with these epochs' results, and what it keeps; the model's first weight counts the epochs."""
     state = state_of(CRNNWordModel(64, 4, torch.zeros(3, 4)), TripletLoss(0.5, "random-NS"))
-    record = TrialRecord(trial, conf, ["<pad>", "a", "b"])
+    record = TrialRecord(Trial(trial, conf), ["<pad>", "a", "b"])
     for results in epochs:
         with torch.no_grad():
             state.model.audio_enc.cnn[0].weight.fill_(results["epoch"])

@@ -21,6 +21,7 @@ from utils.common.steps import TRAINING
 from utils.conf.load import load_conf
 from utils.trial.caveats import caveat_of
 from utils.trial.names import CONF, LAST, METRICS
+from utils.trial.trial import Trial
 
 WRITING_FROM = 0.5  # of a command's time: before, it imports
 
@@ -54,7 +55,7 @@ def outcome(stages: Stages, stage: str) -> str:
     for path in stages.work.glob(f"output/*/*/{LAST}") if stage == TRAINING else ():
         conf = load_conf(path.parent / CONF)
         is_last = torch.load(path, weights_only=True)["epoch"] == conf.param_conf.num_epoch
-        if is_last != (caveat_of(path.parent, conf) is None) and (path.parent / METRICS).exists():
+        if is_last != (caveat_of(Trial(path.parent, conf)) is None) and (path.parent / METRICS).exists():
             return "its trial is not said to be unfinished, or though it is finished"
     done = stages.run(stage)
     if done.returncode != 0:

@@ -19,7 +19,7 @@ from utils.dataset.paths import DatasetPaths
 from utils.metric_utils import retrieval_metrics
 from utils.score_utils import score_matrix
 from utils.search.clip_search import ClipSearch
-from utils.trial.identity import load_best
+from utils.trial.directory import open_trial
 
 EMBED, SCORE, MEASURE, SEARCH = STAGES[3], STAGES[6], STAGES[7], "postprocessing/4_search.py"
 SIZE = 8
@@ -114,7 +114,7 @@ def test_a_trial_is_scored_with_them_and_keeps_its_numbers(folder):
     assert words == [*vocabulary, *TYPED[:4]] and after_fids == fids
     np.testing.assert_array_equal(after[: len(vocabulary)], before)
     assert [(trial / name).read_bytes() for name in files] == contents
-    best, conf = load_best(trial), load_conf(trial / "conf.yaml")
+    best, conf = open_trial(trial, []).best, load_conf(trial / "conf.yaml")
     split = load_split(DatasetPaths(conf.data_conf.dataset), "evaluation", best.words, conf.audio_logmel.n_mels)
     vectors = F.normalize(torch.from_numpy(kept_vectors(folder)[1][:4]), dim=1)
     for clip, log_mel in enumerate(split.log_mels):
@@ -135,7 +135,7 @@ def test_search_knows_them_and_weighs_them_as_words_that_no_caption_has(folder):
     search, known = ClipSearch.open(trial), words[5]
     query = f"Poodle, {known} thunder-storm infant poodle"
     assert search.unknown_words(query) == ["infant"]
-    idf = load_best(trial).score.idf
+    idf = open_trial(trial, []).best.score.idf
     unseen = math.log(1 + 8 * 5) + 1  # of 8 clips with 5 captions each
     assert idf.max() <= unseen
     weights = {known: idf[5].item(), "poodle": 2 * unseen, "thunder-storm": unseen}

@@ -13,7 +13,7 @@ import torch
 from tests.helpers import STAGES, call, close_logs, tiny_conf
 from utils.search.clip_search import ClipSearch
 from utils.trial.checkpoint import load_checkpoint
-from utils.trial.identity import load_best
+from utils.trial.directory import open_trial
 
 SCORE, MEASURE, REPORT = STAGES[-3:]
 SHARP = ("score.frames=softmax", "score.learn_sharpness=true", "score.words=idf", "param_conf.criterion=InfoNCE")
@@ -41,7 +41,7 @@ def sharp(prepared):
 
 
 def test_sharpness_is_learnt_and_kept_with_the_trial(sharp):
-    best = load_best(sharp)
+    best = open_trial(sharp, []).best
     assert best.score.log_sharpness.item() != pytest.approx(np.log(10), abs=1e-7)
     assert best.score.idf.shape == (len(best.words),) and best.score.idf[0] == 0 and best.score.idf[1:].min() >= 1
     for kind in ("xmodal", "word"):

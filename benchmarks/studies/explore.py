@@ -21,6 +21,7 @@ from utils.common.steps import LOG_MELS
 from utils.dataset.paths import DatasetPaths
 from utils.explore.page import write_explore
 from utils.search.clip_search import ClipSearch
+from utils.trial.trial import Trial
 
 CLIPS = (1045,)
 QUERIES, TYPED, QUERY_WORDS, TOP = 200, 10, 8, 10
@@ -43,9 +44,10 @@ FIRST = "([query, top]) => ranked(partsOf(wordsOf(query))).order.slice(0, top)"
 
 def write_page(root: str, clips: int) -> tuple[Path, list[str], list[list[int]]]:
     """Write a page of a trial with random scores; its path, queries, and the clips that `by_text` ranks first."""
-    trial, conf, rng = write_trial(root, clips), dataset_conf(root), np.random.default_rng(2)
+    conf, rng = dataset_conf(root), np.random.default_rng(2)
     split, paths = conf.data_conf.eval_data, DatasetPaths(root)
-    search = ClipSearch(trial, conf, split)
+    trial = Trial(write_trial(root, clips), conf)
+    search = ClipSearch(trial, split)
     places = {fid: i for i, fid in enumerate(search.stored.fids)}
     paths.audio(split).mkdir()
     with h5py.File(paths.log_mels(split), "w") as store:
@@ -56,7 +58,7 @@ def write_page(root: str, clips: int) -> tuple[Path, list[str], list[list[int]]]
     lengths = rng.integers(1, QUERY_WORDS + 1, QUERIES)
     queries = [" ".join(f"word{i}" for i in rng.integers(1, VOCABULARY, length)) for length in lengths]
     first = [[places[hit.fid] for hit in search.by_text(query, TOP)] for query in queries]
-    return write_explore(trial, conf, copy=False), queries, first
+    return write_explore(trial, copy=False), queries, first
 
 
 def measure(page: Page, path: Path, queries: list[str], first: list[list[int]]) -> list[str]:

@@ -18,7 +18,7 @@ from utils.report.comparison import read_result, require_same_data
 from utils.report.groups import Group, group_trials, highest
 from utils.report.page import DIRECTIONS
 from utils.report.tables import difference_cell, escaped, spread_cell, table_lines
-from utils.trial.directory import trial_conf
+from utils.trial.directory import open_trial
 from utils.trial.history import best_of
 from utils.trial.retrieval import measure_trial, score_trial
 
@@ -35,9 +35,9 @@ def groups_on(trials: list[Path], split: str) -> list[Group]:
 
 def score_on(trial: Path, split: str) -> None:
     """Score and measure a trial on a split."""
-    conf = trial_conf(trial, [f"data_conf.eval_data={split}"])
-    score_trial(trial, conf)
-    measure_trial(trial, conf)
+    opened = open_trial(trial, [f"data_conf.eval_data={split}"])
+    score_trial(opened)
+    measure_trial(opened)
 
 
 def name_of(group: Group, first: Group) -> str:
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--evaluate", metavar="SPLIT", help="score the published and the chosen variant on this split")
     args = parser.parse_args()
     trials = [trial.resolve() for trial in args.trials]
-    variants = groups_on(trials, trial_conf(trials[0], []).data_conf.val_data)
+    variants = groups_on(trials, open_trial(trials[0], []).conf.data_conf.val_data)
     chosen = highest(variants)
     lines = variants_table(variants, chosen)
     if args.evaluate and chosen is not variants[0]:

@@ -17,6 +17,7 @@ from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import data_digests
 from utils.trial.names import BEST
 from utils.trial.score_files import WordScores, save_word_scores, word_scores_path
+from utils.trial.trial import Trial
 
 NAMES = [*ODD_NAMES, *(f"clip {i}.wav" for i in range(25))]
 ODD_WORDS = [
@@ -64,10 +65,10 @@ def pages(trials):
     printed = call("postprocessing/5_explore.py", "--trial", trials["mean"][0])
     page = trials["mean"][0] / "explore" / "index.html"
     assert printed == f"-> {page}\n"
-    return {"mean": page, "idf": write_explore(*trials["idf"], copy=False)}
+    return {"mean": page, "idf": write_explore(Trial(*trials["idf"]), copy=False)}
 
 
 @pytest.fixture(scope="session")
 def searches(trials):
     """{words: ClipSearch}."""
-    return {words: ClipSearch(*trial) for words, trial in trials.items()}
+    return {words: ClipSearch(Trial(*trial)) for words, trial in trials.items()}

@@ -25,6 +25,7 @@ from utils.explore import page
 from utils.explore.page import write_explore
 from utils.explore.sounds import copied
 from utils.trial.score_files import word_scores_path
+from utils.trial.trial import Trial
 
 
 def content_of(page):
@@ -102,25 +103,25 @@ def test_odd_names_and_captions_are_no_elements(pages):
 
 
 def test_a_page_is_replaced_and_nothing_else(trial):
-    write_explore(*trial, copy=False)
-    page = write_explore(*trial, copy=False)
+    write_explore(Trial(*trial), copy=False)
+    page = write_explore(Trial(*trial), copy=False)
     page.with_name("mine.txt").write_text("mine")
     with pytest.raises(UserError, match=r"mine\.txt: is not what an earlier run wrote"):
-        write_explore(*trial, copy=False)
+        write_explore(Trial(*trial), copy=False)
 
 
 def test_a_split_without_captions_has_a_page_without_them(trial):
     DatasetPaths(trial[1].data_conf.dataset).text("evaluation").unlink()
-    content = content_of(write_explore(*trial, copy=False))
+    content = content_of(write_explore(Trial(*trial), copy=False))
     assert content["captions"] == [] and all(clip["own"] == clip["best"] == [] for clip in content["clips"])
 
 
 def test_a_trial_without_scores_is_refused(trial):
     word_scores_path(trial[0], "evaluation").unlink()
     with pytest.raises(UserError, match=r"evaluation_word_scores\.hdf5: no such file; .*1_xmodal_scores\.py"):
-        write_explore(*trial)
+        write_explore(Trial(*trial))
     with pytest.raises(UserError, match=r"'test': not a split of .*trial; it has"):
-        write_explore(*trial, split="test")
+        write_explore(Trial(*trial), split="test")
     assert not (trial[0] / "explore").exists()
 
 
@@ -129,7 +130,7 @@ def test_a_clip_that_is_gone_is_named_and_nothing_is_written(trial, copy):
     clip = DatasetPaths(trial[1].data_conf.dataset).audio("evaluation") / NAMES[3]
     clip.unlink()
     with pytest.raises(UserError, match=re.escape(f"{clip}: no such audio file")):
-        write_explore(*trial, copy=copy)
+        write_explore(Trial(*trial), copy=copy)
     assert not [path for path in trial[0].iterdir() if "explore" in path.name]
 
 

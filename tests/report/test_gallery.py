@@ -13,6 +13,7 @@ from utils.report.rankings import load_rankings
 from utils.score_utils import similarities
 from utils.trial.checkpoint import load_model
 from utils.trial.score_files import load_scores, word_scores_path
+from utils.trial.trial import Trial
 
 FID = "0123456789abcdef"
 
@@ -41,7 +42,7 @@ def test_the_mean_of_an_alignment_map_is_the_score(report):
     trial, conf, _ = report
     best = load_model(trial / "checkpoint_best.pt")
     scores = matrix_of(load_scores(word_scores_path(trial, "evaluation"), best.epoch).scores)
-    ranking = load_rankings(trial, conf, "evaluation", best.epoch)["text_to_audio"]
+    ranking = load_rankings(Trial(trial, conf), "evaluation", best.epoch)["text_to_audio"]
     gallery = Gallery(best, conf, ranking, Page(trial))
     for clip, caption in ((0, 0), (3, 7)):
         similarities = gallery._alignment(clip, caption)

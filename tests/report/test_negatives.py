@@ -19,6 +19,7 @@ from utils.report.report import write_report
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import Score
 from utils.trial.checkpoint import Trained, load_model
+from utils.trial.trial import Trial
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ def test_batches_of_one_clip_are_left_out(report, tmp_path):
 
 def test_a_page_says_where_there_is_nothing_to_pick(tmp_path, monkeypatch):
     monkeypatch.setattr(Negatives, "_draw", lambda *_: [])
-    page = write_report(*write_trial(tmp_path, names=["one.wav"], captions_each=1))
+    page = write_report(Trial(*write_trial(tmp_path, names=["one.wav"], captions_each=1)))
     assert "so there is nothing to pick" in Tags(page).text
 
 

@@ -11,6 +11,7 @@ from utils.common.digests import KEPT
 from utils.common.errors import UserError
 from utils.conf.load import load_conf
 from utils.report.report import write_report
+from utils.trial.trial import Trial
 
 
 def test_a_report_holds_what_it_shows_and_nothing_else(report):
@@ -66,7 +67,7 @@ def test_only_a_finished_report_replaces_an_old_one(report, tmp_path, split):
     moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
     next(path for path in (data / split).iterdir()).unlink()
     with pytest.raises(UserError, match=r"no such audio file; the report plays copies"):
-        write_report(tmp_path / "trial", moved)
+        write_report(Trial(tmp_path / "trial", moved))
     assert (tmp_path / "trial" / "report" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
     assert not [path for path in (tmp_path / "trial").glob(".*") if path.name != KEPT]
 
@@ -80,10 +81,10 @@ def test_scores_of_other_captions_are_refused(report, tmp_path):
     shutil.copytree(trial, tmp_path / "trial")
     moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
     with pytest.raises(UserError, match=r"evaluation_text\.csv: is not as preprocessing/2_clotho_dataset.py wrote it"):
-        write_report(tmp_path / "trial", moved)
+        write_report(Trial(tmp_path / "trial", moved))
     record_preprocessing(moved)
     with pytest.raises(UserError, match=r"evaluation_text\.csv: has changed since .*1_xmodal_scores\.py read it for"):
-        write_report(tmp_path / "trial", moved)
+        write_report(Trial(tmp_path / "trial", moved))
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_damaged_files_of_a_trial_are_named(report, tmp_path, name, content, mes
     shutil.copytree(trial, tmp_path / "trial", ignore=shutil.ignore_patterns("report"))
     (tmp_path / "trial" / name).write_text(content)
     with pytest.raises(UserError, match=message):
-        write_report(tmp_path / "trial", conf)
+        write_report(Trial(tmp_path / "trial", conf))
     assert not (tmp_path / "trial" / "report").exists()
 
 
@@ -108,20 +109,20 @@ def test_a_collapse_is_said_and_a_report_of_one_clip_is_written(tmp_path):
     trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
     history = [results_of(0), results_of(1) | {"train_loss": 1.0, "score_std": 0.0}]
     (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in history))
-    text = Tags(write_report(trial, conf)).text
+    text = Tags(write_report(Trial(trial, conf))).text
     assert "the features have collapsed under semi-hard-NS" in text
 
 
 def test_curves_of_negatives_are_shown_where_a_trial_has_them(tmp_path):
     """Epochs that an earlier version trained have none."""
     trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
-    page = Tags(write_report(trial, conf))
+    page = Tags(write_report(Trial(trial, conf)))
     alts = " ".join(image["alt"] for image in page.of("img"))
     assert "Hubness" not in alts and "the trial itself picked" not in page.text
     lines = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
     lines[1] |= {"negative_gap": 0.1, "negatives_above": 0.2, "hubness": 0.3, "effective_negatives": 4.5}
     (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in lines))
-    page = Tags(write_report(trial, conf))
+    page = Tags(write_report(Trial(trial, conf)))
     alts = " ".join(image["alt"] for image in page.of("img"))
     assert "Hubness of the negatives by epoch. Hubness of the negatives: 0.3 at epoch 1" in alts
     assert all(f"{value} at epoch 1" in alts for value in (0.1, 0.2, 4.5)) and "the trial itself picked" in page.text

@@ -12,7 +12,7 @@ from utils.trial.names import LAST
 
 def train_an_epoch(point):
     """Open the point's trial and leave a checkpoint there."""
-    record_of(point.open_trial({}), point.conf, [results_of(0)])
+    record_of(point.open_trial({}).path, point.conf, [results_of(0)])
 
 
 def test_a_point_keeps_its_trial(sweep):
@@ -22,7 +22,7 @@ def test_a_point_keeps_its_trial(sweep):
     train_an_epoch(first)
     assert first.trial.name.endswith("random-NS_seed0") and (first.trial / LAST).is_file()
     again, untouched = read_points(sweep)
-    assert again.trial == again.open_trial({}) == first.trial and not again.finished
+    assert again.trial == again.open_trial({}).path == first.trial and not again.finished
     assert untouched.trial is None
     first.finish()
     assert [point.finished for point in read_points(sweep)] == [True, False]
@@ -33,7 +33,7 @@ def test_a_sweep_may_be_moved_with_its_trials(sweep, tmp_path):
     train_an_epoch(point)
     shutil.move(sweep.parent, tmp_path / "elsewhere")
     moved = read_points(tmp_path / "elsewhere" / sweep.name)[0]
-    assert moved.trial == tmp_path / "elsewhere" / point.trial.name and moved.open_trial({}) == moved.trial
+    assert moved.trial == tmp_path / "elsewhere" / point.trial.name and moved.open_trial({}).path == moved.trial
 
 
 def test_a_trial_that_was_removed_is_trained_anew(sweep):
@@ -42,7 +42,7 @@ def test_a_trial_that_was_removed_is_trained_anew(sweep):
     point.finish()
     shutil.rmtree(point.trial)
     again = read_points(sweep)[0]
-    assert not again.finished and again.open_trial({}).is_dir() and not (again.trial / LAST).exists()
+    assert not again.finished and again.open_trial({}).path.is_dir() and not (again.trial / LAST).exists()
 
 
 def test_a_sweep_does_not_mix_experiments(sweep):

@@ -16,7 +16,7 @@ def test_what_the_user_has_to_mend_is_not_tried_again(sweep):
 
 def test_failures_are_named_after_the_others_are_compared(sweep, monkeypatch):
     point = read_points(sweep)[0]
-    record_of(point.open_trial({}), point.conf, [results_of(0)])
+    record_of(point.open_trial({}).path, point.conf, [results_of(0)])
     point.finish()
     compared, ran = [], []
 

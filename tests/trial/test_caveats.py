@@ -6,6 +6,7 @@ from utils.trial.caveats import DIVERGED, UNFINISHED, caveat_of
 from utils.trial.directory import create_trial
 from utils.trial.identity import mark_diverged
 from utils.trial.names import BEST, LAST, METRICS
+from utils.trial.trial import Trial
 
 STOPPER = ("TrialPlateauStopper.num_results=3", "TrialPlateauStopper.grace_period=4", "TrialPlateauStopper.std=0.01")
 SETTLED = [0.9, 0.5, 0.5, 0.5]
@@ -18,7 +19,7 @@ def begin(tmp_path):
     def begin(objectives, *overrides):
         conf = load_conf(ROOT / "conf.yaml", [f"trial_base={tmp_path}", "param_conf.num_epoch=5", *STOPPER, *overrides])
         trial = create_trial(conf, {})
-        return record_of(trial, conf, [results_of(*epoch) for epoch in enumerate(objectives)])[0].trial, conf
+        return record_of(trial, conf, [results_of(*epoch) for epoch in enumerate(objectives)])[0].path, conf
 
     return begin
 
@@ -36,7 +37,7 @@ def begin(tmp_path):
 )
 def test_a_trial_is_unfinished_where_no_stopper_ended_it_before_its_last_epoch(begin, objectives, finished):
     trial, conf = begin(objectives)
-    caveat = caveat_of(trial, conf)
+    caveat = caveat_of(Trial(trial, conf))
     assert (caveat is None) == finished
     if caveat:
         assert caveat.mark == UNFINISHED
@@ -46,24 +47,24 @@ def test_a_trial_is_unfinished_where_no_stopper_ended_it_before_its_last_epoch(b
 def test_a_trial_without_its_last_checkpoint_is_told_by_its_metrics(begin):
     trial, conf = begin([0.9, 0.8])
     (trial / LAST).unlink()
-    assert "epoch 1 of 5 is its last" in caveat_of(trial, conf).line
+    assert "epoch 1 of 5 is its last" in caveat_of(Trial(trial, conf)).line
     (trial / METRICS).unlink()
-    assert "whether it is finished cannot be told" in caveat_of(trial, conf).line
+    assert "whether it is finished cannot be told" in caveat_of(Trial(trial, conf)).line
     (trial / BEST).unlink()
-    assert caveat_of(trial, conf) is None  # nor has it any number
+    assert caveat_of(Trial(trial, conf)) is None  # nor has it any number
 
 
 def test_a_damaged_last_checkpoint_is_said_and_does_not_stop_what_needs_the_best(begin):
     trial, conf = begin([0.9, 0.8])
     (trial / LAST).write_bytes(b"PK")
-    mark, line = caveat_of(trial, conf)
+    mark, line = caveat_of(Trial(trial, conf))
     assert mark == UNFINISHED and f"cannot be told: {trial / LAST}: its content is not" in line and "\n" not in line
 
 
 def test_divergence_is_said_rather_than_that_a_trial_is_unfinished(begin):
     trial, conf = begin([0.9])
     mark_diverged(trial, "diverged in epoch 1: why")
-    assert caveat_of(trial, conf) == (
+    assert caveat_of(Trial(trial, conf)) == (
         DIVERGED,
         f"{trial}: diverged in epoch 1: why; its numbers are those of its best epoch before that",
     )

@@ -7,7 +7,7 @@ from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
 from utils.common.steps import TRAINING
 from utils.conf.load import load_conf
-from utils.trial.directory import create_trial, newest_trial, resume_conf, trial_conf
+from utils.trial.directory import create_trial, newest_trial, open_trial, resume_trial
 from utils.trial.provenance import PROVENANCE
 
 
@@ -19,13 +19,13 @@ def conf(tmp_path):
 @pytest.fixture
 def trial(conf):
     """A trial with a checkpoint."""
-    return record_of(create_trial(conf, {}), conf, [results_of(0)])[0].trial
+    return record_of(create_trial(conf, {}), conf, [results_of(0)])[0].path
 
 
 def test_trials_never_share_a_directory_and_the_newest_is_found(conf):
     with pytest.raises(UserError, match=r"run main\.py first"):
         newest_trial(conf, [])
-    trials = [record_of(create_trial(conf, {}), conf, [results_of(0)])[0].trial for _ in range(3)]
+    trials = [record_of(create_trial(conf, {}), conf, [results_of(0)])[0].path for _ in range(3)]
     create_trial(conf, {})  # has no checkpoint yet
     assert len(set(trials)) == 3
     os.utime(trials[1] / "conf.yaml", ns=(2**62, 2**62))
@@ -46,7 +46,7 @@ def test_trials_never_share_a_directory_and_the_newest_is_found(conf):
 def test_a_trial_goes_on_by_the_settings_that_decide_its_numbers(conf, trial, override, key):
     for begun in (trial, create_trial(conf, {})):  # this one was killed before its first checkpoint
         with pytest.raises(UserError, match=key) as refusal:
-            resume_conf(begun, [override])
+            resume_trial(begun, [override])
         assert str(begun) in str(refusal.value) and "start a new trial" in str(refusal.value)
 
 
@@ -62,7 +62,7 @@ def test_a_trial_goes_on_by_the_settings_that_decide_its_numbers(conf, trial, ov
     ],
 )
 def test_what_decides_no_number_may_change(trial, override):
-    assert resume_conf(trial, [override]) != trial_conf(trial, [])
+    assert resume_trial(trial, [override]) != open_trial(trial, [])
 
 
 def test_a_trial_that_is_older_than_a_setting_has_its_default(conf, trial, monkeypatch):
@@ -71,19 +71,19 @@ def test_a_trial_that_is_older_than_a_setting_has_its_default(conf, trial, monke
     del kept[TRAINING]["settings"]["ReduceLROnPlateau.patience"]
     (trial / PROVENANCE).write_text(json.dumps(kept))
     with pytest.raises(UserError, match=r"ReduceLROnPlateau\.patience is 5 but the trial was run with None"):
-        trial_conf(trial, [])
-    monkeypatch.setattr("utils.trial.identity.default_of", {"ReduceLROnPlateau.patience": 5}.get)
-    assert trial_conf(trial, []) == conf
+        open_trial(trial, [])
+    monkeypatch.setattr("utils.trial.checks.default_of", {"ReduceLROnPlateau.patience": 5}.get)
+    assert open_trial(trial, []).conf == conf
     with pytest.raises(UserError, match=r"ReduceLROnPlateau\.patience is 7 but the trial was run with 5"):
-        resume_conf(trial, ["ReduceLROnPlateau.patience=7"])
+        resume_trial(trial, ["ReduceLROnPlateau.patience=7"])
 
 
 def test_the_setting_to_blame_is_named_first(trial):
     """Not one that plays a part because of it."""
     with pytest.raises(UserError, match=r"param_conf\.criterion is 'InfoNCE' but the trial was run with 'TripletLoss'"):
-        resume_conf(trial, ["param_conf.criterion=InfoNCE"])
+        resume_trial(trial, ["param_conf.criterion=InfoNCE"])
 
 
 def test_a_directory_without_a_trial_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a trial directory"):
-        trial_conf(tmp_path, [])
+        open_trial(tmp_path, [])

@@ -5,10 +5,12 @@ import pytest
 from tests.helpers import ROOT, record_of, results_of
 from utils.common.errors import UserError
 from utils.conf.load import load_conf
+from utils.trial.checks import check_metrics
 from utils.trial.directory import create_trial
-from utils.trial.history import collapse_warning, read_history
+from utils.trial.history import collapse_warning, load_history
 from utils.trial.names import BEST, LAST, METRICS
 from utils.trial.record import TrialRecord
+from utils.trial.trial import Trial
 
 
 def test_collapse_is_said_aloud():
@@ -68,39 +70,41 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_metrics_are_those_of_the_last_checkpoint(recorded, change):
     record, parts = recorded
-    path, (change, line) = record.trial / METRICS, CHANGES[change]
+    path, (change, line) = record.path / METRICS, CHANGES[change]
     before = path.read_bytes()
     path.write_text("".join(change(before.decode().splitlines(keepends=True))))
     with pytest.raises(UserError) as refusal:
-        read_history(record.trial)
+        check_metrics(record.trial)
     assert str(refusal.value) == (
         f"{path}: line {line} is not as {LAST}, which has 3 epochs, says; resume the trial to mend it"
     )
-    TrialRecord(record.trial, record.conf, record.words).restore(parts)  # the advice
-    assert path.read_bytes() == before and read_history(record.trial) == EPOCHS
+    TrialRecord(record.trial, record.words).restore(parts)  # the advice
+    check_metrics(record.trial)
+    assert path.read_bytes() == before and load_history(record.path) == EPOCHS
 
 
 def test_metrics_of_another_trial_are_refused(recorded, conf):
     other, _ = record_of(create_trial(conf, {}), conf, [results_of(0, 0.9), results_of(1, 0.6), results_of(2, 0.4)])
-    path = recorded[0].trial / METRICS
-    path.write_bytes((other.trial / METRICS).read_bytes())
+    path = recorded[0].path / METRICS
+    path.write_bytes((other.path / METRICS).read_bytes())
     for source, epochs, advice in ((LAST, 3, "resume the trial to mend it"), (BEST, 2, "put this trial's own back")):
         with pytest.raises(UserError, match=f"line 2 is not as {source}, which has {epochs} epochs, says; {advice}"):
-            read_history(path.parent)
+            check_metrics(Trial(path.parent, conf))
+            load_history(path.parent)
         (path.parent / source).unlink()
 
 
 @pytest.mark.parametrize("change", [name for name in CHANGES if name not in ("a digit", "no line feed at the end")])
 def test_metrics_that_no_checkpoint_tells_are_of_the_right_form(recorded, change):
     """At the least: nothing that a report cannot draw."""
-    trial, (change, _) = recorded[0].trial, CHANGES[change]
+    trial, (change, _) = recorded[0].path, CHANGES[change]
     for name in (LAST, BEST):
         (trial / name).unlink()
-    assert read_history(trial) == EPOCHS
+    assert load_history(trial) == EPOCHS
     lines = change((trial / METRICS).read_text().splitlines(keepends=True))
     (trial / METRICS).write_text("".join(lines))
     if len(lines) == 2:  # as a shorter trial's: nothing tells
-        assert read_history(trial) == EPOCHS[:2]
+        assert load_history(trial) == EPOCHS[:2]
         return
     with pytest.raises(UserError, match=r"metrics\.jsonl: not the epochs that main\.py wrote .* put this trial's own"):
-        read_history(trial)
+        load_history(trial)

@@ -23,6 +23,7 @@ from utils.trial.provenance import read_provenance
 from utils.trial.relevance import extra_relevant_pairs
 from utils.trial.score_files import load_scores, word_scores_path
 from utils.trial.training_data import load_training_data
+from utils.trial.trial import Trial
 
 MEASURE, REPORT = "postprocessing/2_xmodal_retrieval.py", "postprocessing/3_report.py"
 
@@ -145,14 +146,15 @@ def test_many_unknown_rows_are_counted(trial, tmp_path):
 def test_the_report_marks_all_right_ones(trial, tmp_path):
     folder, conf, table = trial
     everything = [(name, text) for name in table["file_name"].unique() for text in table["raw_text"]]
-    plain = write_report(folder, conf).read_text()
+    plain = write_report(Trial(folder, conf)).read_text()
     path = write_pairs(tmp_path, everything)
-    page = write_report(folder, measured_with(conf, path))
+    page = write_report(Trial(folder, measured_with(conf, path)))
     cards = [tag for tag in Tags(page).of("li") if "card" in tag.get("class", "")]
     assert len(cards) > 20 and all("right" in card["class"] for card in cards)
     assert f"the pairs of {path}" in page.read_text() and "the pairs of" not in plain
     assert 0 < plain.count("✓ right") < page.read_text().count("✓ right")
-    ranking = load_rankings(folder, measured_with(conf, write_pairs(tmp_path, some_pairs(table))), "evaluation", 1)
+    measured = Trial(folder, measured_with(conf, write_pairs(tmp_path, some_pairs(table))))
+    ranking = load_rankings(measured, "evaluation", 1)
     expected = relevance_of(table, some_pairs(table))
     for one, relevance in ((ranking["audio_to_text"], expected), (ranking["text_to_audio"], expected.T)):
         assert all((one.of_query(query)[1] == right).all() for query, right in enumerate(relevance))

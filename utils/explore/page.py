@@ -11,7 +11,6 @@ from utils.common.folders import atomic_folder
 from utils.common.hdf5 import get_dataset, open_hdf5
 from utils.common.io import progress
 from utils.common.steps import LOG_MELS
-from utils.conf.schema import Conf
 from utils.data_utils import load_captions
 from utils.dataset.captions import is_typed
 from utils.dataset.word_vectors import PAD
@@ -22,6 +21,7 @@ from utils.report.page import Page
 from utils.score_utils import caption_word_weights
 from utils.search.clip_search import ClipSearch, best
 from utils.trial.caveats import caveat_of
+from utils.trial.trial import Trial
 
 PAGE = "index.html"
 BEST_CAPTIONS = 5  # of a clip
@@ -31,43 +31,43 @@ BYTES_A_SCORE = 3  # of the page's text
 LARGEST = 14_000_000  # bytes of scores: what a browser opens at once
 
 
-def write_explore(trial: Path, conf: Conf, split: str | None = None, copy: bool = True) -> Path:
+def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> Path:
     """Write TRIAL/explore/ from the trial's word scores of a split; its page's path.
 
     The folder holds the page, logmels/ and sounds/, the clips' copies; without `copy` the page plays the data set's.
 
     Raises UserError where something that the page needs is missing, damaged, or not of one run.
     """
-    search = ClipSearch(trial, conf, split)
+    search = ClipSearch(trial, split)
     stored, scores = search.stored, search.stored.scores[()]  # (V, C)
     if not np.isfinite(scores).all():
         raise UserError(f"{trial}: scores are NaN: the model is broken; look at the trial's train.log")
     real = _shown_words(search)
     captions = _captions(search, scores)
     levels = packed(scores[real])
-    with atomic_folder(trial / "explore", PAGE) as folder:
+    with atomic_folder(trial.path / "explore", PAGE) as folder:
         content = {
             "words": [stored.words[row] for row in real],
             "low": levels.low,
             "step": levels.step,
             "wordWeights": search.word_weights and [search.word_weights[stored.words[row]] for row in real],
-            "corrections": conf.text_cleaning.corrections,
+            "corrections": trial.conf.text_cleaning.corrections,
             "captions": captions.texts,
             "clips": _clips(search, captions, folder, copy),
         }
         Page(folder).render(
             "explore.html",
             PAGE,
-            trial=trial.resolve().name,
+            trial=trial.path.resolve().name,
             split=search.split,
             epoch=search.epoch,
-            caveat=caveat_of(trial, conf),
+            caveat=caveat_of(trial),
             weighted=search.score.idf is not None,
             example=captions.texts[0] if captions.texts else "",
             content=content,
             levels=levels.levels,
         )
-    return trial / "explore" / PAGE
+    return trial.path / "explore" / PAGE
 
 
 def _shown_words(search: ClipSearch) -> list[int]:

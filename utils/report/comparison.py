@@ -19,14 +19,15 @@ from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.report.rankings import load_queries
 from utils.report.tables import CHANCE, COLUMNS, NOT_APART, SIDES, compare, comparison_csv, comparison_markdown
 from utils.trial.caveats import UNFINISHED, caveat_of
-from utils.trial.directory import trial_conf
-from utils.trial.history import best_of, read_history
-from utils.trial.identity import check_made
+from utils.trial.checks import check_made, check_metrics
+from utils.trial.directory import open_trial
+from utils.trial.history import best_of
 from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.preprocessing import WORD_VECTORS
 from utils.trial.provenance import read_provenance
 from utils.trial.relevance import as_measured
 from utils.trial.score_files import word_scores_path
+from utils.trial.trial import Trial
 
 COMPARISON = "comparison.html"
 
@@ -73,31 +74,31 @@ def write_comparison(trials: list[Path], out: Path, unfinished: bool = False) ->
     return out / COMPARISON
 
 
-def read_result(trial: Path, overrides: Sequence[str] = (), unfinished: bool = False) -> TrialResult:
+def read_result(path: Path, overrides: Sequence[str] = (), unfinished: bool = False) -> TrialResult:
     """What a comparison needs of a trial, with changes of its configuration; UserError where it is not there.
 
     A trial that is unfinished is refused, unless asked for; what has to be said of one is said on standard error.
     """
-    conf = trial_conf(trial, list(overrides))
-    history = read_history(trial)
-    caveat = caveat_of(trial, conf, history)
+    trial = open_trial(path, list(overrides))
+    check_metrics(trial)
+    caveat = caveat_of(trial)
     if caveat and caveat.mark == UNFINISHED and not unfinished:
         raise UserError(f"{caveat.line}; resume it, leave it out, or take it, marked, by --unfinished")
-    path, split = trial / RETRIEVAL_METRICS, conf.data_conf.eval_data
-    check_made(trial, SCORING, MEASURING, reads=[path])
-    conf = as_measured(trial, conf)
-    content = read_json(path, MEASURING)
+    measured, split = path / RETRIEVAL_METRICS, trial.conf.data_conf.eval_data
+    check_made(trial, SCORING, MEASURING, reads=[measured])
+    conf, history = as_measured(trial).conf, trial.history
+    content = read_json(measured, MEASURING)
     try:
         metrics = {
             side: {key: float(content[split][side][key]) for key in (*METRICS, "queries")} for side in DIRECTIONS
         }
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: not all metrics of the split {split}; run {MEASURING} again") from None
-    check_made(trial, SCORING, reads=[word_scores_path(trial, split)])
-    queries = load_queries(trial, conf, split, best_of(history, conf)["epoch"])
+        raise UserError(f"{measured}: not all metrics of the split {split}; run {MEASURING} again") from None
+    check_made(trial, SCORING, reads=[word_scores_path(path, split)])
+    queries = load_queries(Trial(path, conf), split, best_of(history, conf)["epoch"])
     if caveat:
         warnings.warn(caveat.line, stacklevel=2)
-    return TrialResult(trial, conf, metrics, history, read_provenance(trial)[SCORING].sources, queries, caveat)
+    return TrialResult(path, conf, metrics, history, read_provenance(path)[SCORING].sources, queries, caveat)
 
 
 def require_same_data(one: TrialResult, other: TrialResult) -> None:

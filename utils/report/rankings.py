@@ -3,7 +3,6 @@
 Shapes: C clips, M captions; Q queries, I items of a direction; L right pairs.
 """
 
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from utils.metric_utils import per_query_by_chance, relevant_pairs
 from utils.retrieval_utils import CaptionScores, hardest_negatives, per_query_both_directions
 from utils.trial.relevance import extra_relevant_pairs
 from utils.trial.score_files import StoredScores, load_scores, word_scores_path
+from utils.trial.trial import Trial
 
 
 class Queries(NamedTuple):
@@ -34,9 +34,9 @@ class Queries(NamedTuple):
         return self._replace(values=per_query_by_chance(self.pairs, len(self.fids), len(self.tids)))
 
 
-def load_queries(trial: Path, conf: Conf, split: str, epoch: int) -> Queries:
+def load_queries(trial: Trial, split: str, epoch: int) -> Queries:
     """A split's queries by the stored scores, those of the checkpoint of this epoch."""
-    return _queries(conf, split, load_scores(word_scores_path(trial, split), epoch))
+    return _queries(trial.conf, split, load_scores(word_scores_path(trial.path, split), epoch))
 
 
 def _queries(conf: Conf, split: str, stored: StoredScores) -> Queries:
@@ -80,10 +80,10 @@ class Ranking(NamedTuple):
         return scores.numpy().ravel(), right
 
 
-def load_rankings(trial: Path, conf: Conf, split: str, epoch: int, score: str | None = None) -> dict[str, Ranking]:
+def load_rankings(trial: Trial, split: str, epoch: int, score: str | None = None) -> dict[str, Ranking]:
     """A split's rankings by direction; by the stored scores, with `epoch` and `score` as in `load_scores`."""
-    stored = load_scores(word_scores_path(trial, split), epoch, score)
-    queries = _queries(conf, split, stored)
+    stored = load_scores(word_scores_path(trial.path, split), epoch, score)
+    queries = _queries(trial.conf, split, stored)
     own = stored.scores.with_clips(queries.pairs[:, 1], queries.pairs[:, :1])[:, 0].numpy()  # (L,)
     captions, clips = queries.query_clips.values()
     sides = {  # the clips of the queries and of the items, and which query each right pair is of

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from utils.common.folders import atomic_folder
 from utils.common.steps import SCORING, TRAINING
-from utils.conf.schema import Conf, flat
+from utils.conf.schema import flat
 from utils.metric_utils import chance_map
 from utils.report import figures
 from utils.report.bootstrap import Estimate, estimates
@@ -16,10 +16,12 @@ from utils.report.numbers import METRICS, rank_shares
 from utils.report.page import DIRECTIONS, Page, line_of, panels_of
 from utils.report.rankings import Ranking, load_rankings
 from utils.trial.caveats import caveat_of
-from utils.trial.history import collapse_warning, read_history
-from utils.trial.identity import check_trial, load_best, training_of
+from utils.trial.checks import check_metrics, check_trial
+from utils.trial.history import collapse_warning
+from utils.trial.identity import training_of
 from utils.trial.relevance import as_measured
 from utils.trial.score_files import word_scores_path
+from utils.trial.trial import Trial
 
 REPORT = "report.html"
 POOLED = {  # what a word's score is, by score.frames
@@ -29,7 +31,7 @@ POOLED = {  # what a word's score is, by score.frames
 }
 
 
-def write_report(trial: Path, conf: Conf, given: bool = False) -> Path:
+def write_report(trial: Trial, given: bool = False) -> Path:
     """Write TRIAL/report/ from the trial's scores, checkpoint and history; its page's path.
 
     The folder holds all that the page needs: report.html, figures/ and clips/, copies of the clips that it plays.
@@ -37,25 +39,25 @@ def write_report(trial: Path, conf: Conf, given: bool = False) -> Path:
 
     Raises UserError where something that the report needs is missing, or not of one run.
     """
-    splits = conf.data_conf.splits
-    check_trial(trial, conf, TRAINING, SCORING, reads=[word_scores_path(trial, split) for split in splits])
-    best = load_best(trial)
-    conf = as_measured(trial, conf, given)  # as retrieval_metrics.json has it
-    history, provenance = read_history(trial), training_provenance(trial)
-    caveat = caveat_of(trial, conf, history)
+    path, splits = trial.path, trial.conf.data_conf.splits
+    check_trial(trial, TRAINING, SCORING, reads=[word_scores_path(path, split) for split in splits])
+    check_metrics(trial)
+    best, history, caveat = trial.best, trial.history, caveat_of(trial)
+    trial = as_measured(trial, given)  # as retrieval_metrics.json has it
+    conf, provenance = trial.conf, training_provenance(path)
     names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
     main, rows = {}, []
     for name in names:  # those of one split are held, and in the end the first's
-        rankings = load_rankings(trial, conf, name, best.epoch, str(best.score))
+        rankings = load_rankings(trial, name, best.epoch, str(best.score))
         rows += [_metric_row(name, ranking) for ranking in rankings.values()]
         main = main or rankings
-    with atomic_folder(trial / "report", REPORT) as folder:
+    with atomic_folder(path / "report", REPORT) as folder:
         page = Page(folder)
         gallery = Gallery(best, conf, main["text_to_audio"], page)
         page.render(
             "report.html",
             REPORT,
-            trial=trial.resolve().name,
+            trial=path.resolve().name,
             strategy=conf.objective,
             seed=conf.param_conf.seed,
             epoch=best.epoch,
@@ -75,7 +77,7 @@ def write_report(trial: Path, conf: Conf, given: bool = False) -> Path:
             settings=flat(conf.model_dump()),
             provenance=provenance,
         )
-    return trial / "report" / REPORT
+    return path / "report" / REPORT
 
 
 def training_provenance(trial: Path) -> dict[str, object]:

@@ -25,13 +25,13 @@ from utils.common.errors import UserError
 from utils.common.folders import own_file, require_own_file
 from utils.common.io import progress, write_rows
 from utils.common.lock import held
-from utils.conf.schema import Conf
 from utils.dataset.audio import highest_frequency
 from utils.dataset.captions import clean_caption, has_words
 from utils.dataset.paths import AUDIO_FILES, sounds_in
 from utils.search.clip_search import ClipSearch, best
 from utils.trial.identity import identity
 from utils.trial.score_files import WordScores
+from utils.trial.trial import Trial
 
 CAPTIONS = ("caption", "caption_query")  # the column of a challenge's own file, and of what is handed in
 RANKING = "ranking"  # what is written
@@ -46,7 +46,7 @@ class Query(NamedTuple):
     text: str  # as the file has it
 
 
-def rank_folder(trial: Path, conf: Conf, queries: Path, folder: Path, out: Path, top: int = 10) -> None:
+def rank_folder(trial: Trial, queries: Path, folder: Path, out: Path, top: int = 10) -> None:
     """Rank a folder's sounds for each caption of a CSV file, by a trial's best model, and write that as a CSV file.
 
     Its columns are caption_query, file_name_1, ..., file_name_{top}, fewer where there are fewer sounds; its rows are
@@ -58,7 +58,7 @@ def rank_folder(trial: Path, conf: Conf, queries: Path, folder: Path, out: Path,
         raise UserError(f"top: is {top}, but must be at least 1")
     asked = read_queries(queries)
     require_own_file(out, RANKING, [queries])
-    search = FolderSearch(trial, conf, folder, out.with_name(f"{out.stem}_word_scores"), asked)
+    search = FolderSearch(trial, folder, out.with_name(f"{out.stem}_word_scores"), asked)
     names = search.names
     search.warn_unknown(queries)
     rows = [[query.text, *(names[i] for i in best(search.scores(query), top))] for query in asked]
@@ -91,14 +91,14 @@ class FolderSearch(ClipSearch):
     """Search by text in a folder's sounds, in the place of a split's; they are resampled as a search's sound is.
 
     Args:
-        trial, conf: as of ClipSearch.
+        trial: as of ClipSearch.
         folder: its sounds are searched, not those of folders within it.
         cache: the folder in which the scores of what was encoded are kept.
         queries: what is to be searched for.
     """
 
-    def __init__(self, trial: Path, conf: Conf, folder: Path, cache: Path, queries: list[Query]):
-        super().__init__(trial, conf)
+    def __init__(self, trial: Trial, folder: Path, cache: Path, queries: list[Query]):
+        super().__init__(trial)
         self.folder, self.cache, self.queries = folder, cache, queries
         files = list(sounds_in(folder))
         self.files = [name for name, problem in files if problem is None]
@@ -141,7 +141,7 @@ class FolderSearch(ClipSearch):
         known = set(self.words[1:]) & {word for query in self.queries for word in self._tokens(query.text)}
         ids = np.array([i for i, word in enumerate(self.words) if word in known], dtype=np.int64)
         scores, names = np.empty((len(ids), len(self.files)), np.float32), []
-        made_by = [identity(self.trial), self.epoch, self.conf.score.model_dump(), asdict(self._log_mel_config)]
+        made_by = [identity(self.trial.path), self.epoch, self.conf.score.model_dump(), asdict(self._log_mel_config)]
         with kept_scores(self.cache, digest_of(made_by)[:16]) as kept:
             for name in progress(self.files, f"scoring {self.folder}", total=len(self.files)):
                 by_word = self._scores_of(self.folder / name, kept)

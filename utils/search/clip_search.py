@@ -20,21 +20,21 @@ from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.folders import own_file
 from utils.common.steps import INDEXING, SCORING, TRAINING
-from utils.conf.schema import Conf
 from utils.data_utils import load_captions
 from utils.dataset.audio import Clip, highest_frequency
 from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
-from utils.dataset.paths import AUDIO_FILES, DatasetPaths
+from utils.dataset.paths import AUDIO_FILES
 from utils.fast_score_utils import EncodedClips, split_word_scores
 from utils.score_utils import caption_word_weights
 from utils.trial.caveats import warn_of
-from utils.trial.directory import trial_conf
-from utils.trial.identity import check_data, check_made, check_trial, load_best
+from utils.trial.checks import check_data, check_made, check_trial
+from utils.trial.directory import open_trial
 from utils.trial.retrieval import stored_word_weights
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
+from utils.trial.trial import Trial
 
 
 class ClipHit(NamedTuple):
@@ -61,29 +61,29 @@ class ClipSearch:
     """A split of a trial's data set, to be searched. What a kind of query needs is read at the first of the kind.
 
     Args:
-        trial: the trial directory; texts are scored by its {split}_word_scores.hdf5, sounds by its best checkpoint.
-        conf: the trial's configuration.
+        trial: texts are scored by its {split}_word_scores.hdf5, sounds by its best checkpoint.
         split: one of the configuration's splits; None is its eval_data.
 
     Raises:
         UserError: no such split, no data set, or a damaged checkpoint.
     """
 
-    def __init__(self, trial: Path, conf: Conf, split: str | None = None):
-        self.trial, self.conf = trial, conf
+    def __init__(self, trial: Trial, split: str | None = None):
+        self.trial, self.conf = trial, trial.conf
+        conf = self.conf
         self.split = conf.data_conf.eval_data if split is None else split
         if self.split not in conf.data_conf.splits:
             raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(conf.data_conf.splits)}")
-        self.paths = DatasetPaths(conf.data_conf.dataset)
-        check_trial(trial, conf, TRAINING)
-        self.model, self.score, self.words, self.epoch = load_best(trial)
+        self.paths = trial.dataset
+        check_trial(trial, TRAINING)
+        self.model, self.score, self.words, self.epoch = trial.best
 
     @classmethod
     def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
         """The search in a split of a trial, by the trial's own configuration."""
-        conf = trial_conf(Path(trial), [])
-        warn_of(Path(trial), conf)
-        return cls(Path(trial), conf, split)
+        opened = open_trial(Path(trial), [])
+        warn_of(opened)
+        return cls(opened, split)
 
     def _ranked(self, scores: np.ndarray, top: int) -> Iterator[tuple[int, int]]:
         """Rank and index of the best."""
@@ -153,8 +153,8 @@ class ClipSearch:
 
         Raises UserError where they are missing, stale or damaged.
         """
-        path = word_scores_path(self.trial, self.split)
-        check_data(self.trial, self.conf, SCORING)
+        path = word_scores_path(self.trial.path, self.split)
+        check_data(self.trial, SCORING)
         check_made(self.trial, SCORING, reads=[path])
         return load_word_scores(path, self.epoch, str(self.score))
 

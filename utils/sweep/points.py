@@ -18,11 +18,12 @@ from utils.common.steps import SWEEPING
 from utils.conf.grid import conf_at, grid_confs, grid_points
 from utils.conf.load import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf
+from utils.trial.checks import require_same_run
 from utils.trial.directory import create_directory, create_trial, kept_conf, require_last
-from utils.trial.identity import require_same_run
 from utils.trial.names import CONF, POINTS
 from utils.trial.relevance import require_pairs
 from utils.trial.tensorboard import require_tensorboard
+from utils.trial.trial import Trial
 
 LOCK = "lock"
 OTHERS_END_IN = 20.0  # s; so long may the workers of a killed sweep live on
@@ -57,17 +58,17 @@ class Point:
     def __str__(self) -> str:
         return " ".join(f"{key}={value}" for key, value in self.settings.items())
 
-    def open_trial(self, data: dict[str, str]) -> Path:
-        """The point's trial directory: the one to go on with, or a new one on these files (`data_digests`).
+    def open_trial(self, data: dict[str, str]) -> Trial:
+        """The point's trial: the one to go on with, or a new one on these files (`data_digests`).
 
         It is kept in the point's file at once.
         """
         if self.trial is None:
             self._save(create_trial(self.conf, data), finished=False)
         else:
-            require_same_run(self.trial, self.conf)
+            require_same_run(Trial(self.trial, self.conf))
             require_last(self.trial)
-        return self.trial
+        return Trial(self.trial, self.conf)
 
     def finish(self) -> None:
         """Keep that the trial is trained, scored and measured."""

@@ -10,16 +10,16 @@ from utils.common.counts import counted
 from utils.common.errors import UserError, out_of_memory
 from utils.common.processes import leave
 from utils.common.steps import SWEEPING
-from utils.conf.schema import Conf
 from utils.sweep.points import hold, read_point, read_points
 from utils.sweep.ray_tune import run_on_ray
 from utils.trial.directory import training_lock
 from utils.trial.retrieval import measure_trial, score_trial
 from utils.trial.training_data import TrainingData, load_training_data
+from utils.trial.trial import Trial
 
 COMPARISON = "comparison"
 
-Train = Callable[[Conf, TrainingData, Path], None]  # main.train
+Train = Callable[[Trial, TrainingData], None]  # main.train
 
 
 def run_sweep(sweep: Path, train: Train) -> None:
@@ -27,7 +27,7 @@ def run_sweep(sweep: Path, train: Train) -> None:
 
     Args:
         sweep: the directory of `create_sweep` or `resume_sweep`.
-        train: trains by a configuration, on its data, in a trial directory.
+        train: trains a trial on its data.
 
     Raises UserError with a line for each point that failed, after the others are done and compared.
     """
@@ -58,10 +58,11 @@ def run_point(sweep: Path, train: Train, index: int) -> str | None:
     torch.set_num_threads(point.conf.ray_conf.trial_resources.cpu)
     try:
         data = load_training_data(point.conf)
-        with training_lock(point.open_trial(data.files)):
-            train(point.conf, data, point.trial)
-        score_trial(point.trial, point.conf)
-        measure_trial(point.trial, point.conf)
+        trial = point.open_trial(data.files)
+        with training_lock(trial.path):
+            train(trial, data)
+        score_trial(trial)
+        measure_trial(trial)
     except (UserError, MemoryError, RuntimeError) as error:
         if isinstance(error, UserError) or out_of_memory(error):  # trying again would not help
             return str(error) or "there is not enough memory"

@@ -1,14 +1,13 @@
 """What has to be said beside a trial's numbers: that it diverged, or that it is unfinished."""
 
 import warnings
-from pathlib import Path
 from typing import NamedTuple
 
 from utils.common.errors import UserError
-from utils.conf.schema import Conf
-from utils.trial.history import History, is_finished, trained_epochs
+from utils.trial.history import is_finished
 from utils.trial.identity import diverged
 from utils.trial.names import BEST, METRICS
+from utils.trial.trial import Trial
 
 DIVERGED, UNFINISHED = "diverged", "unfinished"
 
@@ -20,27 +19,23 @@ class Caveat(NamedTuple):
     line: str
 
 
-def caveat_of(trial: Path, conf: Conf, history: History | None = None) -> Caveat | None:
-    """What has to be said of a trial whose numbers are read; None where it was trained to its end, or has none yet.
-
-    Args:
-        history: its epochs, where they are at hand.
-    """
-    if line := diverged(trial):
+def caveat_of(trial: Trial) -> Caveat | None:
+    """What has to be said of a trial whose numbers are read; None where it was trained to its end, or has none yet."""
+    if line := diverged(trial.path):
         return Caveat(DIVERGED, line)
-    if not any((trial / name).exists() for name in (BEST, METRICS)):
+    if not any((trial.path / name).exists() for name in (BEST, METRICS)):
         return None
     try:
-        history = trained_epochs(trial) if history is None else history
+        history = trial.history
     except UserError as error:  # what has its best checkpoint can be scored all the same
         return Caveat(UNFINISHED, f"{trial}: whether it is finished cannot be told: {error}")
-    if is_finished(history, conf):
+    if is_finished(history, trial.conf):
         return None
-    how = f"epoch {len(history) - 1} of {conf.param_conf.num_epoch} is its last, and no stopper ended it"
+    how = f"epoch {len(history) - 1} of {trial.conf.param_conf.num_epoch} is its last, and no stopper ended it"
     return Caveat(UNFINISHED, f"{trial}: unfinished: {how}; its numbers are those of its best epoch so far")
 
 
-def warn_of(trial: Path, conf: Conf) -> None:
+def warn_of(trial: Trial) -> None:
     """Say on standard error what has to be said of a trial."""
-    if caveat := caveat_of(trial, conf):
+    if caveat := caveat_of(trial):
         warnings.warn(caveat.line, stacklevel=2)

@@ -15,9 +15,11 @@ from utils.conf.command import command_parser, parse_command, path_argument, ref
 from utils.conf.load import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf, result_settings, role_of
 from utils.trial.caveats import warn_of
-from utils.trial.identity import begin, diverged, require_same_run, training_of
+from utils.trial.checks import require_same_run
+from utils.trial.identity import begin, diverged, training_of
 from utils.trial.names import BEST, CONF, LAST, LOCK, METRICS
 from utils.trial.provenance import read_provenance
+from utils.trial.trial import Trial
 
 
 def create_trial(conf: Conf, data: dict[str, str]) -> Path:
@@ -79,12 +81,12 @@ def kept_conf(directory: Path, overrides: list[str]) -> Conf:
     return load_conf(directory / CONF, overrides)
 
 
-def trial_conf(trial: Path, overrides: list[str]) -> Conf:
-    """A trial's own configuration, with the command line's changes; UserError where that is not what it was run by."""
-    training_of(trial)
-    conf = kept_conf(trial, overrides)
-    require_same_run(trial, conf)
-    return conf
+def open_trial(path: Path, overrides: list[str]) -> Trial:
+    """A trial by its own configuration, with the command line's changes; UserError where it was not run by that."""
+    training_of(path)
+    trial = Trial(path, kept_conf(path, overrides))
+    require_same_run(trial)
+    return trial
 
 
 def _change(trial: Path, overrides: list[str]) -> str | None:
@@ -103,7 +105,7 @@ def _difference(trial: Path, conf: Conf) -> str | None:
     return None
 
 
-def trial_from_command(description: str) -> tuple[Path, Conf]:
+def trial_from_command(description: str) -> Trial:
     """Parse a postprocessing script's command line: the trial that --trial names, or the configuration's newest."""
     return trial_of(parse_command(trial_parser(description)))
 
@@ -116,36 +118,36 @@ def trial_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def trial_of(args: argparse.Namespace) -> tuple[Path, Conf]:
-    """The trial that parsed arguments mean, and its configuration."""
+def trial_of(args: argparse.Namespace) -> Trial:
+    """The trial that parsed arguments mean."""
     refuse_conf_beside(args, "trial")
     if args.trial:
-        trial = args.trial
-        training_of(trial)
-        if change := _change(trial, args.overrides):
+        path = args.trial
+        training_of(path)
+        if change := _change(path, args.overrides):
             raise UserError(f"{change}; leave the setting out, or name another trial")
     else:
         source = args.conf or DEFAULT_CONF
         wanted = load_conf(source, args.overrides)
-        trial = newest_trial(wanted, args.overrides)
-        training_of(trial)
-        if difference := _difference(trial, wanted):
+        path = newest_trial(wanted, args.overrides)
+        training_of(path)
+        if difference := _difference(path, wanted):
             warnings.warn(f"the newest trial, {difference} as {source} has: --trial names another", stacklevel=2)
-    conf = trial_conf(trial, args.overrides)
-    warn_of(trial, conf)
-    return trial, conf
+    trial = open_trial(path, args.overrides)
+    warn_of(trial)
+    return trial
 
 
-def resume_conf(trial: Path, overrides: list[str]) -> Conf:
-    """The configuration to resume a trial with; changes that would mix two experiments are refused.
+def resume_trial(path: Path, overrides: list[str]) -> Trial:
+    """The trial to resume; changes that would mix two experiments are refused.
 
     A trial that was killed before its first checkpoint starts from its beginning.
     """
-    conf = trial_conf(trial, overrides)
-    require_last(trial)
-    if line := diverged(trial):
+    trial = open_trial(path, overrides)
+    require_last(path)
+    if line := diverged(path):
         warnings.warn(line, stacklevel=2)
-    return conf
+    return trial
 
 
 def require_last(trial: Path) -> None:

@@ -75,44 +75,38 @@ def as_lines(history: History) -> str:
     return "".join(json.dumps(results) + "\n" for results in history)
 
 
-def read_history(trial: Path) -> History:
-    """The epochs by a trial's metrics.jsonl, which must be those that its last checkpoint holds.
+def load_history(trial: Path) -> History:
+    """The epochs of a trial by its last checkpoint; where that is gone, by metrics.jsonl.
 
-    Where that is gone, they begin as the best checkpoint's; where that is gone as well, nothing else tells them.
+    metrics.jsonl must then begin with the best checkpoint's epochs, if that is there.
     """
+    if (trial / LAST).is_file():
+        return load_checkpoint(trial / LAST, identity(trial))["history"]
     path = trial / METRICS
     require_file(path, TRAINING)
-    lines, source = path.read_bytes().splitlines(keepends=True), trial / LAST
-    if source.is_file():
-        history = load_checkpoint(source, identity(trial))["history"]
-        _require_same(path, lines, history, source)
-        return history
     try:
-        history = [json.loads(line) for line in lines]
+        history = [json.loads(line) for line in path.read_bytes().splitlines()]
         check_history(history)
         if not history:
             raise ValueError("no epochs")
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not the epochs that {TRAINING} wrote ({error}); put this trial's own back") from None
-    if (source := trial / BEST).is_file():
-        known = load_checkpoint(source, identity(trial))["history"]
-        _require_same(path, lines[: len(known)], known, source)
+    if (trial / BEST).is_file():
+        require_lines(trial, load_checkpoint(trial / BEST, identity(trial))["history"], BEST)
     return history
 
 
-def _require_same(path: Path, lines: list[bytes], history: History, checkpoint: Path) -> None:
-    """Raise UserError where lines are not those of a checkpoint's epochs."""
+def require_lines(trial: Path, history: History, checkpoint: str) -> None:
+    """Raise UserError unless metrics.jsonl holds a checkpoint's epochs; after the best one's, others may follow."""
+    path = trial / METRICS
+    require_file(path, TRAINING)
+    lines = path.read_bytes().splitlines(keepends=True)
     known = as_lines(history).encode().splitlines(keepends=True)
+    if checkpoint == BEST:
+        lines = lines[: len(known)]
     for number, (line, expected) in enumerate(zip_longest(lines, known), start=1):
         if line != expected:
-            advice = "resume the trial to mend it" if checkpoint.name == LAST else "put this trial's own back"
+            advice = "resume the trial to mend it" if checkpoint == LAST else "put this trial's own back"
             raise UserError(
-                f"{path}: line {number} is not as {checkpoint.name}, which has {len(history)} epochs, says; {advice}"
+                f"{path}: line {number} is not as {checkpoint}, which has {len(history)} epochs, says; {advice}"
             )
-
-
-def trained_epochs(trial: Path) -> History:
-    """The epochs of a trial by its last checkpoint; where that is gone, by metrics.jsonl."""
-    if (trial / LAST).is_file():
-        return load_checkpoint(trial / LAST, identity(trial))["history"]
-    return read_history(trial)

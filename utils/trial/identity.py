@@ -2,7 +2,7 @@
 
 A trial's provenance.json is begun with it: the record of its training names the settings that decide its numbers and
 digests the data. Each checkpoint carries the trial's `identity`, each later step records what files it read and wrote.
-Whoever reads a number checks the way back from it, by `check_trial`.
+Whoever reads a number checks the way back from it, by `checks.check_trial`.
 """
 
 import secrets
@@ -12,13 +12,11 @@ from typing import Any
 
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
-from utils.common.steps import PREPROCESSING, TRAINING
-from utils.conf.schema import Conf, default_of, result_settings, role_of
+from utils.common.steps import TRAINING
+from utils.conf.schema import Conf, result_settings, role_of
 from utils.dataset.paths import DatasetPaths
-from utils.trial.checkpoint import Trained, load_model
 from utils.trial.names import BEST, POINTS
-from utils.trial.preprocessing import check_steps
-from utils.trial.provenance import Entry, check_entry, check_files, name_from, read_provenance, record
+from utils.trial.provenance import Entry, name_from, read_provenance, record
 
 FORMAT = 2  # of trials; see docs/reliability.md
 
@@ -63,72 +61,6 @@ def identity(trial: Path) -> str:
     """What the checkpoints of a trial carry: one digest of its settings, its data, and what tells it from its twins."""
     entry = training_of(trial)
     return digest_of([entry.settings, entry.data, entry.token])
-
-
-def require_same_run(trial: Path, conf: Conf) -> None:
-    """Raise UserError where going on with a trial by this configuration would mix two experiments.
-
-    A trial that is older than a setting was run with its default.
-    """
-    settings = training_of(trial).settings, fixed_settings(conf)
-    both, either = settings[0].keys() & settings[1].keys(), settings[0].keys() ^ settings[1].keys()
-    for key in [*sorted(both), *sorted(either)]:  # what plays a part on one side alone does so because of another
-        before, after = (some.get(key, default_of(key)) for some in settings)
-        if before != after:
-            raise UserError(
-                f"{trial}: {key} is {after!r} but the trial was run with {before!r}; "
-                "leave out the change, or start a new trial"
-            )
-
-
-# --- the way back from a number --------------------------------------------------------------------------
-
-
-def check_trial(trial: Path, conf: Conf, *steps: str, reads: Iterable[Path] = ()) -> None:
-    """Raise UserError unless the trial's steps were run, and on the data set as it is now.
-
-    Args:
-        conf: the trial's.
-        steps: of the trial, in their order.
-        reads: files of theirs that are about to be read.
-    """
-    check_steps(conf, *PREPROCESSING)
-    check_data(trial, conf, *steps)
-    check_made(trial, *steps, reads=reads)
-
-
-def check_data(trial: Path, conf: Conf, *steps: str) -> None:
-    """Raise UserError where the data set's files are not those that a trial's steps read."""
-    made = read_provenance(trial)
-    for step in steps:
-        complaint = f"has changed since {step} read it for {trial}; run that again"
-        if step == TRAINING:
-            complaint = f"has changed since {trial} was begun; set data_conf.dataset to its data, or start a new trial"
-        check_files(conf.data_conf.dataset, made[step].data if step in made else {}, complaint)
-
-
-def check_made(trial: Path, *steps: str, reads: Iterable[Path] = ()) -> None:
-    """Raise UserError unless the trial's files are what its steps read and wrote."""
-    made, written = read_provenance(trial), set()
-    for step in steps:
-        if step not in made:
-            raise UserError(f"{trial}: no record of {step}; run it (again)")
-        check_entry(trial, step, made[step])
-        written |= made[step].outputs.keys()
-    for file in reads:
-        if file.name not in written:
-            raise UserError(f"{file}: no such file that {steps[-1]} recorded; run that (again)")
-
-
-def load_best(trial: Path) -> Trained:
-    """`load_model` of a trial's best checkpoint.
-
-    Raises UserError where that is another trial's, or where the trial diverged before it learnt anything.
-    """
-    best = load_model(trial / BEST, identity(trial))
-    if best.epoch == 0 and (how := diverged(trial)):
-        raise UserError(f"{how}: epoch 0, which is untrained; there is nothing to score or to search by")
-    return best
 
 
 # --- divergence ------------------------------------------------------------------------------------------

@@ -15,14 +15,15 @@ from utils.common.io import atomic_write, unwritable
 from utils.common.processes import on_rank_zero, rank, world_size
 from utils.common.steps import TRAINING
 from utils.conf.load import save_conf
-from utils.conf.schema import Conf
 from utils.device_utils import Diverged
 from utils.trial.checkpoint import check_states, checkpoint_bytes, first_line, load_checkpoint
+from utils.trial.checks import check_data
 from utils.trial.history import History, as_lines, best_of, collapse_warning, epoch_line, is_finished
-from utils.trial.identity import check_data, identity, mark_diverged, training_of
+from utils.trial.identity import identity, mark_diverged, training_of
 from utils.trial.names import BEST, CONF, LAST, LOG, METRICS
 from utils.trial.provenance import record, versions
 from utils.trial.tensorboard import EpochEvents
+from utils.trial.trial import Trial
 
 
 class Stateful(Protocol):
@@ -39,17 +40,17 @@ class TrialRecord:
     Rank zero writes them; the other ranks' records hold the history alone.
 
     Args:
-        trial: the directory; where it holds a checkpoint, the record goes on from there.
-        conf: the resolved configuration.
+        trial: where its directory holds a checkpoint, the record goes on from there.
         words: the vocabulary, id 0 the padding.
     """
 
-    def __init__(self, trial: Path, conf: Conf, words: list[str]):
-        self.trial, self.conf, self.words = trial, conf, words
-        self.identity = identity(trial)
-        self.checkpoint = load_checkpoint(trial / LAST, self.identity) if (trial / LAST).exists() else None
+    def __init__(self, trial: Trial, words: list[str]):
+        self.trial, self.words = trial, words
+        self.path, self.conf = trial.path, trial.conf
+        self.identity, last = identity(self.path), self.path / LAST
+        self.checkpoint = load_checkpoint(last, self.identity) if last.exists() else None
         self.history: History = self.checkpoint["history"] if self.checkpoint else []
-        self.logger = _logger(trial / LOG)
+        self.logger = _logger(self.path / LOG)
         self.events: EpochEvents | None = None
 
     @property
@@ -62,7 +63,7 @@ class TrialRecord:
 
         Raises UserError where the data or the checkpoint are of another run; then the trial directory is as it was.
         """
-        check_data(self.trial, self.conf, TRAINING)
+        check_data(self.trial, TRAINING)
         if self.history:
             self._require_fit()
         if self.checkpoint is not None:
@@ -73,14 +74,14 @@ class TrialRecord:
         if self.history:  # a kill may have come between the last checkpoint and what follows it
             self._write_metrics()
             if self.best is self.history[-1]:
-                with atomic_write(self.trial / BEST) as temporary:
-                    shutil.copyfile(self.trial / LAST, temporary)
+                with atomic_write(self.path / BEST) as temporary:
+                    shutil.copyfile(self.path / LAST, temporary)
         if self.conf.log_tensorboard:
-            self.events = EpochEvents(self.trial, self.history, self.identity)
+            self.events = EpochEvents(self.path, self.history, self.identity)
 
     def _keep_conf(self) -> None:
         """Keep the configuration, by whose time trials are the newest: one with nothing left to train stays as old."""
-        path = self.trial / CONF
+        path = self.path / CONF
         before = path.stat() if is_finished(self.history, self.conf) else None
         save_conf(self.conf, path)
         if before:
@@ -96,7 +97,7 @@ class TrialRecord:
             raise UserError(f"{self.trial}: param_conf.num_epoch is {asked}, but {trained} are trained; ask for those")
         if self.best is self.history[-1]:
             return
-        path, epoch = self.trial / BEST, self.best["epoch"]
+        path, epoch = self.path / BEST, self.best["epoch"]
         if not path.exists():
             what = f"is gone, and {LAST} is of epoch {trained}, not of the best, {epoch}"
             raise UserError(f"{path}: {what}; put it back, or start a new trial")
@@ -116,7 +117,7 @@ class TrialRecord:
             for name, part in parts.items():
                 part.load_state_dict(self.checkpoint.get(name, {}))  # earlier ones lack the score
         except Exception as error:  # as in load_model
-            raise UserError(f"{self.trial / LAST}: does not fit this trial ({first_line(error)})") from None
+            raise UserError(f"{self.path / LAST}: does not fit this trial ({first_line(error)})") from None
         self.checkpoint = None  # a second copy of the model and the optimizer
 
     def begin_run(self, device: torch.device) -> None:
@@ -126,15 +127,15 @@ class TrialRecord:
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
         run = {"first_epoch": len(self.history), "device": name, "processes": world_size()}
         run |= {"threads": torch.get_num_threads()} | versions()
-        entry = training_of(self.trial)
-        record(self.trial, TRAINING, entry.model_copy(update={"runs": [*entry.runs, run]}))
+        entry = training_of(self.path)
+        record(self.path, TRAINING, entry.model_copy(update={"runs": [*entry.runs, run]}))
 
     def stop_at(self, epoch: int, error: Diverged, fids: list[str]) -> NoReturn:
         """Mark the trial as diverged, on these clips, in train.log as well, and raise UserError."""
         batch = f"; the batch's clips are {' '.join(dict.fromkeys(fids))}" if fids else ""
         how = f"diverged in epoch {epoch}: {error}"
         good = f"{LAST} holds epoch {epoch - 1}" if self.history else "there is no checkpoint yet"
-        mark = partial(mark_diverged, self.trial, how)
+        mark = partial(mark_diverged, self.path, how)
         if fids:  # in a step, which all ranks take
             on_rank_zero(mark)
         elif rank() == 0:
@@ -164,9 +165,9 @@ class TrialRecord:
         }
         improved, content = self.best is results, checkpoint_bytes(checkpoint)
         for name in (LAST, BEST) if improved else (LAST,):
-            with atomic_write(self.trial / name) as temporary:
+            with atomic_write(self.path / name) as temporary:
                 temporary.write_bytes(content)
-        mark_diverged(self.trial, None)  # it got beyond, on another machine perhaps
+        mark_diverged(self.path, None)  # it got beyond, on another machine perhaps
         self._write_metrics()
         if self.events:
             self.events.add(results)
@@ -175,7 +176,7 @@ class TrialRecord:
             self.logger.warning(warning)
 
     def _write_metrics(self) -> None:
-        with atomic_write(self.trial / METRICS) as temporary:
+        with atomic_write(self.path / METRICS) as temporary:
             temporary.write_text(as_lines(self.history), encoding="utf-8")
 
     def log(self, line: str) -> None:
@@ -185,7 +186,7 @@ class TrialRecord:
     def close(self) -> None:
         """End the run's record with the best epoch."""
         best, params = self.best, self.conf.param_conf
-        self.log(f"best epoch by {params.select_by}: {best['epoch']} -> {self.trial / BEST}")
+        self.log(f"best epoch by {params.select_by}: {best['epoch']} -> {self.path / BEST}")
         if self.events:
             self.events.close()
 

@@ -1,6 +1,7 @@
 """Further right pairs of the split for the results, as data_conf.relevance names them."""
 
 from collections.abc import Container
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
 from utils.trial.provenance import PROVENANCE, read_provenance
 from utils.trial.score_files import StoredScores
+from utils.trial.trial import Trial
 
 COLUMNS = ("file_name", "caption")
 SETTING, SPLIT = "data_conf.relevance", "data_conf.eval_data"
@@ -100,24 +102,25 @@ def measured_by(conf: Conf) -> dict[str, dict]:
     return {"settings": settings, "sources": {RELEVANT_PAIRS: file_digest(path)}}
 
 
-def as_measured(trial: Path, conf: Conf, given: bool = False) -> Conf:
-    """A trial's configuration with the data_conf.relevance that its split was measured by; unchanged if it was not.
+def as_measured(trial: Trial, given: bool = False) -> Trial:
+    """A trial, its configuration with the data_conf.relevance that its split was measured by; unchanged if it was not.
 
     Args:
         given: whether the command line has that setting: then it has to be the one that was measured by.
 
     Raises UserError where the right pairs are others now.
     """
-    measuring = read_provenance(trial).get(MEASURING)
+    measuring = read_provenance(trial.path).get(MEASURING)
     if measuring is None:
-        return conf
+        return trial
+    conf = trial.conf
     of_split = measuring.settings.get(SPLIT) == conf.data_conf.eval_data
     before = measuring.settings.get(SETTING) if of_split else None
     digest = measuring.sources.get(RELEVANT_PAIRS) if of_split else None
     if not isinstance(before, str | None):
-        raise UserError(f"{trial / PROVENANCE}: not as {MEASURING} writes it; run that again")
+        raise UserError(f"{trial.path / PROVENANCE}: not as {MEASURING} writes it; run that again")
     wanted = conf.data_conf.relevance if given else before
-    files = {path: _digest(trial, path) for path in (before, wanted) if path is not None}
+    files = {path: _digest(trial.path, path) for path in (before, wanted) if path is not None}
     for path, found in files.items():
         if found is None:
             raise UserError(f"{path}: no such file; put it back, or run {MEASURING} again for {trial}")
@@ -126,7 +129,8 @@ def as_measured(trial: Path, conf: Conf, given: bool = False) -> Conf:
     if files.get(wanted) != digest:
         what = f"measured with {SETTING} {before or 'null'}, but it is now {wanted or 'null'}"
         raise UserError(f"{trial}: {what}; leave the setting out, or run {MEASURING} again with it")
-    return conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"relevance": wanted})})
+    data_conf = conf.data_conf.model_copy(update={"relevance": wanted})
+    return replace(trial, conf=conf.model_copy(update={"data_conf": data_conf}))
 
 
 def _digest(trial: Path, path: str) -> str | None:

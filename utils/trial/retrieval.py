@@ -22,7 +22,8 @@ from utils.model_utils import prepare_model
 from utils.retrieval_utils import per_query_both_directions, slices
 from utils.score_utils import Score, caption_word_weights, inverse_document_frequency
 from utils.trial.checkpoint import Trained
-from utils.trial.identity import check_trial, data_digests, load_best
+from utils.trial.checks import check_trial
+from utils.trial.identity import data_digests
 from utils.trial.names import BEST, RETRIEVAL_METRICS
 from utils.trial.preprocessing import holds, sources
 from utils.trial.provenance import record_outputs
@@ -36,31 +37,32 @@ from utils.trial.score_files import (
     scores_path,
     word_scores_path,
 )
+from utils.trial.trial import Trial
 
 CLIPS_AT_ONCE = 4096  # whose scores with words are held; clips of one part are padded together, whatever the words
 LARGEST_MATRIX = 2e9  # bytes of a split's scores of clips with captions that are written unless asked not to
 SHOWN = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10")
 
 
-def score_trial(trial: Path, conf: Conf) -> None:
+def score_trial(trial: Trial) -> None:
     """Score every clip of each split with words and captions by the trial's best model, and report what was written."""
-    paths, splits = DatasetPaths(conf.data_conf.dataset), conf.data_conf.splits
-    check_trial(trial, conf, TRAINING)
-    best = load_best(trial)
+    conf, paths, splits = trial.conf, trial.dataset, trial.conf.data_conf.splits
+    check_trial(trial, TRAINING)
+    best = trial.best
     extra = extra_words(conf, best)
     device = pick_device()
     prepare_model(conf, best.model, device)
     best.score.to(device)
-    outputs = [path(trial, name) for name in splits for path in (scores_path, word_scores_path)]
+    outputs = [path(trial.path, name) for name in splits for path in (scores_path, word_scores_path)]
     data = data_digests(conf, splits, *([paths.word_extra] if extra else []))
-    with record_outputs(trial, SCORING, [trial / BEST], outputs, data=data, sources=sources(conf)):
+    with record_outputs(trial.path, SCORING, [trial.path / BEST], outputs, data=data, sources=sources(conf)):
         for name in splits:
             split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, conf.data_conf.cache)
-            scores_path(trial, name).unlink(missing_ok=True)  # of before, which nothing would tell from new ones
-            path = word_scores_path(trial, name)
+            scores_path(trial.path, name).unlink(missing_ok=True)  # of before, which nothing would tell from new ones
+            path = word_scores_path(trial.path, name)
             words = write_word_scores(path, split, best, extra)
             print(f"{name}: {counted(len(split.fids), 'clip')} x {counted(words, 'word')} -> {path}")
-            _write_matrix(trial, name, split, conf, best)
+            _write_matrix(trial, name, split)
 
 
 def extra_words(conf: Conf, best: Trained) -> WordEmbeddings | None:
@@ -111,13 +113,14 @@ def write_word_scores(path: Path, split: Split, best: Trained, extra: WordEmbedd
     return len(words)
 
 
-def _write_matrix(trial: Path, name: str, split: Split, conf: Conf, best: Trained) -> None:
+def _write_matrix(trial: Trial, name: str, split: Split) -> None:
     """Write a split's scores of clips with captions by those of words, unless they are too large or not wanted."""
+    conf, best = trial.conf, trial.best
     clips, captions = len(split.fids), len(split.tids)
     size = matrix_size(captions, clips)
     if conf.xmodal_scores == "always" or (conf.xmodal_scores == "auto" and size <= LARGEST_MATRIX):
-        path = scores_path(trial, name)
-        save_scores(path, load_scores(word_scores_path(trial, name), best.epoch, str(best.score)))
+        path = scores_path(trial.path, name)
+        save_scores(path, load_scores(word_scores_path(trial.path, name), best.epoch, str(best.score)))
         print(f"{name}: {counted(clips, 'clip')} x {counted(captions, 'caption')} -> {path}")
         return
     why = "xmodal_scores is never" if conf.xmodal_scores == "never" else f"over {LARGEST_MATRIX / 1e9:g} GB"
@@ -126,14 +129,15 @@ def _write_matrix(trial: Path, name: str, split: Split, conf: Conf, best: Traine
     print(f"{name}: {what}, xmodal_scores=always writes them")
 
 
-def measure_trial(trial: Path, conf: Conf) -> None:
+def measure_trial(trial: Trial) -> None:
     """Retrieval metrics of each split by its scores: print them as a table, and write them."""
-    files = {split: word_scores_path(trial, split) for split in conf.data_conf.splits}
-    check_trial(trial, conf, TRAINING, SCORING, reads=files.values())
-    best, device = load_best(trial), pick_device()
-    metrics, chance, path = {}, {}, trial / RETRIEVAL_METRICS
+    conf = trial.conf
+    files = {split: word_scores_path(trial.path, split) for split in conf.data_conf.splits}
+    check_trial(trial, TRAINING, SCORING, reads=files.values())
+    best, device = trial.best, pick_device()
+    metrics, chance, path = {}, {}, trial.path / RETRIEVAL_METRICS
     relevance = [Path(conf.data_conf.relevance)] if conf.data_conf.relevance else []
-    with record_outputs(trial, MEASURING, [*files.values(), *relevance], [path], **measured_by(conf)):
+    with record_outputs(trial.path, MEASURING, [*files.values(), *relevance], [path], **measured_by(conf)):
         for split, file in files.items():
             stored = load_scores(file, best.epoch, str(best.score))
             extra_relevant = extra_relevant_pairs(conf, split, stored)
