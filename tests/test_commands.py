@@ -765,7 +765,7 @@ def test_a_sweep_survives_what_dies_and_its_trials_equal_single_runs(pipeline, t
             lines.append(process.stdout.readline())
             assert lines[-1], lines
         end(process, signal.SIGKILL)
-    assert sum("; goes on from its checkpoint" in line for line in lines) == 1
+    assert sum("; resumes from its checkpoint" in line for line in lines) == 1
     (sweep,) = series.glob("*_sweep")
     (finished,) = (trial for trial, is_finished in trials_of(sweep).items() if is_finished)
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != KEPT}
