@@ -1,4 +1,4 @@
-"""Train a model: configuration -> data -> model -> epochs -> checkpoints in a trial directory."""
+"""Train a model on the configured data; a trial directory keeps its checkpoints and metrics."""
 
 from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
@@ -6,10 +6,10 @@ from utils.common.errors import begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-import argparse
 import shlex
 import time
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -26,12 +26,13 @@ from utils.common.processes import (
 from utils.common.steps import TRAINING
 from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
 from utils.conf.load import DEFAULT_CONF, load_conf
+from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import batches
 from utils.device_utils import Diverged
 from utils.evaluation_utils import evaluate
 from utils.model_utils import build_state, seed_epoch, train_epoch
-from utils.sweep.points import open_sweep
+from utils.sweep.points import create_sweep, resume_sweep
 from utils.sweep.run import run_sweep
 from utils.trial.directory import create_trial, resume_trial, training_lock
 from utils.trial.history import has_settled
@@ -43,42 +44,41 @@ from utils.trial.trial import Trial
 
 @process_group()
 def main() -> None:
-    args = parse_command(train_parser())
+    parser = command_parser(__doc__)
+    parser.add_argument("--resume", type=path_argument, metavar="DIR", help="resume a trial, or with --sweep a sweep")
+    grid = "train, score and compare a trial at every point of the grid in sweep_conf"
+    parser.add_argument("--sweep", action="store_true", help=grid)
+    args = parse_command(parser)
     refuse_conf_beside(args, "resume")
     if args.sweep:
         require_one_process("--sweep")
-        run_sweep(open_sweep(args), train)
-        return
-    if args.resume:
-        conf = resume_trial(args.resume, args.overrides).conf
+        if args.resume:
+            sweep = resume_sweep(args.resume, args.overrides)
+        else:
+            sweep = create_sweep(load_conf(args.conf or DEFAULT_CONF, args.overrides))
+        run_sweep(sweep, train)
+    elif args.resume:
+        train_trial(resume_trial(args.resume, args.overrides).conf, args.resume)
     else:
-        conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
+        train_trial(load_conf(args.conf or DEFAULT_CONF, args.overrides))
+
+
+def train_trial(conf: Conf, path: Path | None = None) -> None:
+    """Train a trial: the one to resume at `path`, or a new one."""
     if conf.log_tensorboard:
         require_tensorboard()
     require_pair_each(conf.param_conf.batch_size)
     data = load_training_data(conf)
-    path = args.resume or on_rank_zero(partial(create_trial, conf, data.files))
+    path = path or on_rank_zero(partial(create_trial, conf, data.files))
     try:
         with training_lock(path):
             train(Trial(path, conf), data)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"stopped; to go on: python {TRAINING} --resume {shlex.quote(str(path))}") from None
-
-
-def train_parser() -> argparse.ArgumentParser:
-    parser = command_parser(__doc__)
-    going_on = "go on with a trial, by its own configuration"
-    parser.add_argument("--resume", type=path_argument, metavar="TRIAL_DIR", help=going_on)
-    parser.add_argument(
-        "--sweep",
-        action="store_true",
-        help="train, score and compare a trial at every point of sweep_conf; --resume SWEEP_DIR goes on with a sweep",
-    )
-    return parser
+        raise KeyboardInterrupt(f"stopped; to resume: python {TRAINING} --resume {shlex.quote(str(path))}") from None
 
 
 def train(trial: Trial, data: TrainingData) -> None:
-    """Run the epochs that the trial's record does not hold yet; epoch 0 only evaluates."""
+    """Run the epochs that are missing from the trial's record; epoch 0 only evaluates."""
     conf, params = trial.conf, trial.conf.param_conf
     torch.manual_seed(params.seed)
     state = build_state(conf, data.vectors, pick_device(), data.train.captions)
@@ -88,15 +88,14 @@ def train(trial: Trial, data: TrainingData) -> None:
     record.restore(state.checkpointables)
     record.begin_run(state.device)
     broadcast_weights(state.model)
-    pairs = len(data.train.captions)
-    sizes = f"{counted(pairs, 'pair')}, {counted(len(loader), 'batch')} an epoch"
+    sizes = f"{counted(len(data.train.captions), 'pair')}, {counted(len(loader), 'batch')} an epoch"
     record.log(f"{trial}: {sizes}, on {describe(state.device)}")
 
     for epoch in range(len(record.history), params.num_epoch + 1):
         if has_settled(record.history, conf):
             record.log("the validation objective has settled: stopped")
             break
-        started = time.perf_counter()
+        start = time.perf_counter()
         draws = seed_epoch(params.seed, epoch)
         results = {"epoch": epoch, "lr": state.optimizer.param_groups[0]["lr"]}
         try:
@@ -108,7 +107,7 @@ def train(trial: Trial, data: TrainingData) -> None:
         except Diverged as error:
             record.stop_at(epoch, error, [data.train.fids[clip] for clip in error.clips])
         state.scheduler.step(results["val_obj"])
-        record.add(results, time.perf_counter() - started, state.checkpointables)
+        record.add(results, time.perf_counter() - start, state.checkpointables)
     record.close()
 
 

@@ -668,7 +668,7 @@ def test_an_interrupted_training_says_how_to_go_on(pipeline, tmp_path):
         trial = first_checkpoint(tmp_path / "demo", process)
         wait_until((trial / "metrics.jsonl").exists)
         last = end(process, signal.SIGINT).splitlines()[-1]
-    assert process.returncode == 130 and last == f"stopped; to go on: python main.py --resume {trial}"
+    assert process.returncode == 130 and last == f"stopped; to resume: python main.py --resume {trial}"
     done = len(metrics_of(trial))
     call(*last.partition("python ")[2].split(), f"param_conf.num_epoch={done}")
     assert [epoch["epoch"] for epoch in metrics_of(trial)] == list(range(done + 1))
@@ -765,7 +765,7 @@ def test_a_sweep_survives_what_dies_and_its_trials_equal_single_runs(pipeline, t
             lines.append(process.stdout.readline())
             assert lines[-1], lines
         end(process, signal.SIGKILL)
-    assert sum("; goes on from its checkpoint" in line for line in lines) == 1
+    assert sum("; resumes from its checkpoint" in line for line in lines) == 1
     (sweep,) = series.glob("*_sweep")
     (finished,) = (trial for trial, is_finished in trials_of(sweep).items() if is_finished)
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != KEPT}
@@ -776,7 +776,7 @@ def test_a_sweep_survives_what_dies_and_its_trials_equal_single_runs(pipeline, t
         printed = end(process, signal.SIGINT)
     assert "Traceback" not in printed
     if process.returncode:  # else the trial was done before the signal came
-        assert process.returncode == 130 and f"to go on: python main.py --sweep --resume {sweep}" in printed
+        assert process.returncode == 130 and f"to resume: python main.py --sweep --resume {sweep}" in printed
 
     last = call("main.py", "--sweep", "--resume", sweep, apart=True)
     assert "(2 of 2)" in printed + last and f"2 trials -> {sweep / 'comparison'}" in last

@@ -199,7 +199,7 @@ def test_trained_word_vectors_are_not_extended(folder):
     keep(folder, 1)
     (trial,) = set((folder / "output" / "demo").iterdir()) - {frozen}
     message = refused(SCORE, "--trial", trial, extra(1))
-    assert "trainable=true word vectors are trained, and words that no caption has are not; set it to 0" in message
+    assert "text_enc.trainable is true, which trains only the words of captions; set extra_words to 0" in message
     call(SCORE, "--trial", trial)
 
 

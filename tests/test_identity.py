@@ -188,7 +188,7 @@ def test_word_vectors_are_told_by_their_content(folder):
         return ("word2vec_embeddings.source=file", f"word2vec_embeddings.file={path}")
 
     message = refused("main.py", "--conf", conf, f"word2vec_embeddings.file={vectors}")
-    assert "source is 'train', which reads no file" in message
+    assert "source is 'train' but file is " in message
     write(vectors, seed=0)
     call(STEPS[2], "--conf", conf, *source(vectors))
     call("main.py", "--conf", conf, *source(vectors), "param_conf.num_epoch=0")

@@ -1,4 +1,4 @@
-"""Configuration files: laid over their bases, overridden, and refused where they cannot be read."""
+"""Configuration files and overrides are read, merged and checked, and what is wrong is one line."""
 
 import os
 import re
@@ -10,14 +10,23 @@ import yaml
 from tests.helpers import ROOT
 from utils.common.errors import UserError
 from utils.conf.grid import grid_confs
-from utils.conf.load import conf_text, load_conf, save_conf
+from utils.conf.load import load_conf, parse_yaml, save_conf
 from utils.conf.schema import Conf
 
 ONE_LINE = r"^[^\n]*\Z"
 CONF = ROOT / "conf.yaml"
+ALIASES = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 
 
-def test_overrides_and_yaml_numbers():
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "conf.yaml"
+
+
+# --- what is read ----------------------------------------------------------------------------------------
+
+
+def test_overrides_replace_the_settings_of_the_file():
     conf = load_conf(CONF, ["AdamOptimizer.lr=1e-4", "criteria.TripletLoss.sampling=hard-NS", "param_conf.tf32=true"])
     assert conf.AdamOptimizer.lr == 1e-4
     assert conf.criteria.TripletLoss.sampling == "hard-NS"
@@ -25,100 +34,136 @@ def test_overrides_and_yaml_numbers():
 
 
 @pytest.mark.parametrize("name", ["conf_demo.yaml", "conf_best.yaml"])
-def test_the_other_files_hold_just_what_differs(name):
+def test_the_other_files_hold_only_what_differs(name):
     difference = yaml.safe_load((ROOT / name).read_text())
     assert difference.pop("base") == "conf.yaml"
     default, conf = load_conf(CONF).model_dump(), load_conf(ROOT / name).model_dump()
     assert difference.keys() == {key for key in conf if conf[key] != default[key]}
 
 
-def test_resolved_configuration_reads_back(tmp_path):
-    conf = load_conf(ROOT / "conf_demo.yaml", ["param_conf.seed=7", "trial_series=雨"])
-    save_conf(conf, tmp_path / "conf.yaml")
-    assert load_conf(tmp_path / "conf.yaml") == conf
-    assert "base" not in yaml.safe_load(conf_text(conf))
+def test_a_saved_configuration_reads_back_without_a_base(path):
+    words = ("010", "1e3", "1:20", "2023-01-02", "no", "true", "1.5", "~", "雨", "9" * 30)
+    metrics = ", ".join(f"'{word}': {{margin: 1, sampling: hard-NS}}" for word in words)
+    for word in words:
+        conf = load_conf(ROOT / "conf_demo.yaml", [f"trial_base='{word}'", f"metrics={{{metrics}}}"])
+        save_conf(conf, path)
+        assert load_conf(path) == conf and conf.trial_base == word
+    assert "base" not in yaml.safe_load(path.read_text())
 
 
-def test_bases_may_stand_on_bases(tmp_path):
-    (tmp_path / "mid.yaml").write_text(f"base: {CONF}\nparam_conf: {{num_epoch: 3}}\n")
-    (tmp_path / "top.yaml").write_text("base: mid.yaml\nparam_conf: {seed: 5}\n")
-    conf = load_conf(tmp_path / "top.yaml")
-    assert (conf.param_conf.num_epoch, conf.param_conf.seed, conf.param_conf.batch_size) == (3, 5, 32)
+def test_a_base_may_have_a_base(tmp_path, path):
+    (tmp_path / "middle.yaml").write_text(f"base: {CONF}\nparam_conf: {{num_epoch: 3}}\n")
+    path.write_text("base: middle.yaml\nparam_conf: {seed: 5}\n")
+    params = load_conf(path).param_conf
+    assert (params.num_epoch, params.seed, params.batch_size) == (3, 5, 32)
 
 
-def test_a_table_replaces_its_bases_whole(tmp_path):
-    (tmp_path / "conf.yaml").write_text(
-        f"base: {CONF}\nsweep_conf: {{}}\nword2vec_embeddings: {{variants: {{a: [A]}}}}\n"
-    )
-    conf = load_conf(tmp_path / "conf.yaml")
+def test_a_table_replaces_the_whole_table_of_its_base(path):
+    path.write_text(f"base: {CONF}\nsweep_conf: {{}}\nword2vec_embeddings: {{variants: {{a: [A]}}}}\n")
+    conf = load_conf(path)
     assert conf.sweep_conf == {} and conf.word2vec_embeddings.variants == {"a": ["A"]}
     assert conf.word2vec_embeddings.unk_max_dot == 0.25
 
 
 @pytest.mark.parametrize(
-    ("override", "what"),
+    ("text", "value"),
     [
-        ("param_conf", "'param_conf': … section.key=value"),
-        ("param_conf..seed=1", "'param_conf..seed=1': … section.key=value"),
-        ("trial_base.x=1", "'trial_base.x=1': … trial_base is a value"),
-        ("param_conf.seed=[1", "'param_conf.seed=[1': … '[1' is not a valid YAML value"),
+        ("a: 1\nb: {c: [x, null, 1.5, true]}", {"a": 1, "b": {"c": ["x", None, 1.5, True]}}),
+        ("[~, '', no, Yes, OFF]", [None, "", False, True, False]),
+        ("a:", {"a": None}),
+        ("", None),
+        ("café – 雨", "café – 雨"),
+        (str(10**18 - 1), 10**18 - 1),
+        ("[0, -7, +7, 10, 0.5, .5, 1., 1.0e-06, -1.5E+3]", [0, -7, 7, 10, 0.5, 0.5, 1.0, 1e-6, -1500.0]),
+        ("['1', \"no\"]", ["1", "no"]),
+        *((text, text) for text in ("010", "1:20", "1_0", "0x10", "1e3", "2022-13-45", "2023-01-02", "<<", "=")),
+        ("9" * 5000, "9" * 5000),
     ],
 )
-def test_unfit_overrides_are_refused(override, what):
-    with pytest.raises(UserError, match=ONE_LINE) as error:
-        load_conf(CONF, [override])
-    assert all(part in str(error.value) for part in what.split(" … "))
+def test_yaml_numbers_are_decimal_and_other_numbers_are_text(text, value):
+    assert parse_yaml(text) == value
 
 
-@pytest.mark.parametrize("number", ["010", "1:20", "1_0", "0x10", "0b1", "0o7", "1e1", "1_0.0", "1_0e1", "٣"])
-@pytest.mark.parametrize("key", ["param_conf.seed", "param_conf.num_epoch", "audio_logmel.fmin", "sweep_conf"])
-def test_a_number_is_plain_decimal_or_one_line_that_names_its_key(tmp_path, key, number):
-    """In a file and on a command line; a number with an exponent is one, where it need not be whole."""
-    section, _, name = key.partition(".")
-    text = f"{section}: {{param_conf.seed: [{number}]}}" if key == "sweep_conf" else f"{section}: {{{name}: {number}}}"
-    (tmp_path / "conf.yaml").write_text(f"base: {CONF}\n{text}\n")
-    on_command_line = f"{key}={number}" if name else f"sweep_conf={{param_conf.seed: [{number}]}}"
-    for path, overrides in ((tmp_path / "conf.yaml", []), (CONF, [on_command_line])):
-        if key == "audio_logmel.fmin" and number == "1e1":
-            assert load_conf(path, overrides).audio_logmel.fmin == 10
+# --- what is refused -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "what"),
+    [
+        ("a: 1\nb: [1\n", "line 3, column 1", "expected ',' or ']'"),
+        ("a:\n\tb: 1\n", "line 2, column 1", "'\\t'"),
+        ("a: !!python/object/apply:os.getcwd []\n", "line 1, column 4", "python/object"),
+        ("a: !!int x", "line 1, column 4", "tags are not supported"),
+        ("a: ! x", "line 1, column 4", "tags are not supported"),
+        (f"{ALIASES}b: *a9\n", "line 2, column 10", "aliases"),
+        ("a: &a [*a]\n", "line 1, column 8", "aliases"),
+        ("a: 0\nb:\n  c: 1\n  c: 2\n", "line 4, column 3", "the key 'c' is repeated"),
+        ("? [1]\n: 1\n", "line 1, column 3", "a key is read as [1]; put it into quotes"),
+        ("a: {no: not}", "line 1, column 5", "a key is read as False; put it into quotes"),
+        ("2023: 1", "line 1, column 1", "a key is read as 2023; put it into quotes"),
+        ("null: 1", "line 1, column 1", "a key is read as None; put it into quotes"),
+        ('a: "b\\0c"', "line 1, column 4", "control characters"),
+        ("[" * 10_000, "nested too deeply", ""),
+        ("a: \x07", "unacceptable character", "not allowed"),
+    ],
+)
+def test_yaml_that_no_configuration_needs_is_refused_with_its_place(text, place, what):
+    with pytest.raises(ValueError, match=ONE_LINE) as error:
+        parse_yaml(text)
+    assert str(error.value).startswith(place) and what in str(error.value)
+
+
+@pytest.mark.parametrize("number", ["010", "1:20", "1_0", "0x10", "0b1", "0o7", "1e1", "1_0.0", "1_0e1", "٣", "9" * 19])
+@pytest.mark.parametrize("key", ["param_conf.seed", "audio_logmel.fmin", "sweep_conf.param_conf.seed"])
+def test_a_number_that_is_not_plain_decimal_is_refused_by_its_key(path, key, number):
+    section, name = key.split(".", 1)
+    value = f"[{number}]" if section == "sweep_conf" else number
+    path.write_text(f"base: {CONF}\n{section}: {{{name}: {value}}}\n")
+    for arguments in ((path,), (CONF, [f"{key}={value}"])):
+        if key == "audio_logmel.fmin" and number == "1e1":  # an exponent is fine where the number need not be whole
+            assert load_conf(*arguments).audio_logmel.fmin == 10
             continue
         with pytest.raises(UserError, match=ONE_LINE) as error:
-            grid_confs(load_conf(path, overrides))
-        assert (name or "param_conf.seed") in str(error.value) and number in str(error.value)
+            grid_confs(load_conf(*arguments))
+        assert name in str(error.value) and number in str(error.value)
 
 
-WORDS = ["no", "Yes", "on", "null", "2023", "2023-01-02", "1.5"]  # to YAML
-
-
-@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("word", ["no", "on", "null", "2023", "1.5"])
 @pytest.mark.parametrize(
     "setting",
     [
         "text_cleaning.corrections={%s: not}",
         "text_cleaning.corrections={not: %s}",
-        "word2vec_embeddings.variants={%s: [not]}",
         "word2vec_embeddings.variants={not: [%s]}",
         "trial_series=%s",
-        "metrics={%s: {margin: 0.5, sampling: random-NS}}",
         "demo_dataset.num_clips={%s: 3}",
     ],
 )
-def test_a_word_that_yaml_takes_for_something_else_is_to_be_put_into_quotes(setting, word):
+def test_a_word_that_yaml_reads_as_another_value_needs_quotes(setting, word):
     with pytest.raises(UserError, match=ONE_LINE) as error:
         load_conf(CONF, [setting % word])
     assert "into quotes" in str(error.value)
-    if "corrections" not in setting or word in ("no", "on", "null"):  # else no lower-case word
+    if "corrections" not in setting or word.isalpha():  # corrections are words
         load_conf(CONF, [setting % f"'{word}'"])
 
 
-def test_each_wrong_setting_gets_its_line():
-    with pytest.raises(UserError) as error:
-        load_conf(CONF, ["param_conf.seed=-1", "AdamOptimizer.lr=0"])
-    assert len(str(error.value).splitlines()) == 2
+@pytest.mark.parametrize(
+    ("override", "what"),
+    [
+        ("param_conf", "not a setting; write section.key=value"),
+        ("param_conf..seed=1", "not a setting; write section.key=value"),
+        ("trial_base.x=1", "trial_base is a value"),
+        ("param_conf.seed=[1", "'[1' is not a valid YAML value"),
+        (f"param_conf.seed=[{'1' * 100}", f"'[{'1' * 75}... is not a valid YAML value"),
+    ],
+)
+def test_a_malformed_override_is_refused(override, what):
+    with pytest.raises(UserError, match=ONE_LINE) as error:
+        load_conf(CONF, [override])
+    assert str(error.value).startswith(f"{override!r}: {what}")
 
 
-def test_who_brought_a_wrong_setting_is_blamed(tmp_path):
-    path = tmp_path / "conf.yaml"
+def test_each_problem_is_one_line_that_names_its_cause(path):
     path.write_text(f"base: {CONF}\nparam_conf: {{seed: -1}}\naudio_logmel: {{batch_size: 3, hop: 0}}\n")
     with pytest.raises(UserError) as error:
         load_conf(path, ["audio_logmel.hop=0.02", "score.mask_words=1", "audio_logmel.hop=-1"])
@@ -130,62 +175,60 @@ def test_who_brought_a_wrong_setting_is_blamed(tmp_path):
     ]
 
 
-def test_a_rule_over_two_settings_is_broken_by_the_second():
-    broken, mended = ["audio_logmel.n_mels=128", "CRNNWordModel.audio_enc.in_dim=64"], "audio_logmel.n_mels=64"
+def test_the_second_of_two_settings_that_contradict_each_other_is_blamed():
+    broken, repair = ["audio_logmel.n_mels=128", "CRNNWordModel.audio_enc.in_dim=64"], "audio_logmel.n_mels=64"
     with pytest.raises(UserError, match=r"^'CRNNWordModel\.audio_enc\.in_dim=64': audio_logmel\.n_mels is 128"):
         load_conf(CONF, broken)
-    assert load_conf(CONF, [*broken, mended]).audio_logmel.n_mels == 64
+    assert load_conf(CONF, [*broken, repair]).audio_logmel.n_mels == 64
 
 
 @pytest.mark.parametrize("base", [False, True])
 @pytest.mark.parametrize("kind", ["device", "pipe", "folder", "large"])
-def test_what_is_no_plain_file_is_not_opened(tmp_path, kind, base):
-    path = Path("/dev/zero") if kind == "device" else tmp_path / "odd"
-    make = {"pipe": os.mkfifo, "folder": Path.mkdir, "large": lambda path: path.write_text("#" * 1_000_001)}
-    if kind in make:
-        make[kind](path)
-    (tmp_path / "conf.yaml").write_text(f"base: {path}\n")
+def test_only_a_regular_file_of_a_sensible_size_is_opened(tmp_path, path, kind, base):
+    odd = Path("/dev/zero") if kind == "device" else tmp_path / "odd"
+    if kind == "pipe":
+        os.mkfifo(odd)
+    elif kind == "folder":
+        odd.mkdir()
+    elif kind == "large":
+        odd.write_text("#" * 1_000_001)
+    path.write_text(f"base: {odd}\n")
     with pytest.raises(UserError, match=ONE_LINE) as error:
-        load_conf(tmp_path / "conf.yaml" if base else path)
+        load_conf(path if base else odd)
     what = "1000001 bytes are too many" if kind == "large" else "a folder, pipe or device"
-    assert str(error.value) == f"{path}: {what}; name a configuration file"
+    assert str(error.value) == f"{odd}: {what}; name a configuration file"
 
 
-def test_elsewhere_than_at_the_root_the_way_there_is_told(tmp_path, monkeypatch):
+def test_a_command_outside_the_repository_root_is_told_where_the_root_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("conf.yaml", "conf_demo.yaml"):
-        advice = f"{name}: no such configuration file; run this from the repository's root: cd {ROOT}"
-        with pytest.raises(UserError, match=f"^{re.escape(advice)}$"):
+    advice = f"conf.yaml: no such configuration file; run this from the repository's root: cd {ROOT}"
+    for name, message in (("conf.yaml", advice), ("other.yaml", "other.yaml: no such configuration file")):
+        with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
             load_conf(name)
-    with pytest.raises(UserError, match=r"^other\.yaml: no such configuration file$"):
-        load_conf("other.yaml")
 
 
 @pytest.mark.parametrize(
     ("content", "what"),
     [
-        (b"- a\n- b\n", "conf.yaml: … no `key: value` settings"),
-        (b"", "conf.yaml: … no `key: value` settings"),
-        (b"a: [1\n", "conf.yaml: … not valid YAML: line 2"),
-        ("trial_series: é".encode("latin-1"), "conf.yaml: … not UTF-8"),
+        (b"- a\n- b\n", "conf.yaml: has no `key: value` settings"),
+        (b"", "conf.yaml: has no `key: value` settings"),
+        (b"a: [1\n", "conf.yaml: not valid YAML: line 2"),
+        ("trial_series: é".encode("latin-1"), "conf.yaml: not UTF-8"),
         (b"base: 3\n", "conf.yaml: base: 3"),
         (b"base: absent.yaml\n", "absent.yaml: no such configuration file"),
-        (b"base: .\n", ": a folder, pipe or device"),
-        (b"base: conf.yaml\n", "conf.yaml: … leads back to this file"),
+        (b"base: conf.yaml\n", "conf.yaml: `base` leads back to this file"),
     ],
 )
-def test_unfit_files_are_refused(tmp_path, content, what):
-    (tmp_path / "conf.yaml").write_bytes(content)
+def test_a_file_without_settings_is_refused(path, content, what):
+    path.write_bytes(content)
     with pytest.raises(UserError, match=ONE_LINE) as error:
-        load_conf(tmp_path / "conf.yaml")
-    assert str(error.value).startswith(str(tmp_path))
-    assert all(part in str(error.value) for part in what.split(" … "))
+        load_conf(path)
+    assert str(error.value).startswith(f"{path.parent}/{what}")
 
 
-def test_every_missing_section_gets_its_line(tmp_path):
-    (tmp_path / "conf.yaml").write_text("trial_series: x\n")
+def test_each_missing_section_is_one_line(path):
+    path.write_text("trial_series: x\n")
     with pytest.raises(UserError) as error:
-        load_conf(tmp_path / "conf.yaml")
-    lines = str(error.value).splitlines()
+        load_conf(path)
     missing = {name for name, field in Conf.model_fields.items() if field.is_required()} - {"trial_series"}
-    assert sorted(lines) == sorted(f"{tmp_path / 'conf.yaml'}: {key}: missing" for key in missing)
+    assert sorted(str(error.value).splitlines()) == sorted(f"{path}: {key}: missing" for key in missing)

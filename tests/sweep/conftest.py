@@ -1,4 +1,4 @@
-"""A sweep that has not begun."""
+"""A sweep of which no trial has started."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from utils.trial.names import CONF, POINTS
 
 @pytest.fixture
 def sweep(tmp_path):
-    """The directory of a sweep over two seeds that has not begun; its data set is not there."""
+    """The directory of a sweep over two seeds; no trial has started, and the data set does not exist."""
     settings = (f"trial_base={tmp_path}", f"data_conf.dataset={tmp_path / 'data'}")
     conf = load_conf(ROOT / "conf.yaml", [*settings, "sweep_conf={param_conf.seed: [0, 1]}"])
     sweep = create_directory(conf, "sweep")

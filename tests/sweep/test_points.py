@@ -1,3 +1,5 @@
+"""The points of a sweep remember their trials, and one sweep runs at a time."""
+
 import shutil
 
 import pytest
@@ -11,11 +13,11 @@ from utils.trial.names import LAST
 
 
 def train_an_epoch(point):
-    """Open the point's trial and leave a checkpoint there."""
+    """Open the point's trial and write a checkpoint."""
     record_of(point.open_trial({}).path, point.conf, [results_of(0)])
 
 
-def test_a_point_keeps_its_trial(sweep):
+def test_a_point_remembers_its_trial_and_that_it_is_finished(sweep):
     first, second = read_points(sweep)
     assert str(second) == "param_conf.seed=1" and second.conf.param_conf.seed == 1
     assert first.trial is None and not first.finished
@@ -36,7 +38,7 @@ def test_a_sweep_may_be_moved_with_its_trials(sweep, tmp_path):
     assert moved.trial == tmp_path / "elsewhere" / point.trial.name and moved.open_trial({}).path == moved.trial
 
 
-def test_a_trial_that_was_removed_is_trained_anew(sweep):
+def test_a_trial_that_was_removed_is_trained_again(sweep):
     point = read_points(sweep)[0]
     train_an_epoch(point)
     point.finish()
@@ -45,7 +47,7 @@ def test_a_trial_that_was_removed_is_trained_anew(sweep):
     assert not again.finished and again.open_trial({}).path.is_dir() and not (again.trial / LAST).exists()
 
 
-def test_a_sweep_does_not_mix_experiments(sweep):
+def test_a_sweep_refuses_trials_of_other_settings(sweep):
     train_an_epoch(read_points(sweep)[0])
     settings = (sweep / "conf.yaml").read_text()
     (sweep / "conf.yaml").write_text(settings.replace("margin: 0.5", "margin: 0.4"))
@@ -53,20 +55,20 @@ def test_a_sweep_does_not_mix_experiments(sweep):
         read_points(sweep)[0].open_trial({})
 
 
-def test_a_sweep_is_run_once_at_a_time(sweep, monkeypatch):
-    monkeypatch.setattr("utils.sweep.points.OTHERS_END_IN", 0.2)
+def test_a_sweep_that_is_running_cannot_be_resumed(sweep, monkeypatch):
+    monkeypatch.setattr("utils.sweep.points.WORKERS_END_IN", 0.2)
     hold(sweep, alone=True)
-    hold(sweep)  # as a worker does
+    hold(sweep)  # like a worker
     with pytest.raises(UserError, match="the sweep is running"):
         hold(sweep, alone=True)
 
 
-def test_a_sweep_goes_on_by_its_own_settings(sweep, monkeypatch):
-    with pytest.raises(UserError, match="only those of ray_conf may change"):
+def test_a_sweep_resumes_with_its_saved_settings(sweep, monkeypatch):
+    with pytest.raises(UserError, match="change only those of ray_conf"):
         resume_sweep(sweep, ["param_conf.seed=5"])
     with pytest.raises(UserError, match="not a sweep directory"):
         resume_sweep(create_trial(load_conf(sweep / "conf.yaml"), {}), [])
-    monkeypatch.setattr("utils.sweep.points._require_packages", lambda conf: None)  # Ray
+    monkeypatch.setattr("utils.sweep.points._require_packages", lambda conf: None)  # Ray may be absent
     resume_sweep(sweep, ["ray_conf.trial_resources.cpu=3"])
     assert read_points(sweep)[0].conf.ray_conf.trial_resources.cpu == 3
 

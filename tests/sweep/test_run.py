@@ -1,3 +1,5 @@
+"""A sweep reports failed points after the others, and how to resume."""
+
 import subprocess
 import sys
 
@@ -9,12 +11,12 @@ from utils.sweep.points import read_points
 from utils.sweep.run import run_point, run_sweep
 
 
-def test_what_the_user_has_to_mend_is_not_tried_again(sweep):
+def test_an_error_of_the_user_is_returned_so_that_ray_does_not_retry(sweep):
     assert str(read_points(sweep)[1].conf.data_conf.dataset) in run_point(sweep, None, 1)
     assert not read_points(sweep)[1].finished and read_points(sweep)[1].trial is None
 
 
-def test_failures_are_named_after_the_others_are_compared(sweep, monkeypatch):
+def test_failures_are_reported_after_the_comparison_of_the_other_trials(sweep, monkeypatch):
     point = read_points(sweep)[0]
     record_of(point.open_trial({}).path, point.conf, [results_of(0)])
     point.finish()
@@ -40,7 +42,7 @@ from utils.common.errors import run_command
 from utils.sweep import run
 
 def run_on_ray(*arguments):
-    atexit.register(os.abort)  # as Ray may, where it was interrupted while it started
+    atexit.register(os.abort)  # as Ray does if it is interrupted during its start
     raise KeyboardInterrupt
 
 run.run_on_ray = run_on_ray
@@ -48,8 +50,8 @@ run_command(lambda: run.run_sweep(Path(sys.argv[1]), None))
 """
 
 
-def test_an_interrupted_sweep_ends_with_its_hint_and_status_130(sweep):
+def test_an_interrupted_sweep_ends_with_advice_and_status_130(sweep):
     command = [sys.executable, "-c", INTERRUPTED, str(sweep)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 130 and not done.stderr
-    assert done.stdout.splitlines()[-1] == f"stopped; to go on: python main.py --sweep --resume {sweep}"
+    assert done.stdout.splitlines()[-1] == f"stopped; to resume: python main.py --sweep --resume {sweep}"

@@ -12,30 +12,29 @@ from utils.conf.schema import Conf
 
 
 class CommandParser(argparse.ArgumentParser):
-    """Tells what is wrong with a command line as everything else is told: by one UserError."""
+    """Report a wrong command line by a UserError, as all other errors are."""
 
     def error(self, message: str) -> NoReturn:
         options = [option for action in self._actions for option in action.option_strings]
-        unknown = message.split()[2:] if message.startswith("unrecognized arguments") else []
-        close = [match for word in unknown for match in get_close_matches(word, options, n=1)]
-        raise UserError(f"{message}; {f'did you mean {close[0]}?' if close else '--help lists what there is'}")
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        close = [option for word in unknown for option in get_close_matches(word, options, n=1)]
+        raise UserError(f"{message}; {f'did you mean {close[0]}?' if close else 'see --help'}")
 
 
 def path_argument(text: str) -> Path:
-    """An argument that names a file or a directory.
+    """Convert an argument that names a file or directory.
 
-    Raises UserError where it is empty, which Path would take for the current directory, or not UTF-8: pages and
-    records, which name it, are.
+    Raises UserError if it is empty, which Path would read as the current directory, or not UTF-8, as all output is.
     """
     if not text.strip():
         raise UserError("a path on the command line is empty text; was a variable not set?")
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError(f"{text}: the name of this file or directory is not UTF-8; rename it")
+        raise UserError(f"{text}: this name is not UTF-8; rename the file or directory")
     return Path(text)
 
 
 def command_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that every command takes: --conf FILE and section.key=value ..."""
+    """A parser of --conf FILE and section.key=value, which all commands take."""
     parser = CommandParser(description=description)
     default = f"configuration file (default: {DEFAULT_CONF})"
     parser.add_argument("--conf", type=path_argument, metavar="FILE", help=default)
@@ -46,7 +45,7 @@ def command_parser(description: str) -> argparse.ArgumentParser:
 
 
 def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
-    """Parse the command line; settings may stand before, between and after the other arguments."""
+    """Parse the command line; settings and options may come in any order."""
     return parser.parse_intermixed_args()
 
 
@@ -56,12 +55,12 @@ def is_given(overrides: Iterable[str], key: str) -> bool:
 
 
 def refuse_conf_beside(args: argparse.Namespace, option: str) -> None:
-    """Raise UserError where --conf stands beside an option that names a trial, and so a configuration."""
+    """Raise UserError if --conf is given with an option that names a trial, which has its own configuration."""
     if args.conf and getattr(args, option):
-        raise UserError(f"--{option} {getattr(args, option)}: goes by the trial's own configuration; leave out --conf")
+        raise UserError(f"--{option} {getattr(args, option)}: uses the trial's saved configuration; leave out --conf")
 
 
 def conf_from_command(description: str) -> Conf:
-    """Parse a preprocessing script's command line into its configuration."""
+    """Load the configuration that the command line of a preprocessing script asks for."""
     args = parse_command(command_parser(description))
     return load_conf(args.conf or DEFAULT_CONF, args.overrides)

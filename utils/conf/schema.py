@@ -1,9 +1,10 @@
-"""conf.yaml: its sections in order, what each value may be, and what it decides."""
+"""The sections of conf.yaml in order: what each setting may be, and what it decides."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
@@ -14,15 +15,23 @@ from utils.dataset.captions import clean_caption
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.sampling_utils import STRATEGIES
 
+DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE | re.ASCII)
+
+
+class Section(BaseModel):
+    """A section of conf.yaml. Unknown keys and values of another type are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
 
 class Role(Enum):
-    """What a setting decides. A section's role holds for all below it that has none of its own."""
+    """What a setting decides. The role of a section applies to each setting in it that has none."""
 
-    RESULTS = "what comes out"
-    SEED = "which of its draws an experiment takes"
-    DURATION = "how far a run goes"
-    EVALUATION = "what a trial is measured on: training does not see it"
-    RUNTIME = "where things are, and what stands around a run: it decides no number"
+    RESULTS = "the results"
+    SEED = "the random draws"
+    DURATION = "the number of epochs"
+    EVALUATION = "the data that trials are evaluated on; training does not use them"
+    RUNTIME = "where files are and how commands run; it changes no result"
 
     @property
     def may_change_on_resume(self) -> bool:
@@ -30,21 +39,21 @@ class Role(Enum):
 
     @property
     def may_change_afterwards(self) -> bool:
-        """Whether a trial can be scored, measured and shown with another value than it was trained with."""
+        """Whether a trained trial can be scored, evaluated and shown with another value."""
         return self in (Role.EVALUATION, Role.RUNTIME)
 
     @property
     def tells_experiments_apart(self) -> bool:
-        """Whether trials that differ in it are two rows of a comparison, whose trials are all measured on the same."""
+        """Whether trials with different values are different rows of a comparison."""
         return self in (Role.RESULTS, Role.DURATION)
 
     @property
     def decides_numbers(self) -> bool:
-        """Whether it may differ within a sweep, and counts for the provenance of what a step writes."""
+        """Whether a sweep may vary it, and provenance records it."""
         return self in (Role.RESULTS, Role.SEED, Role.DURATION)
 
 
-NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE | re.ASCII)
+# --- values ----------------------------------------------------------------------------------------------
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -55,79 +64,57 @@ def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _as_float(value: Any) -> Any:
-    # YAML 1.1 reads 1e-3 as text; a number was meant.
-    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
-
-
-def _clean_words(table: dict[str, str]) -> dict[str, str]:
-    for wrong, right in table.items():
-        if not wrong or clean_caption(wrong) != wrong or " " in wrong or clean_caption(right) != right:
-            raise ValueError(f"{wrong!r}: {right!r} must be lower-case words without punctuation, one before the colon")
-    return table
-
-
-def _composed(word: str) -> str:
-    return normalize("NFC", word)
-
-
-def _free_metric_name(name: str) -> str:
-    if name in ("obj", "map", "map_text_to_audio", "map_audio_to_text"):
-        raise ValueError(f"val_{name} is reported anyway; choose another name")
-    return name
-
-
 def _dotted_keys(grid: Any) -> Any:
     return flat(grid) if isinstance(grid, dict) else grid
 
 
-def _no_value_twice(values: list) -> list:
-    seen = set()
-    for value in map(repr, values):
-        if value in seen:
-            raise ValueError(f"holds {value} twice; name each value once")
-        seen.add(value)
-    return values
+def _as_float(value: Any) -> Any:
+    """Convert 1e-3, which PyYAML reads as text."""
+    return float(value) if isinstance(value, str) and DECIMAL.fullmatch(value) else value
 
 
-def _part_or_whole(gpus: float) -> float:
-    if gpus > 1 and gpus != int(gpus):
-        raise ValueError("Ray shares out parts of one GPU, such as 0.25, or whole ones")
-    return gpus
+def _require_clean_words(corrections: dict[str, str]) -> dict[str, str]:
+    for wrong, right in corrections.items():
+        if clean_caption(wrong).split() != [wrong] or clean_caption(right) != right:
+            raise ValueError(f"{wrong!r}: {right!r} must be lower-case words without punctuation, one before the colon")
+    return corrections
 
 
-def _known_strategy(name: str) -> str:
-    if name not in STRATEGIES:
-        raise ValueError(f"no such strategy; it is one of {', '.join(STRATEGIES)}")
+def _require_free_name(name: str) -> str:
+    if name in ("obj", "map", "map_text_to_audio", "map_audio_to_text"):
+        raise ValueError(f"val_{name} is always reported; choose another name")
     return name
 
 
-# Far beyond any use, and far within float32, in which the optimiser and the losses count
-Finite = Annotated[float, BeforeValidator(_as_float), Field(allow_inf_nan=False)]
-Number = Annotated[Finite, Field(le=1e6)]
+def _require_distinct(values: list) -> list:
+    [(value, count)] = Counter(map(repr, values)).most_common(1)
+    if count > 1:
+        raise ValueError(f"holds {value} twice; name each value once")
+    return values
+
+
+def _require_part_or_whole(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError("Ray assigns part of one GPU, such as 0.25, or whole GPUs")
+    return gpus
+
+
+# The limits are far beyond any use, and far within float32, in which losses and the optimiser compute
+Number = Annotated[float, BeforeValidator(_as_float), Field(allow_inf_nan=False), Field(le=1e6)]
 Positive = Annotated[Number, Field(gt=0)]
-Temperature = Annotated[Number, Field(ge=1e-6)]  # scores are divided by it
 NonNegative = Annotated[Number, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, lt=2**31)]
-EmbeddingDim = Annotated[int, Field(ge=2, multiple_of=2, lt=2**31)]  # half a direction of the GRU
+EmbeddingDim = Annotated[int, Field(ge=2, multiple_of=2, lt=2**31)]  # half for each direction of the GRU
 Bands = Annotated[int, Field(ge=64, multiple_of=64)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Name = Annotated[str, Field(min_length=1)]
-MetricName = Annotated[Name, AfterValidator(_free_metric_name)]
-Strategy = Annotated[str, AfterValidator(_known_strategy)]
-Word = Annotated[str, AfterValidator(_composed)]  # as `clean_caption` leaves one
-Corrections = Annotated[dict[Word, Word], AfterValidator(_clean_words)]
-Gpus = Annotated[NonNegative, AfterValidator(_part_or_whole)]
-FileName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # of one file or folder, not hidden
-
-Values = Annotated[list[Any], Field(min_length=1), AfterValidator(_no_value_twice)]
-Grid = Annotated[dict[str, Values], BeforeValidator(_dotted_keys)]
+FileName = Annotated[str, Field(pattern=r"^[^./\\][^/\\]*$")]  # a file or folder, not hidden
+Word = Annotated[str, AfterValidator(partial(normalize, "NFC"))]  # as `clean_caption` writes it
+GridValues = Annotated[list[Any], Field(min_length=1), AfterValidator(_require_distinct)]
+Grid = Annotated[dict[str, GridValues], BeforeValidator(_dotted_keys)]
 
 
-class Section(BaseModel):
-    """A section of conf.yaml: no unknown keys, no silent conversions."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+# --- preprocessing ---------------------------------------------------------------------------------------
 
 
 class DemoDatasetConf(Section):
@@ -138,7 +125,7 @@ class DemoDatasetConf(Section):
 
 class TextCleaningConf(Section):
     named_entities: Literal["replace", "keep"]
-    corrections: Corrections
+    corrections: Annotated[dict[Word, Word], AfterValidator(_require_clean_words)]
 
 
 class ClothoDatasetConf(Section):
@@ -163,14 +150,10 @@ class WordEmbeddingsConf(Section):
     train: Word2VecTrainConf
 
     @model_validator(mode="after")
-    def _file_is_named(self) -> "WordEmbeddingsConf":
-        if self.source == "file" and self.file is None:
-            raise ValueError("source is 'file': set word2vec_embeddings.file to the word vectors' path")
-        if self.source != "file" and self.file is not None:
-            raise ValueError(
-                f"word2vec_embeddings.file is {self.file!r} but source is {self.source!r}, which reads no file: set "
-                "word2vec_embeddings.source=file, or file to null"
-            )
+    def _source_fits_file(self) -> "WordEmbeddingsConf":
+        if (self.source == "file") != (self.file is not None):
+            advice = "name a file" if self.source == "file" else "set file to null, or source to file"
+            raise ValueError(f"source is {self.source!r} but file is {self.file!r}; {advice}")
         return self
 
 
@@ -185,21 +168,19 @@ class LogMelConf(Section):
     workers: Annotated[Count | None, Role.RUNTIME]
 
     @model_validator(mode="after")
-    def _band_is_not_empty(self) -> "LogMelConf":
+    def _band_fits(self) -> "LogMelConf":
         if self.fmin >= self.fmax:
             raise ValueError(f"fmin ({self.fmin:g} Hz) must be below fmax ({self.fmax:g} Hz)")
-        return self
-
-    @model_validator(mode="after")
-    def _config_fits_the_sample_rate(self) -> "LogMelConf":
         if self.sample_rate is not None:
             self.config.at(self.sample_rate)
         return self
 
     @property
     def config(self) -> LogMelConfig:
-        """How log-mels are made."""
         return LogMelConfig(**self.model_dump(exclude={"workers"}))
+
+
+# --- training ------------------------------------------------------------------------------------------
 
 
 class DataConf(Section):
@@ -212,7 +193,7 @@ class DataConf(Section):
 
     @property
     def splits(self) -> list[str]:
-        """The splits in use, each once."""
+        """The splits in use, without repeats."""
         return list(dict.fromkeys([self.train_data, self.val_data, self.eval_data]))
 
 
@@ -228,7 +209,7 @@ class ParamConf(Section):
     compile: bool
 
     @model_validator(mode="after")
-    def _an_epoch_is_averaged(self) -> "ParamConf":
+    def _average_starts_in_time(self) -> "ParamConf":
         if self.average_from is not None and self.average_from > self.num_epoch:
             raise ValueError(f"average_from is {self.average_from} but num_epoch is {self.num_epoch}; lower it")
         return self
@@ -260,11 +241,11 @@ class ScoreConf(Section):
 
 class TripletLossConf(Section):
     margin: Positive
-    sampling: Strategy
+    sampling: Literal[tuple(STRATEGIES)]
 
 
 class InfoNCEConf(Section):
-    temperature: Temperature
+    temperature: Annotated[Positive, Field(ge=1e-6)]
 
 
 class CriteriaConf(Section):
@@ -297,15 +278,15 @@ class RayInitConf(Section):
     num_gpus: Annotated[int, Field(ge=0)] | None
 
     @model_validator(mode="after")
-    def _a_cluster_has_its_own(self) -> "RayInitConf":
+    def _a_cluster_has_its_own_processors(self) -> "RayInitConf":
         if self.address and (self.num_cpus, self.num_gpus) != (None, None):
-            raise ValueError("a cluster at an address has its own CPUs and GPUs: leave num_cpus and num_gpus at null")
+            raise ValueError("a running cluster's CPUs and GPUs are fixed; leave num_cpus and num_gpus at null")
         return self
 
 
 class TrialResourcesConf(Section):
     cpu: Count
-    gpu: Gpus
+    gpu: Annotated[NonNegative, AfterValidator(_require_part_or_whole)]
 
 
 class RayConf(Section):
@@ -322,7 +303,7 @@ class Conf(Section):
     data_conf: DataConf
     demo_dataset: Annotated[DemoDatasetConf, Role.RUNTIME]
     text_cleaning: TextCleaningConf
-    clotho_dataset: Annotated[ClothoDatasetConf, Role.RUNTIME]  # what it leaves out is listed in bad_data.csv
+    clotho_dataset: Annotated[ClothoDatasetConf, Role.RUNTIME]  # bad_data.csv lists what it leaves out
     word2vec_embeddings: WordEmbeddingsConf
     audio_logmel: LogMelConf
     param_conf: ParamConf
@@ -330,7 +311,7 @@ class Conf(Section):
     score: ScoreConf
     xmodal_scores: Annotated[Literal["auto", "always", "never"], Role.RUNTIME] = "auto"
     criteria: CriteriaConf
-    metrics: dict[MetricName, TripletLossConf]
+    metrics: dict[Annotated[Name, AfterValidator(_require_free_name)], TripletLossConf]
     AdamOptimizer: AdamConf
     ReduceLROnPlateau: ReduceLROnPlateauConf
     TrialPlateauStopper: StopperConf
@@ -339,21 +320,21 @@ class Conf(Section):
 
     @property
     def objective(self) -> str:
-        """What tells trials apart first: the sampling strategy, or the criterion that has none."""
+        """The sampling strategy, or InfoNCE: what trial directories and rows of comparisons are named by."""
         return self.criteria.TripletLoss.sampling if self.param_conf.criterion == "TripletLoss" else "InfoNCE"
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Conf":
-        in_dim = self.CRNNWordModel.audio_enc.in_dim
-        if in_dim not in (None, self.audio_logmel.n_mels):
+        n_mels, in_dim = self.audio_logmel.n_mels, self.CRNNWordModel.audio_enc.in_dim
+        if in_dim not in (None, n_mels):
             raise ValueError(
-                f"audio_logmel.n_mels is {self.audio_logmel.n_mels} but CRNNWordModel.audio_enc.in_dim is "
-                f"{in_dim}; leave in_dim at null, or make them equal"
+                f"audio_logmel.n_mels is {n_mels} but CRNNWordModel.audio_enc.in_dim is {in_dim}; leave in_dim at null"
             )
-        if self.word2vec_embeddings.extra_words and self.CRNNWordModel.text_enc.trainable:
+        extra_words = self.word2vec_embeddings.extra_words
+        if extra_words and self.CRNNWordModel.text_enc.trainable:
             raise ValueError(
-                f"word2vec_embeddings.extra_words is {self.word2vec_embeddings.extra_words}, but with CRNNWordModel."
-                "text_enc.trainable=true word vectors are trained, and words that no caption has are not; set it to 0"
+                f"word2vec_embeddings.extra_words is {extra_words} but CRNNWordModel.text_enc.trainable is true, which "
+                "trains only the words of captions; set extra_words to 0"
             )
         return self
 
@@ -361,34 +342,34 @@ class Conf(Section):
 # --- what the settings decide ----------------------------------------------------------------------------
 
 
+def _fields_below(section: type[Section], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}", field
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _fields_below(field.annotation, f"{prefix}{name}.")
+
+
+FIELDS = dict(_fields_below(Conf))  # by dotted key: every section and setting
+
+
 @cache
 def role_of(key: str) -> Role:
-    """The role of a dotted key: its field's, or that of the nearest section around it that has one."""
-    roles = [mark for field in _fields_along(key) for mark in field.metadata if isinstance(mark, Role)]
-    return roles[-1] if roles else Role.RESULTS
+    """The role of a dotted key, or else of the nearest section around it that has one."""
+    while key:
+        for role in FIELDS[key].metadata if key in FIELDS else []:
+            if isinstance(role, Role):
+                return role
+        key = key.rpartition(".")[0]
+    return Role.RESULTS
 
 
 def default_of(key: str) -> Any:
-    """What a dotted key stands at where it is not written down: a trial may be older than a setting; else None."""
-    *_, field = [None, *_fields_along(key)]
-    return None if field is None or field.is_required() else field.default
-
-
-def _fields_along(key: str) -> Iterator[FieldInfo]:
-    """The fields on the way to a dotted key, as far as there are any."""
-    section = Conf
-    for part in key.split("."):
-        field = section.model_fields.get(part)
-        if field is None:
-            return
-        yield field
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, Section)):
-            return
-        section = field.annotation
+    """The value of a dotted key in trials that are older than the setting; None if the schema has no default."""
+    return None if key not in FIELDS or FIELDS[key].is_required() else FIELDS[key].default
 
 
 def unused_because(conf: Conf, key: str) -> str | None:
-    """The setting beside which a dotted key plays no part in a configuration; None where it plays one."""
+    """The setting that makes a dotted key irrelevant in a configuration; None if the key matters."""
     criterion, source = conf.param_conf.criterion, conf.word2vec_embeddings.source
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
         return f"param_conf.criterion={criterion}"
@@ -402,7 +383,6 @@ def unused_because(conf: Conf, key: str) -> str | None:
 
 
 def result_settings(conf: Conf, sections: set[str] | None = None) -> dict[str, Any]:
-    """The settings that decide numbers and play a part, by dotted key; of all sections, or of these."""
-    leaves = flat(conf.model_dump(include=sections, exclude={"sweep_conf"}))  # which decides none, and may be long
-    results = {key: value for key, value in leaves.items() if role_of(key).decides_numbers}
-    return {key: value for key, value in results.items() if not unused_because(conf, key)}
+    """The settings that decide numbers and matter, by dotted key; of all sections, or of these."""
+    leaves = flat(conf.model_dump(include=sections, exclude={"sweep_conf"}))  # a grid may be long
+    return {key: v for key, v in leaves.items() if role_of(key).decides_numbers and not unused_because(conf, key)}

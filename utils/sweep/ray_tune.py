@@ -1,4 +1,4 @@
-"""Ray Tune, which runs a sweep's points side by side: started, followed on the terminal, and stopped."""
+"""Run the points of a sweep in parallel on Ray Tune, and report their progress."""
 
 import logging
 import os
@@ -13,20 +13,20 @@ from utils.common.errors import UserError
 from utils.conf.schema import RayConf
 from utils.sweep.points import Point
 
-MAX_FAILURES = 3  # of one trial; it goes on from its checkpoint each time
+MAX_FAILURES = 3  # restarts of a trial whose process died, each from its last checkpoint
 
-RunPoint = Callable[[int], str | None]  # trains, scores and measures a point; what the user has to mend, if anything
+RunPoint = Callable[[int], str | None]  # runs the point of this index; returns the error that the user has to correct
 
 
 def run_on_ray(sweep: Path, points: list[Point], waiting: list[int], run_point: RunPoint) -> dict[int, str]:
-    """Run the waiting points on Ray Tune, each by `run_point` of its index; {index: message} of those that failed."""
+    """Run `run_point` for each waiting index. Returns {index: message} of the points that failed."""
     import ray
     from ray import tune
 
     settings, repository = points[0].conf.ray_conf, Path.cwd()
 
     def trainable(config: dict[str, int]) -> dict[str, str | None]:
-        os.chdir(repository)  # Ray's workers start elsewhere
+        os.chdir(repository)  # Ray starts workers in another directory
         return {"failure": run_point(config["point"])}
 
     try:
@@ -47,48 +47,49 @@ def run_on_ray(sweep: Path, points: list[Point], waiting: list[int], run_point: 
     failures = {}
     for result in results:
         if result.error:
-            error = Path(result.path) / "error.txt"
-            failures[result.config["point"]] = f"died {MAX_FAILURES + 1} times; {error}: {_cause(error)}"
+            file = Path(result.path) / "error.txt"
+            failures[result.config["point"]] = f"died {MAX_FAILURES + 1} times; {file}: {_last_line(file)}"
         elif result.metrics["failure"]:
             failures[result.config["point"]] = result.metrics["failure"]
     return failures
 
 
 def _start_ray(settings: RayConf) -> None:
-    """Start Ray on this machine, or join a cluster; from here on SIGTERM ends a sweep as ctrl-C does."""
+    """Start Ray on this machine or join a cluster. From then on SIGTERM stops the sweep as ctrl-C does."""
     import ray
 
     init, trial = settings.init_args, settings.trial_resources
-    warnings.filterwarnings("ignore", "Tip:", FutureWarning)  # of what gpu: 0 will mean to later versions of Ray
+    warnings.filterwarnings("ignore", "Tip:", FutureWarning)  # about gpu: 0 in later versions of Ray
     try:
         ray.init(
             address=init.address or "local",
             num_cpus=init.num_cpus,
             num_gpus=init.num_gpus,
             include_dashboard=False,
-            log_to_driver=False,  # train.log has it
+            log_to_driver=False,  # train.log has the output
             logging_level=logging.ERROR,
         )
     except ConnectionError as error:
-        why = str(error) or "it does not answer"
-        raise UserError(f"ray_conf.init_args.address: no Ray cluster at {init.address!r} ({why})") from None
+        reason = str(error) or "it does not answer"
+        raise UserError(f"ray_conf.init_args.address: no Ray cluster at {init.address!r} ({reason})") from None
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # _progress reports what failed, in a line
-    there = ray.cluster_resources()
-    for name, needed, found in (("cpu", trial.cpu, there.get("CPU", 0)), ("gpu", trial.gpu, there.get("GPU", 0))):
-        if needed > found:
-            raise UserError(f"ray_conf.trial_resources.{name}: is {needed:g}, but Ray has {found:g} here")
-    if there.get("GPU") and not trial.gpu:
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # _progress reports failures
+    resources = ray.cluster_resources()
+    for name, needed in trial.model_dump().items():
+        available = resources.get(name.upper(), 0)
+        if needed > available:  # Ray would wait forever
+            raise UserError(f"ray_conf.trial_resources.{name}: is {needed:g}, but Ray has {available:g} here")
+    if resources.get("GPU") and not trial.gpu:
         print("ray_conf.trial_resources.gpu is 0: the trials train on the CPU, although there is a GPU")
 
 
 def _progress(points: list[Point], finished: int):
-    """A Tune callback that prints a line where a trial begins, begins again or ends, in the place of Tune's own."""
+    """Make a Tune callback that prints one line when a trial starts, dies, fails or is finished."""
     from ray.tune.progress_reporter import TrialProgressCallback
 
     class Progress(TrialProgressCallback):
-        def report(self, what: str, trial, why: str = "") -> None:
-            print(f"{what:8}  {points[trial.config['point']]}{why}", flush=True)
+        def report(self, event: str, trial, detail: str = "") -> None:
+            print(f"{event:8}  {points[trial.config['point']]}{detail}", flush=True)
 
         def on_trial_start(self, trial, **info) -> None:
             self.report("started", trial)
@@ -97,7 +98,7 @@ def _progress(points: list[Point], finished: int):
             pass
 
         def on_trial_recover(self, trial, **info) -> None:
-            self.report("died", trial, f"; goes on from its checkpoint ({_cause(Path(trial.error_file))})")
+            self.report("died", trial, f"; resumes from its checkpoint ({_last_line(Path(trial.error_file))})")
 
         def on_trial_error(self, trial, **info) -> None:
             self.report("failed", trial)
@@ -112,7 +113,7 @@ def _progress(points: list[Point], finished: int):
     return Progress()
 
 
-def _cause(error_file: Path) -> str:
-    """The end of a worker's traceback, shortened."""
+def _last_line(error_file: Path) -> str:
+    """The last line of a worker's traceback, shortened."""
     line = error_file.read_text(encoding="utf-8").strip().splitlines()[-1]
     return textwrap.shorten(line, 120, placeholder=" ...")

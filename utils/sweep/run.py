@@ -1,4 +1,4 @@
-"""A sweep: an ordinary trial at every point of sweep_conf's grid, side by side on Ray Tune."""
+"""A sweep: train, score and evaluate a trial at every point of the grid, then compare them."""
 
 from collections.abc import Callable
 from functools import partial
@@ -23,36 +23,36 @@ Train = Callable[[Trial, TrainingData], None]  # main.train
 
 
 def run_sweep(sweep: Path, train: Train) -> None:
-    """Train, score and measure a trial at every point that is not finished, then compare all trials.
+    """Run every point that is not finished, then compare all finished trials.
 
     Args:
         sweep: the directory of `create_sweep` or `resume_sweep`.
         train: trains a trial on its data.
 
-    Raises UserError with a line for each point that failed, after the others are done and compared.
+    Raises UserError with one line for each point that failed, after the comparison.
     """
     points = read_points(sweep)
-    waiting = [i for i, point in enumerate(points) if not point.finished]
+    waiting = [index for index, point in enumerate(points) if not point.finished]
     print(f"{sweep}: {counted(len(points), 'trial')}, {len(points) - len(waiting)} of them finished", flush=True)
-    again = f"python {SWEEPING} --resume {sweep}"
+    resume = f"python {SWEEPING} --resume {sweep}"
     try:
         failures = run_on_ray(sweep, points, waiting, partial(run_point, sweep, train)) if waiting else {}
     except KeyboardInterrupt:
-        print(f"stopped; to go on: {again}")
-        leave(130)  # not by sys.exit: interrupted while it starts, Ray aborts at the interpreter's end
+        print(f"stopped; to resume: {resume}")
+        leave(130)  # not sys.exit: if Ray is interrupted during its start, it aborts at the interpreter's exit
     trials = [point.trial for point in read_points(sweep) if point.finished]
     if trials:
-        from utils.report.comparison import write_comparison  # matplotlib: training does without
+        from utils.report.comparison import write_comparison  # imports matplotlib, which training does not need
 
         write_comparison(trials, sweep / COMPARISON)
         print(f"{counted(len(trials), 'trial')} -> {sweep / COMPARISON}")
     if failures:
-        lines = [f"{points[i]}: {' '.join(message.split())}" for i, message in sorted(failures.items())]
-        raise UserError("\n".join([*lines, f"{counted(len(failures), 'trial')} failed; to try again: {again}"]))
+        lines = [f"{points[index]}: {' '.join(message.split())}" for index, message in sorted(failures.items())]
+        raise UserError("\n".join([*lines, f"{counted(len(failures), 'trial')} failed; to try again: {resume}"]))
 
 
 def run_point(sweep: Path, train: Train, index: int) -> str | None:
-    """What a worker does: train, score and measure one point's trial. Returns what the user has to mend."""
+    """Train, score and evaluate the trial of one point, in a worker. Returns the error that the user has to correct."""
     hold(sweep)
     point = read_point(sweep, index)
     torch.set_num_threads(point.conf.ray_conf.trial_resources.cpu)
@@ -64,7 +64,7 @@ def run_point(sweep: Path, train: Train, index: int) -> str | None:
         score_trial(trial)
         measure_trial(trial)
     except (UserError, MemoryError, RuntimeError) as error:
-        if isinstance(error, UserError) or out_of_memory(error):  # trying again would not help
+        if isinstance(error, UserError) or out_of_memory(error):  # another attempt would fail as well
             return str(error) or "there is not enough memory"
         raise
     point.finish()
