@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.helpers import ROOT, STAGES
-from utils.common.errors import UserError, complain, run_command
+from utils.common.errors import UserError, report_error, run_command
 
-FEWER = "or memory is short; OMP_NUM_THREADS=1 in front of the command needs fewer, and `ulimit -u` shows the limit"
-NEED_LESS = "shorter clips, and a lower param_conf.batch_size, need less"
+FEWER = "or memory is short; run the command with OMP_NUM_THREADS=1, or raise the limit that `ulimit -u` shows"
+NEED_LESS = "use shorter clips or a lower param_conf.batch_size"
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ NEED_LESS = "shorter clips, and a lower param_conf.batch_size, need less"
         (MemoryError(), [f"error: there is not enough memory (none is left); {NEED_LESS}"]),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total\nmore"),
-            [f"error: there is not enough memory (2.50 GiB more were asked for); {NEED_LESS}"],
+            [f"error: there is not enough memory (2.50 GiB more were requested); {NEED_LESS}"],
         ),
         (
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),  # of cudaMalloc
@@ -63,7 +63,7 @@ def test_an_interrupt_is_silent(capsys):
 
 
 def test_an_interrupt_may_say_how_to_go_on(capsys):
-    assert complain(KeyboardInterrupt("stopped; to go on: ...")) == 130
+    assert report_error(KeyboardInterrupt("stopped; to go on: ...")) == 130
     assert capsys.readouterr().err == "stopped; to go on: ...\n"
 
 
@@ -105,7 +105,7 @@ def test_a_fault_of_ours_keeps_its_traceback(capsys):
 
     with pytest.raises(KeyError):
         run_command(main)
-    assert complain(KeyError("x")) == 1
+    assert report_error(KeyError("x")) == 1
     assert "KeyError: 'x'" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="Expected size"):
         run_command(lambda: torch.zeros(2) @ torch.zeros(3, 3, 3))

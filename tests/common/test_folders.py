@@ -129,15 +129,15 @@ def test_a_kill_between_a_file_and_its_record_leaves_what_can_be_replaced(tmp_pa
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
-        (lambda path: path.write_text("edited"), "is no list that an earlier run wrote there, or was changed since"),
-        (lambda path: record_of(path).unlink(), "is no list that"),
-        (lambda path: record_of(path).write_text("{"), "is no list that"),
-        (lambda path: record_of(path).write_text(json.dumps({"list": path.read_text()})), "is no list that"),
-        (lambda path: record_of(path).write_text(json.dumps({"table": [file_digest(path)]})), "is no list that"),
-        (lambda path: (record_of(path).unlink(), os.mkfifo(record_of(path))), "is no list that"),
-        (link_to_folder, "is no plain file"),
-        (lambda path: (path.unlink(), os.mkfifo(path)), "no plain file"),
-        (lambda path: (path.unlink(), path.mkdir()), "no plain file"),
+        (lambda path: path.write_text("edited"), "is not a list of an earlier run, or has changed since"),
+        (lambda path: record_of(path).unlink(), "is not a list of"),
+        (lambda path: record_of(path).write_text("{"), "is not a list of"),
+        (lambda path: record_of(path).write_text(json.dumps({"list": path.read_text()})), "is not a list of"),
+        (lambda path: record_of(path).write_text(json.dumps({"table": [file_digest(path)]})), "is not a list of"),
+        (lambda path: (record_of(path).unlink(), os.mkfifo(record_of(path))), "is not a list of"),
+        (link_to_folder, "is not a plain file"),
+        (lambda path: (path.unlink(), os.mkfifo(path)), "not a plain file"),
+        (lambda path: (path.unlink(), path.mkdir()), "not a plain file"),
     ],
 )
 def test_a_file_that_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
@@ -152,7 +152,7 @@ def test_a_file_that_no_earlier_run_wrote_is_left_alone(tmp_path, spoil, named):
 
 def test_a_file_that_comes_while_another_is_written_is_left_alone(tmp_path):
     path = tmp_path / "mine.txt"
-    with pytest.raises(UserError, match="is no list that"), own_file(path, "list") as temporary:
+    with pytest.raises(UserError, match="is not a list of"), own_file(path, "list") as temporary:
         temporary.write_text("new")
         path.write_text("mine")
     assert path.read_text() == "mine"

@@ -57,6 +57,6 @@ def test_a_lock_that_is_no_plain_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("target")
     for name in ("pipe", "link"):
-        with pytest.raises(UserError, match=f"{name}: is a link or no file"), held(tmp_path / name, "taken"):
+        with pytest.raises(UserError, match=f"{name}: is a link or not a file"), held(tmp_path / name, "taken"):
             raise AssertionError("not to be entered")
     assert not (tmp_path / "target").exists()

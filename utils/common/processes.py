@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from utils.common.errors import UserError, complain
+from utils.common.errors import UserError, report_error
 from utils.common.sigterm import call_on_sigterm
 
 T = TypeVar("T")
@@ -71,7 +71,7 @@ def process_group() -> Iterator[None]:
                 yield
     except (Exception, KeyboardInterrupt, SystemExit) as error:
         leaving.acquire()
-        leave(complain(error) if _first_to_fail(failures) else 2)
+        leave(report_error(error) if _first_to_fail(failures) else 2)
     dist.destroy_process_group()
 
 
@@ -157,7 +157,7 @@ def _report_being_ended(failures: dist.Store, leaving: threading.Lock) -> None:
     if leaving.acquire(blocking=False):
         if _first_to_fail(failures):
             with redirect_stderr(sys.__stderr__), suppress(OSError):  # nobody may read it
-                complain(UserError(KILLED))
+                report_error(UserError(KILLED))
         leave(2)
 
 
