@@ -655,10 +655,10 @@ QUERIES = [  # of a file of captions, when a folder is ranked for it
 RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: the file, and what is wrong
     ("no folder", lambda folder: shutil.rmtree(folder.data / "sounds"), "{data}/sounds: no such folder"),
     ("no sounds", lambda folder: empty(folder.data / "sounds"), "{data}/sounds: holds no .wav"),
-    ("another table", table("out.csv", "my,table"), "{root}/out.csv: is no ranking … and is not replaced"),
-    ("another's ranking", table("out.csv", RANKING, "rain,x.wav"), "{root}/out.csv: is no ranking … move it"),
-    ("a folder", lambda folder: (folder.root / "out.csv").mkdir(), "{root}/out.csv: is no plain file"),
-    ("scores are a file", table("out_word_scores", "x"), "{root}/out_word_scores: is a link or no folder"),
+    ("another table", table("out.csv", "my,table"), "{root}/out.csv: is not a ranking … and is not replaced"),
+    ("another's ranking", table("out.csv", RANKING, "rain,x.wav"), "{root}/out.csv: is not a ranking … move it"),
+    ("a folder", lambda folder: (folder.root / "out.csv").mkdir(), "{root}/out.csv: is not a plain file"),
+    ("scores are a file", table("out_word_scores", "x"), "{root}/out_word_scores: is a link or not a folder"),
     ("scores are a pipe", lambda folder: os.mkfifo(folder.root / "out_word_scores"), "{root}/out_word_scores: is a"),
 ]
 UNRANKED = [  # of a sound that is to be ranked
@@ -765,7 +765,7 @@ OTHERS = [
         "ranking: in the place of its captions",
         [*RANK[:-1], "{root}/../{root.name}/queries.csv"],
         to_rank(lambda _: None),
-        ["{root}/../{root.name}/queries.csv: is {root}/queries.csv, which is read; write the ranking elsewhere"],
+        ["{root}/../{root.name}/queries.csv: is the input {root}/queries.csv; write the ranking elsewhere"],
     ),
     (
         "relevance: missing before training",

@@ -1,5 +1,3 @@
-"""Counts are written as people write them."""
-
 import pytest
 
 from utils.common.counts import counted
@@ -9,5 +7,5 @@ from utils.common.counts import counted
     ("count", "noun", "text"),
     [(0, "clip", "0 clips"), (1, "word", "1 word"), (2, "word vector", "2 word vectors"), (2, "batch", "2 batches")],
 )
-def test_nouns_are_in_the_plural_but_after_one(count, noun, text):
+def test_a_noun_is_in_the_plural_unless_the_count_is_one(count, noun, text):
     assert counted(count, noun) == text

@@ -12,25 +12,21 @@ def sha256(content):
     return hashlib.sha256(content).hexdigest()
 
 
-@pytest.fixture
-def read(monkeypatch):
-    """The files that were read for their digests, in this process and in ones that follow: forget() starts another."""
-    files, whole = [], hashlib.file_digest
-
-    def spy(stream, name):
-        files.append(stream.name)
-        return whole(stream, name)
-
-    monkeypatch.setattr(hashlib, "file_digest", spy)
-    return files
-
-
-def forget():
+def start_again():
+    """Clear what a process remembers, as a new command starts."""
     module._digest.cache_clear()
     module._kept.cache_clear()
 
 
-def test_a_digest_is_of_what_the_file_holds_now(tmp_path):
+@pytest.fixture
+def settled(monkeypatch):
+    """Three seconds later, when a file that was just written can be told from a later version."""
+    start_again()
+    now = time.time_ns()
+    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
+
+
+def test_a_digest_follows_the_content(tmp_path):
     path = tmp_path / "x"
     for second, content in enumerate((b"one", b"two")):  # of one length
         path.write_bytes(content)
@@ -38,7 +34,7 @@ def test_a_digest_is_of_what_the_file_holds_now(tmp_path):
         assert file_digest(path) == digests(tmp_path, ["x"])["x"] == sha256(content)
 
 
-def test_files_are_named_and_those_that_are_none_left_out(tmp_path):
+def test_names_that_are_no_files_are_left_out(tmp_path):
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_bytes(b"c")
@@ -47,28 +43,28 @@ def test_files_are_named_and_those_that_are_none_left_out(tmp_path):
     assert digests(tmp_path, names) == {"a": sha256(b"a"), "b/c": sha256(b"c"), str(tmp_path / "a"): sha256(b"a")}
 
 
-def test_a_file_is_read_once_by_all_commands_once_it_is_settled(tmp_path, read, monkeypatch):
-    path = tmp_path / "x"
-    path.write_bytes(b"one")
+def test_a_fresh_file_is_read_again(tmp_path):
+    """It may change within the same tick of the clock."""
+    (tmp_path / "x").write_bytes(b"one")
     digests(tmp_path, ["x"])
-    assert not (tmp_path / KEPT).exists()  # it may be written again within the same tick of the clock
-    forget()
-    now = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
-    for _ in range(3):
-        assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
-        forget()
-    assert len(read) == 2 and (tmp_path / KEPT).exists()
+    assert not (tmp_path / KEPT).exists()
+
+
+def test_all_commands_read_a_settled_file_once(tmp_path, settled, monkeypatch):
+    (tmp_path / "x").write_bytes(b"one")
+    assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
+    start_again()
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
 
 
 @pytest.mark.parametrize("spoil", ["other", "replaced", "times set back"])
-def test_a_file_that_was_changed_is_read_again(tmp_path, monkeypatch, spoil):
-    path, now = tmp_path / "x", time.time_ns()
+def test_a_file_that_was_changed_is_read_again(tmp_path, settled, spoil):
+    path = tmp_path / "x"
     path.write_bytes(b"one")
     status = path.stat()
-    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
     digests(tmp_path, ["x"])
-    forget()
+    start_again()
     if spoil == "replaced":
         (tmp_path / "y").write_bytes(b"two")
         os.utime(tmp_path / "y", ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -82,18 +78,16 @@ def test_a_file_that_was_changed_is_read_again(tmp_path, monkeypatch, spoil):
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"x": 3}', b'{"x": [[1, 2, 3], "0"]}', b"[" * 100_000])
-def test_what_was_kept_may_be_damaged(tmp_path, content):
+def test_a_damaged_record_is_ignored(tmp_path, settled, content):
     (tmp_path / "x").write_bytes(b"one")
     (tmp_path / KEPT).write_bytes(content)
-    forget()
     assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
 
 
-def test_no_flipped_bit_of_what_was_kept_blames_a_file(tmp_path, monkeypatch):
-    names, now = ["x", "y"], time.time_ns()
+def test_no_flipped_bit_of_a_record_blames_a_file(tmp_path, settled):
+    names = ["x", "y"]
     for name in names:
         (tmp_path / name).write_bytes(name.encode())
-    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
     digests(tmp_path, names)
     kept = (tmp_path / KEPT).read_bytes()
     for bit in range(0, 8 * len(kept), 23):
@@ -104,12 +98,9 @@ def test_no_flipped_bit_of_what_was_kept_blames_a_file(tmp_path, monkeypatch):
         assert digests(tmp_path, names) == {name: sha256(name.encode()) for name in names}, bytes(flipped)
 
 
-def test_a_directory_that_cannot_be_written_to_is_read_all_the_same(tmp_path, monkeypatch):
+def test_a_directory_that_cannot_be_written_to_is_read(tmp_path, settled):
     (tmp_path / "x").write_bytes(b"one")
     (tmp_path / KEPT).mkdir()  # in the way
-    now = time.time_ns()
-    monkeypatch.setattr(time, "time_ns", lambda: now + 3 * 10**9)
-    forget()
     assert digests(tmp_path, ["x"]) == {"x": sha256(b"one")}
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from tests.helpers import ROOT, STAGES
-from utils.common.errors import UserError, complain, run_command
+from utils.common.errors import UserError, report_error, run_command
 
-FEWER = "or memory is short; OMP_NUM_THREADS=1 in front of the command needs fewer, and `ulimit -u` shows the limit"
-NEED_LESS = "shorter clips, and a lower param_conf.batch_size, need less"
+FEWER = "or memory is short; run the command with OMP_NUM_THREADS=1, or raise the limit that `ulimit -u` shows"
+NEED_LESS = "use shorter clips or a lower param_conf.batch_size"
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ NEED_LESS = "shorter clips, and a lower param_conf.batch_size, need less"
         (MemoryError(), [f"error: there is not enough memory (none is left); {NEED_LESS}"]),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total\nmore"),
-            [f"error: there is not enough memory (2.50 GiB more were asked for); {NEED_LESS}"],
+            [f"error: there is not enough memory (2.50 GiB more were requested); {NEED_LESS}"],
         ),
         (
             RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be"),  # of cudaMalloc
@@ -53,18 +53,14 @@ def test_commands_end_with_a_line_for_each_problem_and_status_2(capsys, error, l
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_an_interrupt_is_silent(capsys):
+@pytest.mark.parametrize(("message", "printed"), [([], ""), (["stopped; resume"], "stopped; resume\n")])
+def test_an_interrupt_prints_its_message_alone(capsys, message, printed):
     def main():
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(*message)
 
     with pytest.raises(SystemExit) as ended:
         run_command(main)
-    assert ended.value.code == 130 and not capsys.readouterr().err
-
-
-def test_an_interrupt_may_say_how_to_go_on(capsys):
-    assert complain(KeyboardInterrupt("stopped; to go on: ...")) == 130
-    assert capsys.readouterr().err == "stopped; to go on: ...\n"
+    assert ended.value.code == 130 and capsys.readouterr().err == printed
 
 
 INTERRUPT_IMPORTS = """
@@ -86,26 +82,26 @@ def test_an_interrupt_while_a_script_imports_is_silent(script):
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
-def test_who_does_without_interrupts_keeps_doing_so():
+def test_a_caller_that_ignores_interrupts_keeps_ignoring_them():
     code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPT_IMPORTS
     command = [sys.executable, "-c", code, "preprocessing/0_demo_dataset.py", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "section.key=value" in done.stdout
 
 
-def test_imported_modules_leave_interrupts_to_others():
+def test_importing_a_script_leaves_interrupts_alone():
     for script in [*STAGES, "postprocessing/4_search.py", "postprocessing/5_explore.py"]:
         importlib.import_module(script.removesuffix(".py").replace("/", "."))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_fault_of_ours_keeps_its_traceback(capsys):
+def test_a_bug_keeps_its_traceback(capsys):
     def main():
         raise KeyError("x")
 
     with pytest.raises(KeyError):
         run_command(main)
-    assert complain(KeyError("x")) == 1
+    assert report_error(KeyError("x")) == 1
     assert "KeyError: 'x'" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="Expected size"):
         run_command(lambda: torch.zeros(2) @ torch.zeros(3, 3, 3))

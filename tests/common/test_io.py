@@ -37,7 +37,7 @@ class InterruptedFile(io.BytesIO):
         return super().write(content)
 
 
-def test_an_interrupt_stays_one_while_torch_saves(tmp_path):
+def test_an_interrupt_of_torch_save_stays_an_interrupt(tmp_path):
     with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / "x.pt"):
         torch.save({"a": torch.zeros(1000)}, InterruptedFile())
     assert not list(tmp_path.iterdir())
@@ -61,19 +61,9 @@ with atomic_write({str(tmp_path / "out.txt")!r}) as temporary:
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([alive.name, "out.txt"])
 
 
-def test_a_finished_write_takes_the_place(tmp_path):
-    path = tmp_path / "deep" / "out.txt"
-    with atomic_write(path) as temporary:
-        temporary.write_text("new")
-        assert not path.exists()
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]
-
-
 def test_json_round_trip_and_refusal_of_nan(tmp_path):
-    path = tmp_path / "x.json"
+    path = tmp_path / "deep" / "x.json"
     write_json(path, {"ä": [1.5, None]})
-    assert read_json(path, "main.py") == {"ä": [1.5, None]}
     with pytest.raises(ValueError, match="JSON"):
         write_json(path, {"x": float("nan")})
     assert read_json(path, "main.py") == {"ä": [1.5, None]}
@@ -84,7 +74,7 @@ def test_missing_and_damaged_json_name_the_command(tmp_path, content):
     path = tmp_path / "x.json"
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=r"^[^\n]*x\.json: .*main\.py (makes it|again|writes it; run that again)$"):
+    with pytest.raises(UserError, match=r"^[^\n]*x\.json: .*main\.py (makes it|again)$"):
         read_json(path, "main.py")
 
 

@@ -31,7 +31,7 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_a_lock_that_another_process_has_is_refused_until_that_is_killed(holder):
+def test_a_lock_is_refused_until_its_holder_is_killed(holder):
     lock, process = holder
     with pytest.raises(UserError, match="taken"), held(lock, "taken"):
         raise AssertionError("not to be entered")
@@ -41,8 +41,8 @@ def test_a_lock_that_another_process_has_is_refused_until_that_is_killed(holder)
         pass
 
 
-def test_a_child_process_does_not_have_its_parents_lock(tmp_path):
-    """As an orphan may outlive its parent by some seconds."""
+def test_a_child_process_does_not_inherit_the_lock(tmp_path):
+    """An orphan may outlive its parent by some seconds."""
     go_on = SPAWN.Event()
     with held(tmp_path / "lock", "taken"):
         child = SPAWN.Process(target=go_on.wait, daemon=True)
@@ -57,6 +57,6 @@ def test_a_lock_that_is_no_plain_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("target")
     for name in ("pipe", "link"):
-        with pytest.raises(UserError, match=f"{name}: is a link or no file"), held(tmp_path / name, "taken"):
+        with pytest.raises(UserError, match=f"{name}: is a link or not a file"), held(tmp_path / name, "taken"):
             raise AssertionError("not to be entered")
     assert not (tmp_path / "target").exists()

@@ -350,5 +350,5 @@ def test_shards_cover_a_batch_once_and_evenly(monkeypatch, ranks):
 def test_a_batch_must_have_a_pair_for_each_process(monkeypatch):
     monkeypatch.setattr(processes, "world_size", lambda: 4)
     require_pair_each(4)
-    with pytest.raises(UserError, match=r"param_conf\.batch_size: is 3, but 4 processes"):
+    with pytest.raises(UserError, match=r"param_conf\.batch_size: is 3, but each of 4 processes"):
         require_pair_each(3)

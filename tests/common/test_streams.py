@@ -1,4 +1,4 @@
-"""Whatever is printed can be printed, does nothing to a terminal, and stops where nobody reads on."""
+"""Any text can be printed, none of it controls a terminal, and a closed pipe ends a command."""
 
 import io
 import json
@@ -27,7 +27,7 @@ from utils.common.streams import Stream, standard_streams, visible
         ("error: x\rfine", "error: x\\u000dfine"),
     ],
 )
-def test_what_moves_a_cursor_is_shown_as_an_escape(text, shown):
+def test_characters_that_move_a_cursor_are_escaped(text, shown):
     assert visible(text) == shown
 
 
@@ -38,14 +38,14 @@ def test_json_stays_the_same_json():
         assert json.loads(visible(text)) == value
 
 
-def test_a_stream_writes_what_its_encoding_has_and_escapes_the_rest():
+def test_a_stream_escapes_what_its_encoding_lacks():
     target = io.BytesIO()
     stream = Stream(io.TextIOWrapper(target, encoding="ascii"))
     print("café 雨 \x1b[1m\udc80", file=stream, flush=True)
     assert target.getvalue() == b"caf\\xe9 \\u96e8 \\u001b[1m\\udc80\n"
 
 
-def test_a_bar_is_drawn_as_it_is_without():
+def test_a_progress_bar_is_drawn_unchanged():
     def drawn(wrap):
         stream = io.StringIO(newline="")
         for _ in tqdm(range(3), "é", file=wrap(stream), mininterval=0, leave=False, bar_format="{desc}{bar:9}{n}"):
@@ -55,7 +55,7 @@ def test_a_bar_is_drawn_as_it_is_without():
     assert drawn(Stream) == drawn(lambda stream: stream) and "\r" in drawn(Stream)
 
 
-def test_the_streams_of_before_come_back(capsys):
+def test_the_earlier_streams_come_back(capsys):
     before = sys.stdout, sys.stderr
     with standard_streams():
         print("\x1b")
@@ -64,7 +64,7 @@ def test_the_streams_of_before_come_back(capsys):
     assert capsys.readouterr() == ("\\u001b\n", "\\u0007\n")
 
 
-# --- in a process of its own -----------------------------------------------------------------------------
+# --- in a child process ----------------------------------------------------------------------------------
 
 PRINTS_ON = "while True: print('a line')"
 PRINTS_AT_ITS_END = "print('a line')"
@@ -90,7 +90,7 @@ def test_a_closed_pipe_ends_a_command_quietly(main):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-def test_so_does_a_closed_pipe_of_standard_error():
+def test_a_closed_pipe_of_standard_error_ends_a_command_quietly():
     with closed_pipe() as pipe:
         done = command(PRINTS_ERRORS, stderr=pipe)
     assert (done.returncode, done.stdout) == (141, "")
@@ -115,7 +115,7 @@ def test_a_full_disk_under_the_output_is_one_line(main):
     assert (done.returncode, done.stderr) == (2, "error: <stdout>: could not be written (No space left on device)\n")
 
 
-def test_streams_that_were_closed_before_take_everything(tmp_path):
+def test_closed_streams_discard_everything(tmp_path):
     body = "print('x'); print('y', file=sys.stderr); print(sys.stderr.isatty()); open(sys.argv[1], 'w').write('z')"
     done = command(body, tmp_path / "x", preexec_fn=lambda: (os.close(1), os.close(2)))
     assert done.returncode == 0 and (tmp_path / "x").read_text() == "z"

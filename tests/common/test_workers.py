@@ -1,4 +1,4 @@
-"""Tasks that processes share out: in order, through errors, kills and ctrl-C, and where nothing more can be started."""
+"""Tasks of several processes: in order, with errors, kills, ctrl-C, and where no process or thread can be started."""
 
 import os
 import signal
@@ -29,13 +29,17 @@ def _square(number: int) -> int:
     return number**2
 
 
-def _pid(folder: Path, processes: int) -> int:
-    """Wait until so many processes are at it; which one this is."""
-    (folder / str(os.getpid())).touch()
+def wait_until(condition) -> None:
     deadline = time.monotonic() + 60
-    while len(list(folder.iterdir())) < processes:
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def _pid(folder: Path, processes: int) -> int:
+    """Wait until so many processes have begun this. Returns the process number."""
+    (folder / str(os.getpid())).touch()
+    wait_until(lambda: len(list(folder.iterdir())) >= processes)
     return os.getpid()
 
 
@@ -53,17 +57,15 @@ def _wait_in(folder: Path) -> None:
     time.sleep(60)
 
 
-def _killed_where(pid: int, folder: Path) -> None:
-    """End as the kernel ends it, in any other process than the one of this number."""
+def _killed_unless(pid: int) -> None:
+    """Kill the process, except the one with this number."""
     if os.getpid() != pid:
         os.kill(os.getpid(), signal.SIGKILL)
-    deadline = time.monotonic() + 0.2
-    while time.monotonic() < deadline:
-        time.sleep(0.01)
+    time.sleep(0.2)
 
 
 def wait_in(folder: str) -> None:
-    """A command whose three workers have each a task that does not end."""
+    """A command whose three workers have long tasks."""
 
     def main() -> None:
         with results_of([partial(_wait_in, Path(folder))] * 9, 3, ADVICE) as results:
@@ -82,16 +84,16 @@ def test_results_come_in_order(workers):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_as_many_processes_work_as_asked_for_and_no_thread_is_started_for_them(tmp_path, workers):
-    environment = dict(os.environ)
+def test_as_many_processes_work_as_requested_without_a_thread_here(tmp_path, workers):
+    environment, threads = dict(os.environ), threading.active_count()
     with results_of([partial(_pid, tmp_path, workers)] * 8, workers, ADVICE) as results:
         pids = set(results)
-        assert threading.active_count() == 1
+        assert threading.active_count() == threads
     assert len(pids) == workers and os.getpid() in pids
     assert dict(os.environ) == environment
 
 
-def test_an_error_ends_what_was_not_begun(tmp_path):
+def test_after_an_error_no_task_is_begun(tmp_path):
     tasks = [partial(_refuse, tmp_path / "x"), *(partial(_touch, tmp_path / f"{i}") for i in range(200))]
     for workers in (1, 2):
         with pytest.raises(UserError, match="x: no"), results_of(tasks, workers, ADVICE) as results:
@@ -99,16 +101,15 @@ def test_an_error_ends_what_was_not_begun(tmp_path):
     assert len(list(tmp_path.iterdir())) < 100
 
 
-def test_a_fault_in_a_worker_keeps_its_traceback():
-    """Of 300 tasks the other process is at some: it takes them from the same counter."""
+def test_a_bug_in_a_worker_keeps_its_traceback():
     tasks = [partial(_square, "x" if number == 299 else 0) for number in range(300)]
     with pytest.raises(TypeError) as error, results_of(tasks, 2, ADVICE) as results:
         list(results)
     assert "in _square" in "".join(error.value.__notes__)
 
 
-def test_a_killed_worker_is_one_line(tmp_path):
-    tasks = [partial(_killed_where, os.getpid(), tmp_path)] * 200
+def test_a_killed_worker_is_one_line():
+    tasks = [partial(_killed_unless, os.getpid())] * 200
     with pytest.raises(UserError, match=rf"^a process was killed, perhaps for want of memory; {ADVICE}$"), results_of(
         tasks, 2, ADVICE
     ) as results:
@@ -117,46 +118,30 @@ def test_a_killed_worker_is_one_line(tmp_path):
 
 @pytest.fixture
 def waiting(tmp_path):
-    """A command whose workers wait, and their process numbers."""
+    """A command whose workers wait; each leaves a file named by its process number in the folder."""
     code = f"from tests.common.test_workers import wait_in; wait_in({str(tmp_path)!r})"
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True, "text": True}
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **streams) as process:
-        try:
-            deadline = time.monotonic() + 60
-            while len(pids := [int(path.name) for path in tmp_path.iterdir()]) < 3:
-                assert time.monotonic() < deadline and process.poll() is None
-                time.sleep(0.05)
-            yield process, pids
-        finally:
-            process.kill()
+        yield process
+        process.kill()
 
 
-def test_workers_end_with_a_killed_parent(waiting):
-    process, pids = waiting
-    process.kill()
-    deadline = time.monotonic() + 20
-    while any(_is_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline, "the workers outlived their parent"
-        time.sleep(0.05)
+def pids_in(folder: Path) -> list[int]:
+    return [int(path.name) for path in folder.iterdir()]
 
 
-def test_an_interrupt_ends_the_workers_at_once_and_quietly(waiting):
-    process, pids = waiting
-    os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=30)
-    assert (process.returncode, printed) == (130, "")
-    assert not any(_is_alive(pid) for pid in pids)
+def test_workers_end_with_a_killed_parent(waiting, tmp_path):
+    wait_until(lambda: len(pids_in(tmp_path)) == 3)
+    waiting.kill()
+    wait_until(lambda: not any(map(_is_alive, pids_in(tmp_path))))
 
 
-def test_an_interrupt_while_workers_start_is_quiet(tmp_path):
-    code = f"from tests.common.test_workers import wait_in; print('up', flush=True); wait_in({str(tmp_path)!r})"
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "start_new_session": True, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, **streams) as process:
-        assert process.stdout.readline() == "up\n"
-        while not list(tmp_path.iterdir()):  # this process is at a task, the others import
-            time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGINT)
-        assert (process.communicate(timeout=30)[0], process.returncode) == ("", 130)
+@pytest.mark.parametrize("processes", [1, 3], ids=["while the workers import", "while they work"])
+def test_an_interrupt_ends_the_workers_at_once_and_silently(waiting, tmp_path, processes):
+    wait_until(lambda: len(pids_in(tmp_path)) >= processes)
+    os.killpg(waiting.pid, signal.SIGINT)
+    assert (waiting.communicate(timeout=30)[0], waiting.returncode) == ("", 130)
+    assert not any(map(_is_alive, pids_in(tmp_path)))
 
 
 def test_where_no_process_can_be_started_the_others_do_the_work(monkeypatch):

@@ -129,7 +129,7 @@ def test_pipes_and_links_in_the_place_of_parts_are_not_read(sounds):
     store.clear()
     for put in (os.mkfifo, lambda path: path.symlink_to(folder / "elsewhere"), lambda path: path.write_text("mine")):
         put(store.parts)
-        with pytest.raises(UserError, match=rf"^{store.parts}: is a link or no folder"):
+        with pytest.raises(UserError, match=rf"^{store.parts}: is a link or not a folder"):
             again(store).prepare()
         store.parts.unlink()
 

@@ -321,7 +321,7 @@ def test_a_ranking_takes_the_place_of_its_own_alone(ranked, tmp_path):
     for text in ("my,table\n", "caption_query,file_name_1\nrain,somebody.wav\n"):
         out.write_text(text)
         ranked(status=2)
-        assert f"{out}: is no ranking that an earlier run wrote there, or was changed since" in ranked.said
+        assert f"{out}: is not a ranking of an earlier run, or has changed since" in ranked.said
         assert out.read_text() == text and not ranked.encoded
     out.unlink()
     ranked()
@@ -329,7 +329,7 @@ def test_a_ranking_takes_the_place_of_its_own_alone(ranked, tmp_path):
     edited = out.read_text() + "rain,mine.wav\n"
     out.write_text(edited)
     ranked(status=2)
-    assert f"{out}: is no ranking" in ranked.said and out.read_text() == edited
+    assert f"{out}: is not a ranking" in ranked.said and out.read_text() == edited
     ranked([*CAPTIONS], tmp_path, "--top", 0, status=2, out="x.csv")
     assert "top: is 0, but must be at least 1" in ranked.said
 
@@ -344,7 +344,7 @@ def test_the_captions_are_not_replaced_by_their_ranking(made, ranked, tmp_path, 
     for queries in (own, "./out.csv", "hard.csv", "soft.csv", tmp_path / "sounds" / ".." / "out.csv"):
         (tmp_path / "sounds").mkdir(exist_ok=True)
         said = call(SEARCH, "--trial", made[0], "--queries", queries, "--clips", made[1], "--csv", own, status=2)
-        assert f"{own}: is {Path(queries)}, which is read; write the ranking elsewhere" in said
+        assert f"{own}: is the input {Path(queries)}; write the ranking elsewhere" in said
         assert own.read_text() == text
 
 
@@ -359,7 +359,7 @@ def test_what_stands_in_the_place_of_kept_scores(made, ranked, tmp_path, kind):
     folder = tmp_path / "out_word_scores"
     put(folder)
     ranked(status=2)
-    assert f"{folder}: is a link or no folder" in ranked.said and not (tmp_path / "elsewhere").exists()
+    assert f"{folder}: is a link or not a folder" in ranked.said and not (tmp_path / "elsewhere").exists()
     folder.unlink()
     expected = ranked()
     part = next(folder.glob(f"*-{file_digest(made[1] / 'a.wav')}.npy"))

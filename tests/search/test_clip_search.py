@@ -400,11 +400,11 @@ def test_a_play_list_takes_the_place_of_another_alone(data, trial, tmp_path):
     (tmp_path / "folder").mkdir()
     before = clip.read_bytes()
     for name, what in (
-        ("clip.wav", "is no play list that an earlier run wrote there"),
-        ("notes.txt", "is no play list that an earlier run wrote there"),
-        ("list.m3u8", "is no play list that an earlier run wrote there"),  # but somebody's
-        ("link.m3u8", "is no plain file"),
-        ("folder", "is no plain file"),
+        ("clip.wav", "is not a play list of an earlier run"),
+        ("notes.txt", "is not a play list of an earlier run"),
+        ("list.m3u8", "is not a play list of an earlier run"),  # but somebody's
+        ("link.m3u8", "is not a plain file"),
+        ("folder", "is not a plain file"),
     ):
         with pytest.raises(UserError, match=f"^{re.escape(str(tmp_path / name))}: {what}.* and is not replaced"):
             write_play_list(tmp_path / name, hits)
@@ -415,7 +415,7 @@ def test_a_play_list_takes_the_place_of_another_alone(data, trial, tmp_path):
     write_play_list(own, hits[:1])
     assert len(own.read_text().splitlines()) == 3
     own.write_text(own.read_text() + "mine.wav\n")
-    with pytest.raises(UserError, match=r"own\.m3u8: is no play list .*was changed since"):
+    with pytest.raises(UserError, match=r"own\.m3u8: is not a play list .*has changed since"):
         write_play_list(own, hits)
     assert own.read_text().endswith("mine.wav\n")
 

@@ -1,7 +1,6 @@
-"""Arrays that are finished one by one and kept through a kill: each in a file of its own, or many small ones in one.
+"""Arrays that are finished one by one and survive a kill: each in a file, or many small ones in one file.
 
-A file of its own takes its name when it is written: the name is the mark of completion. In a file of many, that is the
-digest after each.
+A file gets its name once it is complete. In a file of many, a digest follows each complete array.
 """
 
 import hashlib
@@ -19,12 +18,12 @@ import numpy as np
 from utils.common.errors import UserError
 from utils.common.io import is_plain_file, unwritable
 
-DIGEST = 32  # bytes of the SHA-256 at a part's end, which numpy does not read
-HEADER = struct.Struct("<96s2Q")  # of an appended part: name, rows, columns; then its float32 numbers, and a SHA-256
+DIGEST = 32  # bytes of a SHA-256
+HEADER = struct.Struct("<96s2Q")  # of an appended part: name, rows, columns; its float32 values and a SHA-256 follow
 
 
 class Place(NamedTuple):
-    """Where an appended part's numbers lie."""
+    """Where an appended part's values lie."""
 
     file: str
     start: int  # bytes
@@ -32,14 +31,14 @@ class Place(NamedTuple):
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder for parts, unless there is one; UserError where a link, a file or a pipe is in its place."""
+    """Make a folder for parts unless it exists. Raises UserError where a link or a file is in its place."""
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UserError(f"{folder}: is a link or no folder, but what is finished is kept there; remove it")
+        raise UserError(f"{folder}: is a link or not a folder; remove it")
     folder.mkdir(parents=True, exist_ok=True)
 
 
 def save_part(part: Path, array: np.ndarray) -> None:
-    """Write an array as a .npy file with a digest at its end. Not by `atomic_write`, which waits for the disk."""
+    """Write an array as a .npy file followed by its digest. Unlike `atomic_write`, this does not wait for the disk."""
     temporary = part.with_suffix(f".{os.getpid()}.tmp")
     buffer = io.BytesIO()
     np.save(buffer, array)
@@ -53,26 +52,29 @@ def save_part(part: Path, array: np.ndarray) -> None:
 
 
 def load_part(part: Path, shape: tuple[int, ...]) -> np.ndarray | None:
-    """A part's float32 numbers of this shape; None where there are none: no file, a damaged one, or other numbers."""
-    content = _content(part)
+    """The array of this shape that `save_part` wrote; None where the file is absent, damaged or of another shape."""
     try:
-        array = None if content is None else np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception:  # sealed all the same, by whomever: of a header that is no dictionary numpy raises many types
+        content = part.read_bytes() if is_plain_file(part) else b""
+    except OSError:
         return None
-    return array if getattr(array, "shape", None) == shape and array.dtype == np.float32 else None
+    content, digest = content[:-DIGEST], content[-DIGEST:]
+    if hashlib.sha256(content).digest() != digest:
+        return None
+    array = np.load(io.BytesIO(content), allow_pickle=False)
+    return array if array.shape == shape else None
 
 
 def append_part(stream: FileIO, name: str, array: np.ndarray) -> Place:
-    """Write an array (rows, columns) float32 under a name at the end of a file that no other process appends to.
+    """Append an array (rows, columns) float32 under a name to a file that only this process appends to.
 
-    The file has no buffer: what is written outlives the process. Nor does this wait for the disk.
+    The stream is unbuffered, so what is written survives a kill. This does not wait for the disk.
     """
     start = stream.tell() + HEADER.size
-    header, numbers = HEADER.pack(name.encode(), *array.shape), np.ascontiguousarray(array, "<f4").data.cast("B")
+    header, values = HEADER.pack(name.encode(), *array.shape), np.ascontiguousarray(array, "<f4").data.cast("B")
     digest = hashlib.sha256(header)
-    digest.update(numbers)
+    digest.update(values)
     try:
-        for piece in map(memoryview, (header, numbers, digest.digest())):
+        for piece in map(memoryview, (header, values, digest.digest())):
             while piece:
                 piece = piece[stream.write(piece) :]
     except OSError as error:
@@ -81,7 +83,7 @@ def append_part(stream: FileIO, name: str, array: np.ndarray) -> Place:
 
 
 def appended_parts(file: Path) -> Iterator[tuple[str, Place]]:
-    """The parts of a file that are whole, with their names, up to the first that is not; none of a link or a pipe."""
+    """The names and places of a file's parts, up to the first that is incomplete; none for a link or a pipe."""
     if not is_plain_file(file):
         return
     with file.open("rb") as stream:
@@ -89,7 +91,7 @@ def appended_parts(file: Path) -> Iterator[tuple[str, Place]]:
         while len(header := stream.read(HEADER.size)) == HEADER.size:
             name, rows, columns = HEADER.unpack(header)
             start, nbytes = stream.tell(), 4 * rows * columns
-            if start + nbytes + DIGEST > size:  # else a damaged header would take all memory
+            if start + nbytes + DIGEST > size:  # a damaged header could ask for all memory
                 return
             if hashlib.sha256(header + stream.read(nbytes)).digest() != stream.read(DIGEST):
                 return
@@ -97,15 +99,5 @@ def appended_parts(file: Path) -> Iterator[tuple[str, Place]]:
 
 
 def read_place(place: Place) -> np.ndarray:
-    """An appended part's numbers."""
+    """An appended part's values."""
     return np.fromfile(place.file, "<f4", math.prod(place.shape), offset=place.start).reshape(place.shape)
-
-
-def _content(part: Path) -> bytes | None:
-    try:
-        if not is_plain_file(part):
-            return None
-        content = part.read_bytes()
-    except OSError:
-        return None
-    return content[:-DIGEST] if hashlib.sha256(content[:-DIGEST]).digest() == content[-DIGEST:] else None

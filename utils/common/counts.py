@@ -2,5 +2,5 @@
 
 
 def counted(count: int, noun: str) -> str:
-    """A count with its noun, whose plural ends in -s (or -es): 1 clip, 2 clips, 2 batches."""
+    """A count and its noun, in the plural unless it is 1: 1 clip, 2 clips, 2 batches."""
     return f"{count} {noun}{'' if count == 1 else 'es' if noun.endswith(('ch', 's', 'x')) else 's'}"

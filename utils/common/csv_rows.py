@@ -1,4 +1,4 @@
-"""CSV files that people write: read row by row, or refused in one line that names the row."""
+"""CSV files that people write; an error names the line."""
 
 import csv
 import io
@@ -8,15 +8,14 @@ from pathlib import Path
 
 from utils.common.errors import UserError
 
-Rows = Iterator[tuple[int, dict[str, str]]]  # the line that a row ends on, and its cells; absent ones are empty
+Rows = Iterator[tuple[int, dict[str, str]]]  # the line that a row ends on, and its cells, "" where absent
 
 
 def csv_rows(path: Path | str, advice: str) -> tuple[list[str], Rows]:
     """The header and the rows of a CSV file in UTF-8, with or without BOM.
 
-    Raises:
-        UserError: no such file (then with the advice), not UTF-8, not CSV, a row with surplus cells, or a cell with a
-            NUL character or beyond the csv module's limit of 131,072 characters.
+    Raises UserError for a missing file (with the advice), text that is not UTF-8 or not CSV, a row with surplus cells,
+    and a cell with a NUL character or beyond the csv module's limit of 131,072 characters.
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file; {advice}")
@@ -26,13 +25,13 @@ def csv_rows(path: Path | str, advice: str) -> tuple[list[str], Rows]:
         line = error.object.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}: line {line}: not UTF-8 text; save the file as UTF-8") from None
     reader = csv.DictReader(io.StringIO(text, newline=""), restval="", strict=True)
-    with _named_row(path, reader):
+    with _csv_errors(path, reader):
         header = list(reader.fieldnames or [])
     return header, _rows(path, reader)
 
 
 def _rows(path: Path | str, reader: csv.DictReader) -> Rows:
-    with _named_row(path, reader):
+    with _csv_errors(path, reader):
         for row in reader:
             line = reader.line_num
             if None in row:
@@ -43,7 +42,7 @@ def _rows(path: Path | str, reader: csv.DictReader) -> Rows:
 
 
 @contextmanager
-def _named_row(path: Path | str, reader: csv.DictReader) -> Iterator[None]:
+def _csv_errors(path: Path | str, reader: csv.DictReader) -> Iterator[None]:
     try:
         yield
     except csv.Error as error:
@@ -52,12 +51,12 @@ def _named_row(path: Path | str, reader: csv.DictReader) -> Iterator[None]:
 
 
 def shown_header(header: Sequence[str]) -> str:
-    """A header as an error line shows it."""
+    """A header as an error message shows it."""
     return ",".join(header).encode("unicode_escape").decode()[:200] or "absent"
 
 
 def refuse_repeated(path: Path | str, header: Sequence[str], columns: Iterable[str]) -> None:
-    """Raise UserError where one of the columns stands twice in a header."""
+    """Raise UserError where a header holds one of the columns twice."""
     for column in columns:
         if header.count(column) > 1:
             raise UserError(f"{path}: line 1: the column {column} stands twice; remove one")

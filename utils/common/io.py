@@ -1,4 +1,4 @@
-"""Files that are whole or absent, JSON and CSV; progress that suits the output."""
+"""Atomic writes, JSON and CSV files, progress."""
 
 import csv
 import glob
@@ -8,20 +8,21 @@ import re
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from utils.common.errors import UserError
 
+HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path` at once, else it is removed.
+    """Yield a temporary path beside `path`. On success it replaces `path` in one step; on failure it is removed.
 
-    The body does nothing but write, or what fails in other ways than by the errors of `written`.
+    The body only writes: every OSError and RuntimeError in it counts as a failed write.
     """
     with written(path), replaced(path) as temporary:
         yield temporary
@@ -29,7 +30,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def replaced(path: Path | str) -> Iterator[Path]:
-    """`atomic_write` for a body that computes as well, and writes within `written`."""
+    """`atomic_write` for a body that also computes, and wraps its writes in `written`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = new_beside(path, "tmp")
@@ -45,57 +46,41 @@ def replaced(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def written(path: Path | str) -> Iterator[None]:
-    """Raise a UserError of `path` where a write fails; h5py and torch tell of a full disk by a RuntimeError."""
+    """Turn a failed write into a UserError that names `path`. h5py and torch report a full disk as RuntimeError."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if isinstance(error.__context__, KeyboardInterrupt):  # torch.save makes an error of its own out of ctrl-C
+        if isinstance(error.__context__, KeyboardInterrupt):  # torch.save raises a RuntimeError after ctrl-C
             raise KeyboardInterrupt from None
-        raise unwritable(Path(path), error) from None
+        raise unwritable(path, error) from None
 
 
-def unwritable(path: Path, error: OSError | RuntimeError) -> UserError:
-    """What to raise where a write to `path` failed."""
-    why = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
-    return UserError(f"{path}: could not be written ({why}); is the disk full, or not yours to write?")
-
-
-def require_room(path: Path | str, size: int) -> None:
-    """Raise UserError unless `size` bytes fit beside `path`: HDF5 may crash where a write of its own fails."""
-    path = Path(path)
-    if not hasattr(os, "posix_fallocate"):
-        return
-    try:
-        with tempfile.TemporaryFile(dir=path.parent) as probe:
-            os.posix_fallocate(probe.fileno(), 0, size)
-    except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror}): it takes {size / 1e6:.1f} MB") from None
-
-
-_HOST = re.sub(r"[^\w-]", "-", socket.gethostname())
+def unwritable(path: Path | str, error: OSError | RuntimeError) -> UserError:
+    """The UserError for a failed write to `path`."""
+    reason = (getattr(error, "strerror", None) or str(error)).partition("\n")[0]
+    return UserError(f"{path}: could not be written ({reason}); is the disk full, or the folder read-only?")
 
 
 def new_beside(path: Path, kind: str) -> Path:
-    """A hidden name of this process beside `path`; what killed processes of this machine left there is removed."""
-    for left in path.parent.glob(f".{glob.escape(path.name)}.{_HOST}.*.*"):
-        pid = left.name.split(".")[-2]
-        if pid.isdigit() and not _runs(int(pid)):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
-    return path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.{kind}")
+    """A hidden path beside `path`, named after this process. Removes those of killed processes of this machine."""
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.{HOST}.*.*"):
+        pid = leftover.name.split(".")[-2]
+        if pid.isdigit() and not _is_running(int(pid)):
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink(missing_ok=True)
+    return path.with_name(f".{path.name}.{HOST}.{os.getpid()}.{kind}")
 
 
-def _runs(pid: int) -> bool:
+def _is_running(pid: int) -> bool:
     try:
-        os.kill(pid, 0)  # asks, and does not kill
+        with suppress(PermissionError):  # another user's process
+            os.kill(pid, 0)  # signal 0 only checks
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
     return True
 
 
 def write_json(path: Path | str, content: object) -> None:
-    """Write `content` as indented JSON; NaN and infinities are refused (they are not JSON)."""
+    """Write `content` as indented JSON. Raises ValueError for NaN and infinities, which JSON lacks."""
     with atomic_write(path) as temporary:
         text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -109,7 +94,7 @@ def read_json(path: Path | str, made_by: str) -> dict:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid JSON ({error}); run {made_by} again") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: not as {made_by} writes it; run that again")
+        raise UserError(f"{path}: not a JSON object; run {made_by} again")
     return content
 
 
@@ -120,7 +105,7 @@ def write_csv(path: Path | str, header: list[str], rows: Iterable[Iterable[objec
 
 
 def write_rows(path: Path, header: list[str], rows: Iterable[Iterable[object]]) -> None:
-    """`write_csv` into a file that is made whole by others."""
+    """`write_csv`, but not atomic."""
     with path.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(header)
@@ -128,7 +113,7 @@ def write_rows(path: Path, header: list[str], rows: Iterable[Iterable[object]]) 
 
 
 def is_plain_file(path: Path) -> bool:
-    """Whether there is a file itself: no link to one, and no pipe, which a reader would wait for."""
+    """Whether `path` is a file itself: no link, and no pipe, on which a reader would block."""
     return path.is_file() and not path.is_symlink()
 
 
@@ -139,7 +124,7 @@ def require_file(path: Path | str, made_by: str) -> None:
 
 
 def progress(items: Iterable, title: str, total: int, seconds: float = 10.0) -> Iterator:
-    """Iterate with a tqdm bar on a terminal, else with a plain line every `seconds`."""
+    """Iterate with a tqdm bar on a terminal, elsewhere with a plain line every `seconds`."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -1,5 +1,6 @@
-"""What one process at a time does."""
+"""A lock that one process holds at a time."""
 
+import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,18 +10,13 @@ from utils.common.errors import UserError
 
 @contextmanager
 def held(lock: Path | str, complaint: str) -> Iterator[None]:
-    """Hold a lock file, or raise the complaint as UserError where another process has it.
+    """Hold a lock file, or raise UserError(complaint) where another process holds it.
 
-    It ends with the process, however that ends, and child processes do not have it.
+    The system releases the lock when the process ends, however it ends. Child processes do not inherit it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     lock = Path(lock)
     if lock.is_symlink() or (lock.exists() and not lock.is_file()):
-        raise UserError(f"{lock}: is a link or no file; remove it")
+        raise UserError(f"{lock}: is a link or not a file; remove it")
     with lock.open("a") as stream:
         try:
             fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

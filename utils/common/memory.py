@@ -1,13 +1,13 @@
-"""How much memory there is, and whether what is freed is kept."""
+"""Free memory, and whether glibc keeps what is freed."""
 
 import ctypes
 from pathlib import Path
 
-CGROUP = Path("/sys/fs/cgroup")  # of a container: its limit is not the machine's
+CGROUP = Path("/sys/fs/cgroup")  # holds a container's limit
 
 
 def free_memory() -> float:
-    """Bytes of memory that a process can still take; infinite where the system does not tell."""
+    """Bytes of memory that a process can still take; infinite where the system does not say."""
     return min(_free_of_machine(), _free_of_container())
 
 
@@ -21,23 +21,23 @@ def _free_of_machine() -> float:
 
 def _free_of_container() -> float:
     try:
-        limit, taken = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
-        parts = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
-        return float(limit - taken + int(parts["inactive_file"]))  # files that were read: given back where asked for
+        limit, used = (int((CGROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        return float(limit - used + int(statistics["inactive_file"]))  # the system frees cached files on demand
     except (OSError, ValueError, KeyError):  # "max" is no limit
         return float("inf")
 
 
 def keep_freed_memory(keep: bool = True) -> None:
-    """Let glibc keep the memory that is freed, or go back to its own ways; other C libraries are left alone.
+    """Have glibc keep freed memory, or restore its defaults; other C libraries are left alone.
 
-    By itself it gives large blocks back to the system at once. A training step frees and takes hundreds of them, and
-    faulting them in anew is a quarter of its time on a CPU.
+    By default glibc returns large blocks to the system at once. A training step frees and allocates hundreds of them,
+    and faulting them in again takes a quarter of its time on a CPU.
     """
     try:
         set_option = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    set_option(-1, 2**31 - 1 if keep else 2**26)  # M_TRIM_THRESHOLD, bytes; otherwise what it grows to by itself
-    set_option(-3, 2**25)  # M_MMAP_THRESHOLD, bytes, likewise
+    set_option(-1, 2**31 - 1 if keep else 2**26)  # M_TRIM_THRESHOLD, bytes; glibc raises the default to about 2**26
+    set_option(-3, 2**25)  # M_MMAP_THRESHOLD, bytes; likewise
     set_option(-4, 0 if keep else 2**16)  # M_MMAP_MAX, blocks

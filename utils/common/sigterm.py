@@ -1,8 +1,8 @@
 """Obey SIGTERM at once, even while the main thread waits in a collective.
 
-torchrun ends what is left of a run by SIGTERM, but Python runs signal handlers in the main thread, between two
-instructions: a process that waits in C code for a dead peer would never run one. The signal's number, however, is
-written to a pipe right away, and the thread that reads it is free.
+torchrun ends a run by SIGTERM. Python runs signal handlers in the main thread between two instructions, so never while
+that thread waits in C code for a dead peer. But it writes the signal's number to a pipe at once, where another thread
+reads it.
 """
 
 import os
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 
 def call_on_sigterm(function: Callable[[], None]) -> None:
-    """Call the function, in a thread of its own, when SIGTERM comes; it has to end the process by itself."""
+    """Call the function, which must end the process, in a thread when SIGTERM arrives."""
     signals, pipe = os.pipe()
     os.set_blocking(pipe, False)
     signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)

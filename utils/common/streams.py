@@ -1,4 +1,4 @@
-"""Standard output and error that take any text, and that end a command quietly where nobody reads on."""
+"""Standard output and error that accept any text, and end a command silently when their reader has gone."""
 
 import errno
 import os
@@ -8,17 +8,17 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import NoReturn, TextIO
 from unicodedata import category
 
-KEPT = "\n\t"  # of the control characters
-PIPE_CLOSED = 141  # the status that a shell gives for an end by SIGPIPE, as of `cat` in `cat FILE | head`
+KEPT = "\n\t"  # control characters that are printed as they are
+PIPE_CLOSED = 141  # a shell's exit status after SIGPIPE, as of `cat` in `cat FILE | head`
 
 
 @contextmanager
 def standard_streams() -> Iterator[None]:
-    """Within it, sys.stdout and sys.stderr are `Stream`s; at its end they are flushed, before Python does it.
+    """Make sys.stdout and sys.stderr `Stream`s within the block, and flush them at its end, before Python does.
 
-    One that was closed before the command began takes everything, and shows nothing.
+    A stream that was closed before the command began discards everything.
     """
-    # opened for good: the next file would get the closed one's number, and what C code prints to that
+    # never closed: the next file would get the number of the closed stream, and what C code prints to that
     out, err = (Stream(stream or open(os.devnull, "w")) for stream in (sys.stdout, sys.stderr))  # noqa: PTH123, SIM115
     with redirect_stdout(out), redirect_stderr(err):
         try:
@@ -29,10 +29,9 @@ def standard_streams() -> Iterator[None]:
 
 
 class Stream:
-    """A text stream that shows what cannot or should not be printed as escapes: \\u001b, \\xe9.
+    """A text stream that prints escapes (\\u001b, \\xe9) for what its encoding lacks or a terminal would obey.
 
-    A write that fails ends the command by SystemExit. That is no Exception: on its way up nothing takes it for an error
-    of its own, as logging and `atomic_write` would.
+    A failed write raises SystemExit. As that is not an Exception, logging and `atomic_write` do not handle it.
     """
 
     def __init__(self, stream: TextIO):
@@ -42,7 +41,7 @@ class Stream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        start = "\r" if text.startswith("\r") else ""  # tqdm's way back to the start of a line
+        start = "\r" if text.startswith("\r") else ""  # tqdm returns to the start of the line
         encoding = self._stream.encoding or "utf-8"
         shown = visible(text.removeprefix(start)).encode(encoding, "backslashreplace").decode(encoding)
         try:
@@ -58,26 +57,27 @@ class Stream:
             self._end(error)
 
     def _end(self, error: OSError) -> NoReturn:
-        """End the command; what is left in the stream goes nowhere, or Python would try again and complain."""
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
-        if error.errno != errno.EPIPE:
-            print(f"error: {self._stream.name}: could not be written ({error.strerror})", file=sys.stderr)
-        raise SystemExit(PIPE_CLOSED if error.errno == errno.EPIPE else 2) from None
+        """End the command. The rest of the stream's buffer is discarded, or Python would write it again and fail."""
+        devnull = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(devnull, self._stream.fileno())
+        os.close(devnull)
+        if error.errno == errno.EPIPE:
+            raise SystemExit(PIPE_CLOSED) from None
+        print(f"error: {self._stream.name}: could not be written ({error.strerror})", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def visible(text: str, kept: str = KEPT) -> str:
-    """A text in which what could move a terminal's cursor, or turn a line around, stands as its escape.
+    """Escape the characters that could move a terminal's cursor or reverse a line. JSON stays the same JSON.
 
-    These are Unicode's categories C (control, format, surrogate, unassigned) and its line separators. JSON stays JSON.
+    These are Unicode's categories C (control, format, surrogate, unassigned) and its line separators.
     """
     if text.isprintable():
         return text
-    return "".join(_escape(character) if _moves(character, kept) else character for character in text)
+    return "".join(_escape(character) if _moves_cursor(character, kept) else character for character in text)
 
 
-def _moves(character: str, kept: str) -> bool:
+def _moves_cursor(character: str, kept: str) -> bool:
     return (category(character)[0] == "C" or character in "\u2028\u2029") and character not in kept
 
 

@@ -1,7 +1,7 @@
-"""Processes that share out tasks with this one.
+"""Worker processes that share tasks with this process.
 
-Each is a fresh Python, since a fork of a process that has threads can hang. Nor does this process start a thread for
-them: where the system refuses a process or a thread, that is an error here, and no wait without an end.
+Each worker is a fresh Python, since forking a process that has threads can hang. This process starts no thread for
+them: where the system refuses a process or a thread, the command must fail rather than wait for ever.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.reduction import ForkingPickler
@@ -24,21 +24,21 @@ T = TypeVar("T")
 Task = Callable[[], T]
 
 SPAWN = multiprocessing.get_context("spawn")
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}  # of a worker
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 @contextmanager
-def results_of(tasks: Sequence[Task[T]], workers: int, killed: str) -> Iterator[Iterator[T]]:
-    """Within it, the tasks' results, in order: the workers, of which this process is one, take a task after the other.
+def results_of(tasks: Sequence[Task[T]], workers: int, advice: str) -> Iterator[Iterator[T]]:
+    """Yield the tasks' results, in order. The workers, this process among them, take one task after another.
 
-    Ctrl-C ends all at once, an error once each has done the task that it is at.
+    Ctrl-C ends the workers at once; an error ends them after their current tasks.
 
     Args:
         tasks: functions that can be pickled.
-        workers: how many; no more are started than there are tasks.
-        killed: the advice where a worker was killed.
+        workers: how many; at most one per task is started.
+        advice: what to do if a worker is killed.
 
-    Raises UserError where one was, and what a task raised.
+    Raises UserError where a worker was killed, and what a task raised.
     """
     if min(workers, len(tasks)) < 2:
         yield (task() for task in tasks)
@@ -48,91 +48,85 @@ def results_of(tasks: Sequence[Task[T]], workers: int, killed: str) -> Iterator[
         team.start(min(workers, len(tasks)) - 1)
         yield team.results()
     except (_Killed, KeyboardInterrupt, SystemExit) as error:
-        team.terminate(team.processes)
+        for process in team.processes.values():
+            process.terminate()
         if isinstance(error, _Killed):
-            raise UserError(f"a process was killed, perhaps for want of memory; {killed}") from None
+            raise UserError(f"a process was killed, perhaps for want of memory; {advice}") from None
         raise
     finally:
         team.end()
 
 
 class _Killed(Exception):
-    """A worker has ended that had not done its share."""
+    """A worker ended before its work was done."""
 
 
 class _Team:
-    """This process and its workers.
-
-    Args:
-        tasks: what there is to do.
-    """
+    """This process and its workers."""
 
     def __init__(self, tasks: Sequence[Task[Any]]):
         self.tasks = tasks
-        self.told = SPAWN.RawArray("c", bytes(ForkingPickler.dumps(tasks)))  # a pipe would wait until a worker reads it
-        self.following = SPAWN.Value("q", 0)  # the number of the task that whoever is free takes
+        self.pickled = SPAWN.RawArray("c", bytes(ForkingPickler.dumps(tasks)))  # writing to a pipe waits for its reader
+        self.next_task = SPAWN.Value("q", 0)
         self.processes: dict[Connection, multiprocessing.Process] = {}
-        self.ready: set[Connection] = set()  # these have begun
-        self.done: dict[int, Any] = {}  # results, or errors, by the task's number
+        self.ready: set[Connection] = set()  # these workers have finished their imports
+        self.outcomes: dict[int, Any] = {}  # results, or errors, by the task's number
 
     def start(self, workers: int) -> None:
-        """Start worker processes, which take seconds to be ready."""
+        """Start worker processes. They take seconds to import what they need."""
         with for_a_worker():
             for _ in range(workers):
                 pipe, end = SPAWN.Pipe()
-                process = SPAWN.Process(target=_work, args=(end, self.told, self.following), daemon=True)
+                process = SPAWN.Process(target=_work, args=(end, self.pickled, self.next_task), daemon=True)
                 try:
                     process.start()
                 except OSError as error:
                     pipe.close()
-                    why = f"{len(self.processes) + 1} workers, since no more can be started ({error.strerror})"
-                    warnings.warn(why, stacklevel=1)
+                    count = len(self.processes) + 1
+                    warnings.warn(f"{count} workers, since no more can be started ({error.strerror})", stacklevel=1)
                     return
                 finally:
                     end.close()
                 self.processes[pipe] = process
 
     def results(self) -> Iterator[Any]:
-        """Work as the others do, and wait for their results at the end."""
+        """Yield the results in order. This process works, too, until no task is left, and then waits."""
         working = set(self.processes)
         for number in range(len(self.tasks)):
-            while number not in self.done:
-                if (own := _take(self.following)) < len(self.tasks):
-                    self.done[own] = _outcome(self.tasks[own])
-                for pipe in wait(working, 0 if own < len(self.tasks) else None):
-                    if not self._listen(pipe):
+            while number not in self.outcomes:
+                if (taken := _take(self.next_task)) < len(self.tasks):
+                    self.outcomes[taken] = _outcome(self.tasks[taken])
+                for pipe in wait(working, 0 if taken < len(self.tasks) else None):
+                    if not self._receive(pipe):
                         working.remove(pipe)
-            result = self.done.pop(number)
-            if isinstance(result, Exception):
-                raise result
-            yield result
+            outcome = self.outcomes.pop(number)
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
 
-    def _listen(self, pipe: Connection) -> bool:
-        """Take what a worker tells; whether there is more to come."""
+    def _receive(self, pipe: Connection) -> bool:
+        """Receive a worker's outcomes. Returns whether more will follow."""
         try:
-            results = pipe.recv()
+            outcomes = pipe.recv()
         except (EOFError, ConnectionError):
             raise _Killed from None
         self.ready.add(pipe)
-        self.done |= results or {}
-        return results is not None
-
-    def terminate(self, pipes: Iterable[Connection]) -> None:
-        """End workers in the middle of what they are at."""
-        for pipe in pipes:
-            self.processes[pipe].terminate()
+        self.outcomes |= outcomes or {}
+        return outcomes is not None
 
     def end(self) -> None:
-        """Let the workers do the task that they are at; those that are not ready yet have none."""
-        self.terminate(pipe for pipe in self.processes if pipe not in self.ready and not pipe.poll())
+        """Wait until the workers have finished their current tasks. Those that are still importing have none."""
         for pipe, process in self.processes.items():
-            pipe.close()  # who has a result to tell, ends
+            if pipe not in self.ready and not pipe.poll():
+                process.terminate()
+        for pipe, process in self.processes.items():
+            pipe.close()  # a worker that has an outcome to send ends
             process.join()
 
 
 @contextmanager
 def for_a_worker() -> Iterator[None]:
-    """Within it, processes start with one thread and without ctrl-C, which comes to all: this process sees to it."""
+    """Start processes within the block with one thread each and ctrl-C blocked: this process ends them."""
     before = dict(os.environ)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(ONE_THREAD)
@@ -144,25 +138,25 @@ def for_a_worker() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _work(pipe: Connection, told: ctypes.Array, following: Synchronized) -> None:
-    """A worker: do tasks, and tell what came of each, until none is left or nobody listens."""
+def _work(pipe: Connection, pickled: ctypes.Array, next_task: Synchronized) -> None:
+    """A worker: do tasks and send their outcomes, until no task is left or nobody listens."""
     with suppress(EOFError, ConnectionError):
-        if _ends_with_parent():  # else the others do its share
+        if _end_with_parent():  # else the other workers do all tasks
             pipe.send({})
-            tasks = ForkingPickler.loads(told.raw)
-            while (number := _take(following)) < len(tasks):
+            tasks = ForkingPickler.loads(pickled.raw)
+            while (number := _take(next_task)) < len(tasks):
                 pipe.send({number: _outcome(tasks[number])})
         pipe.send(None)
 
 
-def _take(following: Synchronized) -> int:
-    with following.get_lock():
-        following.value += 1
-        return following.value - 1
+def _take(next_task: Synchronized) -> int:
+    with next_task.get_lock():
+        next_task.value += 1
+        return next_task.value - 1
 
 
 def _outcome(task: Task[T]) -> T | Exception:
-    """What a task returns, or raises; where that is a fault of ours, with its traceback."""
+    """What a task returns or raises; a bug's traceback becomes a note of the error."""
     try:
         return task()
     except Exception as error:
@@ -171,8 +165,8 @@ def _outcome(task: Task[T]) -> T | Exception:
         return error
 
 
-def _ends_with_parent() -> bool:
-    """Have this process end with its parent, even where that is killed; whether there can be a thread to see to it."""
+def _end_with_parent() -> bool:
+    """End this process when its parent ends or is killed. Returns False where the thread for this cannot be started."""
     parent = multiprocessing.parent_process()
 
     def end() -> None:
