@@ -24,7 +24,7 @@ from tests.helpers import (
     tiny_conf,
 )
 from utils.conf.reading import load_conf
-from utils.trial.preprocessing import sources
+from utils.trial.dataset_provenance import sources
 
 STEPS = [f"preprocessing/{name}.py" for name in PREPROCESSING[1:]]
 SCORE, MEASURE, REPORT = (f"postprocessing/{name}.py" for name in POSTPROCESSING)

@@ -12,7 +12,7 @@ from utils.conf.section import Section
 from utils.conf.values import flat
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import Score
-from utils.trial.preprocessing import step_settings
+from utils.trial.dataset_provenance import step_settings
 from utils.trial.score_files import PUBLISHED
 
 CONF = ROOT / "conf.yaml"

@@ -10,7 +10,7 @@ from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import write_json
 from utils.common.processes import pick_device
-from utils.common.steps import EMBEDDING, INDEXING, MEASURING, SCORING, TRAINING
+from utils.common.steps import EMBEDDING, INDEXING, MEASURING, SCORING, TRAINING, stage_files
 from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split
 from utils.dataset.index import TEXT_COLUMNS, read_table
@@ -23,9 +23,9 @@ from utils.retrieval_utils import per_query_both_directions, slices
 from utils.score_utils import Score, caption_word_weights, inverse_document_frequency
 from utils.trial.checkpoint import Trained
 from utils.trial.checks import check_trial
+from utils.trial.dataset_provenance import holds, sources
 from utils.trial.identity import data_digests
-from utils.trial.names import BEST, RETRIEVAL_METRICS
-from utils.trial.preprocessing import holds, sources
+from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.provenance import record_outputs
 from utils.trial.relevance import extra_relevant_pairs, measured_by
 from utils.trial.score_files import (
@@ -53,9 +53,9 @@ def score_trial(trial: Trial) -> None:
     device = pick_device()
     prepare_model(conf, best.model, device)
     best.score.to(device)
-    outputs = [path(trial.path, name) for name in splits for path in (scores_path, word_scores_path)]
+    inputs, outputs = (stage_files(trial.path, names, splits) for names in (SCORING.inputs, SCORING.outputs))
     data = data_digests(conf, splits, *([paths.word_extra] if extra else []))
-    with record_outputs(trial.path, SCORING, [trial.path / BEST], outputs, data=data, sources=sources(conf)):
+    with record_outputs(trial.path, SCORING, inputs, outputs, data=data, sources=sources(conf)):
         for name in splits:
             split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, conf.data_conf.cache)
             scores_path(trial.path, name).unlink(missing_ok=True)  # of before, which nothing would tell from new ones

@@ -11,8 +11,8 @@ from utils.data_utils import Split, load_split, on_device
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
 from utils.memory_utils import require_memory
+from utils.trial.dataset_provenance import check_steps
 from utils.trial.identity import data_digests
-from utils.trial.preprocessing import check_steps
 from utils.trial.relevance import require_pairs
 
 
