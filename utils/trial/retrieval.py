@@ -31,7 +31,6 @@ from utils.trial.relevance import extra_relevant_pairs, measured_by
 from utils.trial.score_files import (
     Captions,
     load_scores,
-    matrix_size,
     new_word_scores,
     save_scores,
     scores_path,
@@ -117,7 +116,7 @@ def _write_matrix(trial: Trial, name: str, split: Split) -> None:
     """Write a split's scores of clips with captions by those of words, unless they are too large or not wanted."""
     conf, best = trial.conf, trial.best
     clips, captions = len(split.fids), len(split.tids)
-    size = matrix_size(captions, clips)
+    size = 4 * captions * clips  # bytes
     if conf.xmodal_scores == "always" or (conf.xmodal_scores == "auto" and size <= LARGEST_MATRIX):
         path = scores_path(trial.path, name)
         save_scores(path, load_scores(word_scores_path(trial.path, name), best.epoch, str(best.score)))
