@@ -34,7 +34,7 @@ def data(tmp_path):
     return conf, tmp_path
 
 
-def test_what_nothing_has_touched_passes(data):
+def test_an_unchanged_data_set_passes(data):
     conf, folder = data
     check_steps(conf(), CLEANING, INDEXING)
     check_steps(conf("param_conf.seed=3", "audio_logmel.workers=2"), CLEANING, INDEXING)
@@ -42,7 +42,7 @@ def test_what_nothing_has_touched_passes(data):
     check_steps(conf(), CLEANING, INDEXING)
 
 
-def test_a_step_that_did_not_run_is_named(data):
+def test_a_missing_step_is_named(data):
     with pytest.raises(UserError, match=r"no record of preprocessing/3_word2vec_embeddings\.py; run it"):
         check_steps(data[0](), CLEANING, EMBEDDING)
 
@@ -62,7 +62,7 @@ def test_a_changed_file_is_named_with_the_step_to_run(data, file, changed):
         check_steps(conf(), CLEANING, INDEXING)
 
 
-def test_a_split_that_a_step_did_not_make_is_named(data):
+def test_a_split_without_a_record_is_named(data):
     """Its file may be one of other settings, whose record is gone."""
     conf, folder = data
     (folder / "y_text.csv").write_text("other")
@@ -70,7 +70,7 @@ def test_a_split_that_a_step_did_not_make_is_named(data):
         check_steps(conf("data_conf.eval_data=y"), INDEXING)
 
 
-def test_a_step_run_again_makes_the_later_one_stale(data):
+def test_running_a_step_again_makes_later_steps_stale(data):
     conf, folder = data
     (folder / CLEAN).write_text("cleaned otherwise")
     record_step(conf(), CLEANING)
@@ -79,7 +79,7 @@ def test_a_step_run_again_makes_the_later_one_stale(data):
         check_steps(conf(), CLEANING, INDEXING)
 
 
-def test_what_changes_while_a_step_reads_it_is_noticed_by_the_next(data):
+def test_an_input_that_changes_while_a_step_runs_is_refused_by_the_next_step(data):
     conf, folder = data
     with record_step_outputs(conf(), CLEANING):
         (folder / RAW).write_text("edited meanwhile")
@@ -87,13 +87,13 @@ def test_what_changes_while_a_step_reads_it_is_noticed_by_the_next(data):
         check_steps(conf(), CLEANING)
 
 
-def test_other_settings_are_named(data):
+def test_a_changed_setting_is_named(data):
     conf, _ = data
     with pytest.raises(UserError, match="named_entities replace, but it is now keep"):
         check_steps(conf("text_cleaning.named_entities=keep"), CLEANING)
 
 
-def test_settings_that_play_no_part_may_change(data):
+def test_settings_that_are_not_in_use_may_change(data):
     conf, folder = data
     (folder / "word2vec_embeds.npz").touch()
     source, epochs = "word2vec_embeddings.source=", "word2vec_embeddings.train.epochs=3"
@@ -105,7 +105,7 @@ def test_settings_that_play_no_part_may_change(data):
         check_steps(conf(source + "train"), EMBEDDING)
 
 
-def test_an_output_holds_while_file_and_settings_are_as_recorded(data):
+def test_an_output_holds_while_its_file_and_settings_are_unchanged(data):
     conf, folder = data
     path = folder / "x_audio_logmels.hdf5"
     path.write_text("log-mels")
@@ -132,7 +132,7 @@ def test_an_output_holds_while_file_and_settings_are_as_recorded(data):
         ("[" * 100_000, "the file': Invalid JSON"),
     ],
 )
-def test_a_garbled_record_is_one_line_that_loses_nothing(tmp_path, content, what):
+def test_a_garbled_record_is_refused_in_one_line(tmp_path, content, what):
     """Of a trial it is never to be removed: nothing can make it again."""
     (tmp_path / PROVENANCE).write_text(content)
     for advice in ("move it away, and run the steps again", "put a copy back"):
@@ -163,7 +163,7 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
     assert versions()["clean"] is False
 
 
-def test_the_order_of_entries_is_the_order_of_steps(data):
+def test_entries_are_in_the_order_of_the_steps(data):
     conf, folder = data
     record_step(conf(), CLEANING)
     assert list(json.loads((folder / PROVENANCE).read_text())) == [CLEANING, INDEXING]
