@@ -19,7 +19,7 @@ from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
 from utils.common.digests import file_digest
 from utils.common.io import write_csv, write_json
-from utils.common.steps import CLEANING, EMBEDDING, INDEXING, PREPROCESSING, SCORING
+from utils.common.steps import CLEANING, EMBEDDING, INDEXING, PREPROCESSING, SCORING, Stage
 from utils.conf.load import load_conf, save_conf
 from utils.conf.schema import Conf
 from utils.data_utils import Split
@@ -31,9 +31,9 @@ from utils.model_utils import TrainState, build_state
 from utils.retrieval_utils import slices
 from utils.score_utils import Batch, caption_word_weights
 from utils.trial.checkpoint import checkpoint_bytes
+from utils.trial.dataset_provenance import record_step_outputs, step_outputs
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
-from utils.trial.preprocessing import record_step_outputs, step_outputs
 from utils.trial.provenance import record_outputs
 from utils.trial.score_files import Captions, WordScores, new_word_scores, save_word_scores, word_scores_path
 
@@ -173,12 +173,12 @@ def write_captions(path: Path, rng: np.random.Generator, clips: dict[str, Clip],
     write_csv(path, TEXT_COLUMNS, rows)
 
 
-def record_as_made(conf: Conf, *steps: str) -> None:
+def record_as_made(conf: Conf, *steps: Stage) -> None:
     """Record preprocessing steps that were not run; their missing outputs are created empty."""
     for step in steps:
         for path in step_outputs(conf, step):
             path.touch()
-        with record_step_outputs(conf, step, []):
+        with record_step_outputs(conf, step):
             pass
 
 

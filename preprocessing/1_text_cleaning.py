@@ -20,14 +20,14 @@ from utils.dataset.captions import clean_caption, correct_words, hyphenated_word
 from utils.dataset.index import CLEAN_COLUMNS
 from utils.dataset.named_entities import replace_named_entities
 from utils.dataset.paths import DatasetPaths
-from utils.trial.preprocessing import record_step_outputs
+from utils.trial.dataset_provenance import record_step_outputs
 
 
 def main() -> None:
     conf = conf_from_command(__doc__)
     paths = DatasetPaths(conf.data_conf.dataset)
     paths.require()
-    with record_step_outputs(conf, CLEANING, map(paths.raw_captions, conf.data_conf.splits)):
+    with record_step_outputs(conf, CLEANING):
         for split in conf.data_conf.splits:
             clean_split(conf, paths, split)
 

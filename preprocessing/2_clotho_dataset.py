@@ -27,7 +27,7 @@ from utils.dataset.index import (
     vocabulary_info,
 )
 from utils.dataset.paths import DatasetPaths
-from utils.trial.preprocessing import check_steps, record_step_outputs
+from utils.trial.dataset_provenance import check_steps, record_step_outputs
 
 SHOWN = 20  # problems on the terminal; the file lists them all
 
@@ -39,7 +39,7 @@ def main() -> None:
     require_audio = conf.clotho_dataset.require_audio
     config = conf.audio_logmel.config
     splits = conf.data_conf.splits
-    with record_step_outputs(conf, INDEXING, map(paths.clean_captions, splits)):
+    with record_step_outputs(conf, INDEXING):
         index = {split: index_split(paths, split, require_audio, CRNNEncoder.rate, config) for split in splits}
         report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
         write_index(paths, index)

@@ -30,7 +30,7 @@ from utils.dataset.word_vectors import (
     train_vectors,
     wanted_vectors,
 )
-from utils.trial.preprocessing import check_steps, record_step_outputs
+from utils.trial.dataset_provenance import check_steps, record_step_outputs
 
 
 def main() -> None:
@@ -39,7 +39,7 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING, INDEXING)
     sources = {"file": [Path(settings.file or "")], "train": [paths.text(conf.data_conf.train_data)]}
-    with record_step_outputs(conf, EMBEDDING, [paths.vocab_info, *sources.get(settings.source, [])]):
+    with record_step_outputs(conf, EMBEDDING, *sources.get(settings.source, [])):
         vocabulary = read_vocabulary(paths)
         vectors = source_vectors(conf, paths, vocabulary)
         embeddings, coverage = embed_vocabulary(

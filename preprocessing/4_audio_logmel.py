@@ -27,7 +27,7 @@ from utils.dataset.audio import Clip
 from utils.dataset.index import read_clips
 from utils.dataset.log_mel_store import LogMelStore, Sound, part_name
 from utils.dataset.paths import DatasetPaths
-from utils.trial.preprocessing import check_steps, holds, record_step_outputs
+from utils.trial.dataset_provenance import check_steps, holds, record_step_outputs
 
 BATCH = 8  # clips that a worker takes at a time
 WORTH = 256  # clips for which another worker is started: it takes seconds to be ready, and a clip some milliseconds
@@ -45,7 +45,7 @@ def main() -> None:
     worth = 1 + sum(map(len, splits.values())) // WORTH
     workers = conf.audio_logmel.workers or min(os.cpu_count(), worth)
     # All splits in one: a record of a part would take in the other splits' files of before
-    with record_step_outputs(conf, LOG_MELS, [paths.audio_info]):
+    with record_step_outputs(conf, LOG_MELS):
         begun = [SplitLogMels(conf, split, clips) for split, clips in splits.items()]
         tasks = [partial(log_mels.store.finish, batch) for log_mels in begun for batch in log_mels.batches]
         with results_of(tasks, workers, KILLED) as places:

@@ -46,9 +46,9 @@ from utils.report.rankings import Queries
 from utils.retrieval_utils import CaptionScores
 from utils.score_utils import BatchScores, Score, caption_means, caption_word_weights, score_matrix, word_scores
 from utils.trial.checkpoint import checkpoint_bytes
+from utils.trial.dataset_provenance import record_step_outputs, step_outputs
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST, LOG
-from utils.trial.preprocessing import record_step_outputs, step_outputs
 from utils.trial.provenance import record_outputs
 from utils.trial.record import TrialRecord
 from utils.trial.score_files import (
@@ -317,9 +317,9 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     return trial, conf
 
 
-def record_step(conf, step, inputs):
+def record_step(conf, step):
     """A preprocessing step that has done its work already."""
-    with record_step_outputs(conf, step, inputs):
+    with record_step_outputs(conf, step):
         pass
 
 
@@ -334,7 +334,7 @@ def record_preprocessing(conf):
     for step in PREPROCESSING_STEPS:
         for path in step_outputs(conf, step):
             path.touch()
-        record_step(conf, step, [])
+        record_step(conf, step)
 
 
 def write_split(paths, split, files, captions_each, config, rng):

@@ -1,4 +1,4 @@
-"""Every number belongs to one trial, one data set and one set of word vectors: tried through the real commands."""
+"""The real commands never mix trials, data sets or word vectors."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from tests.helpers import (
     tiny_conf,
 )
 from utils.conf.load import load_conf
-from utils.trial.preprocessing import sources
+from utils.trial.dataset_provenance import sources
 
 STEPS = [f"preprocessing/{name}.py" for name in PREPROCESSING[1:]]
 SCORE, MEASURE, REPORT = (f"postprocessing/{name}.py" for name in POSTPROCESSING)
@@ -66,10 +66,10 @@ def warned(script, *arguments):
     return done.stderr
 
 
-# --- 1: which trial --------------------------------------------------------------------------------------
+# --- which trial -----------------------------------------------------------------------------------------
 
 
-def test_settings_choose_the_trial_that_has_them(folder):
+def test_settings_choose_the_newest_trial_run_with_them(folder):
     conf, first = folder / "conf.yaml", only_trial(folder)
     call("main.py", "--conf", conf, RANDOM, "param_conf.num_epoch=0")
     (second,) = set((folder / "output" / "demo").iterdir()) - {first}
@@ -89,13 +89,13 @@ def test_settings_choose_the_trial_that_has_them(folder):
 
 
 @pytest.mark.parametrize(("setting", "key"), [(RANDOM, "sampling"), ("param_conf.num_epoch=9", "num_epoch 1, not 9")])
-def test_a_named_trial_is_not_shown_under_other_settings(finished, setting, key):
+def test_a_named_trial_refuses_other_settings(finished, setting, key):
     for script in (SCORE, MEASURE, REPORT):
         message = refused(script, "--trial", only_trial(finished), setting)
         assert key in message and "leave the setting out" in message
 
 
-def test_the_newest_trial_is_said_to_be_another_than_an_edited_file_asks_for(folder):
+def test_a_warning_says_how_the_newest_trial_differs_from_an_edited_file(folder):
     conf = folder / "conf.yaml"
     settings = yaml.safe_load(conf.read_text())
     conf.write_text(yaml.safe_dump(settings | {"AdamOptimizer": {"lr": 0.5}}))
@@ -103,7 +103,7 @@ def test_the_newest_trial_is_said_to_be_another_than_an_edited_file_asks_for(fol
     assert f"{only_trial(folder)} was run with AdamOptimizer.lr 0.001, not 0.5 as {conf} has" in message
 
 
-def test_a_configuration_that_was_edited_is_not_the_trials(folder):
+def test_an_edited_configuration_of_a_trial_is_refused(folder):
     conf = only_trial(folder) / "conf.yaml"
     conf.write_text(conf.read_text().replace("seed: 0", "seed: 77"))
     for script in (SCORE, MEASURE, REPORT):
@@ -111,10 +111,10 @@ def test_a_configuration_that_was_edited_is_not_the_trials(folder):
         assert "seed is 77 but the trial was run with 0" in message
 
 
-# --- 2: which data set, in a comparison ------------------------------------------------------------------
+# --- which data set, in a comparison ---------------------------------------------------------------------
 
 
-def test_trials_of_other_data_are_not_averaged(folder, tmp_path_factory):
+def test_trials_of_different_data_sets_are_not_compared(folder, tmp_path_factory):
     """The other data set has as many clips and captions, by the same settings."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     conf, zero = tiny_conf(elsewhere), "param_conf.num_epoch=0"
@@ -128,7 +128,7 @@ def test_trials_of_other_data_are_not_averaged(folder, tmp_path_factory):
     assert not (folder / "comparison").exists()
 
 
-# --- 3: which captions and sounds ------------------------------------------------------------------------
+# --- which captions and sounds ---------------------------------------------------------------------------
 
 
 def correct_a_caption(data):
@@ -163,7 +163,7 @@ def test_scores_of_data_that_were_corrected_are_refused(folder, correct):
         call(*command)
 
 
-def test_scores_that_an_earlier_scoring_left_behind_are_refused(folder):
+def test_scores_of_an_earlier_scoring_are_refused(folder):
     """Scored again, on fewer splits: of what lies there from before nothing tells which checkpoint made it."""
     trial, few = only_trial(folder), "data_conf.eval_data=validation"
     call(SCORE, "--trial", trial, few)
@@ -172,10 +172,10 @@ def test_scores_that_an_earlier_scoring_left_behind_are_refused(folder):
     call(MEASURE, "--trial", trial, few)
 
 
-# --- 4: which word vectors -------------------------------------------------------------------------------
+# --- which word vectors ----------------------------------------------------------------------------------
 
 
-def test_word_vectors_are_told_by_their_content(folder):
+def test_word_vectors_are_identified_by_their_content(folder):
     words = json.loads((folder / "data" / "vocab_info.json").read_text())["vocabulary"]
     vectors, conf = folder / "vectors.txt", folder / "conf.yaml"
 
@@ -209,10 +209,10 @@ def test_word_vectors_are_told_by_their_content(folder):
     assert told[0] == told[2] != told[1] == told[3]
 
 
-# --- 5: what is a trial ----------------------------------------------------------------------------------
+# --- what is a trial -------------------------------------------------------------------------------------
 
 
-def test_what_is_no_trial_is_not_gone_on_with(folder):
+def test_commands_refuse_a_directory_that_is_not_a_trial(folder):
     before = (ROOT / "conf.yaml").read_bytes()
     for option in ("--resume", "--trial"):
         script = "main.py" if option == "--resume" else SCORE
@@ -223,7 +223,7 @@ def test_what_is_no_trial_is_not_gone_on_with(folder):
     assert (ROOT / "conf.yaml").read_bytes() == before and not (ROOT / "train.log").exists()
 
 
-def test_a_sweep_is_no_trial(folder):
+def test_commands_refuse_a_sweep_in_place_of_a_trial(folder):
     sweep = only_trial(folder).with_name("sweep")
     (sweep / "points").mkdir(parents=True)
     shutil.copy(folder / "conf.yaml", sweep)
@@ -236,7 +236,7 @@ LAST, BEST = "checkpoint_last.pt", "checkpoint_best.pt"
 
 
 @pytest.mark.parametrize("lost", [[LAST], [LAST, BEST, "metrics.jsonl"]])
-def test_a_trial_that_lost_its_last_checkpoint_does_not_start_over(folder, lost):
+def test_resume_refuses_a_trial_without_its_last_checkpoint(folder, lost):
     trial = only_trial(folder)
     for name in lost:
         (trial / name).unlink()
@@ -264,16 +264,16 @@ def test_a_trial_is_not_resumed_to_fewer_epochs_than_it_has(folder):
     assert yaml.safe_load((trial / "conf.yaml").read_text())["param_conf"]["num_epoch"] == 1
 
 
-def test_sounds_are_checked_though_their_list_is_gone(folder):
+def test_a_missing_list_of_sounds_is_refused(folder):
     (folder / "data" / "audio_info.json").unlink()
     for command in (("main.py", "--conf", folder / "conf.yaml"), (SCORE, "--trial", only_trial(folder))):
         assert "audio_info.json: no such file; preprocessing/2_clotho_dataset.py makes it" in refused(*command)
 
 
-# --- 6: whose files --------------------------------------------------------------------------------------
+# --- which files a report may replace --------------------------------------------------------------------
 
 
-def test_a_report_replaces_what_a_report_wrote_and_nothing_else(folder):
+def test_a_report_replaces_only_an_earlier_report(folder):
     trial = only_trial(folder)
     report, notes = trial / "report", trial / "report" / "notes.txt"
     call(REPORT, "--trial", trial)
@@ -287,7 +287,7 @@ def test_a_report_replaces_what_a_report_wrote_and_nothing_else(folder):
     assert (folder / "moved" / "report.html").is_file()
 
 
-def test_a_comparison_replaces_what_a_comparison_wrote_and_nothing_else(folder):
+def test_a_comparison_replaces_only_an_earlier_comparison(folder):
     trial, out = only_trial(folder), folder / "paper"
     call(REPORT, "--compare", trial, "--out", out)
     message = refused(REPORT, "--compare", trial, "--out", trial / "report")  # a report, not a comparison
@@ -297,10 +297,10 @@ def test_a_comparison_replaces_what_a_comparison_wrote_and_nothing_else(folder):
     assert (out / "paper.tex").read_text() == "mine"
 
 
-# --- 7: one at a time ------------------------------------------------------------------------------------
+# --- one process at a time -------------------------------------------------------------------------------
 
 
-def test_two_processes_do_not_train_one_trial(folder):
+def test_a_second_process_cannot_train_the_same_trial(folder):
     trial = only_trial(folder)
     command = [sys.executable, "main.py", "--resume", trial, "param_conf.num_epoch=500"]
     first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
@@ -317,20 +317,7 @@ def test_two_processes_do_not_train_one_trial(folder):
     call("main.py", "--resume", trial, f"param_conf.num_epoch={epochs}")
 
 
-# --- 8: every bit ----------------------------------------------------------------------------------------
-
-
-def test_a_flipped_bit_of_a_checkpoint_is_refused(folder):
-    trial = only_trial(folder)
-    for name, command in (("best", (SCORE, "--trial", trial)), ("last", ("main.py", "--resume", trial))):
-        path = trial / f"checkpoint_{name}.pt"
-        content = bytearray(path.read_bytes())
-        content[len(content) // 2] ^= 4
-        path.write_bytes(content)
-        assert f"{path}: its content is not what its digest says: it is damaged" in refused(*command)
-
-
-# --- 9: divergence ---------------------------------------------------------------------------------------
+# --- divergence ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -345,7 +332,7 @@ def diverge(monkeypatch):
     return diverge
 
 
-def test_a_trial_that_diverged_is_marked_until_it_gets_beyond(folder, diverge):
+def test_divergence_is_reported_until_a_resumed_trial_passes_it(folder, diverge):
     trial = only_trial(folder)
     assert "diverged in epoch 2" in diverge("--resume", trial, "param_conf.num_epoch=2")
     assert "diverged in epoch 2: the loss is" in (trial / "train.log").read_text().splitlines()[-1]
@@ -361,29 +348,24 @@ def test_a_trial_that_diverged_is_marked_until_it_gets_beyond(folder, diverge):
     assert "diverged" not in (trial / "provenance.json").read_text()
 
 
-def test_an_untrained_model_is_not_scored_after_divergence(folder, diverge):
-    diverge("--conf", folder / "conf.yaml", RANDOM)
-    message = call(SCORE, "--conf", folder / "conf.yaml", RANDOM, status=2)
-    assert "diverged in epoch 1" in message and "epoch 0, which is untrained; there is nothing to score" in message
-
-
-def test_an_untrained_model_ranks_no_folder_after_divergence(folder, diverge):
+def test_a_trial_that_diverged_untrained_is_not_scored(folder, diverge):
     diverge("--conf", folder / "conf.yaml", RANDOM)
     (folder / "queries.csv").write_text("caption\nrain\n")
     rank = ("--queries", folder / "queries.csv", "--clips", folder / "data" / "evaluation", "--csv", folder / "out.csv")
-    message = call(SEARCH, "--conf", folder / "conf.yaml", RANDOM, *rank, status=2)
-    assert "error: " in message and "epoch 0, which is untrained; there is nothing to score or to search by" in message
+    for command in ((SCORE,), (SEARCH, *rank)):
+        message = call(*command, "--conf", folder / "conf.yaml", RANDOM, status=2)
+        assert "diverged in epoch 1" in message and "epoch 0, which is untrained; there is nothing to score" in message
     assert not list(folder.glob("out[._]*"))
 
 
-# --- 17: trials that are unfinished ----------------------------------------------------------------------
+# --- unfinished trials -----------------------------------------------------------------------------------
 
 
 def interrupt(*_):
     raise KeyboardInterrupt
 
 
-def test_a_trial_that_is_unfinished_is_marked_until_it_is_resumed(folder, monkeypatch):
+def test_an_unfinished_trial_is_marked_until_it_is_resumed(folder, monkeypatch):
     """Killed after epoch 0, scored and measured as if it were trained, and compared with a finished one."""
     finished, conf, out = only_trial(folder), folder / "conf.yaml", folder / "comparison"
     with monkeypatch.context() as patch:
@@ -410,27 +392,10 @@ def test_a_trial_that_is_unfinished_is_marked_until_it_is_resumed(folder, monkey
     assert "unfinished" not in (out / "comparison.md").read_text()
 
 
-# --- 18: what the epochs are told by ---------------------------------------------------------------------
+# --- epochs ----------------------------------------------------------------------------------------------
 
 
-def test_a_lost_best_checkpoint_is_restored_or_said(folder, monkeypatch):
-    trial = only_trial(folder)
-    best = trial / "checkpoint_best.pt"
-    content = best.read_bytes()
-    assert content == (trial / "checkpoint_last.pt").read_bytes()
-    best.unlink()
-    call("main.py", "--resume", trial)
-    assert best.read_bytes() == content
-    with monkeypatch.context() as patch:  # an epoch that is no better
-        worse = {"val_obj": 9.0, "val_map": 0.0, "val_map_text_to_audio": 0.0, "val_map_audio_to_text": 0.0}
-        patch.setattr("utils.evaluation_utils.evaluate", lambda *_: worse | {"score_std": 0.1})
-        call("main.py", "--resume", trial, "param_conf.num_epoch=2")
-    best.unlink()
-    message = refused("main.py", "--resume", trial)
-    assert f"{best}: is gone, and checkpoint_last.pt is of epoch" in message and "put it back" in message
-
-
-def test_metrics_that_the_last_checkpoint_does_not_have_reach_no_report(folder):
+def test_a_report_refuses_metrics_that_differ_from_the_last_checkpoint(folder):
     trial = only_trial(folder)
     path = trial / "metrics.jsonl"
     content = path.read_bytes()
@@ -444,20 +409,10 @@ def test_metrics_that_the_last_checkpoint_does_not_have_reach_no_report(folder):
     call(REPORT, "--trial", trial)
 
 
-def test_going_on_with_nothing_to_do_makes_no_trial_the_newest(folder):
-    conf, older = folder / "conf.yaml", only_trial(folder)
-    call("main.py", "--conf", conf, RANDOM, "param_conf.num_epoch=0")
-    (newer,) = set(older.parent.iterdir()) - {older}
-    call("main.py", "--resume", older)
-    assert str(newer) in call(SCORE, "--conf", conf)
-    call("main.py", "--resume", older, "param_conf.num_epoch=2")
-    assert str(older) in call(SCORE, "--conf", conf)
+# --- data and trials of earlier versions -----------------------------------------------------------------
 
 
-# --- 14, 15: what is there from before -------------------------------------------------------------------
-
-
-def test_damaged_log_mels_without_a_record_are_made_anew(folder):
+def test_log_mels_without_a_record_are_recomputed(folder):
     data, conf = folder / "data", folder / "conf.yaml"
     path = data / "evaluation_audio_logmels.hdf5"
     before = path.read_bytes()
@@ -470,7 +425,7 @@ def test_damaged_log_mels_without_a_record_are_made_anew(folder):
     assert f"{path}: not as {STEPS[3]} recorded it" in printed and path.read_bytes() == before
 
 
-def test_a_trial_of_an_earlier_format_names_it(folder):
+def test_a_trial_of_an_earlier_format_is_refused(folder):
     trial = only_trial(folder)
     made = json.loads((trial / "provenance.json").read_text())
     del made["main.py"]["format"]

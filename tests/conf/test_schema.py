@@ -13,7 +13,7 @@ from utils.conf.load import load_conf
 from utils.conf.schema import FIELDS, default_of, flat, result_settings, role_of, unused_because
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import Score
-from utils.trial.preprocessing import step_settings
+from utils.trial.dataset_provenance import step_settings
 from utils.trial.score_files import PUBLISHED
 
 CONF = ROOT / "conf.yaml"

@@ -44,7 +44,7 @@ def test_a_trial_is_unfinished_where_no_stopper_ended_it_before_its_last_epoch(b
         assert caveat.line.startswith(f"{trial}: unfinished: epoch {len(objectives) - 1} of 5 is its last")
 
 
-def test_a_trial_without_its_last_checkpoint_is_told_by_its_metrics(begin):
+def test_without_the_last_checkpoint_metrics_jsonl_tells_whether_a_trial_is_finished(begin):
     trial, conf = begin([0.9, 0.8])
     (trial / LAST).unlink()
     assert "epoch 1 of 5 is its last" in caveat_of(Trial(trial, conf)).line
@@ -54,14 +54,14 @@ def test_a_trial_without_its_last_checkpoint_is_told_by_its_metrics(begin):
     assert caveat_of(Trial(trial, conf)) is None  # nor has it any number
 
 
-def test_a_damaged_last_checkpoint_is_said_and_does_not_stop_what_needs_the_best(begin):
+def test_a_damaged_last_checkpoint_is_a_caveat_not_an_error(begin):
     trial, conf = begin([0.9, 0.8])
     (trial / LAST).write_bytes(b"PK")
     mark, line = caveat_of(Trial(trial, conf))
     assert mark == UNFINISHED and f"cannot be told: {trial / LAST}: its content is not" in line and "\n" not in line
 
 
-def test_divergence_is_said_rather_than_that_a_trial_is_unfinished(begin):
+def test_divergence_is_the_caveat_of_an_unfinished_trial_too(begin):
     trial, conf = begin([0.9])
     mark_diverged(trial, "diverged in epoch 1: why")
     assert caveat_of(Trial(trial, conf)) == (

@@ -22,7 +22,7 @@ def trial(conf):
     return record_of(create_trial(conf, {}), conf, [results_of(0)])[0].path
 
 
-def test_trials_never_share_a_directory_and_the_newest_is_found(conf):
+def test_trials_get_directories_of_their_own_and_the_newest_is_found(conf):
     with pytest.raises(UserError, match=r"run main\.py first"):
         newest_trial(conf, [])
     trials = [record_of(create_trial(conf, {}), conf, [results_of(0)])[0].path for _ in range(3)]
@@ -43,7 +43,7 @@ def test_trials_never_share_a_directory_and_the_newest_is_found(conf):
         ("data_conf.train_data=validation", "data_conf.train_data"),
     ],
 )
-def test_a_trial_goes_on_by_the_settings_that_decide_its_numbers(conf, trial, override, key):
+def test_resume_refuses_changes_of_settings_that_decide_results(conf, trial, override, key):
     for begun in (trial, create_trial(conf, {})):  # this one was killed before its first checkpoint
         with pytest.raises(UserError, match=key) as refusal:
             resume_trial(begun, [override])
@@ -61,11 +61,11 @@ def test_a_trial_goes_on_by_the_settings_that_decide_its_numbers(conf, trial, ov
         "word2vec_embeddings.train.epochs=1",
     ],
 )
-def test_what_decides_no_number_may_change(trial, override):
+def test_resume_accepts_changes_of_settings_that_decide_no_result(trial, override):
     assert resume_trial(trial, [override]) != open_trial(trial, [])
 
 
-def test_a_trial_that_is_older_than_a_setting_has_its_default(conf, trial, monkeypatch):
+def test_a_trial_older_than_a_setting_was_run_with_its_default(conf, trial, monkeypatch):
     """Where the schema has one: what it is, and that it may not change, hold for it all the same."""
     kept = json.loads((trial / PROVENANCE).read_text())
     del kept[TRAINING]["settings"]["ReduceLROnPlateau.patience"]
@@ -78,12 +78,7 @@ def test_a_trial_that_is_older_than_a_setting_has_its_default(conf, trial, monke
         resume_trial(trial, ["ReduceLROnPlateau.patience=7"])
 
 
-def test_the_setting_to_blame_is_named_first(trial):
+def test_the_changed_setting_is_named_not_one_that_depends_on_it(trial):
     """Not one that plays a part because of it."""
     with pytest.raises(UserError, match=r"param_conf\.criterion is 'InfoNCE' but the trial was run with 'TripletLoss'"):
         resume_trial(trial, ["param_conf.criterion=InfoNCE"])
-
-
-def test_a_directory_without_a_trial_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not a trial directory"):
-        open_trial(tmp_path, [])

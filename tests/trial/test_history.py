@@ -13,7 +13,7 @@ from utils.trial.record import TrialRecord
 from utils.trial.trial import Trial
 
 
-def test_collapse_is_said_aloud():
+def test_collapsed_features_are_warned_of():
     conf = load_conf(ROOT / "conf.yaml", ["criteria.TripletLoss.sampling=hard-NS"])
     warning = collapse_warning({"train_loss": 1.0004, "score_std": 1e-6}, conf)
     assert "hard-NS" in warning and "1.0004" in warning and "semi-hard-NS avoids it" in warning
@@ -22,7 +22,7 @@ def test_collapse_is_said_aloud():
     assert collapse_warning({"score_std": 1e-6}, conf) is None  # epoch 0
 
 
-def test_collapse_is_told_from_the_losses_that_can_show_it():
+def test_only_the_triplet_loss_shows_a_collapse():
     collapsed = {"train_loss": 1.0, "score_std": 1e-6}
     assert "word2vec" in collapse_warning(collapsed, load_conf(ROOT / "conf.yaml"))  # not by hard negatives
     assert collapse_warning(collapsed, load_conf(ROOT / "conf.yaml", ["param_conf.criterion=InfoNCE"])) is None
@@ -68,7 +68,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_metrics_are_those_of_the_last_checkpoint(recorded, change):
+def test_metrics_jsonl_must_hold_the_epochs_of_the_last_checkpoint(recorded, change):
     record, parts = recorded
     path, (change, line) = record.path / METRICS, CHANGES[change]
     before = path.read_bytes()
@@ -83,7 +83,7 @@ def test_metrics_are_those_of_the_last_checkpoint(recorded, change):
     assert path.read_bytes() == before and load_history(record.path) == EPOCHS
 
 
-def test_metrics_of_another_trial_are_refused(recorded, conf):
+def test_metrics_jsonl_of_another_trial_is_refused(recorded, conf):
     other, _ = record_of(create_trial(conf, {}), conf, [results_of(0, 0.9), results_of(1, 0.6), results_of(2, 0.4)])
     path = recorded[0].path / METRICS
     path.write_bytes((other.path / METRICS).read_bytes())
@@ -95,7 +95,7 @@ def test_metrics_of_another_trial_are_refused(recorded, conf):
 
 
 @pytest.mark.parametrize("change", [name for name in CHANGES if name not in ("a digit", "no line feed at the end")])
-def test_metrics_that_no_checkpoint_tells_are_of_the_right_form(recorded, change):
+def test_without_checkpoints_metrics_jsonl_must_be_well_formed(recorded, change):
     """At the least: nothing that a report cannot draw."""
     trial, (change, _) = recorded[0].path, CHANGES[change]
     for name in (LAST, BEST):

@@ -12,37 +12,37 @@ from utils.common.io import write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, LOG_MELS
 from utils.conf.load import load_conf
 from utils.dataset.index import clip_info
-from utils.trial.preprocessing import check_steps, holds, record_step_outputs
+from utils.trial.dataset_provenance import check_steps, holds, record_step_outputs
 from utils.trial.provenance import PROVENANCE, read_provenance, versions
 
-CLEAN, TEXT = "x_clean_captions.csv", "x_text.csv"
+RAW, CLEAN, TEXT = "clotho_captions_x.csv", "x_clean_captions.csv", "x_text.csv"
 
 
 @pytest.fixture
 def data(tmp_path):
-    """conf(*overrides) of a data set whose first two steps ran on a.csv, and its directory."""
+    """conf(*overrides) of a data set whose first two steps ran on its captions, and its directory."""
 
     def conf(*overrides):
         splits = [f"data_conf.{name}=x" for name in ("train_data", "val_data", "eval_data")]
         return load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={tmp_path}", *splits, *overrides])
 
-    for path in ("a.csv", CLEAN, TEXT, "vocab_info.json", "audio_info.json"):
+    for path in (RAW, CLEAN, TEXT, "vocab_info.json", "audio_info.json"):
         (tmp_path / path).write_text(path)
     write_json(tmp_path / "audio_info.json", clip_info({"x": {}}))
-    record_step(conf(), CLEANING, [tmp_path / "a.csv"])
-    record_step(conf(), INDEXING, [tmp_path / CLEAN])
+    record_step(conf(), CLEANING)
+    record_step(conf(), INDEXING)
     return conf, tmp_path
 
 
-def test_what_nothing_has_touched_passes(data):
+def test_an_unchanged_data_set_passes(data):
     conf, folder = data
     check_steps(conf(), CLEANING, INDEXING)
     check_steps(conf("param_conf.seed=3", "audio_logmel.workers=2"), CLEANING, INDEXING)
-    (folder / "a.csv").unlink()  # preprocessed data may travel without what they were made from
+    (folder / RAW).unlink()  # preprocessed data may travel without what they were made from
     check_steps(conf(), CLEANING, INDEXING)
 
 
-def test_a_step_that_did_not_run_is_named(data):
+def test_a_missing_step_is_named(data):
     with pytest.raises(UserError, match=r"no record of preprocessing/3_word2vec_embeddings\.py; run it"):
         check_steps(data[0](), CLEANING, EMBEDDING)
 
@@ -50,7 +50,7 @@ def test_a_step_that_did_not_run_is_named(data):
 @pytest.mark.parametrize(
     ("file", "changed"),
     [
-        ("a.csv", "has changed since preprocessing/1_text_cleaning.py"),
+        (RAW, "has changed since preprocessing/1_text_cleaning.py"),
         (CLEAN, "is not as preprocessing/1_text_cleaning.py"),
         (TEXT, "is not as preprocessing/2_clotho_dataset.py"),
     ],
@@ -62,7 +62,7 @@ def test_a_changed_file_is_named_with_the_step_to_run(data, file, changed):
         check_steps(conf(), CLEANING, INDEXING)
 
 
-def test_a_split_that_a_step_did_not_make_is_named(data):
+def test_a_split_without_a_record_is_named(data):
     """Its file may be one of other settings, whose record is gone."""
     conf, folder = data
     (folder / "y_text.csv").write_text("other")
@@ -70,34 +70,34 @@ def test_a_split_that_a_step_did_not_make_is_named(data):
         check_steps(conf("data_conf.eval_data=y"), INDEXING)
 
 
-def test_a_step_run_again_makes_the_later_one_stale(data):
+def test_running_a_step_again_makes_later_steps_stale(data):
     conf, folder = data
     (folder / CLEAN).write_text("cleaned otherwise")
-    record_step(conf(), CLEANING, [folder / "a.csv"])
+    record_step(conf(), CLEANING)
     check_steps(conf(), CLEANING)
     with pytest.raises(UserError, match="has changed since preprocessing"):
         check_steps(conf(), CLEANING, INDEXING)
 
 
-def test_what_changes_while_a_step_reads_it_is_noticed_by_the_next(data):
+def test_an_input_that_changes_while_a_step_runs_is_refused_by_the_next_step(data):
     conf, folder = data
-    with record_step_outputs(conf(), CLEANING, [folder / "a.csv"]):
-        (folder / "a.csv").write_text("edited meanwhile")
+    with record_step_outputs(conf(), CLEANING):
+        (folder / RAW).write_text("edited meanwhile")
     with pytest.raises(UserError, match="has changed since preprocessing/1_text_cleaning"):
         check_steps(conf(), CLEANING)
 
 
-def test_other_settings_are_named(data):
+def test_a_changed_setting_is_named(data):
     conf, _ = data
     with pytest.raises(UserError, match="named_entities replace, but it is now keep"):
         check_steps(conf("text_cleaning.named_entities=keep"), CLEANING)
 
 
-def test_settings_that_play_no_part_may_change(data):
+def test_settings_that_are_not_in_use_may_change(data):
     conf, folder = data
     (folder / "word2vec_embeds.npz").touch()
     source, epochs = "word2vec_embeddings.source=", "word2vec_embeddings.train.epochs=3"
-    record_step(conf(source + "file", "word2vec_embeddings.file=here.txt"), EMBEDDING, [])
+    record_step(conf(source + "file", "word2vec_embeddings.file=here.txt"), EMBEDDING)
     check_steps(conf(source + "file", "word2vec_embeddings.file=here.txt", epochs), EMBEDDING)
     with pytest.raises(UserError, match=r"embeddings\.file here\.txt, but it is now there\.txt"):
         check_steps(conf(source + "file", "word2vec_embeddings.file=there.txt"), EMBEDDING)
@@ -105,12 +105,12 @@ def test_settings_that_play_no_part_may_change(data):
         check_steps(conf(source + "train"), EMBEDDING)
 
 
-def test_an_output_holds_while_file_and_settings_are_as_recorded(data):
+def test_an_output_holds_while_its_file_and_settings_are_unchanged(data):
     conf, folder = data
     path = folder / "x_audio_logmels.hdf5"
     path.write_text("log-mels")
     assert not holds(conf(), LOG_MELS, path)
-    record_step(conf(), LOG_MELS, [])
+    record_step(conf(), LOG_MELS)
     assert holds(conf(), LOG_MELS, path) and holds(conf("audio_logmel.backend=librosa"), LOG_MELS, path)
     assert not holds(conf("audio_logmel.hop=0.01"), LOG_MELS, path)
     assert not holds(conf(), LOG_MELS, folder / TEXT) and not holds(conf(), LOG_MELS, folder / "absent")
@@ -132,7 +132,7 @@ def test_an_output_holds_while_file_and_settings_are_as_recorded(data):
         ("[" * 100_000, "the file': Invalid JSON"),
     ],
 )
-def test_a_garbled_record_is_one_line_that_loses_nothing(tmp_path, content, what):
+def test_a_garbled_record_is_refused_in_one_line(tmp_path, content, what):
     """Of a trial it is never to be removed: nothing can make it again."""
     (tmp_path / PROVENANCE).write_text(content)
     for advice in ("move it away, and run the steps again", "put a copy back"):
@@ -163,7 +163,7 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
     assert versions()["clean"] is False
 
 
-def test_the_order_of_entries_is_the_order_of_steps(data):
+def test_entries_are_in_the_order_of_the_steps(data):
     conf, folder = data
-    record_step(conf(), CLEANING, [])
+    record_step(conf(), CLEANING)
     assert list(json.loads((folder / PROVENANCE).read_text())) == [CLEANING, INDEXING]

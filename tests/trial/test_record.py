@@ -27,7 +27,7 @@ def begin(tmp_path):
 
 
 @pytest.mark.parametrize(("select_by", "best"), [("val_obj", 1), ("val_map", 2)])
-def test_the_best_epoch_is_kept_the_earliest_on_a_tie(begin, select_by, best):
+def test_the_best_checkpoint_is_of_the_earliest_best_epoch(begin, select_by, best):
     record, _ = begin(EPOCHS, f"param_conf.select_by={select_by}")
     model, _, words, epoch = load_model(record.path / BEST)
     assert epoch == best and model.audio_enc.cnn[0].weight.item() == best and words == ["<pad>", "a", "b"]
@@ -35,7 +35,7 @@ def test_the_best_epoch_is_kept_the_earliest_on_a_tie(begin, select_by, best):
     assert last["epoch"] == 3 and last["best"]["epoch"] == best
 
 
-def test_a_kill_between_the_last_checkpoint_and_what_follows_it_is_mended(begin):
+def test_resume_restores_what_a_kill_after_the_last_checkpoint_left_out(begin):
     record, parts = begin(EPOCHS[:2])
     files = [record.path / METRICS, record.path / BEST]
     contents = [file.read_bytes() for file in files]
@@ -45,7 +45,7 @@ def test_a_kill_between_the_last_checkpoint_and_what_follows_it_is_mended(begin)
     assert [file.read_bytes() for file in files] == contents
 
 
-def test_a_best_checkpoint_that_is_lost_or_an_older_one_is_said(begin):
+def test_resume_refuses_a_lost_or_older_best_checkpoint(begin):
     """Where the last is the best it is made again, as above; here it cannot be."""
     record, parts = begin(EPOCHS)
     best, last = record.path / BEST, record.path / LAST
@@ -64,7 +64,7 @@ def test_a_best_checkpoint_that_is_lost_or_an_older_one_is_said(begin):
 
 
 @pytest.mark.parametrize(("epochs", "settings"), [("3", []), ("3", ["data_conf.cache=disk"]), ("9", [])])
-def test_a_trial_is_the_newest_where_there_is_something_left_to_train(begin, epochs, settings):
+def test_resuming_a_finished_trial_does_not_make_it_the_newest(begin, epochs, settings):
     older, parts = begin(EPOCHS, "param_conf.num_epoch=3")
     newer, _ = begin(EPOCHS[:1])
     for seconds, record in enumerate((older, newer)):
@@ -75,7 +75,7 @@ def test_a_trial_is_the_newest_where_there_is_something_left_to_train(begin, epo
     assert newest_trial(conf, []) == (newer if epochs == "3" else older).path
 
 
-def test_event_files_of_others_are_left(begin):
+def test_event_files_of_other_trials_are_kept(begin):
     """One's own, a stranger's and another trial's, by TensorBoard's names."""
     pytest.importorskip("tensorboard")
     record, _ = begin(EPOCHS[:1])
@@ -92,7 +92,7 @@ def test_event_files_of_others_are_left(begin):
     assert all(path.read_bytes() == theirs.read_bytes() for path in foreign)
 
 
-def test_a_vocabulary_of_another_run_is_refused(begin):
+def test_another_vocabulary_is_refused(begin):
     record, parts = begin(EPOCHS[:1])
     with pytest.raises(UserError, match="the vocabulary is not the one"):
         TrialRecord(record.trial, ["<pad>", "b", "a"]).restore(parts)

@@ -61,7 +61,7 @@ def measured_with(conf, path):
     return conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"relevance": str(path)})})
 
 
-def test_metrics_take_further_pairs_in(trial, tmp_path):
+def test_metrics_count_additional_relevant_pairs(trial, tmp_path):
     folder, _, table = trial
     call(MEASURE, "--trial", folder)
     alone = json.loads((folder / "retrieval_metrics.json").read_text())
@@ -97,7 +97,7 @@ def test_metrics_take_further_pairs_in(trial, tmp_path):
     assert chance["evaluation", "text-to-audio"] == pytest.approx(np.mean(draws), abs=0.02)
 
 
-def test_a_trial_from_before_there_was_the_setting_is_measured(trial):
+def test_a_trial_older_than_data_conf_relevance_is_measured(trial):
     folder, *_ = trial
     conf = (folder / "conf.yaml").read_text()
     assert "  relevance: null\n" in conf
@@ -120,7 +120,7 @@ def test_names_and_captions_are_matched_to_the_character(trial, tmp_path):
             extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, [row])), "evaluation", stored)
 
 
-def test_a_caption_of_several_clips_is_meant_wherever_it_stands(trial, tmp_path):
+def test_a_pair_names_every_row_of_its_caption(trial, tmp_path):
     folder, conf, table = trial
     paths = DatasetPaths(conf.data_conf.dataset)
     table.loc[7, "raw_text"] = table.loc[4, "raw_text"]
@@ -143,7 +143,7 @@ def test_many_unknown_rows_are_counted(trial, tmp_path):
     assert lines[20] == f"{path}: 10 more names and captions are unknown"
 
 
-def test_the_report_marks_all_right_ones(trial, tmp_path):
+def test_the_report_marks_all_relevant_items(trial, tmp_path):
     folder, conf, table = trial
     everything = [(name, text) for name in table["file_name"].unique() for text in table["raw_text"]]
     plain = write_report(Trial(folder, conf)).read_text()
@@ -161,7 +161,7 @@ def test_the_report_marks_all_right_ones(trial, tmp_path):
         assert one.relevant.tolist() == relevance.sum(axis=1).tolist()
 
 
-def test_the_record_of_measuring_tells_by_which_pairs(trial, tmp_path):
+def test_measuring_records_its_relevance_file(trial, tmp_path):
     folder, _, table = trial
     path = write_pairs(tmp_path, some_pairs(table))
     call(MEASURE, "--trial", folder)
@@ -177,7 +177,7 @@ def test_the_record_of_measuring_tells_by_which_pairs(trial, tmp_path):
         write_comparison([folder], tmp_path / "comparison")
 
 
-def test_trials_measured_by_other_pairs_are_not_compared(trial, tmp_path):
+def test_trials_measured_by_different_pairs_are_not_compared(trial, tmp_path):
     folder, _, table = trial
     other = tmp_path / "other"
     shutil.copytree(folder, other)
@@ -222,7 +222,7 @@ def page_of(folder):
     return (folder / "report" / "report.html").read_text()
 
 
-def test_a_report_goes_by_the_pairs_that_were_measured_by(measured, tmp_path):
+def test_a_report_uses_the_pairs_of_the_metrics(measured, tmp_path):
     folder, path = measured
     call(REPORT, "--trial", folder)
     assert f"the pairs of {path}" in page_of(folder)
@@ -235,7 +235,7 @@ def test_a_report_goes_by_the_pairs_that_were_measured_by(measured, tmp_path):
     assert "the pairs of" not in page_of(folder)
 
 
-def test_a_report_by_other_pairs_than_the_metrics_is_refused(measured, trial, tmp_path):
+def test_a_report_refuses_other_pairs_than_those_of_the_metrics(measured, trial, tmp_path):
     folder, path = measured
     for wanted in ("null", write_pairs(tmp_path / "null", some_pairs(trial[2])[:3])):
         complaint = call(REPORT, "--trial", folder, f"data_conf.relevance={wanted}", status=2)
@@ -247,7 +247,7 @@ def test_a_report_by_other_pairs_than_the_metrics_is_refused(measured, trial, tm
     assert not (folder / "report").exists()
 
 
-def test_a_relevance_file_that_changed_since_is_not_shown_beside_the_old_metrics(measured, tmp_path):
+def test_a_report_refuses_a_relevance_file_that_changed_after_measuring(measured, tmp_path):
     folder, path = measured
     path.write_text("\n".join(path.read_text().splitlines()[:3]) + "\n")
     for given in ([], [f"data_conf.relevance={path}"]):
@@ -259,7 +259,7 @@ def test_a_relevance_file_that_changed_since_is_not_shown_beside_the_old_metrics
         assert complaint == f"error: {path}: no such file; put it back, or run {MEASURING} again for {folder}\n"
 
 
-def test_a_relevance_file_that_cannot_be_used_is_found_before_training(trial, tmp_path):
+def test_an_unusable_relevance_file_is_refused_before_training(trial, tmp_path):
     _, conf, _ = trial
     for path, what in ((tmp_path / "absent.csv", "no such file"), (write_pairs(tmp_path, [("x", "y")]), "no clip 'x'")):
         with pytest.raises(UserError, match=what):

@@ -35,7 +35,7 @@ def content(path):
         return {name: store[name][()] for name in store} | dict(store.attrs)
 
 
-def test_the_matrix_is_what_the_words_and_their_shares_add_up_to(made):
+def test_clip_caption_scores_are_weighted_sums_of_word_scores(made):
     words, matrix = content(word_scores_path(made, "evaluation")), content(scores_path(made, "evaluation"))
     starts, ids, shares = (words[f"caption_{name}"] for name in ("starts", "words", "shares"))
     expected = [shares[first:end] @ words["scores"][ids[first:end]] for first, end in pairwise(starts)]
@@ -45,7 +45,7 @@ def test_the_matrix_is_what_the_words_and_their_shares_add_up_to(made):
         assert (matrix[name] == words[name]).all()
 
 
-def test_scoring_part_by_part_is_scoring_at_once(made, trial, monkeypatch):
+def test_scoring_in_chunks_equals_scoring_at_once(made, trial, monkeypatch):
     monkeypatch.setattr(retrieval, "CLIPS_AT_ONCE", 4)
     monkeypatch.setattr("utils.trial.score_files.CLIPS_AT_ONCE", 4)
     call(SCORE, "--trial", trial)
@@ -57,7 +57,7 @@ def test_scoring_part_by_part_is_scoring_at_once(made, trial, monkeypatch):
         }
 
 
-def test_metrics_do_not_need_the_matrix_and_a_setting_forces_it(made, trial, monkeypatch):
+def test_clip_caption_scores_are_optional_and_xmodal_scores_forces_them(made, trial, monkeypatch):
     with_matrix = call(MEASURE, "--trial", trial)
     path, before = scores_path(trial, "evaluation"), content(scores_path(made, "evaluation"))
     said = call(SCORE, "--trial", trial, "xmodal_scores=never")
@@ -72,7 +72,7 @@ def test_metrics_do_not_need_the_matrix_and_a_setting_forces_it(made, trial, mon
     call("postprocessing/3_report.py", "--trial", trial)
 
 
-def test_an_error_while_scoring_leaves_the_scores_of_before(made, tmp_path):
+def test_an_error_while_scoring_keeps_the_earlier_scores(made, tmp_path):
     path = tmp_path / "scores.hdf5"
     stored = load_scores(word_scores_path(made, "evaluation"), 1)
     captions = Captions(stored.tids, stored.caption_fids, stored.scores.weights)
@@ -93,7 +93,7 @@ def test_an_error_while_scoring_leaves_the_scores_of_before(made, tmp_path):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-def test_a_matrix_of_odd_parts_is_whole(made, tmp_path, monkeypatch):
+def test_clip_caption_scores_are_complete_for_any_chunk_size(made, tmp_path, monkeypatch):
     stored = load_scores(word_scores_path(made, "evaluation"), 1)
     for at_once in (1, 4, 100):
         monkeypatch.setattr("utils.trial.score_files.CLIPS_AT_ONCE", at_once)

@@ -20,10 +20,10 @@ from utils.report.rankings import load_queries
 from utils.report.tables import CHANCE, COLUMNS, NOT_APART, SIDES, compare, comparison_csv, comparison_markdown
 from utils.trial.caveats import UNFINISHED, caveat_of
 from utils.trial.checks import check_made, check_metrics
+from utils.trial.dataset_provenance import WORD_VECTORS
 from utils.trial.directory import open_trial
 from utils.trial.history import best_of
 from utils.trial.names import RETRIEVAL_METRICS
-from utils.trial.preprocessing import WORD_VECTORS
 from utils.trial.provenance import read_provenance
 from utils.trial.relevance import as_measured
 from utils.trial.score_files import word_scores_path

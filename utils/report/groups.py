@@ -16,7 +16,7 @@ from utils.report.numbers import plain, shown
 from utils.report.rankings import Queries
 from utils.sampling_utils import STRATEGIES
 from utils.trial.caveats import Caveat
-from utils.trial.preprocessing import WORD_VECTORS
+from utils.trial.dataset_provenance import WORD_VECTORS
 
 COLLAPSED = "collapsed"
 
@@ -29,7 +29,7 @@ class TrialResult:
     conf: Conf
     metrics: dict[str, dict[str, float]]  # of its eval_data split, by direction, as in retrieval_metrics.json
     history: list[dict[str, float]]  # an entry an epoch, as in metrics.jsonl
-    sources: dict[str, str]  # of its data set: utils.trial.preprocessing.sources
+    sources: dict[str, str]  # of its data set: utils.trial.dataset_provenance.sources
     queries: Queries  # of its eval_data split
     caveat: Caveat | None = None
 

@@ -1,4 +1,4 @@
-"""What has to be said beside a trial's numbers: that it diverged, or that it is unfinished."""
+"""Caveats beside a trial's numbers: it diverged, or it is unfinished."""
 
 import warnings
 from typing import NamedTuple
@@ -13,21 +13,21 @@ DIVERGED, UNFINISHED = "diverged", "unfinished"
 
 
 class Caveat(NamedTuple):
-    """What has to be said of a trial."""
+    """A caveat of a trial's numbers."""
 
     mark: str  # in a table: DIVERGED or UNFINISHED
     line: str
 
 
 def caveat_of(trial: Trial) -> Caveat | None:
-    """What has to be said of a trial whose numbers are read; None where it was trained to its end, or has none yet."""
+    """The caveat of a trial; None where its training ended, or it has no numbers yet."""
     if line := diverged(trial.path):
         return Caveat(DIVERGED, line)
     if not any((trial.path / name).exists() for name in (BEST, METRICS)):
         return None
     try:
         history = trial.history
-    except UserError as error:  # what has its best checkpoint can be scored all the same
+    except UserError as error:  # the best checkpoint can be scored all the same
         return Caveat(UNFINISHED, f"{trial}: whether it is finished cannot be told: {error}")
     if is_finished(history, trial.conf):
         return None
@@ -36,6 +36,6 @@ def caveat_of(trial: Trial) -> Caveat | None:
 
 
 def warn_of(trial: Trial) -> None:
-    """Say on standard error what has to be said of a trial."""
+    """Print a trial's caveat on standard error."""
     if caveat := caveat_of(trial):
         warnings.warn(caveat.line, stacklevel=2)

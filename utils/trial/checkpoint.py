@@ -1,6 +1,6 @@
-"""Checkpoints: sealed by a digest; read without running anything in them, and refused where they are damaged.
+"""Checkpoints: read without running code in them, and refused where they are damaged.
 
-A checkpoint is a zip archive of torch.save, whose comment is the SHA-256 of all before it.
+A checkpoint is a zip archive of torch.save, whose comment is the SHA-256 of all bytes before it.
 """
 
 import hashlib
@@ -26,8 +26,8 @@ SEAL = b"sha256 "  # then 64 hexadecimal digits
 
 
 def sealed(archive: bytes) -> bytes:
-    """A zip archive with its digest as the comment: the last two bytes of one without are the comment's length, 0."""
-    content = archive[:-2]
+    """A zip archive with its digest as the comment."""
+    content = archive[:-2]  # without the length of the comment, 0
     return content + _seal_of(content)
 
 
@@ -37,29 +37,29 @@ def _seal_of(content: bytes) -> bytes:
 
 
 def checkpoint_bytes(checkpoint: dict) -> bytes:
-    """A checkpoint as its file holds it."""
+    """The content of a checkpoint's file."""
     stream = io.BytesIO()
     torch.save(checkpoint, stream)
     return sealed(stream.getvalue())
 
 
 def load_checkpoint(path: Path, identity: str | None = None) -> dict:
-    """Read a checkpoint onto the CPU; only tensors and plain values are loaded, nothing in the file can run code.
+    """Read a checkpoint onto the CPU: tensors and plain values alone, so that nothing in the file can run code.
 
     Args:
-        identity: of the trial that it must belong to, if it must to any.
+        identity: of the trial that it must belong to; None accepts any.
     """
     require_file(path, TRAINING)
     content = path.read_bytes()
     size = len(_seal_of(b""))
     if content[-size:] != _seal_of(content[:-size]):
         earlier = "" if content[-size + 2 :].startswith(SEAL) else ", or it is of a trial of format 1"
-        raise UserError(f"{path}: its content is not what its digest says: it is damaged{earlier}; get it anew")
+        raise UserError(f"{path}: its content is not what its digest says: it is damaged{earlier}; get a new copy")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # torch's own message advises to load it by other means
+    except pickle.UnpicklingError:  # torch's message advises to allow code
         raise UserError(
             f"{path}: not a loadable checkpoint: damaged, or with more than tensors and values, which could run code"
         ) from None
@@ -67,7 +67,7 @@ def load_checkpoint(path: Path, identity: str | None = None) -> dict:
         raise UserError(f"{path}: not a loadable checkpoint ({first_line(error)})") from None
     try:
         _check_form(checkpoint)
-    except Exception as error:  # whatever the values' types give rise to
+    except Exception as error:  # values of other types raise many
         raise UserError(f"{path}: not a checkpoint that {TRAINING} wrote ({first_line(error)})") from None
     if identity not in (None, checkpoint["trial"]):
         raise UserError(f"{path}: of another trial; put this trial's own back")
@@ -77,7 +77,7 @@ def load_checkpoint(path: Path, identity: str | None = None) -> dict:
 
 
 def _check_form(checkpoint: dict) -> None:
-    """Raise an exception where a checkpoint's values are not of the types and sizes that they must have."""
+    """Raise an exception where a checkpoint lacks a value, or a value is of another type."""
     if missing := {"model", "words", "conf", "history", "epoch", "trial"} - checkpoint.keys():
         raise ValueError(f"without {', '.join(sorted(missing))}")
     if not isinstance(checkpoint["words"], list) or not all(isinstance(word, str) for word in checkpoint["words"]):
@@ -89,11 +89,11 @@ def _check_form(checkpoint: dict) -> None:
     check_history(checkpoint["history"])
     for name, weights in checkpoint["model"].items():
         if weights.layout is not torch.strided or weights.is_quantized:
-            raise ValueError(f"{name} is stored in a form of its own")
+            raise ValueError(f"{name} is sparse or quantized")
 
 
 def check_history(history: list[dict[str, float]]) -> None:
-    """Raise ValueError where a list is not a trial's epochs, one after the other from 0, of finite numbers."""
+    """Raise ValueError unless a list holds a trial's epochs, in order from 0, with finite numbers."""
     for epoch, results in enumerate(history):
         known = isinstance(results, dict) and {"epoch", "lr", "val_obj", "val_map", "score_std"} <= results.keys()
         if not known or results["epoch"] != epoch or not all(map(_is_finite, results.values())):
@@ -101,12 +101,12 @@ def check_history(history: list[dict[str, float]]) -> None:
 
 
 def _is_finite(value: object) -> bool:
-    """Whether a value is a number whose square is one as well."""
+    """Whether a value is a number, and its square is finite."""
     return type(value) in (int, float) and abs(value) < 1e150  # false of NaN
 
 
 class Trained(NamedTuple):
-    """What a checkpoint holds for those who use a model."""
+    """A trained model, as a checkpoint holds it."""
 
     model: CRNNWordModel  # in evaluation mode
     score: Score
@@ -121,27 +121,27 @@ def load_model(path: Path, identity: str | None = None) -> Trained:
     try:
         model = CRNNWordModel.from_state_dict(checkpoint["model"])
         score = Score(**checkpoint["conf"].get("score", {}), vocabulary=len(words))
-        score.load_state_dict(checkpoint.get("score", {}))  # those of earlier checkpoints have nothing to be loaded
-    except Exception as error:  # the sizes are the file's: torch raises many types for those that cannot be
+        score.load_state_dict(checkpoint.get("score", {}))  # earlier checkpoints have no score
+    except Exception as error:  # torch raises many types for sizes that do not fit
         raise UserError(f"{path}: not a checkpoint of CRNNWordModel and its score ({first_line(error)})") from None
     if len(words) != len(model.text_enc.embedding.weight):
         vectors = counted(len(model.text_enc.embedding.weight), "word vector")
         raise UserError(f"{path}: holds {counted(len(words), 'word')} but {vectors}")
     if not all(torch.isfinite(value).all() for value in score.state_dict().values()):
-        raise UserError(f"{path}: holds a score that is not finite: it is damaged; get it anew")
+        raise UserError(f"{path}: holds a score that is not finite: it is damaged; get a new copy")
     return Trained(model.eval(), score, words, checkpoint["epoch"])
 
 
 def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:
-    """Raise an exception where the optimizer's or the schedule's state is none: torch itself notices too late."""
+    """Raise an exception where the state of the optimizer or the schedule does not fit: torch notices too late."""
     sizes = [weight.shape for group in optimizer.param_groups for weight in group["params"]]
-    for place, state in checkpoint["optimizer"]["state"].items():
+    for number, state in checkpoint["optimizer"]["state"].items():
         moments = torch.stack([state["exp_avg"], state["exp_avg_sq"]])  # (2, *size)
-        if moments.shape[1:] != sizes[place] or not moments.isfinite().all() or not 0 < state["step"].item() < 2**40:
-            raise ValueError(f"the optimizer's state of weight {place}")
-    groups, own_groups = checkpoint["optimizer"]["param_groups"], optimizer.state_dict()["param_groups"]
-    for group, own in zip(groups, own_groups, strict=True):
-        if any(group[key] != value for key, value in own.items() if key not in ("lr", "fused")):
+        if moments.shape[1:] != sizes[number] or not moments.isfinite().all() or not 0 < state["step"].item() < 2**40:
+            raise ValueError(f"the optimizer's state of weight {number}")
+    groups, current_groups = checkpoint["optimizer"]["param_groups"], optimizer.state_dict()["param_groups"]
+    for group, current in zip(groups, current_groups, strict=True):
+        if any(group[key] != value for key, value in current.items() if key not in ("lr", "fused")):
             raise ValueError("the optimizer's settings")
         if not 0 <= group["lr"] < math.inf:
             raise ValueError(f"the learning rate {group['lr']!r:.80}")
@@ -151,5 +151,5 @@ def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: ReduceLROnPl
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error of torch, or its type."""
+    """The first line of an error's message; its type where it has none."""
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -6,10 +6,10 @@ from pathlib import Path
 from utils.common.errors import UserError
 from utils.common.steps import PREPROCESSING, TRAINING
 from utils.conf.schema import default_of
+from utils.trial.dataset_provenance import check_steps
 from utils.trial.history import require_lines
 from utils.trial.identity import fixed_settings, training_of
 from utils.trial.names import LAST
-from utils.trial.preprocessing import check_steps
 from utils.trial.provenance import check_entry, check_files, read_provenance
 from utils.trial.trial import Trial
 

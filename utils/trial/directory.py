@@ -1,4 +1,4 @@
-"""Trial directories: made, found, and gone on with."""
+"""Trial directories: created, found and resumed."""
 
 import argparse
 import time
@@ -23,82 +23,78 @@ from utils.trial.trial import Trial
 
 
 def create_trial(conf: Conf, data: dict[str, str]) -> Path:
-    """Make a new trial directory, named by time, strategy and seed, to be trained on these files (`data_digests`)."""
+    """Create a trial directory, named by time, strategy and seed, for training on the files of `data_digests`."""
     trial = create_directory(conf, f"{conf.objective}_seed{conf.param_conf.seed}")
     begin(trial, conf, data)
-    save_conf(conf, trial / CONF)  # from here on it can be gone on with
+    save_conf(conf, trial / CONF)  # from here on it can be resumed
     return trial
 
 
 def create_directory(conf: Conf, name: str) -> Path:
-    """Make a new directory in the trial series, named by time and `name`."""
+    """Create a directory in the trial series, named by time and `name`."""
     series = Path(conf.trial_base) / conf.trial_series
     directory = series / f"{time.strftime('%Y-%m-%d_%H-%M-%S')}_{name}"
     series.mkdir(parents=True, exist_ok=True)
     while True:
         try:
             directory.mkdir()
+            return directory
         except FileExistsError:  # another run in the same second
             directory = directory.with_name(directory.name + "+")
-            continue
-        return directory
 
 
 @contextmanager
 def training_lock(trial: Path) -> Iterator[None]:
-    """Train a trial within: another process that begins to as well is refused."""
+    """Refuse to train a trial that another process is training."""
     complaint = f"{trial}: another process is training it; wait for that, or end it"
     with held(trial / LOCK, complaint) if rank() == 0 else nullcontext():
         yield
 
 
 def newest_trial(conf: Conf, overrides: list[str]) -> Path:
-    """The newest trial of a configuration's series that has a checkpoint, and these settings of the command line."""
+    """The newest trial of a series that has a checkpoint and was run with the command line's settings."""
     series = Path(conf.trial_base) / conf.trial_series
     trials = [path.parent for path in series.glob(f"*/{BEST}") if (path.parent / CONF).is_file()]
     if not trials:
         raise UserError(f"{series}: no trained trial yet; run {TRAINING} first, or name one with --trial")
     trials.sort(key=lambda trial: (trial / CONF).stat().st_mtime_ns, reverse=True)
-    changes = {}  # by trial: what it has otherwise
+    differences = []
     for trial in trials if overrides else []:
-        with suppress(UserError):  # one of an earlier version, say
+        with suppress(UserError):  # such as a trial of an earlier version
             training_of(trial)
-            if not (change := _change(trial, overrides)):
+            difference = _difference(trial, kept_conf(trial, overrides))
+            if difference is None:
                 return trial
-            changes[trial] = change
-    if changes:
+            differences.append(difference)
+    if differences:
         raise UserError(
-            f"{series}: no trained trial has these settings; the newest, {next(iter(changes.values()))}; run "
-            f"{TRAINING} with them, leave them out, or name a trial with --trial"
+            f"{series}: no trained trial has these settings; the newest, {differences[0]}; run {TRAINING} with them, "
+            "leave them out, or name a trial with --trial"
         )
     return trials[0]
 
 
 def kept_conf(directory: Path, overrides: list[str]) -> Conf:
-    """The configuration that is kept in a directory, with the command line's changes."""
+    """The configuration of a trial's or sweep's directory, with the command line's changes."""
     if not (directory / CONF).is_file():
         raise UserError(f"{directory}: not a trial directory (it has no {CONF})")
     return load_conf(directory / CONF, overrides)
 
 
 def open_trial(path: Path, overrides: list[str]) -> Trial:
-    """A trial by its own configuration, with the command line's changes; UserError where it was not run by that."""
+    """A trial with its saved configuration and the command line's changes; UserError where it was not run with them."""
     training_of(path)
     trial = Trial(path, kept_conf(path, overrides))
     require_same_run(trial)
     return trial
 
 
-def _change(trial: Path, overrides: list[str]) -> str | None:
-    """Which setting of the command line a trial has otherwise, and how; None where it has them all.
-
-    What a trial is measured on, and what stands around it, may be otherwise.
-    """
-    return _difference(trial, kept_conf(trial, overrides))
-
-
 def _difference(trial: Path, conf: Conf) -> str | None:
-    before, after = (result_settings(some) for some in (kept_conf(trial, []), conf))
+    """The first setting of a configuration that a trial was run without, in words; None where there is none.
+
+    Settings that may change after training do not count.
+    """
+    before, after = result_settings(kept_conf(trial, [])), result_settings(conf)
     for key in [*before, *after]:
         if before.get(key) != after.get(key) and not role_of(key).may_change_afterwards:
             return f"{trial} was run with {key} {before.get(key)!r}, not {after.get(key)!r}"
@@ -106,12 +102,12 @@ def _difference(trial: Path, conf: Conf) -> str | None:
 
 
 def trial_from_command(description: str) -> Trial:
-    """Parse a postprocessing script's command line: the trial that --trial names, or the configuration's newest."""
+    """The trial that a postprocessing script's command line names: by --trial, or the configuration's newest."""
     return trial_of(parse_command(trial_parser(description)))
 
 
 def trial_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments that every postprocessing script takes."""
+    """The arguments of every postprocessing script."""
     parser = command_parser(description)
     default = "the newest of the configuration's series with the settings of the command line"
     parser.add_argument("--trial", type=path_argument, metavar="DIR", help=f"trial directory (default: {default})")
@@ -119,13 +115,13 @@ def trial_parser(description: str) -> argparse.ArgumentParser:
 
 
 def trial_of(args: argparse.Namespace) -> Trial:
-    """The trial that parsed arguments mean."""
+    """The trial that parsed arguments name."""
     refuse_conf_beside(args, "trial")
     if args.trial:
         path = args.trial
         training_of(path)
-        if change := _change(path, args.overrides):
-            raise UserError(f"{change}; leave the setting out, or name another trial")
+        if difference := _difference(path, kept_conf(path, args.overrides)):
+            raise UserError(f"{difference}; leave the setting out, or name another trial")
     else:
         source = args.conf or DEFAULT_CONF
         wanted = load_conf(source, args.overrides)
@@ -139,10 +135,7 @@ def trial_of(args: argparse.Namespace) -> Trial:
 
 
 def resume_trial(path: Path, overrides: list[str]) -> Trial:
-    """The trial to resume; changes that would mix two experiments are refused.
-
-    A trial that was killed before its first checkpoint starts from its beginning.
-    """
+    """A trial to resume; changes that would mix two experiments are refused."""
     trial = open_trial(path, overrides)
     require_last(path)
     if line := diverged(path):
@@ -151,7 +144,7 @@ def resume_trial(path: Path, overrides: list[str]) -> Trial:
 
 
 def require_last(trial: Path) -> None:
-    """Raise UserError where a trial that has begun lost the checkpoint that it would go on from."""
-    begun = any((trial / name).exists() for name in (BEST, METRICS)) or len(read_provenance(trial)) > 1
-    if begun and not (trial / LAST).exists():
+    """Raise UserError where a trial has epochs, but not the checkpoint to resume from."""
+    trained = any((trial / name).exists() for name in (BEST, METRICS)) or len(read_provenance(trial)) > 1
+    if trained and not (trial / LAST).exists():
         raise UserError(f"{trial / LAST}: is gone, so the trial cannot go on; put it back, or start a new trial")

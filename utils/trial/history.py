@@ -1,4 +1,4 @@
-"""The epochs of a run: their line in the log, whether they are all, and metrics.jsonl, which tells them."""
+"""The epochs of a trial: log lines, the best epoch, the end of training, and metrics.jsonl."""
 
 import json
 import math
@@ -16,7 +16,7 @@ from utils.trial.names import BEST, LAST, METRICS
 
 History = list[dict[str, float]]  # the results of each epoch, from 0
 
-COLLAPSED_SPREAD = 1e-3  # standard deviation of the scores; a model that tells clips apart has above 0.01
+COLLAPSED_SPREAD = 1e-3  # standard deviation of the scores; above 0.01 where a model tells clips apart
 COLLAPSED_LOSS = 0.02  # distance from twice the margin, relative
 
 
@@ -33,14 +33,14 @@ def epoch_line(results: dict[str, float]) -> str:
 
 
 def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
-    """A warning where the features have collapsed: training loss at twice the margin, and all scores equal."""
+    """A warning where the features have collapsed: the training loss is twice the margin, and all scores are equal."""
     loss, spread = results.get("train_loss", math.inf), results["score_std"]
     criterion = conf.criteria.TripletLoss
     if conf.param_conf.criterion != "TripletLoss":
         return None
     if not math.isclose(loss, 2 * criterion.margin, rel_tol=COLLAPSED_LOSS) or spread >= COLLAPSED_SPREAD:
         return None
-    advice = f"Word vectors that are all alike do this as well: look at what {EMBEDDING} reports."
+    advice = f"Word vectors that are all alike do this too: look at what {EMBEDDING} reports."
     if criterion.sampling == "hard-NS":
         advice = "The paper finds this with hard negatives by cross-modality score (hard-NS); semi-hard-NS avoids it."
     return (
@@ -50,7 +50,7 @@ def collapse_warning(results: dict[str, float], conf: Conf) -> str | None:
 
 
 def best_of(history: History, conf: Conf) -> dict[str, float]:
-    """The results of the best epoch by param_conf.select_by, the earliest on a tie."""
+    """The results of the best epoch by param_conf.select_by; on a tie, of the earliest."""
     if conf.param_conf.select_by == "val_obj":
         return min(history, key=lambda results: results["val_obj"])
     return max(history, key=lambda results: results["val_map"])
@@ -63,7 +63,7 @@ def has_settled(history: History, conf: Conf) -> bool:
 
 
 def is_finished(history: History, conf: Conf) -> bool:
-    """Whether there is no epoch left to train."""
+    """Whether no epoch is left to train."""
     return len(history) > conf.param_conf.num_epoch or has_settled(history, conf)
 
 
@@ -71,14 +71,14 @@ def is_finished(history: History, conf: Conf) -> bool:
 
 
 def as_lines(history: History) -> str:
-    """What metrics.jsonl holds of these epochs."""
+    """The epochs as lines of metrics.jsonl."""
     return "".join(json.dumps(results) + "\n" for results in history)
 
 
 def load_history(trial: Path) -> History:
-    """The epochs of a trial by its last checkpoint; where that is gone, by metrics.jsonl.
+    """The epochs of a trial's last checkpoint; without it, those of metrics.jsonl.
 
-    metrics.jsonl must then begin with the best checkpoint's epochs, if that is there.
+    metrics.jsonl must then begin with the epochs of the best checkpoint, if there is one.
     """
     if (trial / LAST).is_file():
         return load_checkpoint(trial / LAST, identity(trial))["history"]
@@ -97,7 +97,7 @@ def load_history(trial: Path) -> History:
 
 
 def require_lines(trial: Path, history: History, checkpoint: str) -> None:
-    """Raise UserError unless metrics.jsonl holds a checkpoint's epochs; after the best one's, others may follow."""
+    """Raise UserError unless metrics.jsonl holds a checkpoint's epochs; others may follow those of the best."""
     path = trial / METRICS
     require_file(path, TRAINING)
     lines = path.read_bytes().splitlines(keepends=True)

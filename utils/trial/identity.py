@@ -1,7 +1,7 @@
-"""What a trial's numbers belong to: its settings, its data, its word vectors, told by digest.
+"""A trial's identity: the settings and the data that decide its numbers.
 
-A trial's provenance.json is begun with it: the record of its training names the settings that decide its numbers and
-digests the data. Each checkpoint carries the trial's `identity`, each later step records what files it read and wrote.
+They are recorded in provenance.json before training. Each checkpoint carries the trial's `identity`, and each later
+step records the files that it read and wrote.
 Whoever reads a number checks the way back from it, by `checks.check_trial`.
 """
 
@@ -22,25 +22,25 @@ FORMAT = 2  # of trials; see docs/reliability.md
 
 
 def begin(trial: Path, conf: Conf, data: dict[str, str]) -> None:
-    """Make a directory a trial: record what it is to be trained by, and on which files (`data_digests`)."""
+    """Record the settings of a new trial and the data that it is to be trained on (`data_digests`)."""
     seed, token = conf.param_conf.seed, secrets.token_hex(8)
     record(trial, TRAINING, Entry(settings=fixed_settings(conf), data=data, seed=seed, token=token, format=FORMAT))
 
 
 def fixed_settings(conf: Conf) -> dict[str, Any]:
-    """The settings that a trial keeps from its first epoch to its last, by dotted key."""
+    """The settings that may not change between a trial's epochs, by dotted key."""
     return {key: value for key, value in result_settings(conf).items() if not role_of(key).may_change_on_resume}
 
 
 def data_digests(conf: Conf, splits: Iterable[str], *more: Path) -> dict[str, str]:
-    """SHA-256 of the files of the data set that training on, or scoring, these splits reads, and of `more`."""
+    """SHA-256 of the data set's files that training or scoring these splits reads, and of `more`."""
     paths = DatasetPaths(conf.data_conf.dataset)
     files = [paths.word_embeds, *more, *(file(split) for split in splits for file in (paths.text, paths.log_mels))]
     return digests(paths.root, [name_from(paths.root, file) for file in files])
 
 
 def training_of(trial: Path) -> Entry:
-    """The record of a trial's training; UserError where a directory is no trial, or one of another format."""
+    """The record of a trial's training; UserError where a directory is not a trial of this format."""
     if not trial.is_dir():
         raise UserError(f"{trial}: not a trial directory: {'a file' if trial.exists() else 'there is no such folder'}")
     if (trial / POINTS).is_dir():
@@ -58,7 +58,7 @@ def training_of(trial: Path) -> Entry:
 
 
 def identity(trial: Path) -> str:
-    """What the checkpoints of a trial carry: one digest of its settings, its data, and what tells it from its twins."""
+    """The digest of a trial's settings, data and random token, which its checkpoints carry."""
     entry = training_of(trial)
     return digest_of([entry.settings, entry.data, entry.token])
 
@@ -67,14 +67,14 @@ def identity(trial: Path) -> str:
 
 
 def mark_diverged(trial: Path, how: str | None) -> None:
-    """Keep with a trial that, and how, it diverged; None takes it back."""
+    """Record how a trial diverged; None removes the record."""
     entry = training_of(trial)
     if entry.diverged != how:
         record(trial, TRAINING, entry.model_copy(update={"diverged": how}))
 
 
 def diverged(trial: Path) -> str | None:
-    """How a trial diverged, in a line for whoever reads its numbers; None where it did not."""
+    """How a trial diverged, as a line for the reader of its numbers; None where it did not."""
     how = training_of(trial).diverged
     rest = "its numbers are those of its best epoch before that" if (trial / BEST).exists() else "it has no numbers"
     return how and f"{trial}: {how}; {rest}"

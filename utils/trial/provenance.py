@@ -1,8 +1,7 @@
-"""What an output was made from: provenance.json beside it, and the check that it still holds.
+"""The provenance of outputs: provenance.json beside them, and the check that it still holds.
 
-{step: {"settings": ..., "versions": ..., "inputs": {file: SHA-256}, "outputs": {file: SHA-256}}}, files as named from
-the directory of provenance.json; a trial's step adds "data", those of the data set. Versions are kept for the reader:
-another one is no error.
+{step: {"settings": ..., "versions": ..., "inputs": {file: SHA-256}, "outputs": {file: SHA-256}}}, files named from the
+directory of provenance.json; a trial's steps add "data", files of the data set. Versions are not checked.
 """
 
 import platform
@@ -28,30 +27,30 @@ PACKAGES = ("torch", "numpy", "librosa", "soundfile", "soxr", "gensim", "nltk", 
 
 
 class Entry(BaseModel, extra="allow"):
-    """What a step made its outputs from; a step may add more."""
+    """The record of a step."""
 
     settings: dict[str, Any] = {}  # by dotted key
     versions: dict[str, object] = {}
     inputs: dict[str, str] = {}  # file: SHA-256
     outputs: dict[str, str] = {}
     data: dict[str, str] = {}  # of the data set
-    sources: dict[str, str] = {}  # what the data set was made from
+    sources: dict[str, str] = {}  # of the data set's captions, sounds and word vectors
     # of training alone, see identity.py
     format: int = 1
     seed: int | None = None
     token: str = ""  # drawn at random for each trial
-    runs: list[dict[str, Any]] = []  # where, and by what
+    runs: list[dict[str, Any]] = []  # machine and versions
     diverged: str | None = None
 
 
 def versions() -> dict[str, object]:
-    """Python, the packages that numbers depend on, and this repository's commit and whether its tree was clean."""
-    packages = {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)}  # with its build: +cu130
+    """The versions of Python and the packages that numbers depend on, and this repository's commit."""
+    packages = {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)}  # with the build: +cu130
     return {"python": platform.python_version(), **packages, **_repository()}
 
 
 def _repository() -> dict[str, object]:
-    """Commit and cleanness; None where this is no git checkout, or git is not installed."""
+    """The commit, and whether the tree is clean; None where this is no git checkout, or git is not installed."""
     if not shutil.which("git") or not (ROOT / ".git").exists():
         return {"commit": None, "clean": None}
 
@@ -64,7 +63,7 @@ def _repository() -> dict[str, object]:
 
 
 def record(root: Path | str, step: str, entry: Entry) -> None:
-    """Put a step's entry into the directory's provenance.json, in the place of an older one."""
+    """Write a step's entry into the directory's provenance.json; it replaces an older one."""
     made = read_provenance(root) | {step: entry}
     write_json(Path(root) / PROVENANCE, {name: made[name].model_dump(exclude_defaults=True) for name in sorted(made)})
 
@@ -78,9 +77,9 @@ def record_outputs(
     settings: dict | None = None,
     **more: object,
 ) -> Iterator[None]:
-    """A step at work: at the end it is recorded which files it read and wrote, by what versions and settings.
+    """Record, when the body has ended, which files a step read and wrote, by which versions and settings.
 
-    Inputs are digested before it reads them: of one that changes meanwhile, the next command will say so.
+    Inputs are digested before the body: the next command refuses one that changed meanwhile.
     """
     made_from = digests(root, [name_from(root, path) for path in inputs])
     yield
@@ -89,7 +88,7 @@ def record_outputs(
 
 
 def name_from(root: Path | str, path: Path) -> str:
-    """How a file is named from a directory: by its whole path, where it is not in there."""
+    """A file's name from a directory; its whole path where it is outside."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path.resolve())
 
 
@@ -104,7 +103,7 @@ def read_provenance(root: Path | str) -> dict[str, Entry]:
         first = error.errors(include_url=False, include_input=False)[0]
         what = f"{'.'.join(map(str, first['loc'])) or 'the file'!r:.80}: {first['msg']}"
         advice = "move it away, and run the steps again"
-        if (path.parent / CONF).exists():  # a trial's, which no step can make again
+        if (path.parent / CONF).exists():  # a trial's: no step can write it again
             advice = "mend that, or put a copy back: without it the trial cannot be read"
         raise UserError(f"{path}: not as its step writes it ({what}); {advice}") from None
 
@@ -116,7 +115,7 @@ def check_entry(root: Path | str, step: str, entry: Entry) -> None:
 
 
 def check_files(root: Path | str, expected: dict[str, str], complaint: str) -> None:
-    """Raise UserError with the complaint where a file is not what it was; one that is gone is its reader's concern."""
+    """Raise UserError with the complaint where a file has changed; its reader refuses one that is gone."""
     for name, digest in digests(root, expected).items():
         if digest != expected[name]:
             raise UserError(f"{Path(root) / name}: {complaint}")

@@ -1,4 +1,4 @@
-"""The record of a run, kept as the run goes on."""
+"""The record of a run, written while it trains."""
 
 import logging
 import os
@@ -27,7 +27,7 @@ from utils.trial.trial import Trial
 
 
 class Stateful(Protocol):
-    """What a checkpoint keeps the state of: a module, an optimiser, a schedule."""
+    """A module, an optimiser or a schedule, whose state a checkpoint keeps."""
 
     def state_dict(self) -> dict: ...
 
@@ -35,9 +35,9 @@ class Stateful(Protocol):
 
 
 class TrialRecord:
-    """What a trial directory holds of a run, kept as the run goes on: checkpoints, metrics.jsonl, train.log, events.
+    """The record of a run in a trial directory: checkpoints, metrics.jsonl, train.log and TensorBoard events.
 
-    Rank zero writes them; the other ranks' records hold the history alone.
+    Rank zero writes them; on the other ranks the record holds the history alone.
 
     Args:
         trial: where its directory holds a checkpoint, the record goes on from there.
@@ -58,16 +58,16 @@ class TrialRecord:
         """The results of the best epoch."""
         return best_of(self.history, self.conf)
 
-    def restore(self, parts: dict[str, Stateful]) -> None:
-        """Bring the parts of a run, by name, to where its last checkpoint left them; a new run stays as it is.
+    def restore(self, checkpointables: dict[str, Stateful]) -> None:
+        """Load the states that the last checkpoint keeps, if there is one.
 
-        Raises UserError where the data or the checkpoint are of another run; then the trial directory is as it was.
+        Raises UserError where the data or the checkpoint are of another run; the trial directory is then unchanged.
         """
         check_data(self.trial, TRAINING)
         if self.history:
             self._require_fit()
         if self.checkpoint is not None:
-            self._load(parts)
+            self._load(checkpointables)
         if rank() > 0:
             return
         self._keep_conf()
@@ -80,7 +80,7 @@ class TrialRecord:
             self.events = EpochEvents(self.path, self.history, self.identity)
 
     def _keep_conf(self) -> None:
-        """Keep the configuration, by whose time trials are the newest: one with nothing left to train stays as old."""
+        """Save the configuration. Its time says which trial is the newest: a finished trial keeps the time."""
         path = self.path / CONF
         before = path.stat() if is_finished(self.history, self.conf) else None
         save_conf(self.conf, path)
@@ -88,9 +88,9 @@ class TrialRecord:
             os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def _require_fit(self) -> None:
-        """Raise UserError where fewer epochs are asked for than there are, or the best one's checkpoint is not there.
+        """Raise UserError where fewer epochs are asked for than are trained, or the best checkpoint is gone.
 
-        The last epoch's is made again where it is the best.
+        Where the best epoch is the last, its checkpoint is restored from the last.
         """
         asked, trained = self.conf.param_conf.num_epoch, self.history[-1]["epoch"]
         if asked < trained:
@@ -104,24 +104,22 @@ class TrialRecord:
         if (found := load_checkpoint(path, self.identity)["epoch"]) != epoch:
             raise UserError(f"{path}: of epoch {found}, but the best is {epoch}; put that back, or start a new trial")
 
-    def _load(self, parts: dict[str, Stateful]) -> None:
+    def _load(self, checkpointables: dict[str, Stateful]) -> None:
         if self.checkpoint["words"] != self.words:
             raise UserError(f"{self.trial}: the vocabulary is not the one that the trial began with; start a new trial")
         try:
-            check_states(self.checkpoint, parts["optimizer"], parts["scheduler"])
-            # fused is the device's, not the trial's; torch puts the step counters where it says
-            for group, own in zip(
-                self.checkpoint["optimizer"]["param_groups"], parts["optimizer"].param_groups, strict=True
-            ):
-                group["fused"] = own["fused"]
-            for name, part in parts.items():
-                part.load_state_dict(self.checkpoint.get(name, {}))  # earlier ones lack the score
-        except Exception as error:  # as in load_model
+            check_states(self.checkpoint, checkpointables["optimizer"], checkpointables["scheduler"])
+            groups = self.checkpoint["optimizer"]["param_groups"]
+            for group, current in zip(groups, checkpointables["optimizer"].param_groups, strict=True):
+                group["fused"] = current["fused"]  # depends on the device; torch puts the step counters by it
+            for name, stateful in checkpointables.items():
+                stateful.load_state_dict(self.checkpoint.get(name, {}))  # earlier checkpoints lack the score
+        except Exception as error:  # torch raises many types
             raise UserError(f"{self.path / LAST}: does not fit this trial ({first_line(error)})") from None
-        self.checkpoint = None  # a second copy of the model and the optimizer
+        self.checkpoint = None  # frees a second copy of the model and the optimizer
 
     def begin_run(self, device: torch.device) -> None:
-        """Add this run to the trial's provenance: where, and by what."""
+        """Record this run's machine and versions in the trial's provenance."""
         if rank() > 0:
             return
         name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -131,7 +129,7 @@ class TrialRecord:
         record(self.path, TRAINING, entry.model_copy(update={"runs": [*entry.runs, run]}))
 
     def stop_at(self, epoch: int, error: Diverged, fids: list[str]) -> NoReturn:
-        """Mark the trial as diverged, on these clips, in train.log as well, and raise UserError."""
+        """Record in provenance.json and train.log that the trial diverged on these clips; raise UserError."""
         batch = f"; the batch's clips are {' '.join(dict.fromkeys(fids))}" if fids else ""
         how = f"diverged in epoch {epoch}: {error}"
         good = f"{LAST} holds epoch {epoch - 1}" if self.history else "there is no checkpoint yet"
@@ -146,18 +144,18 @@ class TrialRecord:
             "these clips"
         )
 
-    def add(self, results: dict[str, float], seconds: float, parts: dict[str, Stateful]) -> None:
-        """Keep an epoch's results and the state after it; once the last checkpoint is written, the epoch counts.
+    def add(self, results: dict[str, float], seconds: float, checkpointables: dict[str, Stateful]) -> None:
+        """Save an epoch's results and states. The epoch counts once the last checkpoint is written.
 
-        The seconds that it took go to the log alone: the rest is the same in every run.
+        The seconds go to the log alone, so that all other files are the same in every run.
         """
         self.history.append(results)
         if rank() > 0:
             return
         checkpoint = {
-            **{name: part.state_dict() for name, part in parts.items()},
+            **{name: stateful.state_dict() for name, stateful in checkpointables.items()},
             "words": self.words,
-            "history": self.history,  # all that the stopper and the choice of the best look at
+            "history": self.history,  # for the stopper and the choice of the best epoch
             "epoch": results["epoch"],  # with the seed, the state of every generator: see seed_epoch
             "best": self.best,
             "conf": self.conf.model_dump(),
@@ -167,7 +165,7 @@ class TrialRecord:
         for name in (LAST, BEST) if improved else (LAST,):
             with atomic_write(self.path / name) as temporary:
                 temporary.write_bytes(content)
-        mark_diverged(self.path, None)  # it got beyond, on another machine perhaps
+        mark_diverged(self.path, None)  # resumed, perhaps on another machine
         self._write_metrics()
         if self.events:
             self.events.add(results)
@@ -180,11 +178,11 @@ class TrialRecord:
             temporary.write_text(as_lines(self.history), encoding="utf-8")
 
     def log(self, line: str) -> None:
-        """Print a line, and keep it in train.log."""
+        """Print a line and append it to train.log."""
         self.logger.info(line)
 
     def close(self) -> None:
-        """End the run's record with the best epoch."""
+        """Log the best epoch, and close the event file."""
         best, params = self.best, self.conf.param_conf
         self.log(f"best epoch by {params.select_by}: {best['epoch']} -> {self.path / BEST}")
         if self.events:
@@ -192,16 +190,16 @@ class TrialRecord:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that stops the run where it cannot be written, as every other output does."""
+    """A log that stops the run where it cannot be written."""
 
     def handleError(self, record: logging.LogRecord) -> NoReturn:
         raise unwritable(Path(self.baseFilename), sys.exc_info()[1]) from None
 
 
 def _logger(path: Path) -> logging.Logger:
-    """A logger to the terminal and to a file; rank zero has the file.
+    """A logger to the terminal and, on rank zero, to a file.
 
-    Raises UserError where that is a link or no file: it is the one file of a trial that is added to, not replaced.
+    Raises UserError where that is a link or no file: it is appended to, while a trial's other files are replaced.
     """
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise UserError(f"{path}: is a link or no file; lines are not added to it: remove it")

@@ -1,6 +1,5 @@
-"""Further right pairs of the split for the results, as data_conf.relevance names them."""
+"""Relevant pairs beside each clip and its own captions: those of the file data_conf.relevance."""
 
-from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,78 +20,69 @@ from utils.trial.trial import Trial
 COLUMNS = ("file_name", "caption")
 SETTING, SPLIT = "data_conf.relevance", "data_conf.eval_data"
 ABSENT = f"name a CSV file of {','.join(COLUMNS)}, or set {SETTING} to null"
-RELEVANT_PAIRS = "right pairs"  # in the sources of what was measured by them
+RELEVANT_PAIRS = "right pairs"  # their name in provenance.json
 SHOWN = 20  # unknown names on the terminal
 
 
 def extra_relevant_pairs(conf: Conf, split: str, stored: StoredScores) -> np.ndarray | None:
-    """(P, 2) clips and captions, by their places in a split's scores, that are right for one another as well.
+    """(P, 2) indices of clips and captions in a split's scores that are relevant as well.
 
-    The names and captions are those of the split's captions file, to the character; a caption that stands there
-    several times is meant wherever it stands. None where data_conf.relevance says nothing of this split.
+    None where data_conf.relevance is null, or the split is not data_conf.eval_data.
 
     Raises UserError where the file cannot be read, or names what the split does not have.
     """
     if conf.data_conf.relevance is None or split != conf.data_conf.eval_data:
         return None
-    index, table = _captions(conf)
-    clips = {fid: i for i, fid in enumerate(stored.fids)}
-    captions = {tid: i for i, tid in enumerate(stored.tids)}
-    if not set(table["fid"]) <= clips.keys() or not set(table["tid"]) <= captions.keys():
+    index, captions, pairs = _read_relevance(conf)
+    clip_numbers, caption_numbers = ({name: i for i, name in enumerate(names)} for names in (stored.fids, stored.tids))
+    if not set(captions["fid"]) <= clip_numbers.keys() or not set(captions["tid"]) <= caption_numbers.keys():
         raise UserError(f"{index}: not the captions that were scored; run {SCORING} again")
-    of_name = dict(zip(table["file_name"], table["fid"].map(clips), strict=True))
-    of_text = table["tid"].map(captions).groupby(table["raw_text"]).agg(list).to_dict()
-    named = _named_pairs(conf.data_conf.relevance, index, of_name, of_text)
-    pairs = [(of_name[name], caption) for name, text in named for caption in of_text[text]]
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    clips = dict(zip(captions["file_name"], captions["fid"].map(clip_numbers), strict=True))
+    of_text = captions["tid"].map(caption_numbers).groupby(captions["raw_text"]).agg(list)
+    found = [(clips[name], caption) for name, text in pairs for caption in of_text[text]]
+    return np.array(found, dtype=np.int64)
 
 
 def require_pairs(conf: Conf) -> None:
-    """Raise UserError where data_conf.relevance is set, and metrics could not be computed by it."""
+    """Raise UserError where data_conf.relevance is set, but metrics could not use it."""
     if conf.data_conf.relevance is not None:
-        index, table = _captions(conf)
-        _named_pairs(conf.data_conf.relevance, index, set(table["file_name"]), set(table["raw_text"]))
+        _read_relevance(conf)
 
 
-def _captions(conf: Conf) -> tuple[Path, pd.DataFrame]:
-    """The captions file of the split for the results, and its rows."""
+def _read_relevance(conf: Conf) -> tuple[Path, pd.DataFrame, list[tuple[str, str]]]:
+    """The captions file of data_conf.eval_data, its rows, and the pairs (file_name, caption) of data_conf.relevance.
+
+    A name or caption is found where it is the same to the character; a caption may have several rows.
+    """
+    path = conf.data_conf.relevance
     index = DatasetPaths(conf.data_conf.dataset).text(conf.data_conf.eval_data)
-    return index, read_table(index, ["tid", "fid", "file_name", "raw_text"], INDEXING)
-
-
-def _named_pairs(path: str, index: Path, names: Container[str], texts: Container[str]) -> list[tuple[str, str]]:
-    """The pairs of a file, all of whose names and captions stand in an index."""
-    pairs, unknown = [], []
-    for line, name, text in _read_pairs(path):
+    captions = read_table(index, ["tid", "fid", "file_name", "raw_text"], INDEXING)
+    header, rows = csv_rows(path, ABSENT)
+    if not set(COLUMNS) <= set(header):
+        raise UserError(f"{path}: line 1: the columns must be {','.join(COLUMNS)}, but are {shown_header(header)}")
+    refuse_repeated(path, header, COLUMNS)
+    names, texts, pairs, unknown = set(captions["file_name"]), set(captions["raw_text"]), [], []
+    for line, row in rows:
+        name, text = (row[column] for column in COLUMNS)
         if name not in names:
             unknown.append(f"{path}: line {line}: {index} has no clip {name!r}; write file_name as there")
         if text not in texts:
             unknown.append(f"{path}: line {line}: {index} has no caption {text[:200]!r}; write it as raw_text is there")
         pairs.append((name, text))
+    if not pairs:
+        raise UserError(f"{path}: holds no pairs; {ABSENT}")
     if len(unknown) > SHOWN:
         unknown[SHOWN:] = [f"{path}: {len(unknown) - SHOWN} more names and captions are unknown"]
     if unknown:
         raise UserError("\n".join(unknown))
-    return pairs
+    return index, captions, pairs
 
 
-def _read_pairs(path: str) -> list[tuple[int, str, str]]:
-    """The line, the file name and the caption of each row."""
-    header, rows = csv_rows(path, ABSENT)
-    if not set(COLUMNS) <= set(header):
-        raise UserError(f"{path}: line 1: the columns must be {','.join(COLUMNS)}, but are {shown_header(header)}")
-    refuse_repeated(path, header, COLUMNS)
-    pairs = [(line, *(row[column] for column in COLUMNS)) for line, row in rows]
-    if not pairs:
-        raise UserError(f"{path}: holds no pairs; {ABSENT}")
-    return pairs
-
-
-# --- what the record of measuring says of it -------------------------------------------------------------
+# --- which pairs the metrics were measured by ------------------------------------------------------------
 
 
 def measured_by(conf: Conf) -> dict[str, dict]:
-    """The settings and the sources that metrics by a configuration have in their record; none where it is null."""
+    """What provenance.json records of data_conf.relevance; nothing where it is null."""
     path = conf.data_conf.relevance
     if path is None:
         return {}
@@ -103,36 +93,30 @@ def measured_by(conf: Conf) -> dict[str, dict]:
 
 
 def as_measured(trial: Trial, given: bool = False) -> Trial:
-    """A trial, its configuration with the data_conf.relevance that its split was measured by; unchanged if it was not.
+    """A trial with the data_conf.relevance that its split was measured by; unchanged if the split was not measured.
 
     Args:
-        given: whether the command line has that setting: then it has to be the one that was measured by.
+        given: whether the command line sets data_conf.relevance: then the content of that file must be the same.
 
-    Raises UserError where the right pairs are others now.
+    Raises UserError where the file has changed since.
     """
     measuring = read_provenance(trial.path).get(MEASURING)
     if measuring is None:
         return trial
-    conf = trial.conf
-    of_split = measuring.settings.get(SPLIT) == conf.data_conf.eval_data
-    before = measuring.settings.get(SETTING) if of_split else None
-    digest = measuring.sources.get(RELEVANT_PAIRS) if of_split else None
+    conf, before, digest = trial.conf, None, None
+    if measuring.settings.get(SPLIT) == conf.data_conf.eval_data:
+        before, digest = measuring.settings.get(SETTING), measuring.sources.get(RELEVANT_PAIRS)
     if not isinstance(before, str | None):
         raise UserError(f"{trial.path / PROVENANCE}: not as {MEASURING} writes it; run that again")
-    wanted = conf.data_conf.relevance if given else before
-    files = {path: _digest(trial.path, path) for path in (before, wanted) if path is not None}
-    for path, found in files.items():
-        if found is None:
+    wanted, found = conf.data_conf.relevance if given else before, {None: None}
+    for path in filter(None, (before, wanted)):
+        found[path] = next(iter(digests(trial.path, [Path.cwd() / path]).values()), None)
+        if found[path] is None:
             raise UserError(f"{path}: no such file; put it back, or run {MEASURING} again for {trial}")
-    if files.get(before) != digest:
+    if found[before] != digest:
         raise UserError(f"{before}: has changed since {MEASURING} read it for {trial}; run that again")
-    if files.get(wanted) != digest:
+    if found[wanted] != digest:
         what = f"measured with {SETTING} {before or 'null'}, but it is now {wanted or 'null'}"
         raise UserError(f"{trial}: {what}; leave the setting out, or run {MEASURING} again with it")
     data_conf = conf.data_conf.model_copy(update={"relevance": wanted})
     return replace(trial, conf=conf.model_copy(update={"data_conf": data_conf}))
-
-
-def _digest(trial: Path, path: str) -> str | None:
-    """A file's SHA-256, which the trial keeps; None where it is none."""
-    return next(iter(digests(trial, [Path.cwd() / path]).values()), None)

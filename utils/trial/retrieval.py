@@ -1,4 +1,4 @@
-"""What postprocessing does with a trial: score a split's clips with words and captions, and measure retrieval."""
+"""Score a trial's splits, and measure retrieval."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import write_json
 from utils.common.processes import pick_device
-from utils.common.steps import EMBEDDING, INDEXING, MEASURING, SCORING, TRAINING
+from utils.common.steps import EMBEDDING, INDEXING, MEASURING, SCORING, TRAINING, stage_files
 from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split
 from utils.dataset.index import TEXT_COLUMNS, read_table
@@ -23,15 +23,14 @@ from utils.retrieval_utils import per_query_both_directions, slices
 from utils.score_utils import Score, caption_word_weights, inverse_document_frequency
 from utils.trial.checkpoint import Trained
 from utils.trial.checks import check_trial
+from utils.trial.dataset_provenance import holds, sources
 from utils.trial.identity import data_digests
-from utils.trial.names import BEST, RETRIEVAL_METRICS
-from utils.trial.preprocessing import holds, sources
+from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.provenance import record_outputs
 from utils.trial.relevance import extra_relevant_pairs, measured_by
 from utils.trial.score_files import (
     Captions,
     load_scores,
-    matrix_size,
     new_word_scores,
     save_scores,
     scores_path,
@@ -39,13 +38,13 @@ from utils.trial.score_files import (
 )
 from utils.trial.trial import Trial
 
-CLIPS_AT_ONCE = 4096  # whose scores with words are held; clips of one part are padded together, whatever the words
-LARGEST_MATRIX = 2e9  # bytes of a split's scores of clips with captions that are written unless asked not to
+CLIPS_AT_ONCE = 4096  # scored with all words at a time
+LARGEST_MATRIX = 2e9  # bytes of clips x captions that xmodal_scores=auto writes
 SHOWN = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10")
 
 
 def score_trial(trial: Trial) -> None:
-    """Score every clip of each split with words and captions by the trial's best model, and report what was written."""
+    """Score each split's clips with words and captions by the trial's best model; write and print."""
     conf, paths, splits = trial.conf, trial.dataset, trial.conf.data_conf.splits
     check_trial(trial, TRAINING)
     best = trial.best
@@ -53,12 +52,12 @@ def score_trial(trial: Trial) -> None:
     device = pick_device()
     prepare_model(conf, best.model, device)
     best.score.to(device)
-    outputs = [path(trial.path, name) for name in splits for path in (scores_path, word_scores_path)]
+    inputs, outputs = (stage_files(trial.path, names, splits) for names in (SCORING.inputs, SCORING.outputs))
     data = data_digests(conf, splits, *([paths.word_extra] if extra else []))
-    with record_outputs(trial.path, SCORING, [trial.path / BEST], outputs, data=data, sources=sources(conf)):
+    with record_outputs(trial.path, SCORING, inputs, outputs, data=data, sources=sources(conf)):
         for name in splits:
             split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, conf.data_conf.cache)
-            scores_path(trial.path, name).unlink(missing_ok=True)  # of before, which nothing would tell from new ones
+            scores_path(trial.path, name).unlink(missing_ok=True)  # an earlier one: nothing tells it from the new
             path = word_scores_path(trial.path, name)
             words = write_word_scores(path, split, best, extra)
             print(f"{name}: {counted(len(split.fids), 'clip')} x {counted(words, 'word')} -> {path}")
@@ -66,9 +65,9 @@ def score_trial(trial: Trial) -> None:
 
 
 def extra_words(conf: Conf, best: Trained) -> WordEmbeddings | None:
-    """So many words beside a model's vocabulary as the configuration asks for, with their vectors (X, E).
+    """The extra words that the configuration asks for, with their vectors (X, E).
 
-    Raises UserError where step 3 kept none, or fewer, or what it kept is damaged.
+    Raises UserError where step 3 wrote fewer, or its file is damaged.
     """
     count, path = conf.word2vec_embeddings.extra_words, DatasetPaths(conf.data_conf.dataset).word_extra
     if not count:
@@ -82,9 +81,9 @@ def extra_words(conf: Conf, best: Trained) -> WordEmbeddings | None:
 
 
 def stored_word_weights(conf: Conf, score: Score, words: int) -> np.ndarray | None:
-    """What each of so many stored words, the vocabulary's and extra ones, weighs in a text; None: all the same.
+    """The weights (V,) of the stored words, the vocabulary's and the extra ones, in a text; None where all are equal.
 
-    An extra word weighs as much as any word that none of the training split's captions has.
+    An extra word weighs as much as a word that no training caption has.
     """
     if score.idf is None:
         return None
@@ -95,7 +94,7 @@ def stored_word_weights(conf: Conf, score: Score, words: int) -> np.ndarray | No
 
 
 def write_word_scores(path: Path, split: Split, best: Trained, extra: WordEmbeddings | None = None) -> int:
-    """Write a split's word scores, some clips at a time so that memory is bounded; how many words, extra ones too."""
+    """Write a split's word scores, some clips at a time. Returns the number of words, extra ones too."""
     model, score = best.model, best.score
     tables = [embed_words(model, np.arange(len(best.words)))]
     if extra:
@@ -114,10 +113,10 @@ def write_word_scores(path: Path, split: Split, best: Trained, extra: WordEmbedd
 
 
 def _write_matrix(trial: Trial, name: str, split: Split) -> None:
-    """Write a split's scores of clips with captions by those of words, unless they are too large or not wanted."""
+    """Write a split's scores of clips with captions, from the word scores, unless xmodal_scores says otherwise."""
     conf, best = trial.conf, trial.best
     clips, captions = len(split.fids), len(split.tids)
-    size = matrix_size(captions, clips)
+    size = 4 * captions * clips  # bytes
     if conf.xmodal_scores == "always" or (conf.xmodal_scores == "auto" and size <= LARGEST_MATRIX):
         path = scores_path(trial.path, name)
         save_scores(path, load_scores(word_scores_path(trial.path, name), best.epoch, str(best.score)))
@@ -125,12 +124,11 @@ def _write_matrix(trial: Trial, name: str, split: Split) -> None:
         return
     why = "xmodal_scores is never" if conf.xmodal_scores == "never" else f"over {LARGEST_MATRIX / 1e9:g} GB"
     scores = f"{counted(clips, 'clip')} x {counted(captions, 'caption')}, {size / 1e9:.3g} GB"
-    what = f"{scores}, are not written ({why}); no command needs them"
-    print(f"{name}: {what}, xmodal_scores=always writes them")
+    print(f"{name}: {scores}, are not written ({why}); no command needs them, xmodal_scores=always writes them")
 
 
 def measure_trial(trial: Trial) -> None:
-    """Retrieval metrics of each split by its scores: print them as a table, and write them."""
+    """Compute the retrieval metrics of each split from its scores; print and write them."""
     conf = trial.conf
     files = {split: word_scores_path(trial.path, split) for split in conf.data_conf.splits}
     check_trial(trial, TRAINING, SCORING, reads=files.values())
@@ -154,7 +152,7 @@ def measure_trial(trial: Trial) -> None:
 
 
 def print_table(metrics: dict, chance: dict) -> None:
-    """A line for each split and direction; the mAP of random scores stands beside the mAP."""
+    """Print a line for each split and direction; "chance" is the mAP of random scores."""
     header = "".join(f"{name:>7}" for name in SHOWN)
     print(f"{'split':12}  {'direction':13}{'chance':>7}{header}   MedR  queries (tied)")
     for split, directions in metrics.items():

@@ -1,4 +1,4 @@
-"""The scores of a split on the disk: written whole, and refused where they are damaged, of another epoch or score."""
+"""A split's score files: written whole, refused where they are damaged or of another epoch or score."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,38 +18,38 @@ from utils.retrieval_utils import CaptionScores, slices
 from utils.score_utils import Score
 
 PUBLISHED = str(Score())
-CLIPS_AT_ONCE = 64  # whose scores with all captions are held while they are written
+CLIPS_AT_ONCE = 64  # written at a time with the scores of all captions
 
 
 def scores_path(trial: Path, split: str) -> Path:
-    """Where a trial keeps a split's scores of clips with captions, for its user: no command reads them."""
+    """The file of a split's scores of clips with captions, for the user: no command reads it."""
     return trial / f"{split}_xmodal_scores.hdf5"
 
 
 def word_scores_path(trial: Path, split: str) -> Path:
-    """Where a trial keeps a split's scores of words with clips, from which all others follow."""
+    """The file of a split's scores of words with clips, from which all others follow."""
     return trial / f"{split}_word_scores.hdf5"
 
 
 class WordScores(NamedTuple):
     """A split's scores of single words, their names, and the epoch of the checkpoint that gave them.
 
-    Word by word, so that the scores of any text with all clips are a mean of few rows: those of its words.
+    A text's scores with all clips are the mean of its words' rows.
     """
 
-    scores: np.ndarray | h5py.Dataset  # (V, C) float32; once loaded a data set, read from its file where indexed
-    words: list[str]  # V, the whole vocabulary, and behind it the extra words, if any
+    scores: np.ndarray | h5py.Dataset  # (V, C) float32; loaded, it stays in the file until it is indexed
+    words: list[str]  # V, the vocabulary, then the extra words
     fids: list[str]  # C clips
     epoch: int
-    score: str = PUBLISHED  # how S was taken: str(Score)
+    score: str = PUBLISHED  # str(Score)
 
 
 class Captions(NamedTuple):
-    """A split's captions, as they stand beside its word scores."""
+    """The captions that are stored beside a split's word scores."""
 
     tids: list[str]  # M captions
     fids: list[str]  # M: the clip that each describes
-    weights: csr_array  # (M, V) float32: how much of each caption a word is
+    weights: csr_array  # (M, V) float32: each word's share of a caption
 
 
 class StoredScores(NamedTuple):
@@ -65,8 +65,8 @@ class StoredScores(NamedTuple):
     @property
     def caption_clips(self) -> np.ndarray:
         """(M,) the clip, in [0, C), that each caption describes."""
-        places = {fid: i for i, fid in enumerate(self.fids)}
-        return np.array([places[fid] for fid in self.caption_fids])
+        numbers = {fid: i for i, fid in enumerate(self.fids)}
+        return np.array([numbers[fid] for fid in self.caption_fids])
 
 
 # --- scores of words, and by them of captions ------------------------------------------------------------
@@ -76,31 +76,30 @@ class StoredScores(NamedTuple):
 def new_word_scores(
     path: Path, words: list[str], fids: list[str], captions: Captions | None, epoch: int, score: str = PUBLISHED
 ) -> Iterator[Callable[[slice, np.ndarray], None]]:
-    """Write word scores as HDF5, clips by clips; the file is there once the body has ended.
+    """Write word scores as HDF5, some clips at a time; the file appears when the body has ended.
 
-    Data sets scores (V, C) (unchunked: a row is one read), words, fids, and of the captions tids and caption_fids;
-    caption m's words are caption_words[n : k], its shares of them caption_shares[n : k], with n and k the numbers m and
-    m + 1 of caption_starts. Attributes epoch and score.
+    Data sets: scores (V, C), unchunked so that a row is one read; words, fids; of the captions tids, caption_fids, and
+    caption_starts, caption_words and caption_shares, a CSR matrix (M, V). Attributes: epoch and score.
 
     Args:
         captions: None writes what can be searched, but not measured.
 
     Yields:
-        write(clips, scores): what writes those of some clips, (V, c) float32.
+        write(clips, scores), which writes the scores (V, c) of some clips.
     """
     content = {"words": fixed_length(words), "fids": fixed_length(fids)}
     if captions is not None:
-        own = captions.weights
+        weights = captions.weights
         content |= {"tids": fixed_length(captions.tids), "caption_fids": fixed_length(captions.fids)}
-        content |= {"caption_starts": own.indptr, "caption_words": own.indices, "caption_shares": own.data}
+        content |= {"caption_starts": weights.indptr, "caption_words": weights.indices, "caption_shares": weights.data}
     with replaced(path) as temporary:
-        size = 4 * len(words) * len(fids) + sum(part.nbytes for part in content.values())
+        size = 4 * len(words) * len(fids) + sum(values.nbytes for values in content.values())
         require_room_for(path, size, data_sets=1 + len(content))
         with written(path), h5py.File(temporary, "w") as store:
             store.attrs["epoch"], store.attrs["score"] = epoch, score
             store.create_dataset("scores", (len(words), len(fids)), np.float32)
-            for name, part in content.items():
-                store[name] = part
+            for name, values in content.items():
+                store[name] = values
 
         def write(clips: slice, scores: np.ndarray) -> None:
             with written(path), h5py.File(temporary, "r+") as store:
@@ -110,7 +109,7 @@ def new_word_scores(
 
 
 def save_word_scores(path: Path, stored: WordScores, captions: Captions | None = None) -> None:
-    """`new_word_scores` of scores that are all at hand."""
+    """Write word scores that are held in memory."""
     _, words, fids, epoch, score = stored
     with new_word_scores(path, words, fids, captions, epoch, score) as write:
         write(slice(None), stored.scores)
@@ -122,10 +121,10 @@ def load_word_scores(path: Path, epoch: int, score: str) -> WordScores:
     Raises UserError where the file is missing, damaged or of another epoch or score.
     """
     with open_hdf5(path, SCORING) as store:
-        words, fids, made_by = _names(store)
-    _require(path, made_by, (epoch, score))
+        words, fids, origin = _names(store)
+    _require_origin(path, origin, epoch, score)
     store = h5py.File(path, "r")  # open for as long as its data set is in use
-    return WordScores(store["scores"], words, fids, *made_by)
+    return WordScores(store["scores"], words, fids, *origin)
 
 
 def load_scores(path: Path, epoch: int, score: str | None = None) -> StoredScores:
@@ -135,37 +134,33 @@ def load_scores(path: Path, epoch: int, score: str | None = None) -> StoredScore
     Raises UserError where the file is missing, damaged, without captions, of another epoch or score, or holds NaN.
     """
     with open_hdf5(path, SCORING) as store:
-        _, fids, made_by = _names(store)
-        if "tids" not in store:  # what has no captions may be searched, and is older than their place here
+        _, fids, origin = _names(store)
+        if "tids" not in store:  # written for search alone, or by a version that kept captions elsewhere
             raise UserError(f"{path}: holds no captions, by which metrics go; run {SCORING} again")
         tids, caption_fids = (_texts(store, name) for name in ("tids", "caption_fids"))
-        starts, words = (get_dataset(store, f"caption_{name}", SCORING, "i")[()] for name in ("starts", "words"))
-        shares, scores = (get_dataset(store, name, SCORING) for name in ("caption_shares", "scores"))
-        own = (shares[()], words, starts)
-        if not (_describe(tids, caption_fids, fids) and _are_weights(*own, len(tids), len(scores))):
-            raise _apart(path)
-        used = int(words.max()) + 1
-        by_word = scores[:used]
-    _require(path, made_by, (epoch, score))
+        if not _describe(tids, caption_fids, fids):
+            raise _mismatch(path)
+        weights = _weights(store, len(tids))
+        by_word = store["scores"][: weights.shape[1]]
+    _require_origin(path, origin, epoch, score)
     if not np.isfinite([by_word.min(), by_word.max()]).all():
         raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
-    weights = csr_array(own, shape=(len(tids), used))
-    return StoredScores(CaptionScores(weights, torch.from_numpy(by_word)), fids, tids, caption_fids, *made_by)
+    return StoredScores(CaptionScores(weights, torch.from_numpy(by_word)), fids, tids, caption_fids, *origin)
 
 
 def _names(store: h5py.File) -> tuple[list[str], list[str], tuple[int, str]]:
-    """The words, the clips, and the epoch and the score, which files from before there was a choice do not name."""
+    """The words, the clips, and the epoch and score; earlier versions, which had one score, do not name it."""
     words, fids = (_texts(store, name) for name in ("words", "fids"))
     scores = get_dataset(store, "scores", SCORING)
     if scores.shape != (len(words), len(fids)) or scores.dtype != np.float32:
-        raise _apart(store.filename)
+        raise _mismatch(store.filename)
     return words, fids, (int(store.attrs["epoch"]), str(store.attrs.get("score", PUBLISHED)))
 
 
 def _texts(store: h5py.File, name: str) -> list[str]:
     texts = get_dataset(store, name, SCORING, "S")
     if texts.ndim != 1:
-        raise _apart(store.filename)
+        raise _mismatch(store.filename)
     return texts.asstr()[()].tolist()
 
 
@@ -176,26 +171,28 @@ def _describe(tids: list[str], caption_fids: list[str], fids: list[str]) -> bool
     return unique and clips == set(fids)
 
 
-def _are_weights(shares: np.ndarray, words: np.ndarray, starts: np.ndarray, captions: int, vocabulary: int) -> bool:
-    """Whether so many captions have words each, with what these are of them: the parts of a csr_array."""
-    return (
-        starts.shape == (captions + 1,)
-        and starts[0] == 0
-        and bool((np.diff(starts) > 0).all())
-        and words.shape == shares.shape == (starts[-1],)
-        and words.min() >= 0
-        and words.max() < vocabulary
-        and shares.dtype == np.float32
-        and bool(np.isfinite(shares).all())
-    )
+def _weights(store: h5py.File, captions: int) -> csr_array:
+    """The captions' word weights (M, V), V up to the last word that is used."""
+    starts, words = (get_dataset(store, f"caption_{name}", SCORING, "i")[()] for name in ("starts", "words"))
+    shares = get_dataset(store, "caption_shares", SCORING)[()]
+    try:
+        used = int(words.max()) + 1
+        weights = csr_array((shares, words, starts), shape=(captions, used))
+        weights.check_format()
+    except (ValueError, OverflowError):  # of scipy, and of numpy where there are no words
+        raise _mismatch(store.filename) from None
+    complete = (np.diff(starts) > 0).all() and starts[-1] == len(words) and used <= len(store["scores"])
+    if not complete or shares.dtype != np.float32 or not np.isfinite(shares).all():
+        raise _mismatch(store.filename)
+    return weights
 
 
-def _apart(path: Path | str) -> UserError:
+def _mismatch(path: Path | str) -> UserError:
     return UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
 
 
-def _require(path: Path, stored: tuple[int, str], trial: tuple[int, str | None]) -> None:
-    (epoch, score), (best_epoch, trial_score) = stored, trial
+def _require_origin(path: Path, origin: tuple[int, str], best_epoch: int, trial_score: str | None) -> None:
+    epoch, score = origin
     if epoch != best_epoch:
         raise UserError(f"{path}: scores of epoch {epoch}, but the best epoch is now {best_epoch}; run {SCORING} again")
     if trial_score not in (None, score):
@@ -205,21 +202,16 @@ def _require(path: Path, stored: tuple[int, str], trial: tuple[int, str | None])
 # --- scores of clips with captions, as the original writes them ------------------------------------------
 
 
-def matrix_size(captions: int, clips: int) -> int:
-    """Bytes of the scores that `save_scores` writes."""
-    return 4 * captions * clips
-
-
 def save_scores(path: Path, stored: StoredScores) -> None:
     """Write scores as HDF5: data sets scores (C, M), fids, tids, caption_fids, and the attributes epoch and score."""
     captions, clips = stored.scores.shape
     names = {name: fixed_length(getattr(stored, name)) for name in ("fids", "tids", "caption_fids")}
-    size = matrix_size(captions, clips) + sum(part.nbytes for part in names.values())
+    size = 4 * captions * clips + sum(values.nbytes for values in names.values())
     require_room_for(path, size, data_sets=1 + len(names))
     with atomic_write(path) as temporary, h5py.File(temporary, "w") as store:
         store.attrs["epoch"], store.attrs["score"] = stored.epoch, stored.score
         scores = store.create_dataset("scores", (clips, captions), np.float32)
-        for some in slices(clips, CLIPS_AT_ONCE):
-            scores[some] = stored.scores.tile(slice(None), some).T.numpy()
-        for name, part in names.items():
-            store[name] = part
+        for chunk in slices(clips, CLIPS_AT_ONCE):
+            scores[chunk] = stored.scores.tile(slice(None), chunk).T.numpy()
+        for name, values in names.items():
+            store[name] = values

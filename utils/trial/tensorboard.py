@@ -17,13 +17,12 @@ def require_tensorboard() -> None:
 
 
 class EpochEvents:
-    """A trial's event file: what metrics.jsonl holds, by epoch.
+    """A trial's event file, with the content of metrics.jsonl.
 
     Args:
-        trial: the trial directory; its event files of earlier runs, and no others, are replaced, so that no epoch
-            stands there twice.
+        trial: the trial directory; event files of its earlier runs, and no others, are replaced.
         history: the results of the epochs so far.
-        identity: of the trial; names of its event files end with it.
+        identity: of the trial; the names of its event files end with it.
     """
 
     def __init__(self, trial: Path, history: list[dict[str, float]], identity: str):
@@ -37,12 +36,11 @@ class EpochEvents:
             self.add(results)
 
     def add(self, results: dict[str, float]) -> None:
-        """Write an epoch's results at once, for whoever looks on."""
+        """Write an epoch's results at once."""
         for name, value in results.items():
             if name != "epoch":
                 self.writer.add_scalar(name, value, global_step=results["epoch"])
         self.writer.flush()
 
     def close(self) -> None:
-        """Close the event file."""
         self.writer.close()

@@ -1,4 +1,4 @@
-"""What a run trains on, read and refused before anything of the trial exists."""
+"""The training data, read and checked before the trial directory exists."""
 
 from typing import NamedTuple
 
@@ -11,26 +11,26 @@ from utils.data_utils import Split, load_split, on_device
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
 from utils.memory_utils import require_memory
+from utils.trial.dataset_provenance import check_steps
 from utils.trial.identity import data_digests
-from utils.trial.preprocessing import check_steps
 from utils.trial.relevance import require_pairs
 
 
 class TrainingData(NamedTuple):
-    """A vocabulary with its vectors, the split to learn from, and the one that steers."""
+    """A vocabulary with its vectors, and the splits for training and validation."""
 
     words: list[str]  # V, id 0 the padding
     vectors: np.ndarray  # (V, E) float32
     train: Split
     val: Split
-    files: dict[str, str]  # of the data set, by name: SHA-256 before they were read
+    files: dict[str, str]  # SHA-256 by file name, taken before reading
 
 
 def load_training_data(conf: Conf) -> TrainingData:
-    """Read the data set; raises UserError where it is not what the preprocessing steps make by this configuration."""
+    """Read the data set; UserError where preprocessing by this configuration would not make it."""
     paths, data = DatasetPaths(conf.data_conf.dataset), conf.data_conf
     check_steps(conf, *PREPROCESSING)
-    require_pairs(conf)  # else it were found out when all is trained
+    require_pairs(conf)  # read after training only: refuse it before
     files = data_digests(conf, [data.train_data, data.val_data])
     words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
     train, val = (
