@@ -417,7 +417,7 @@ KINDS = {
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
-        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, fewest=4, config=LOG_MEL_CONFIG),
+        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", None),
     ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),

@@ -1,4 +1,4 @@
-"""Audio files as libsndfile decodes them, and those that it would pass as whole though they are not."""
+"""Audio files are decoded to their end, and refused if they are damaged, even where libsndfile would accept them."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ import utils.common.digests
 import utils.dataset.audio
 from utils.common.digests import HELD
 from utils.common.errors import UserError
-from utils.dataset.audio import HEARD, mono_blocks, open_audio, probe_clip, resampled
+from utils.dataset.audio import mono_blocks, open_audio, probe_clip, resampled
 from utils.dataset.paths import AUDIO_SUFFIXES
 
 RATE = 16000
@@ -104,7 +104,7 @@ def test_an_mp3_whose_length_can_only_be_guessed_is_refused(tmp_path):
     write(path, np.r_[np.zeros(RATE), noise(3 * RATE)])
     content = path.read_bytes()
     path.write_bytes(content[content.index(content[:2], 4) :])  # without its first frame, where the count is
-    with pytest.raises(UserError, match=r"x\.mp3: it has no count of its frames.*convert it to a \.wav or \.flac"):
+    with pytest.raises(UserError, match=r"x\.mp3: it has no frame count.*convert it: ffmpeg -i OLD NEW\.wav, or NEW\.flac"):
         probe_clip(path)
 
 
@@ -124,7 +124,7 @@ def test_a_flac_that_was_written_into_a_pipe_is_called_so(tmp_path):
     content[21] &= 0xF0  # the count of samples, 36 bits in the first block of metadata: unknown
     content[22:26] = bytes(4)
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.flac: it has no count of its frames.*convert it"):
+    with pytest.raises(UserError, match=r"x\.flac: it has no frame count.*convert it"):
         probe_clip(path)
 
 
@@ -178,8 +178,8 @@ def test_a_wav_of_known_length_is_cut_short_whatever_the_size_of_its_riff(tmp_pa
         (lambda path: soundfile.write(path, np.r_[noise(), np.inf], RATE, subtype="DOUBLE"), "NaN or infinite"),
         (lambda path: soundfile.write(path, noise() * 1e25, RATE, subtype="FLOAT"), r"a sample of .*e\+24; full"),
         (lambda path: written_with_size(path, 2**31 - 2, 2**31 + 34), "cut short"),
-        (lambda path: written_with_size(path, 0), "promises no samples, but .*not closed; convert it: ffmpeg -i"),
-        (lambda path: written_with_size(path, 0, 0), "promises no samples, but .*not closed; convert it: ffmpeg"),
+        (lambda path: written_with_size(path, 0), "promises no samples, but data follow: .*not closed; convert it: ffmpeg -i"),
+        (lambda path: written_with_size(path, 0, 0), "promises no samples, but data follow: .*not closed; convert it: ffmpeg"),
     ],
 )
 def test_unfit_audio_is_refused(tmp_path, write, what):
@@ -253,7 +253,7 @@ def test_samples_are_whole_where_their_size_alone_is_wrong(tmp_path, excess):
     written_with_size(tmp_path / "x.wav", 2 * RATE + excess)
     assert probe_clip(tmp_path / "x.wav").clip.seconds == 1
     written_with_size(tmp_path / "x.wav", 2 * RATE + excess, 2 * RATE + 36 + excess)  # as of one that is cut short
-    promised = f"promises {2 * RATE + excess} bytes, and {2 * RATE} are there; get the clip anew, or convert it: ffmpeg"
+    promised = f"promises {2 * RATE + excess} bytes, the file has {2 * RATE}; download it again, or convert it: ffmpeg"
     with pytest.raises(UserError, match=promised):
         probe_clip(tmp_path / "x.wav")
     content = bytearray(encoded("AIFF"))
@@ -287,7 +287,7 @@ def test_an_mp3_within_a_wav_is_refused_where_its_length_can_only_be_guessed(tmp
     chunks = [(b"fmt ", form), (b"fact", struct.pack("<I", RATE)), (b"data", mp3 + bytes(len(mp3) % 2))]
     body = b"WAVE" + b"".join(name + struct.pack("<I", len(content)) + content for name, content in chunks)
     (tmp_path / "x.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
-    with pytest.raises(UserError, match=r"x\.wav: it has no count of its frames.*ffmpeg -i OLD NEW\.wav"):
+    with pytest.raises(UserError, match=r"x\.wav: it has no frame count.*ffmpeg -i OLD NEW\.wav"):
         probe_clip(tmp_path / "x.wav")
 
 
@@ -300,8 +300,8 @@ def test_how_loud_a_clip_is(tmp_path, subtype):
         soundfile.write(tmp_path / "x.wav", samples, RATE, subtype=subtype)
         return probe_clip(tmp_path / "x.wav").level
 
-    assert level(samples).peak == 0.5 and level(samples).mono_peak > HEARD
-    assert level(samples * [1, 0]).mono_peak > HEARD
+    assert level(samples).peak == 0.5 and level(samples).mono_peak > 0.1
+    assert level(samples * [1, 0]).mono_peak > 0.1
     assert level(np.stack([samples[:, 0], -samples[:, 0]], axis=1)) == pytest.approx((0.5, 0), abs=1e-4)
     assert level(np.zeros((99, 2))) == (0, 0)
     late = np.zeros(3 * RATE)

@@ -11,7 +11,7 @@ from utils.common.steps import SYNTHESIS
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf")
 AUDIO_FILES = f"{', '.join(AUDIO_SUFFIXES[:-1])} or {AUDIO_SUFFIXES[-1]}"
 OTHER_SOUNDS = (".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp2", ".mp4", ".ra", ".webm", ".wma", ".wv")
-CONVERT = "is of a kind that is not read here; convert it to .wav or .flac"  # one of these
+UNSUPPORTED = "is of an unsupported format; convert it to .wav or .flac"  # one of these
 APPLE_DOUBLE = b"\0\5\x16\7"  # what the `._x.wav` begins with that macOS writes beside an `x.wav`
 
 
@@ -30,7 +30,7 @@ def sounds_in(folder: Path) -> Iterator[tuple[str, str | None]]:
         elif not path.is_file():
             yield name, _no_file(path)
         elif not (name.startswith("._") and _begins_with(path, APPLE_DOUBLE)):
-            yield name, None if path.suffix.lower() in AUDIO_SUFFIXES else CONVERT
+            yield name, None if path.suffix.lower() in AUDIO_SUFFIXES else UNSUPPORTED
 
 
 def _no_file(path: Path) -> str:
