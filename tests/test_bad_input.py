@@ -536,7 +536,7 @@ AUDIO = [  # of a clip, when captions are paired with clips
     ("truncated", cut("wav"), "cut short"),
     ("a size that is too large", larger, "the header is wrong … the file has … ffmpeg -i OLD NEW.wav"),
     ("sizes of zero", not_closed, "promises no samples … was not closed; convert it: ffmpeg -i OLD NEW.wav"),
-    ("a dangling link", in_place_of_wav(dangling), "is a link to what is not there … git annex get"),
+    ("a dangling link", in_place_of_wav(dangling), "is a broken link … git annex get"),
     ("a folder", in_place_of_wav(Path.mkdir), "is a folder, not a file"),
     ("a pipe", in_place_of_wav(os.mkfifo), "is a pipe"),
     ("3 frames", audio(noise(962 / 16030, 16030), 16030), "0.060012 s are too short; the model needs 4 frames"),
@@ -662,7 +662,7 @@ RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: 
     ("scores are a pipe", lambda folder: os.mkfifo(folder.root / "out_word_scores"), "{root}/out_word_scores: is a"),
 ]
 UNRANKED = [  # of a sound that is to be ranked
-    ("a dangling link", sound_in_place(dangling), "is a link to what is not there"),
+    ("a dangling link", sound_in_place(dangling), "is a broken link"),
     ("a folder in its place", sound_in_place(Path.mkdir), "is a folder"),
     ("a pipe", sound_in_place(os.mkfifo), "is a pipe"),
 ]

@@ -104,7 +104,7 @@ def test_an_mp3_whose_length_can_only_be_guessed_is_refused(tmp_path):
     write(path, np.r_[np.zeros(RATE), noise(3 * RATE)])
     content = path.read_bytes()
     path.write_bytes(content[content.index(content[:2], 4) :])  # without its first frame, where the count is
-    with pytest.raises(UserError, match=r"x\.mp3: it has no frame count.*convert it: ffmpeg -i OLD NEW\.wav, or NEW\.flac"):
+    with pytest.raises(UserError, match=r"x\.mp3: it has no frame count.*convert it: .* NEW\.wav, or NEW\.flac"):
         probe_clip(path)
 
 
@@ -178,8 +178,8 @@ def test_a_wav_of_known_length_is_cut_short_whatever_the_size_of_its_riff(tmp_pa
         (lambda path: soundfile.write(path, np.r_[noise(), np.inf], RATE, subtype="DOUBLE"), "NaN or infinite"),
         (lambda path: soundfile.write(path, noise() * 1e25, RATE, subtype="FLOAT"), r"a sample of .*e\+24; full"),
         (lambda path: written_with_size(path, 2**31 - 2, 2**31 + 34), "cut short"),
-        (lambda path: written_with_size(path, 0), "promises no samples, but data follow: .*not closed; convert it: ffmpeg -i"),
-        (lambda path: written_with_size(path, 0, 0), "promises no samples, but data follow: .*not closed; convert it: ffmpeg"),
+        (lambda path: written_with_size(path, 0), "promises no samples.*not closed; convert it: ffmpeg -i"),
+        (lambda path: written_with_size(path, 0, 0), "promises no samples.*not closed; convert it: ffmpeg"),
     ],
 )
 def test_unfit_audio_is_refused(tmp_path, write, what):

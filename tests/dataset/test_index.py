@@ -192,7 +192,7 @@ def test_links_folders_and_pipes_with_audio_suffixes_are_listed_once(dataset):
     os.mkfifo(folder / "pipe.flac")
     (folder / "unnamed.mp3").symlink_to("unnamed.mp3")
     found = index(paths)
-    link = "is a link to what is not there; get the file itself (as by `git annex get` or `dvc pull`)"
+    link = "is a broken link; get the file itself (as by `git annex get` or `dvc pull`)"
     assert problems(found) == [
         f"dev ('annex.wav'): {link}",
         "dev ('folder.wav'): is a folder, not a file; rename or remove it",

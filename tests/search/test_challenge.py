@@ -277,7 +277,7 @@ def test_what_lies_in_a_sounds_place_is_named(made, ranked, tmp_path):
     os.mkfifo(sounds / "pipe.flac")
     (sounds / "._a.wav").write_bytes(b"\0\5\x16\7" + bytes(99))  # macOS's own
     ranked(CAPTIONS, sounds, status=2)
-    said = [("annex.wav", "is a link to what is not there"), ("folder.ogg", "is a folder"), ("pipe.flac", "is a pipe")]
+    said = [("annex.wav", "is a broken link"), ("folder.ogg", "is a folder"), ("pipe.flac", "is a pipe")]
     *lines, last = ranked.said.splitlines()
     for line, (name, what) in zip(lines, said, strict=True):
         assert line.startswith(f"error: {sounds / name}: {what}")
