@@ -134,8 +134,8 @@ def test_captions_of_unknown_words_get_the_order_of_names(ranked, tmp_path):
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
         "warning: unknown words, left out: zorgly, blip",
-        f"warning: {tmp_path / 'queries.csv'}: line 2: no word of 'zorgly blip' is known: the sounds stand in the "
-        "order of their names",
+        f"warning: {tmp_path / 'queries.csv'}: line 2: no word of 'zorgly blip' is known: the sounds are "
+        "sorted by name",
     ]
 
 
@@ -254,7 +254,7 @@ def test_broken_sounds_are_refused_or_left_out_by_name(made, ranked, tmp_path):
     for line, (name, what) in zip(lines, names, strict=False):
         assert line.startswith(f"error: {sounds / name}: ") and what in line
     assert lines[3:] == [
-        f"error: {sounds}: 3 sounds cannot be ranked: mend or remove what is named, or set "
+        f"error: {sounds}: 3 sounds cannot be ranked: correct or remove them, or set "
         "clotho_dataset.on_bad_data=skip"
     ]
     assert (tmp_path / "out.csv").read_bytes() == before

@@ -96,7 +96,7 @@ class ClipSearch:
     # --- clips by a text ---------------------------------------------------------------------------------
 
     def by_text(self, query: str, top: int = 5) -> list[ClipHit]:
-        """Find the `top` clips (all, if there are fewer) with the highest scores with a text; ties keep the split's order.
+        """Find the `top` clips, or all, with the highest scores with a text; ties keep the split's order.
 
         The query is cleaned and corrected as captions are, but keeps named entities. Words without a vector, see
         `unknown_words`, do not count.
@@ -186,7 +186,7 @@ class ClipSearch:
     # --- captions by a sound -----------------------------------------------------------------------------
 
     def by_audio(self, path: Path | str, top: int = 5) -> list[CaptionHit]:
-        """Find the `top` captions (all, if there are fewer) with the highest scores with a sound; ties keep the split's order.
+        """Find the `top` captions, or all, with the highest scores with a sound; ties keep the split's order.
 
         A sound at another sample rate is resampled to that of most of the split's clips.
 
