@@ -21,7 +21,7 @@ def main() -> None:
     conf = conf_from_command(__doc__)
     paths, demo = DatasetPaths(conf.data_conf.dataset), conf.demo_dataset
     plans = {split: plan_split(split, count, demo.seed) for split, count in demo.num_clips.items()}
-    for split, scenes in plans.items():  # all of them before anything is written
+    for split, scenes in plans.items():  # before anything is written
         refuse_foreign_data(paths, split, scenes)
     for split, scenes in plans.items():
         clips = write_split(paths, split, scenes, demo.sample_rate, demo.seed)

@@ -41,9 +41,9 @@ def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:
     write_csv(paths.clean_captions(split), CLEAN_COLUMNS, rows)
 
     hyphenated = Counter(word for text in texts for word in hyphenated_words(text))
-    common = ", ".join(f"{word} ({count})" for word, count in hyphenated.most_common(5))
+    examples = ", ".join(f"{word} ({count})" for word, count in hyphenated.most_common(5))
     print(f"{split}: {counted(len(rows), 'caption')} -> {paths.clean_captions(split)}")
-    print(f"  {len(hyphenated)} distinct hyphenated words kept{': ' + common if common else ''}")
+    print(f"  {len(hyphenated)} distinct hyphenated words kept{': ' + examples if examples else ''}")
 
 
 if __name__ == "__main__":

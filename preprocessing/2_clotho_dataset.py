@@ -1,8 +1,7 @@
 """Step 2: index the data set. Reads {split}_clean_captions.csv and {split}/, writes {split}_text.csv, vocab_info.json
-and audio_info.json; whatever is wrong with the data is listed in bad_data.csv."""
+and audio_info.json, and lists bad data in bad_data.csv."""
 
 import sys
-from itertools import chain
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
@@ -17,10 +16,11 @@ from models.audio_encoders import CRNNEncoder
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, INDEXING
 from utils.conf.command import conf_from_command
-from utils.dataset.dataset_warnings import mixed_rates, odd_levels, repeated_names, repeated_sounds, repeated_splits
+from utils.dataset import dataset_warnings
 from utils.dataset.index import (
     TEXT_COLUMNS,
     Problem,
+    Requirement,
     SplitIndex,
     clip_info,
     index_split,
@@ -29,50 +29,52 @@ from utils.dataset.index import (
 from utils.dataset.paths import DatasetPaths
 from utils.trial.dataset_provenance import check_steps, record_step_outputs
 
-SHOWN = 20  # problems on the terminal; the file lists them all
+SHOWN = 20  # problems printed; bad_data.csv lists all
 
 
 def main() -> None:
     conf = conf_from_command(__doc__)
-    paths = DatasetPaths(conf.data_conf.dataset)
+    paths, config, splits = DatasetPaths(conf.data_conf.dataset), conf.audio_logmel.config, conf.data_conf.splits
     check_steps(conf, CLEANING)
-    require_audio = conf.clotho_dataset.require_audio
-    config = conf.audio_logmel.config
-    splits = conf.data_conf.splits
+    required = Requirement(CRNNEncoder.rate, config) if conf.clotho_dataset.require_audio else None
     with record_step_outputs(conf, INDEXING):
-        index = {split: index_split(paths, split, require_audio, CRNNEncoder.rate, config) for split in splits}
+        index = {split: index_split(paths, split, required) for split in splits}
         report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
         write_index(paths, index)
-    clips = {split: found.clips for split, found in index.items()}
     roles = conf.data_conf.model_dump(include={"train_data", "val_data", "eval_data"})
-    levels = {split: found.levels for split, found in index.items()}
-    remarks = (repeated_splits(roles), repeated_names(clips), repeated_sounds(clips), odd_levels(clips, levels))
-    for remark in chain(*remarks, mixed_rates(clips, config)):
-        print(remark)
+    clips = dataset_warnings.clip_table({split: indexed.probes for split, indexed in index.items()})
+    for warning in (
+        *dataset_warnings.repeated_splits(roles),
+        *dataset_warnings.repeated_names(clips),
+        *dataset_warnings.repeated_sounds(clips),
+        *dataset_warnings.odd_levels(clips),
+        *dataset_warnings.mixed_rates(clips, config),
+    ):
+        print(warning)
 
 
 def report_problems(paths: DatasetPaths, index: dict[str, SplitIndex], refuse: bool) -> None:
-    """List what is wrong in bad_data.csv, and stop there, or report how much is left out."""
-    problems = [problem for found in index.values() for problem in found.problems]
+    """List the problems in bad_data.csv, and either refuse the data or say how many are left out."""
+    problems = [problem for indexed in index.values() for problem in indexed.problems]
     paths.bad_data.unlink(missing_ok=True)
     if problems:
         write_csv(paths.bad_data, list(Problem._fields), problems)
-    if problems and refuse:
-        more = f"and {len(problems) - SHOWN} more; " if len(problems) > SHOWN else ""
-        advice = f"{more}all {len(problems)} are in {paths.bad_data}: mend them or set clotho_dataset.on_bad_data=skip"
-        raise UserError("\n".join([*map(str, problems[:SHOWN]), advice]))
-    if problems:
+        if refuse:
+            more = f"and {len(problems) - SHOWN} more; " if len(problems) > SHOWN else ""
+            where = f"all {len(problems)} are in {paths.bad_data}"
+            advice = f"{more}{where}: correct them or set clotho_dataset.on_bad_data=skip"
+            raise UserError("\n".join([*map(str, problems[:SHOWN]), advice]))
         print(f"left out: {counted(len(problems), 'problem')}, listed in {paths.bad_data}")
-    for split, found in index.items():
-        if found.captions.empty:
+    for split, indexed in index.items():
+        if indexed.captions.empty:
             raise UserError(f"{paths.raw_captions(split)}: no usable captions are left")
 
 
 def write_index(paths: DatasetPaths, index: dict[str, SplitIndex]) -> None:
-    for split, found in index.items():
-        write_csv(paths.text(split), TEXT_COLUMNS, found.captions.itertuples(index=False))
-    vocabulary = vocabulary_info({split: found.captions for split, found in index.items()})
-    clips = clip_info({split: found.clips for split, found in index.items()})
+    for split, indexed in index.items():
+        write_csv(paths.text(split), TEXT_COLUMNS, indexed.captions.itertuples(index=False))
+    vocabulary = vocabulary_info({split: indexed.captions for split, indexed in index.items()})
+    clips = clip_info({split: indexed.clips for split, indexed in index.items()})
     write_json(paths.vocab_info, vocabulary)
     write_json(paths.audio_info, clips)
     for split, sizes in vocabulary["splits"].items():

@@ -1,6 +1,6 @@
 """Step 3: a vector for every word. Reads vocab_info.json and word vectors, writes word2vec_embeds.npz.
 
-Where word2vec_embeddings.extra_words asks for any, word2vec_extra.npz gets words that no caption has, for search."""
+If word2vec_embeddings.extra_words is set, word2vec_extra.npz gets words that no caption has, for search."""
 
 import sys
 from itertools import chain
@@ -23,6 +23,7 @@ from utils.dataset.captions import is_typed
 from utils.dataset.index import TEXT_COLUMNS, read_table, read_vocabulary
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import (
+    UnknownVector,
     embed_vocabulary,
     further_words,
     save_embeddings,
@@ -42,14 +43,13 @@ def main() -> None:
     with record_step_outputs(conf, EMBEDDING, *sources.get(settings.source, [])):
         vocabulary = read_vocabulary(paths)
         vectors = source_vectors(conf, paths, vocabulary)
-        embeddings, coverage = embed_vocabulary(
-            vocabulary, vectors, settings.variants, settings.unk_max_dot, settings.unk_max_draws, settings.seed
-        )
+        unknown = UnknownVector(settings.unk_max_dot, settings.unk_max_draws, settings.seed)
+        embeddings, coverage = embed_vocabulary(vocabulary, vectors, settings.variants, unknown)
         if settings.extra_words:
             extra = further_words(vectors, vocabulary, settings.extra_words, conf.text_cleaning.corrections)
             save_embeddings(paths.word_extra, extra)
         else:
-            paths.word_extra.unlink(missing_ok=True)  # of other settings
+            paths.word_extra.unlink(missing_ok=True)  # of earlier settings
         save_embeddings(paths.word_embeds, embeddings)
     print(f"{counted(len(vocabulary), 'word')}, {embeddings.vectors.shape[1]} dimensions -> {paths.word_embeds}")
     print(
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def source_vectors(conf: Conf, paths: DatasetPaths, vocabulary: list[str]) -> dict[str, np.ndarray]:
-    """The vectors that word2vec_embeddings.source asks for; of a large source, those that are used."""
+    """Get the vectors that word2vec_embeddings.source names; from pretrained ones only those that are used."""
     settings, corrections = conf.word2vec_embeddings, conf.text_cleaning.corrections
     if settings.source != "train":
         rows = source_rows(settings.source, settings.file)

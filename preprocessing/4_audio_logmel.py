@@ -1,6 +1,6 @@
 """Step 4: log-mel energies. Reads audio_info.json and the clips, writes {split}_audio_logmels.hdf5.
 
-Clips that an earlier run finished, by the same settings and from the same sounds, are kept."""
+Keeps the log-mels that an earlier run computed by the same settings from the same sounds."""
 
 import os
 import sys
@@ -29,9 +29,9 @@ from utils.dataset.log_mel_store import LogMelStore, Sound, part_name
 from utils.dataset.paths import DatasetPaths
 from utils.trial.dataset_provenance import check_steps, holds, record_step_outputs
 
-BATCH = 8  # clips that a worker takes at a time
-WORTH = 256  # clips for which another worker is started: it takes seconds to be ready, and a clip some milliseconds
-KILLED = f"{LOG_MELS} keeps what is finished: run it again, with fewer audio_logmel.workers"
+BATCH = 8  # clips in a worker's task
+CLIPS_PER_WORKER = 256  # a worker takes seconds to start, a clip some milliseconds
+KILLED = f"{LOG_MELS} keeps finished clips: run it again, with fewer audio_logmel.workers"
 
 
 def main() -> None:
@@ -42,21 +42,21 @@ def main() -> None:
     for split, clips in splits.items():
         if not clips:
             raise UserError(f"{paths.audio_info}: {split} was indexed without audio; run {INDEXING} with it")
-    worth = 1 + sum(map(len, splits.values())) // WORTH
-    workers = conf.audio_logmel.workers or min(os.cpu_count(), worth)
-    # All splits in one: a record of a part would take in the other splits' files of before
+    useful_workers = 1 + sum(map(len, splits.values())) // CLIPS_PER_WORKER
+    workers = conf.audio_logmel.workers or min(os.cpu_count(), useful_workers)
+    # One record for all splits: a partial one would vouch for the other splits' older files
     with record_step_outputs(conf, LOG_MELS):
         begun = [SplitLogMels(conf, split, clips) for split, clips in splits.items()]
         tasks = [partial(log_mels.store.finish, batch) for log_mels in begun for batch in log_mels.batches]
         with results_of(tasks, workers, KILLED) as places:
-            for log_mels in begun:  # one is written while the other workers are at the next
+            for log_mels in begun:  # workers compute the next split while this one is written
                 log_mels.write(places)
     for log_mels in begun:
         log_mels.store.clear()
 
 
 class SplitLogMels:
-    """A split's log-mels on their way: what there is of them, and what the workers have to see to."""
+    """A split's log-mels: those of earlier runs, and the batches that workers compute or check."""
 
     def __init__(self, conf: Conf, split: str, clips: dict[str, Clip]):
         paths = DatasetPaths(conf.data_conf.dataset)
@@ -66,24 +66,25 @@ class SplitLogMels:
         if holds(conf, LOG_MELS, self.store.path):
             self.stored = self.store.stored()
         elif self.store.path.exists():
-            print(f"{self.store.path}: not as {LOG_MELS} recorded it, or by other settings; it is made anew")
-        if dropped := self.store.prepare():
-            print(f"{split}: {dropped}")
+            print(f"{self.store.path}: not as {LOG_MELS} recorded it, or made by other settings; it is made anew")
+        if self.store.prepare():
+            print(f"{split}: log-mels that were begun with other settings are dropped")
         self.finished = self.store.finished()
-        self.is_stored = [self.stored.get(fid) == clip.sha256 for fid, clip in clips.items()]
         sounds = [
-            Sound(fid, clip, paths.clip(split, clip.file_name), is_stored or part_name(fid, clip) in self.finished)
-            for (fid, clip), is_stored in zip(clips.items(), self.is_stored, strict=True)
+            Sound(fid, clip, paths.clip(split, clip.file_name), self._is_done(fid, clip)) for fid, clip in clips.items()
         ]
         self.batches = [sounds[start : start + BATCH] for start in range(0, len(sounds), BATCH)]
 
+    def _is_done(self, fid: str, clip: Clip) -> bool:
+        return self.stored.get(fid) == clip.sha256 or part_name(fid, clip) in self.finished
+
     def write(self, places: Iterator[list[Place | None]]) -> None:
-        """Take what came of this split's batches, write the log-mels, and say so."""
+        """Write the log-mels once `places` yields those of this split's batches."""
         split, clips, store = self.split, self.clips, self.store
-        of_clips = chain.from_iterable(islice(places, len(self.batches)))
-        found = zip(clips.items(), progress(of_clips, f"log-mel {split}", total=len(clips)), strict=True)
-        computed = {part_name(fid, clip): place for (fid, clip), place in found if place is not None}
-        if all(self.is_stored) and len(self.stored) == len(clips):
+        clip_places = chain.from_iterable(islice(places, len(self.batches)))
+        results = zip(clips.items(), progress(clip_places, f"log-mel {split}", total=len(clips)), strict=True)
+        computed = {part_name(fid, clip): place for (fid, clip), place in results if place is not None}
+        if self.stored == {fid: clip.sha256 for fid, clip in clips.items()}:
             print(f"{split}: {counted(len(clips), 'clip')}, as they are in {store.path}")
             return
         frames = store.assemble(clips, self.stored, self.finished | computed)

@@ -61,6 +61,7 @@ from utils.dataset.paths import DatasetPaths
 from utils.dataset.vector_file import vector_rows
 from utils.dataset.word_vectors import (
     PAD,
+    UnknownVector,
     WordEmbeddings,
     embed_vocabulary,
     load_embeddings,
@@ -324,12 +325,12 @@ def word_vectors(binary: bool, compress: Callable[[bytes], bytes] = bytes) -> Ca
 
 
 def load_vectors(path: Path) -> None:
-    embed_vocabulary(WORDS[1:], dict(vector_rows(path)), {}, 1.0, 3, seed=0)
+    embed_vocabulary(WORDS[1:], dict(vector_rows(path)), {}, UnknownVector(1.0, 3, seed=0))
 
 
 def load_download(path: Path) -> None:
     gensim.downloader.BASE_DIR = str(path.parents[1])
-    embed_vocabulary(WORDS[1:], dict(source_rows(path.parent.name, None)), {}, 1.0, 3, seed=0)
+    embed_vocabulary(WORDS[1:], dict(source_rows(path.parent.name, None)), {}, UnknownVector(1.0, 3, seed=0))
 
 
 def new_state() -> TrainState:
@@ -421,7 +422,7 @@ KINDS = {
     "cleaned captions": Kind(
         "dev_clean_captions.csv",
         make_cleaned,
-        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", False, fewest=4, config=LOG_MEL_CONFIG),
+        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", None),
     ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),

@@ -528,15 +528,15 @@ PAIRED_CAPTIONS = [  # of captions, when they are paired with clips: the line, a
     ("only dashes", captions("{0},a,– —,c,d,e", *ROWS[1:]), "2 ('{wav.name}') … caption_2 holds no words"),
     ("row twice", captions(*ROWS, ROWS[0]), "5 ('{wav.name}') … line 2"),
     ("no such clip", captions(*ROWS, "absent.wav,a,b,c,d,e"), "5 ('absent.wav') … no such audio file"),
-    ("empty rows", captions(*ROWS, *[",,,,,"] * 9), "5: the row is empty, and 8 more are; remove what is empty"),
+    ("empty rows", captions(*ROWS, *[",,,,,"] * 9), "5: the row is empty, and 8 more are; remove empty rows"),
     ("no name", captions(*ROWS, ",a,b,c,d,e"), "5: the row names no file"),
 ]
 AUDIO = [  # of a clip, when captions are paired with clips
     ("text named .wav", lambda folder: folder.wav.write_text("no sound\n" * 99), "unreadable audio"),
     ("truncated", cut("wav"), "cut short"),
-    ("a size that is too large", larger, "the header is wrong … are there … ffmpeg -i OLD NEW.wav"),
+    ("a size that is too large", larger, "the header is wrong … the file has … ffmpeg -i OLD NEW.wav"),
     ("sizes of zero", not_closed, "promises no samples … was not closed; convert it: ffmpeg -i OLD NEW.wav"),
-    ("a dangling link", in_place_of_wav(dangling), "is a link to what is not there … git annex get"),
+    ("a dangling link", in_place_of_wav(dangling), "is a broken link … git annex get"),
     ("a folder", in_place_of_wav(Path.mkdir), "is a folder, not a file"),
     ("a pipe", in_place_of_wav(os.mkfifo), "is a pipe"),
     ("3 frames", audio(noise(962 / 16030, 16030), 16030), "0.060012 s are too short; the model needs 4 frames"),
@@ -614,7 +614,7 @@ SCORES = [  # of scores, when metrics are computed
 INDEX = [  # of the index's files: the command that reads one, its name, its new content, and what is wrong
     (STEP_3, "vocab_info.json", "{", "not valid JSON" + INDEXED),
     (STEP_3, "vocab_info.json", "[]", INDEXED),
-    (STEP_3, "vocab_info.json", '{"vocabulary": [1, 2]}', "no list of words" + INDEXED),
+    (STEP_3, "vocab_info.json", '{"vocabulary": [1, 2]}', "not a list of words" + INDEXED),
     (STEP_4, "audio_info.json", '{"development": 3}', INDEXED),
     (STEP_2, "development_clean_captions.csv", f"{CLEAN_HEADER}\n", "column text … 1_text_cleaning"),
     (STEP_2, "development_clean_captions.csv", ("line", "x"), "without a number … 1_text_cleaning"),
@@ -662,7 +662,7 @@ RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: 
     ("scores are a pipe", lambda folder: os.mkfifo(folder.root / "out_word_scores"), "{root}/out_word_scores: is a"),
 ]
 UNRANKED = [  # of a sound that is to be ranked
-    ("a dangling link", sound_in_place(dangling), "is a link to what is not there"),
+    ("a dangling link", sound_in_place(dangling), "is a broken link"),
     ("a folder in its place", sound_in_place(Path.mkdir), "is a folder"),
     ("a pipe", sound_in_place(os.mkfifo), "is a pipe"),
 ]
@@ -909,8 +909,8 @@ def odd_data_is_remarked_on(folder: Folder, printed: str) -> None:
     first, second, third = (path.name for path in sorted(folder.wav.parent.iterdir()))
     lines = [line.partition(";")[0] for line in printed.splitlines()]
     assert f"clips that are silent: 1 of development, e.g. {first!r}" in lines
-    assert f"clips whose channels cancel out, which are averaged: 1 of development, e.g. {second!r}" in lines
-    assert f"clips of samples beyond 10, where full scale is 1: 1 of development, e.g. {third!r}" in lines
+    assert f"clips whose channels cancel out when averaged: 1 of development, e.g. {second!r}" in lines
+    assert f"clips with samples beyond 10 (full scale is 1): 1 of development, e.g. {third!r}" in lines
     assert f"the same file names in development and in validation: 1, e.g. {first!r}" in lines
     assert "development: 3 clips" in printed and "validation: 2 clips" in printed
     assert not (folder.data / "bad_data.csv").exists()

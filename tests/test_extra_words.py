@@ -175,10 +175,10 @@ def test_words_that_were_not_kept_are_not_scored(folder):
     ("settings", "message"),
     [
         ([extra(-1)], "'word2vec_embeddings.extra_words=-1': word2vec_embeddings.extra_words: is -1;"),
-        ([extra(6)], "word2vec_embeddings.extra_words: is 6, but beside the vocabulary the word vectors have only 5"),
+        ([extra(6)], "word2vec_embeddings.extra_words: is 6, but the word vectors have only 5"),
         (
             [extra(1), "word2vec_embeddings.source=train", "word2vec_embeddings.file=null"],
-            "word2vec_embeddings.extra_words: is 1, but beside the vocabulary the word vectors have only 0",
+            "word2vec_embeddings.extra_words: is 1, but the word vectors have only 0",
         ),
         (
             ["CRNNWordModel.text_enc.trainable=true", extra(1)],

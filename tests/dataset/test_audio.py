@@ -1,4 +1,4 @@
-"""Audio files as libsndfile decodes them, and those that it would pass as whole though they are not."""
+"""Audio files are decoded to their end, and refused if they are damaged, even where libsndfile would accept them."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ import utils.common.digests
 import utils.dataset.audio
 from utils.common.digests import HELD
 from utils.common.errors import UserError
-from utils.dataset.audio import HEARD, mono_blocks, open_audio, probe_clip, resampled
+from utils.dataset.audio import mono_blocks, open_audio, probe_clip, resampled
 from utils.dataset.paths import AUDIO_SUFFIXES
 
 RATE = 16000
@@ -25,7 +25,7 @@ def noise(samples=2 * RATE, channels=1):
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT"])
-def test_channels_are_averaged_at_the_files_own_rate(tmp_path, subtype):
+def test_channels_are_averaged_and_the_rate_is_kept(tmp_path, subtype):
     samples = noise(3000, channels=3)
     soundfile.write(tmp_path / "x.wav", samples, 22050, subtype=subtype)
     with open_audio(tmp_path / "x.wav") as stream:
@@ -38,8 +38,7 @@ def test_channels_are_averaged_at_the_files_own_rate(tmp_path, subtype):
 
 
 @pytest.mark.parametrize("held", [HELD, 100])
-def test_a_file_is_described_as_it_was_digested(tmp_path, monkeypatch, held):
-    """It is read once, unless it is too large for memory."""
+def test_a_file_is_read_once_unless_it_is_large(tmp_path, monkeypatch, held):
     path = tmp_path / "x.wav"
     soundfile.write(path, noise(999), RATE)
     monkeypatch.setattr(utils.common.digests, "HELD", held)
@@ -52,11 +51,6 @@ def test_a_file_is_described_as_it_was_digested(tmp_path, monkeypatch, held):
     monkeypatch.setattr(utils.dataset.audio, "open_audio", open_after)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     assert probe_clip(path).clip == ("x.wav", round(999 / RATE, 6), RATE, 1, sha256)
-
-
-def test_a_file_that_cannot_be_read_is_said(tmp_path):
-    with pytest.raises(UserError, match=r"x\.wav: unreadable audio \(No such file"):
-        probe_clip(tmp_path / "x.wav")
 
 
 def write(path, samples, rate=RATE):
@@ -98,45 +92,30 @@ def test_a_file_that_ends_early_is_refused(tmp_path, suffix, kept, capfd):
     assert capfd.readouterr().err == ""  # of the MP3 decoder's own remarks
 
 
-def test_an_mp3_whose_length_can_only_be_guessed_is_refused(tmp_path):
+def test_an_mp3_without_a_frame_count_is_refused(tmp_path):
     """Of a variable bit rate, libsndfile would read a part."""
     path = tmp_path / "x.mp3"
     write(path, np.r_[np.zeros(RATE), noise(3 * RATE)])
     content = path.read_bytes()
     path.write_bytes(content[content.index(content[:2], 4) :])  # without its first frame, where the count is
-    with pytest.raises(UserError, match=r"x\.mp3: it has no count of its frames.*convert it to a \.wav or \.flac"):
+    with pytest.raises(UserError, match=r"x\.mp3: it has no frame count.*convert it: .* NEW\.wav, or NEW\.flac"):
         probe_clip(path)
 
 
-def test_an_rf64_file_that_ends_early_is_refused(tmp_path):
-    path = tmp_path / "x.wav"
-    soundfile.write(path, noise(), RATE, format="RF64")
-    assert probe_clip(path).clip.seconds == 2
-    path.write_bytes(path.read_bytes()[:-1000])
-    with pytest.raises(UserError, match="cut short"):
-        probe_clip(path)
-
-
-def test_a_flac_that_was_written_into_a_pipe_is_called_so(tmp_path):
+def test_a_flac_that_was_written_into_a_pipe_is_refused(tmp_path):
     path = tmp_path / "x.flac"
     write(path, noise())
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0  # the count of samples, 36 bits in the first block of metadata: unknown
     content[22:26] = bytes(4)
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"x\.flac: it has no count of its frames.*convert it"):
+    with pytest.raises(UserError, match=r"x\.flac: it has no frame count.*convert it"):
         probe_clip(path)
 
 
-def test_sounds_of_other_kinds_are_to_be_converted(tmp_path):
-    (tmp_path / "x.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(999))
-    with pytest.raises(UserError, match=r"x\.m4a: unreadable audio .*; if it plays elsewhere, convert it to \.wav"):
-        probe_clip(tmp_path / "x.m4a")
-
-
-def written_with_size(path, size, riff_size=None, end=None):
-    """Write a second of noise, or its first bytes, whose header gives its samples this many bytes."""
-    soundfile.write(path, noise(RATE), RATE)
+def written_with_size(path, size, riff_size=None, end=None, samples=None):
+    """Write a second of noise, or its first bytes, with a header that promises `size` bytes of samples."""
+    soundfile.write(path, noise(RATE) if samples is None else samples, RATE)
     content = bytearray(path.read_bytes())
     place = content.index(b"data") + 4
     content[place : place + 4] = size.to_bytes(4, "little")
@@ -162,29 +141,27 @@ def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, size, r
     np.testing.assert_allclose(read, noise(RATE), atol=1e-4)
 
 
-def test_a_wav_of_known_length_is_cut_short_whatever_the_size_of_its_riff(tmp_path):
-    written_with_size(tmp_path / "x.wav", 2 * RATE, 0xFFFFFFFF, end=RATE)
-    with pytest.raises(UserError, match="cut short"):
-        probe_clip(tmp_path / "x.wav")
-
-
 @pytest.mark.parametrize(
-    ("write", "what"),
+    ("write", "message"),
     [
+        (lambda path: None, r"unreadable audio \(No such file"),
         (lambda path: path.write_bytes(b""), "unreadable audio"),
         (lambda path: path.write_text("no sound\n" * 99), "unreadable audio"),
         (lambda path: soundfile.write(path, np.zeros(0), RATE), "no samples"),
         (lambda path: soundfile.write(path, np.r_[noise(), np.nan], RATE, subtype="FLOAT"), "NaN or infinite"),
         (lambda path: soundfile.write(path, np.r_[noise(), np.inf], RATE, subtype="DOUBLE"), "NaN or infinite"),
         (lambda path: soundfile.write(path, noise() * 1e25, RATE, subtype="FLOAT"), r"a sample of .*e\+24; full"),
+        (lambda path: path.write_bytes(b"\0\0\0\x20ftypM4A " + bytes(999)), r"convert it to \.wav"),
         (lambda path: written_with_size(path, 2**31 - 2, 2**31 + 34), "cut short"),
-        (lambda path: written_with_size(path, 0), "promises no samples, but .*not closed; convert it: ffmpeg -i"),
-        (lambda path: written_with_size(path, 0, 0), "promises no samples, but .*not closed; convert it: ffmpeg"),
+        (lambda path: written_with_size(path, 2 * RATE, 0xFFFFFFFF, end=RATE), "cut short"),
+        (lambda path: written_with_size(path, 0), "promises no samples.*not closed; convert it: ffmpeg -i"),
+        (lambda path: written_with_size(path, 0, samples=np.zeros(RATE)), "was not closed"),
+        (lambda path: written_with_size(path, 0, 0), "promises no samples.*not closed; convert it: ffmpeg"),
     ],
 )
-def test_unfit_audio_is_refused(tmp_path, write, what):
+def test_unfit_audio_is_refused(tmp_path, write, message):
     write(tmp_path / "x.wav")
-    with pytest.raises(UserError, match=rf"^[^\n]*x\.wav: .*{what}"):
+    with pytest.raises(UserError, match=rf"^[^\n]*x\.wav: .*{message}"):
         probe_clip(tmp_path / "x.wav")
 
 
@@ -202,7 +179,7 @@ def tag(size=300, flags=0):
 
 
 JUNK = np.random.default_rng(1).bytes(5000)
-SURROUNDED = {  # what stands before a sound, its format, and what follows it
+SURROUNDED = {  # the data before a sound, its format, and the data after it
     "wav behind a tag": (tag(), "WAV", b""),
     "wav behind an odd tag": (tag(301), "WAV", b""),
     "wav behind a large tag with a footer": (tag(70_000, 16), "WAV", b""),
@@ -224,7 +201,7 @@ SURROUNDED = {  # what stands before a sound, its format, and what follows it
 
 
 @pytest.mark.parametrize("case", SURROUNDED)
-def test_what_stands_around_a_sound_is_passed_by_from_memory_and_from_disk(tmp_path, case, capfd):
+def test_tags_and_trailing_data_are_skipped_from_memory_and_from_disk(tmp_path, case, capfd):
     before, kind, behind = SURROUNDED[case]
     path, sound = tmp_path / "x.wav", encoded(kind)  # whose name tells a reader nothing
     path.write_bytes(before + sound + behind)
@@ -237,7 +214,7 @@ def test_what_stands_around_a_sound_is_passed_by_from_memory_and_from_disk(tmp_p
 
 
 @pytest.mark.parametrize("case", [case for case in SURROUNDED if "flac" not in case])
-def test_what_stands_around_a_sound_does_not_make_it_whole(tmp_path, case):
+def test_a_cut_sound_with_tags_or_trailing_data_is_refused(tmp_path, case):
     before, kind, behind = SURROUNDED[case]
     if behind and kind != "OGG":
         pytest.skip("it stands for what is missing")
@@ -249,11 +226,13 @@ def test_what_stands_around_a_sound_does_not_make_it_whole(tmp_path, case):
 
 
 @pytest.mark.parametrize("excess", [2, 8, 44, 10**6])
-def test_samples_are_whole_where_their_size_alone_is_wrong(tmp_path, excess):
+def test_a_wrong_sample_size_alone_is_accepted(tmp_path, excess):
     written_with_size(tmp_path / "x.wav", 2 * RATE + excess)
     assert probe_clip(tmp_path / "x.wav").clip.seconds == 1
+    written_with_size(tmp_path / "x.wav", RATE)  # a header that promises less is believed
+    assert probe_clip(tmp_path / "x.wav").clip.seconds == 0.5
     written_with_size(tmp_path / "x.wav", 2 * RATE + excess, 2 * RATE + 36 + excess)  # as of one that is cut short
-    promised = f"promises {2 * RATE + excess} bytes, and {2 * RATE} are there; get the clip anew, or convert it: ffmpeg"
+    promised = f"promises {2 * RATE + excess} bytes, the file has {2 * RATE}; download it again, or convert it: ffmpeg"
     with pytest.raises(UserError, match=promised):
         probe_clip(tmp_path / "x.wav")
     content = bytearray(encoded("AIFF"))
@@ -263,36 +242,28 @@ def test_samples_are_whole_where_their_size_alone_is_wrong(tmp_path, excess):
     assert probe_clip(tmp_path / "x.aiff").clip.seconds == 1
 
 
-def test_silence_behind_a_size_of_zero_is_a_recording_that_was_not_closed(tmp_path):
-    written_with_size(tmp_path / "x.wav", 0)
-    content = (tmp_path / "x.wav").read_bytes()
-    (tmp_path / "x.wav").write_bytes(content[:44] + bytes(len(content) - 44))
-    with pytest.raises(UserError, match="was not closed"):
-        probe_clip(tmp_path / "x.wav")
-
-
-@pytest.mark.parametrize("kind", ["AU", "CAF", "W64"])
-def test_other_contents_under_a_known_name_are_cut_short_too(tmp_path, kind):
+@pytest.mark.parametrize("kind", ["AU", "CAF", "W64", "RF64"])
+def test_a_format_under_another_suffix_is_refused_if_cut_short(tmp_path, kind):
     (tmp_path / "x.wav").write_bytes(encoded(kind))
     assert probe_clip(tmp_path / "x.wav").clip.seconds == 1
     (tmp_path / "x.wav").write_bytes(encoded(kind)[:-1000])
-    with pytest.raises(UserError, match=r"cut short.*ffmpeg"):
+    with pytest.raises(UserError, match="cut short"):
         probe_clip(tmp_path / "x.wav")
 
 
-def test_an_mp3_within_a_wav_is_refused_where_its_length_can_only_be_guessed(tmp_path):
+def test_an_mp3_within_a_wav_without_a_frame_count_is_refused(tmp_path):
     mp3 = encoded("MP3", samples=np.r_[np.zeros(RATE), noise(RATE)])
     mp3 = mp3[mp3.index(mp3[:2], 4) :]
     form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 8000, 1, 0, 12, 1, 2, 576, 1, 1393)
     chunks = [(b"fmt ", form), (b"fact", struct.pack("<I", RATE)), (b"data", mp3 + bytes(len(mp3) % 2))]
     body = b"WAVE" + b"".join(name + struct.pack("<I", len(content)) + content for name, content in chunks)
     (tmp_path / "x.wav").write_bytes(b"RIFF" + struct.pack("<I", len(body)) + body)
-    with pytest.raises(UserError, match=r"x\.wav: it has no count of its frames.*ffmpeg -i OLD NEW\.wav"):
+    with pytest.raises(UserError, match=r"x\.wav: it has no frame count.*ffmpeg -i OLD NEW\.wav"):
         probe_clip(tmp_path / "x.wav")
 
 
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT"])
-def test_how_loud_a_clip_is(tmp_path, subtype):
+def test_peak_levels(tmp_path, subtype):
     samples = noise(3 * RATE, channels=2).clip(-0.4, 0.4)
     samples[0, 0] = -0.5
 
@@ -300,8 +271,8 @@ def test_how_loud_a_clip_is(tmp_path, subtype):
         soundfile.write(tmp_path / "x.wav", samples, RATE, subtype=subtype)
         return probe_clip(tmp_path / "x.wav").level
 
-    assert level(samples).peak == 0.5 and level(samples).mono_peak > HEARD
-    assert level(samples * [1, 0]).mono_peak > HEARD
+    assert level(samples).peak == 0.5 and level(samples).mono_peak > 0.1
+    assert level(samples * [1, 0]).mono_peak > 0.1
     assert level(np.stack([samples[:, 0], -samples[:, 0]], axis=1)) == pytest.approx((0.5, 0), abs=1e-4)
     assert level(np.zeros((99, 2))) == (0, 0)
     late = np.zeros(3 * RATE)
@@ -309,27 +280,19 @@ def test_how_loud_a_clip_is(tmp_path, subtype):
     assert level(late) == (0.25, 0.25)
 
 
-def test_a_header_that_promises_less_is_believed(tmp_path):
-    written_with_size(tmp_path / "x.wav", RATE)
-    assert probe_clip(tmp_path / "x.wav").clip.seconds == 0.5
+RATES = [(16000, 44100), (22050, 44100), (96000, 44100), (44100, 16000), (8000, 8000)]
 
 
-@pytest.mark.parametrize(("rate", "new_rate"), [(16000, 44100), (22050, 44100), (96000, 44100), (44100, 16000)])
+@pytest.mark.parametrize(("rate", "new_rate"), RATES)
 @pytest.mark.parametrize("block", [1, 777, 4001, 10**6])
-def test_blocks_are_resampled_as_the_whole_is(monkeypatch, rate, new_rate, block):
+def test_blocks_are_resampled_like_the_whole(monkeypatch, rate, new_rate, block):
     samples = noise(9001 if block > 1 else 50).astype(np.float32)
     monkeypatch.setattr(utils.dataset.audio, "BLOCK", 2000)
     blocks = [samples[start : start + block] for start in range(0, len(samples), block)]
     pieces = list(resampled(blocks, rate, new_rate))
-    assert max(map(len, pieces)) < 2 * 2000
+    assert max(map(len, pieces)) < 2 * 2000 or rate == new_rate
     ours = np.concatenate(pieces)
     assert np.array_equal(ours, soxr.resample(samples, rate, new_rate, quality="HQ"))
     theirs = librosa.resample(samples, orig_sr=rate, target_sr=new_rate)
     assert 0 <= len(theirs) - len(ours) <= 1  # librosa rounds up
     np.testing.assert_allclose(ours, theirs[: len(ours)], atol=1e-6)
-
-
-def test_the_same_rate_changes_nothing():
-    samples = noise(99)
-    (block,) = resampled([samples], RATE, RATE)
-    assert block is samples

@@ -1,4 +1,4 @@
-"""Captions find their clips by name, and whatever does not is listed and left out."""
+"""Captions are paired with clips by name; what cannot be paired is listed and left out."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.dataset.captions import CAPTION_COLUMNS
 from utils.dataset.clip_names import match_names
-from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, read_clips, vocabulary_info
+from utils.dataset.index import CLEAN_COLUMNS, Requirement, clip_id, clip_info, index_split, read_clips, vocabulary_info
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
@@ -21,19 +21,19 @@ from utils.dataset.paths import AUDIO_FILES, DatasetPaths
 
 @pytest.fixture
 def dataset(tmp_path):
-    """dataset({csv name: captions}, [files]) -> the paths of a split `dev` with these rows and tenth-second clips."""
+    """dataset([(name, captions)], [files]) -> the paths of a split `dev` with these rows and tenth-second clips."""
 
-    def make(captions, files, split="dev"):
+    def make(captions, files):
         paths = DatasetPaths(str(tmp_path))
         rows = [
             (line, name, column, text, text)
             for line, (name, texts) in enumerate(captions, start=2)
             for column, text in zip(CAPTION_COLUMNS, texts, strict=False)
         ]
-        write_csv(paths.clean_captions(split), CLEAN_COLUMNS, rows)
-        paths.audio(split).mkdir(exist_ok=True)
+        write_csv(paths.clean_captions("dev"), CLEAN_COLUMNS, rows)
+        paths.audio("dev").mkdir(exist_ok=True)
         for file in files:
-            soundfile.write(paths.audio(split) / file, np.zeros(800), 8000, format="WAV")
+            soundfile.write(paths.audio("dev") / file, np.zeros(800), 8000, format="WAV")
         return paths
 
     return make
@@ -46,7 +46,7 @@ LOG_MEL_CONFIG = LogMelConfig(fmax=4000)
 
 
 def index(paths, require_audio=True, config=LOG_MEL_CONFIG):
-    return index_split(paths, "dev", require_audio, fewest=4, config=config)
+    return index_split(paths, "dev", Requirement(4, config) if require_audio else None)
 
 
 def problems(found):
@@ -56,16 +56,25 @@ def problems(found):
 def test_names_match_exactly_first_then_stripped():
     files = ["a.wav", "b.wav", "c .wav", "Ambience Birds.wav", "Ambience birds.wav", "it&#39;s 100% #1, ok.wav"]
     names = ["a.wav", " b.wav", "c.wav", " Ambience Birds.wav", "Ambience birds.wav", "it&#39;s 100% #1, ok.wav"]
-    assert match_names(names, files) == dict(zip(names, ["a.wav", "b.wav", "c .wav", *files[3:]], strict=True))
+    assert match_names(names, files) == dict(zip(names, files, strict=True))
 
 
-def test_a_stripped_name_never_takes_a_file_that_another_name_fits_exactly():
-    assert match_names([" a.wav", "a.wav"], ["a.wav"]) == {"a.wav": "a.wav"}
-    assert match_names(["a .wav", " a.wav"], ["a.wav", "a .wav"]) == {"a .wav": "a .wav", " a.wav": "a.wav"}
+@pytest.mark.parametrize(
+    ("names", "files", "matches"),
+    [
+        ([" a.wav", "a.wav"], ["a.wav"], {"a.wav": "a.wav"}),
+        (["a .wav", " a.wav"], ["a.wav", "a .wav"], {"a .wav": "a .wav", " a.wav": "a.wav"}),
+        (["a.wav"], [" a.wav", "a .wav"], {}),
+        ([" a.wav", "a .wav"], ["a.wav"], {}),
+        (["sub/a.wav"], ["a.wav"], {}),
+    ],
+)
+def test_a_stripped_name_matches_only_if_unambiguous(names, files, matches):
+    assert match_names(names, files) == matches
 
 
 @pytest.mark.parametrize(("of_captions", "of_disk"), [("NFC", "NFD"), ("NFD", "NFC")])
-def test_accents_match_whichever_way_they_are_encoded(of_captions, of_disk):
+def test_names_match_in_any_unicode_form(of_captions, of_disk):
     names = [unicodedata.normalize(of_captions, name) for name in ("été.wav", " Måsar på .wav", "plain.wav")]
     files = [unicodedata.normalize(of_disk, name) for name in ("été.wav", "Måsar på.wav", "plain.wav")]
     assert match_names(names, files) == dict(zip(names, files, strict=True))
@@ -75,13 +84,7 @@ def test_accents_match_whichever_way_they_are_encoded(of_captions, of_disk):
     assert match_names([names[1]], [files[1], f" {files[1]}"]) == {}
 
 
-def test_ambiguous_names_match_nothing():
-    assert match_names(["a.wav"], [" a.wav", "a .wav"]) == {}
-    assert match_names([" a.wav", "a .wav"], ["a.wav"]) == {}
-    assert match_names(["sub/a.wav"], ["a.wav"]) == {}
-
-
-def test_a_file_without_captions_at_all_is_said(dataset):
+def test_a_caption_file_without_rows_is_a_problem(dataset):
     found = index(dataset([], ["x.wav"]))
     assert problems(found)[0] == "clotho_captions_dev.csv line 1: no captions" and found.captions.empty
 
@@ -92,7 +95,7 @@ def test_a_carriage_return_inside_a_caption_is_no_new_row(dataset):
     assert len(found.captions) == 5 and not found.problems
 
 
-def test_index_of_clothos_traps(dataset):
+def test_clothos_file_names_are_matched(dataset):
     names = [" Ambience Birds.wav", "Ambience birds.wav", "cow .wav", "it&#39;s &amp; 100% #1, ok.wav"]
     files = ["Ambience Birds.wav", "Ambience birds.wav", "cow.wav", "it&#39;s &amp; 100% #1, ok.wav"]
     found = index(dataset([(name, FIVE) for name in names], files))
@@ -118,11 +121,11 @@ def test_other_audio_formats_are_clips(dataset):
     assert not found.problems and [clip.file_name for clip in found.clips.values()] == names
 
 
-def test_sounds_that_are_not_read_are_called_so(dataset):
+def test_unsupported_formats_are_listed(dataset):
     paths = dataset([("x.m4a", FIVE), ("gone.wma", FIVE), ("good.wav", FIVE)], ["good.wav"])
     for name in ("x.m4a", "unnamed.AAC", "notes.txt", "cover.jpg"):
         (paths.audio("dev") / name).write_text("")
-    what = "is of a kind that is not read here; convert it to .wav or .flac"
+    what = "is of an unsupported format; convert it to .wav or .flac"
     found = index(paths)
     assert problems(found) == [
         f"dev ('unnamed.AAC'): {what}",
@@ -159,17 +162,17 @@ def test_clips_that_the_recipe_does_not_fit_are_listed(dataset):
     assert ["no FFT bin lies between fmin 1 Hz and fmax 5 Hz" in problem for problem in problems(no_band)] == [True] * 2
 
 
-def test_a_rate_that_cannot_be_resampled_is_not_to_be_resampled(dataset):
+def test_resampling_is_not_advised_for_rates_too_low_for_it(dataset):
     paths = dataset([("x.wav", FIVE)], [])
     soundfile.write(paths.audio("dev") / "x.wav", np.zeros(800), 800)
-    take_out = "take it out, with its row of captions"
+    take_out = "remove it and its row of captions"
     (low,) = problems(index(paths, config=LogMelConfig(sample_rate=16000)))
     assert low == f"dev ('x.wav'): a sample rate of 800 Hz is too low to be resampled; {take_out}"
     (high,) = problems(index(paths))
     assert high == f"dev ('x.wav'): fmax 4000 Hz is above half the sample rate of 800 Hz; {take_out}"
 
 
-def test_clips_of_too_few_frames_are_listed_however_many_seconds_they_last(dataset):
+def test_clips_of_too_few_frames_are_listed(dataset):
     paths = dataset([(f"{samples}.wav", FIVE) for samples in (962, 963)], [])
     for samples in (962, 963):  # a hop of 320.6 samples is 321
         soundfile.write(paths.audio("dev") / f"{samples}.wav", np.zeros(samples), 16030)
@@ -179,7 +182,7 @@ def test_clips_of_too_few_frames_are_listed_however_many_seconds_they_last(datas
     assert len(read_log_mel(paths.audio("dev") / "963.wav", LOG_MEL_CONFIG)) == 4
 
 
-def test_what_lies_in_a_sounds_place_is_said_once(dataset):
+def test_links_folders_and_pipes_with_audio_suffixes_are_listed_once(dataset):
     names = ["annex.wav", "folder.wav", "pipe.flac", "x.wav"]
     paths = dataset([(name, FIVE) for name in names], ["x.wav"])
     folder = paths.audio("dev")
@@ -189,7 +192,7 @@ def test_what_lies_in_a_sounds_place_is_said_once(dataset):
     os.mkfifo(folder / "pipe.flac")
     (folder / "unnamed.mp3").symlink_to("unnamed.mp3")
     found = index(paths)
-    link = "is a link to what is not there; get the file itself (as by `git annex get` or `dvc pull`)"
+    link = "is a broken link; get the file itself (as by `git annex get` or `dvc pull`)"
     assert problems(found) == [
         f"dev ('annex.wav'): {link}",
         "dev ('folder.wav'): is a folder, not a file; rename or remove it",
@@ -199,14 +202,14 @@ def test_what_lies_in_a_sounds_place_is_said_once(dataset):
     assert found.captions["file_name"].unique().tolist() == ["x.wav"]
 
 
-def test_what_macos_writes_beside_sounds_is_no_sound(dataset):
+def test_macos_resource_forks_are_ignored(dataset):
     paths = dataset([("x.wav", FIVE), ("._y.wav", FIVE)], ["x.wav", "._y.wav"])
     (paths.audio("dev") / "._x.wav").write_bytes(b"\0\5\x16\7\0\2\0\0Mac OS X" + bytes(99))
     found = index(paths)
     assert not found.problems and [clip.file_name for clip in found.clips.values()] == ["x.wav", "._y.wav"]
 
 
-def test_a_name_that_nearly_fits_a_file_is_said_with_it(dataset):
+def test_similar_file_names_are_suggested(dataset):
     names = ["no suffix", "case.wav", "other.mp3", "bare.wav", "bare too", "taken.flac", "caf\u00e9.WAV", "gone.wav"]
     files = ["no suffix.wav", "Case.WAV", "other.flac", "bare", "Bare Too", "taken.wav", "cafe\u0301.wav"]
     paths = dataset([(name, FIVE) for name in ["taken.wav", *names]], files)
@@ -215,8 +218,8 @@ def test_a_name_that_nearly_fits_a_file_is_said_with_it(dataset):
         "no suffix": "no such audio file; did you mean 'no suffix.wav'?",
         "case.wav": "no such audio file; did you mean 'Case.WAV'?",
         "other.mp3": "no such audio file; did you mean 'other.flac'?",
-        "bare.wav": f"no such audio file; 'bare' lies there, but is not called {AUDIO_FILES}: rename it",
-        "bare too": f"no such audio file; 'Bare Too' lies there, but is not called {AUDIO_FILES}: rename it",
+        "bare.wav": f"no such audio file; 'bare' is not called {AUDIO_FILES}: rename it",
+        "bare too": f"no such audio file; 'Bare Too' is not called {AUDIO_FILES}: rename it",
         "taken.flac": "no such audio file",
         "caf\u00e9.WAV": "no such audio file; did you mean 'cafe\u0301.wav'?",
         "gone.wav": "no such audio file",
@@ -230,11 +233,11 @@ def test_empty_rows_are_one_problem(dataset):
         assert problems(found) == [
             "clotho_captions_dev.csv line 5: the row names no file",
             "clotho_captions_dev.csv line 6: the row names no file",
-            "clotho_captions_dev.csv line 3: the row is empty, and 2 more are; remove what is empty",
+            "clotho_captions_dev.csv line 3: the row is empty, and 2 more are; remove empty rows",
         ]
         assert len(found.captions) == 5
     (line,) = problems(index(dataset(rows[:2], ["x.wav"])))
-    assert line == "clotho_captions_dev.csv line 3: the row is empty; remove what is empty"
+    assert line == "clotho_captions_dev.csv line 3: the row is empty; remove empty rows"
 
 
 def test_a_split_that_is_a_link_out_of_the_data_set_is_one_error(dataset, tmp_path_factory):
@@ -252,7 +255,7 @@ def test_a_split_that_is_a_link_out_of_the_data_set_is_one_error(dataset, tmp_pa
     assert list(index(paths).captions["file_name"].unique()) == ["x.wav"]
 
 
-def test_whatever_is_wrong_is_listed_and_left_out(dataset):
+def test_problems_are_listed_and_left_out(dataset):
     captions = [
         ("good.wav", FIVE),
         ("absent.wav", FIVE),
@@ -285,25 +288,25 @@ def test_whatever_is_wrong_is_listed_and_left_out(dataset):
     assert [clip.file_name for clip in found.clips.values()] == ["good.wav", "gap.wav"]
 
 
-def test_a_missing_column_is_listed(dataset):
+def test_a_missing_caption_column_is_listed(dataset):
     (problem,) = problems(index(dataset([("x.wav", FIVE[:4])], ["x.wav"])))
     assert problem == "clotho_captions_dev.csv line 1: column caption_5 is missing"
 
 
-def test_captions_without_audio_where_that_is_allowed(dataset):
+def test_captions_are_indexed_without_audio_if_it_is_not_required(dataset):
     found = index(dataset([("x.wav", FIVE)], []), require_audio=False)
     assert len(found.captions) == 5 and not found.clips and not found.problems
 
 
 @pytest.mark.parametrize("name", ["../outside.wav", "{root}/outside.wav", "deeper/../../outside.wav", "dev/x.wav"])
-def test_a_file_name_that_leaves_the_folder_is_no_clip(dataset, tmp_path, name):
+def test_a_file_name_that_leaves_the_folder_matches_no_clip(dataset, tmp_path, name):
     paths = dataset([(name.format(root=tmp_path), FIVE)], ["x.wav"])
     soundfile.write(paths.audio("dev").parent / "outside.wav", np.zeros(800), 8000)
     found = index(paths)
-    assert "is no file name" in problems(found)[1] and found.captions.empty
+    assert "is not a file name" in problems(found)[1] and found.captions.empty
 
 
-def test_a_link_out_of_the_data_set_is_no_clip(dataset, tmp_path_factory):
+def test_links_out_of_the_data_set_are_not_followed(dataset, tmp_path_factory):
     paths = dataset([("x.wav", FIVE), ("inside.wav", FIVE)], ["y.wav"])
     outside = tmp_path_factory.mktemp("outside") / "x.wav"
     soundfile.write(outside, np.zeros(8000), 8000)
@@ -330,7 +333,7 @@ def test_a_link_out_of_the_data_set_is_no_clip(dataset, tmp_path_factory):
         {"more": 1},
     ],
 )
-def test_a_strangers_clips_are_checked(dataset, spoilt):
+def test_invalid_clips_in_audio_info_are_refused(dataset, spoilt):
     paths = dataset([("x.wav", FIVE)], ["x.wav"])
     clips = index(paths).clips
     info = clip_info({"dev": clips})
@@ -346,7 +349,7 @@ def test_a_strangers_clips_are_checked(dataset, spoilt):
         read_clips(paths, "dev")
 
 
-def test_words_that_look_like_gaps_stay_words(dataset):
+def test_words_that_look_like_missing_values_stay_words(dataset):
     found = index(dataset([("NA.wav", ["null", "NA", "nan", "None", "1"])], ["NA.wav"]))
     assert found.captions["text"].tolist() == ["null", "NA", "nan", "None", "1"]
 

@@ -1,8 +1,9 @@
-"""Log-mels are computed once: kept through a kill, and made anew where the sound or the settings are others."""
+"""Log-mels are computed once: kept if the process is killed, recomputed if the sound or the settings change."""
 
 import os
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -25,7 +26,7 @@ LOG_MEL_CONFIG = LogMelConfig(fmax=4000)
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Three clips by fid, and where they lie."""
+    """Three clips by fid, and their folder."""
     rng = np.random.default_rng(0)
     for name in "abc":
         soundfile.write(tmp_path / f"{name}.wav", rng.uniform(-1, 1, 4000), 8000)
@@ -33,7 +34,7 @@ def sounds(tmp_path):
 
 
 def finish(store, clips, folder):
-    """The names of the clips that were computed, and where all finished ones are."""
+    """Finish clips; returns the fids of the computed ones, and the places of all."""
     stored = store.stored()
     store.prepare()
     finished = store.finished()
@@ -47,11 +48,11 @@ def finish(store, clips, folder):
 
 
 def again(store):
-    """The store as another process has it."""
+    """The store as another process opens it."""
     return LogMelStore(store.path, store.config)
 
 
-def test_log_mels_are_those_of_the_clips(sounds):
+def test_log_mels_match_their_clips(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     computed, finished = finish(store, clips, folder)
@@ -65,7 +66,7 @@ def test_log_mels_are_those_of_the_clips(sounds):
             assert np.array_equal(stored[fid][()], expected) and stored[fid].dtype == np.float32
 
 
-def test_the_file_is_what_h5py_writes(sounds):
+def test_the_file_equals_one_written_by_h5py(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     store.assemble(clips, {}, finish(store, clips, folder)[1])
@@ -77,8 +78,8 @@ def test_the_file_is_what_h5py_writes(sounds):
 
 
 @pytest.mark.parametrize("held", [HELD, 100])
-def test_a_sound_is_what_was_digested(sounds, monkeypatch, held):
-    """It is read once, so that it cannot change in between; one too large for memory is read twice."""
+def test_a_sound_is_read_once_unless_it_is_large(sounds, monkeypatch, held):
+    """A sound that is read once cannot change between digest and decoding."""
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     monkeypatch.setattr(utils.common.digests, "HELD", held)
@@ -94,7 +95,7 @@ def test_a_sound_is_what_was_digested(sounds, monkeypatch, held):
     assert np.array_equal(read_place(finished[part_name("a", clips["a"])]), expected)
 
 
-def test_what_is_finished_is_kept_and_what_is_cut_short_is_not(sounds):
+def test_finished_parts_are_kept_and_damaged_ones_recomputed(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     _, finished = finish(store, clips, folder)
@@ -116,7 +117,7 @@ def test_what_is_finished_is_kept_and_what_is_cut_short_is_not(sounds):
     assert (folder / "x.hdf5").read_bytes() == whole
 
 
-def test_pipes_and_links_in_the_place_of_parts_are_not_read(sounds):
+def test_pipes_and_links_are_not_read_as_parts(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     finish(store, clips, folder)
@@ -127,7 +128,7 @@ def test_pipes_and_links_in_the_place_of_parts_are_not_read(sounds):
     (store.parts / "folder.part").mkdir()
     assert again(store).finished() == {} and finish(again(store), clips, folder)[0] == ["a", "b", "c"]
     store.clear()
-    for put in (os.mkfifo, lambda path: path.symlink_to(folder / "elsewhere"), lambda path: path.write_text("mine")):
+    for put in (os.mkfifo, lambda path: path.symlink_to(folder / "elsewhere"), Path.touch):
         put(store.parts)
         with pytest.raises(UserError, match=rf"^{store.parts}: is a link or not a folder"):
             again(store).prepare()
@@ -135,7 +136,7 @@ def test_pipes_and_links_in_the_place_of_parts_are_not_read(sounds):
 
 
 @pytest.mark.parametrize("place", range(0, 120, 7))
-def test_a_damaged_header_of_a_part_ends_what_is_finished(sounds, place):
+def test_a_part_with_a_damaged_header_is_not_finished(sounds, place):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     finish(store, clips, folder)
@@ -176,7 +177,7 @@ def test_clips_before_a_kill_are_kept(sounds):
     assert finish(again(store), clips, folder)[0] == ["c"]
 
 
-def test_a_new_sound_is_computed_anew_and_an_unannounced_one_refused(sounds):
+def test_a_changed_sound_is_refused_until_it_is_indexed_and_then_recomputed(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     store.assemble(clips, {}, finish(store, clips, folder)[1])
@@ -190,13 +191,13 @@ def test_a_new_sound_is_computed_anew_and_an_unannounced_one_refused(sounds):
     assert store.assemble(clips, store.stored(), finished) == 2 * 26 + 51
 
 
-def test_what_was_begun_with_other_settings_is_dropped_and_that_is_said(sounds):
+def test_parts_of_other_settings_are_dropped(sounds):
     clips, folder = sounds
     store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
     finish(store, clips, folder)
-    assert store.prepare() is None
+    assert not store.prepare()
     other = LogMelStore(folder / "x.hdf5", replace(LOG_MEL_CONFIG, hop=0.01))
-    assert "other settings" in other.prepare()
+    assert other.prepare()
     computed, finished = finish(other, clips, folder)
     assert computed == ["a", "b", "c"]
     assert other.assemble(clips, {}, finished) == 3 * 51
@@ -204,7 +205,7 @@ def test_what_was_begun_with_other_settings_is_dropped_and_that_is_said(sounds):
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
-def test_a_damaged_file_holds_nothing_finished(tmp_path, content):
+def test_a_damaged_file_has_no_stored_log_mels(tmp_path, content):
     path = tmp_path / "x.hdf5"
     if content is None:
         with h5py.File(path, "w") as store:

@@ -98,12 +98,12 @@ def rows_of(count, size):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "its first line must be"),
-        (b"just some text\n", "its first line must be how many there are, and of how many dimensions"),
-        (b"1_0 3\na 1 2 3\n", "its first line must be"),
+        (b"", "the first line must give"),
+        (b"just some text\n", "the first line must give their count and dimensions"),
+        (b"1_0 3\na 1 2 3\n", "the first line must give"),
         (HTML, "a web page"),
         ("1 2\na 1 2\n".encode("utf-16"), "text in UTF-16"),
-        (b"\xba\x16\x4f\x2f\x0c\0\0\0", "fastText's own format; take the .vec file"),
+        (b"\xba\x16\x4f\x2f\x0c\0\0\0", "fastText's own format; use the .vec file"),
         (b"the 0.1 -0.2 3e-4\nof 1 2 3\nto 1 2 3\n", "put the line '3 3' before it"),  # as GloVe's
         (b"5 3\na 1 2 3\n", "promises 5 vectors of 3 dimensions, but it holds 1"),
         (b"2 3\na 1 2 3\n" + b" " * 9, "promises 2 vectors of 3 dimensions, but it holds 1"),
@@ -120,7 +120,7 @@ def rows_of(count, size):
         (b"2 4\nsome page of text\nand more of it\n" * 9, "fits neither text nor binary form: 'some page of text'"),
         (b"2 4\n" + b"\0" * 20_000, "neither text nor binary form"),
         (b"9999999999999 300\na" + b" 1" * 300, "promises 9999999999999 vectors of 300 dimensions, but it holds 1"),
-        (b"1 9999999999999\na \0\0\0", "promises 1 vectors of 9999999999999 dimensions; mend"),
+        (b"1 9999999999999\na \0\0\0", "promises 1 vectors of 9999999999999 dimensions; correct"),
         (b"-1 3\na 1 2 3\n", "promises -1 vectors"),
         (b"1 0\na\n", "of 0 dimensions"),
         (b"1 3\na 1 2 nan\n", "the vector of 'a' is not finite"),

@@ -109,7 +109,7 @@ def parts(tmp_path):
     return sorted(path.name for path in (tmp_path / "out_word_scores").glob("*") if path.name != ".lock")
 
 
-def test_a_folder_is_ranked_by_the_plain_score(made, ranked, tmp_path):
+def test_a_folder_is_ranked_by_the_defined_score(made, ranked, tmp_path):
     trial, sounds = made
     rows = ranked(CAPTIONS, sounds, "--top", 3)
     assert rows[0] == ["caption_query", "file_name_1", "file_name_2", "file_name_3"]
@@ -126,7 +126,7 @@ def test_a_folder_is_ranked_by_the_plain_score(made, ranked, tmp_path):
     assert again == every and "5 kept from an earlier run" in ranked.said
 
 
-def test_captions_of_unknown_words_get_the_order_of_names(ranked, tmp_path):
+def test_sounds_are_sorted_by_name_for_a_caption_of_unknown_words(ranked, tmp_path):
     rows = ranked(["zorgly blip", "rain", "zorgly rain"])
     assert rows[1] == ["zorgly blip", *sorted(SOUNDS)]
     assert rows[3][1:] == rows[2][1:] != rows[1][1:]
@@ -134,15 +134,15 @@ def test_captions_of_unknown_words_get_the_order_of_names(ranked, tmp_path):
     assert done.returncode == 0
     assert done.stderr.splitlines() == [
         "warning: unknown words, left out: zorgly, blip",
-        f"warning: {tmp_path / 'queries.csv'}: line 2: no word of 'zorgly blip' is known: the sounds stand in the "
-        "order of their names",
+        f"warning: {tmp_path / 'queries.csv'}: line 2: no word of 'zorgly blip' is known: the sounds are "
+        "sorted by name",
     ]
 
 
 # --- what is kept ----------------------------------------------------------------------------------------
 
 
-def test_only_what_is_new_is_encoded(made, ranked, tmp_path):
+def test_only_new_sounds_are_encoded(made, ranked, tmp_path):
     trial, given = made
     sounds = tmp_path / "sounds"
     shutil.copytree(given, sounds)
@@ -203,7 +203,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-def test_a_killed_ranking_goes_on_to_the_same_end(ranked, tmp_path):
+def test_a_killed_ranking_resumes_to_the_same_result(ranked, tmp_path):
     ranked(out="undisturbed.csv")
     done = ranked.apart("-c", KILLED, SEARCH)
     assert done.returncode == -signal.SIGKILL and not (tmp_path / "out.csv").exists()
@@ -254,7 +254,7 @@ def test_broken_sounds_are_refused_or_left_out_by_name(made, ranked, tmp_path):
     for line, (name, what) in zip(lines, names, strict=False):
         assert line.startswith(f"error: {sounds / name}: ") and what in line
     assert lines[3:] == [
-        f"error: {sounds}: 3 sounds cannot be ranked: mend or remove what is named, or set "
+        f"error: {sounds}: 3 sounds cannot be ranked: correct or remove them, or set "
         "clotho_dataset.on_bad_data=skip"
     ]
     assert (tmp_path / "out.csv").read_bytes() == before
@@ -268,7 +268,7 @@ def test_broken_sounds_are_refused_or_left_out_by_name(made, ranked, tmp_path):
     assert f"left out: {tmp_path / 'empty' / 'x.wav'}: unreadable audio" in ranked.said
 
 
-def test_what_lies_in_a_sounds_place_is_named(made, ranked, tmp_path):
+def test_links_folders_and_pipes_are_refused_or_left_out_by_name(made, ranked, tmp_path):
     sounds = tmp_path / "sounds"
     shutil.copytree(made[1], sounds)
     expected = ranked(CAPTIONS, sounds)
@@ -277,7 +277,7 @@ def test_what_lies_in_a_sounds_place_is_named(made, ranked, tmp_path):
     os.mkfifo(sounds / "pipe.flac")
     (sounds / "._a.wav").write_bytes(b"\0\5\x16\7" + bytes(99))  # macOS's own
     ranked(CAPTIONS, sounds, status=2)
-    said = [("annex.wav", "is a link to what is not there"), ("folder.ogg", "is a folder"), ("pipe.flac", "is a pipe")]
+    said = [("annex.wav", "is a broken link"), ("folder.ogg", "is a folder"), ("pipe.flac", "is a pipe")]
     *lines, last = ranked.said.splitlines()
     for line, (name, what) in zip(lines, said, strict=True):
         assert line.startswith(f"error: {sounds / name}: {what}")
@@ -287,7 +287,7 @@ def test_what_lies_in_a_sounds_place_is_named(made, ranked, tmp_path):
     assert [f"warning: left out: {sounds / name}: {what}" in done.stderr for name, what in said] == [True] * 3
 
 
-def test_a_sound_behind_a_tag_is_ranked_as_without(made, ranked, tmp_path):
+def test_a_tag_before_a_sound_does_not_change_its_scores(made, ranked, tmp_path):
     for name, before in (("alone.wav", b""), ("tagged.wav", b"ID3\4\0\0\0\0\2\x2c" + bytes(300))):
         (tmp_path / name).write_bytes(before + (made[1] / "a.wav").read_bytes())
     assert ranked(["rain"], tmp_path)[1] == ["rain", "alone.wav", "tagged.wav"]  # a tie
@@ -295,7 +295,7 @@ def test_a_sound_behind_a_tag_is_ranked_as_without(made, ranked, tmp_path):
     assert len(scores) == 2 and np.array_equal(*scores)
 
 
-def test_low_sample_rates_are_said_once(ranked, tmp_path):
+def test_low_sample_rates_are_one_warning(ranked, tmp_path):
     for name in ("x.wav", "y.wav"):
         soundfile.write(tmp_path / name, np.random.default_rng(0).normal(0, 0.1, 4000), 8000)
     assert ranked(["rain"], tmp_path)[1] == ["rain", "x.wav", "y.wav"]
@@ -316,7 +316,7 @@ def test_the_options_go_together(made, arguments, message):
     assert message in call(SEARCH, "--trial", made[0], *arguments, status=2)
 
 
-def test_a_ranking_takes_the_place_of_its_own_alone(ranked, tmp_path):
+def test_a_ranking_replaces_only_an_earlier_one(ranked, tmp_path):
     out = tmp_path / "out.csv"
     for text in ("my,table\n", "caption_query,file_name_1\nrain,somebody.wav\n"):
         out.write_text(text)
@@ -349,7 +349,7 @@ def test_the_captions_are_not_replaced_by_their_ranking(made, ranked, tmp_path, 
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "file"])
-def test_what_stands_in_the_place_of_kept_scores(made, ranked, tmp_path, kind):
+def test_links_and_pipes_are_not_read_as_kept_scores(made, ranked, tmp_path, kind):
     """For their folder it is refused; for those of a sound they are computed anew, and nothing is waited for."""
     put = {
         "pipe": os.mkfifo,
@@ -370,7 +370,7 @@ def test_what_stands_in_the_place_of_kept_scores(made, ranked, tmp_path, kind):
     assert part.read_bytes() == kept == (tmp_path / "elsewhere").read_bytes() and not part.is_symlink()
 
 
-def test_the_words_are_all_kept(made, ranked, tmp_path):
+def test_scores_of_the_whole_vocabulary_are_kept(made, ranked, tmp_path):
     """A part holds the scores of the whole vocabulary, by id: what other captions will ask for."""
     ranked(["rain"])
     (part,) = (tmp_path / "out_word_scores").glob(f"*-{file_digest(made[1] / 'a.wav')}.npy")

@@ -123,7 +123,7 @@ def by_rank(scores):
 
 
 @pytest.mark.parametrize("text", ["dog", "a dog barks in the rain", "rain rain rain falls", "unused birds"])
-def test_a_text_finds_clips_by_the_plain_score(data, trial, text):
+def test_clips_are_ranked_by_the_defined_score(data, trial, text):
     expected = [plain_score(data, clip, text) for clip in range(len(FILES))]
     hits = ClipSearch.open(trial, "evaluation").by_text(text, top=4)
     assert [hit.rank for hit in hits] == [1, 2, 3, 4]
@@ -136,7 +136,7 @@ def test_a_text_finds_clips_by_the_plain_score(data, trial, text):
         assert hit.captions == [text for text, owner in zip(RAW_TEXTS, CLIPS, strict=True) if owner == clip]
 
 
-def test_a_splits_own_caption_gets_the_stored_scores(data, trial):
+def test_a_caption_of_the_split_gets_its_stored_scores(data, trial):
     search = ClipSearch.open(trial)
     for caption, raw_text in enumerate(RAW_TEXTS):
         for hit in search.by_text(raw_text, top=len(FILES)):
@@ -150,7 +150,7 @@ def test_scores_of_all_words_leave_the_captions_scores_as_they_are(data):
     np.testing.assert_allclose(matrix_of(data["scores"]), matrix_of(own_words), atol=1e-7)
 
 
-def test_a_sound_finds_captions_by_the_plain_score(data, trial):
+def test_captions_are_ranked_by_the_defined_score(data, trial):
     search = ClipSearch.open(trial)
     for clip in (0, 3):
         expected = [plain_score(data, clip, text) for text in TEXTS]
@@ -163,7 +163,7 @@ def test_a_sound_finds_captions_by_the_plain_score(data, trial):
             assert hit.text == RAW_TEXTS[caption]
 
 
-def test_unknown_words_are_left_out_of_the_mean(trial):
+def test_unknown_words_do_not_count(trial):
     search = ClipSearch.open(trial)
     assert search.by_text("The xylophone, rain xylophone zither") == search.by_text("the rain")
     assert search.unknown_words("The xylophone, rain xylophone zither") == ["xylophone", "zither"]
@@ -175,7 +175,7 @@ def test_unknown_words_are_left_out_of_the_mean(trial):
     assert search.unknown_words("<pad>") == ["pad"]  # the padding is no word
 
 
-def test_clips_that_sound_the_same_come_in_the_splits_order(trial):
+def test_equal_clips_keep_the_splits_order(trial):
     for query in ("rain", "a dog barks in the rain", "the the falls"):
         hits = {hit.fid: hit for hit in ClipSearch.open(trial).by_text(query, top=100)}
         assert len(hits) == len(FILES) and hits[f"{4:016x}"].score == hits[f"{5:016x}"].score
@@ -183,7 +183,7 @@ def test_clips_that_sound_the_same_come_in_the_splits_order(trial):
 
 
 @pytest.mark.parametrize("levels", [1, 3, 1000])
-def test_best_is_the_stable_order_of_all(levels):
+def test_best_equals_a_stable_sort(levels):
     rng = np.random.default_rng(levels)
     for size in (1, 2, 7, 200):
         scores = rng.integers(0, levels, size).astype(np.float32)
@@ -262,23 +262,21 @@ def test_damaged_scores_are_refused(trial, spoil, message):
         ClipSearch.open(sign(trial)).by_text("rain")
 
 
-@pytest.mark.parametrize("change", [{"file_name": name} for name in ("../x.wav", "/x.wav", "..", "", "a/b.wav", 3)])
-def test_files_outside_of_the_splits_folder_are_refused(data, trial, monkeypatch, change):
-    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips[f"{1:016x}"].update(change))
-
-
-@pytest.mark.parametrize("seconds", [float("nan"), -1, "long", None])
-def test_clips_without_a_length_are_refused(data, trial, monkeypatch, seconds):
-    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips[f"{1:016x}"].update(seconds=seconds))
-
-
-def test_clips_that_the_data_set_lost_are_refused(data, trial, monkeypatch):
-    refuse_changed_clips(data, trial, monkeypatch, lambda clips: clips.pop(f"{1:016x}"))
-
-
-def refuse_changed_clips(data, trial, monkeypatch, change):
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"file_name": name} for name in ("../x.wav", "/x.wav", "..", "", "a/b.wav", 3)),
+        *({"seconds": seconds} for seconds in (float("nan"), -1, "long", None)),
+        None,
+    ],
+)
+def test_invalid_or_missing_clips_are_refused(data, trial, monkeypatch, change):
     info = json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
-    change(info["evaluation"]["clips"])
+    clips = info["evaluation"]["clips"]
+    if change is None:
+        del clips[f"{1:016x}"]
+    else:
+        clips[f"{1:016x}"].update(change)
     monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)
     refused = r"which was scored; run|leads out|not the name of|audio_info\.json: not as preprocessing"
     with pytest.raises(UserError, match=refused):
@@ -318,7 +316,7 @@ def test_a_sound_finds_the_same_at_any_sample_rate(data, trial, tmp_path, clip):
         np.testing.assert_allclose([hit.score for hit in hits], [hit.score for hit in expected], atol=0.01)
 
 
-def test_a_sound_is_resampled_to_the_rate_of_most_clips_or_to_the_trials(data, trial, monkeypatch):
+def test_a_sound_is_resampled_to_the_trials_rate_or_that_of_most_clips(data, trial, monkeypatch):
     config, info = data["conf"].audio_logmel.config, json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
     path = data["paths"].audio("evaluation") / FILES[0]
     sound, _ = soundfile.read(path, dtype="float32")
@@ -337,13 +335,13 @@ def test_a_sound_is_resampled_to_the_rate_of_most_clips_or_to_the_trials(data, t
     np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, 22050, config), atol=1e-4)
 
 
-def test_a_sound_without_the_upper_bands_is_searched_and_that_is_said(trial, tmp_path):
+def test_a_low_sample_rate_is_warned_of(trial, tmp_path):
     soundfile.write(tmp_path / "low.wav", np.random.default_rng(0).normal(0, 0.1, 9000), 8000)
     with pytest.warns(match=r"low\.wav: holds nothing above 4000 Hz, but log-mels go up to 8000 Hz"):
         assert len(ClipSearch.open(trial).by_audio(tmp_path / "low.wav")) == 5
 
 
-def test_files_that_are_no_sounds_are_refused(trial, tmp_path):
+def test_other_files_are_refused(trial, tmp_path):
     (tmp_path / "text.wav").write_text("no sound")
     (tmp_path / "x.m4a").write_text("no sound")
     for name, message in (
@@ -391,7 +389,7 @@ def test_a_path_that_breaks_the_play_list_leaves_the_old_one(trial, tmp_path, na
     assert path.read_text() == "#EXTM3U\nold\n"
 
 
-def test_a_play_list_takes_the_place_of_another_alone(data, trial, tmp_path):
+def test_a_play_list_replaces_only_an_earlier_one(data, trial, tmp_path):
     hits, clip = ClipSearch.open(trial).by_text("rain", top=2), tmp_path / "clip.wav"
     shutil.copy(data["paths"].clip("evaluation", hits[0].path.name), clip)
     (tmp_path / "list.m3u8").write_text("#EXTM3U\nold\n")
@@ -436,7 +434,7 @@ def command(trial, monkeypatch, capsys):
     return run
 
 
-def test_settings_are_told_from_the_query_by_their_section(data, trial, command):
+def test_settings_are_recognised_by_their_section(data, trial, command):
     settings = ("data_conf.eval_data=evaluation", f"data_conf.dataset={data['paths'].root}")
     expected = command("the rain = x")
     assert expected.err == "unknown words, left out: x\n"
@@ -466,7 +464,7 @@ def test_a_play_list_of_captions_is_refused(command, tmp_path):
         command("--audio", "x.wav", "--play-list", tmp_path / "x.m3u8")
 
 
-def test_terminals_get_no_control_characters(data, command, monkeypatch):
+def test_control_characters_are_escaped(data, command, monkeypatch):
     info = json.loads(data["paths"].audio_info.read_text(encoding="utf-8"))
     info["evaluation"]["clips"][f"{1:016x}"]["file_name"] = "\x1b[2J\r\nräin.wav"
     monkeypatch.setattr("utils.dataset.index.read_json", lambda path, made_by: info)

@@ -1,8 +1,8 @@
-"""Captions: read in Clotho's form, clean and correct."""
+"""Captions: read them from Clotho's CSV files, clean and correct them."""
 
 import html
 import re
-from collections.abc import Sequence
+from functools import cache
 from itertools import dropwhile
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +16,9 @@ CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]
 
 
 class RawCaption(NamedTuple):
-    """A caption as the data set has it; `line` is where its row ends in the CSV file."""
+    """A caption as the data set has it."""
 
-    line: int
+    line: int  # on which its row ends in the CSV file
     file_name: str
     column: str
     raw_text: str
@@ -27,59 +27,42 @@ class RawCaption(NamedTuple):
 def read_captions(path: Path | str) -> list[RawCaption]:
     """Read clotho_captions_{split}.csv: columns file_name, caption_1, ..., caption_5; UTF-8, with or without BOM.
 
-    Absent cells come out as empty captions, absent caption columns not at all.
+    Missing cells become empty captions; a missing caption column is skipped.
 
-    Raises UserError for what `csv_rows` refuses, and where there is no file_name or caption column, or one of them
-    twice or beyond the fifth.
+    Raises UserError for an invalid CSV file (see `csv_rows`), and if a required column is missing, repeated, or beyond
+    caption_5.
     """
     header, rows = csv_rows(path, "put the data set's captions there")
-    columns = _caption_columns(path, header)
-    return [RawCaption(line, row["file_name"], name, row[name]) for line, row in rows for name in columns]
-
-
-def _caption_columns(path: Path | str, header: Sequence[str]) -> list[str]:
-    """Those of the caption columns that a header has, in their order."""
     columns = [column for column in CAPTION_COLUMNS if column in header]
     if "file_name" not in header or not columns:
-        wanted = f"file_name,{','.join(CAPTION_COLUMNS)}"
-        raise UserError(f"{path}: line 1: the columns must be {wanted}, but are {shown_header(header)}")
+        required = f"file_name,{','.join(CAPTION_COLUMNS)}"
+        raise UserError(f"{path}: line 1: the columns must be {required}, but are {shown_header(header)}")
     for column in header:
         if re.fullmatch(r"caption_\d+", column) and column not in CAPTION_COLUMNS:
-            raise UserError(
-                f"{path}: line 1: the column {column} is not read, five captions a clip are; remove it, or rename it"
-            )
+            raise UserError(f"{path}: line 1: the column {column} is not read (five at most); remove or rename it")
     refuse_repeated(path, header, ["file_name", *columns])
-    return columns
-
-
-class _Cleaning(dict[int, str]):
-    """What `str.translate` makes of a lower-case character, by its Unicode category.
-
-    Letters, marks, numbers and dashes stay ("walkie-talkie" is one word). What cannot be seen goes: direction marks,
-    soft hyphens, variation selectors. All else, from punctuation to emoji, is a space.
-    """
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        if category(character) == "Cf" or "VARIATION SELECTOR" in name(character, ""):
-            self[code] = ""
-        else:
-            self[code] = character if category(character)[0] in "LMN" or category(character) == "Pd" else " "
-        return self[code]
-
-
-_CLEANING = _Cleaning()
+    return [RawCaption(line, row["file_name"], column, row[column]) for line, row in rows for column in columns]
 
 
 def clean_caption(raw: str) -> str:
-    """Lower-case words, separated by one space; HTML entities are read first, and accents composed (NFC).
+    """Lower-case words separated by single spaces; HTML entities are decoded, accents composed (NFC).
 
     `wordsOf` in utils/report/templates/explore.js does the same.
     """
     text = HTML_ENTITY.sub(lambda entity: html.unescape(entity[0]) or " ", raw)
-    text = normalize("NFC", text.lower().translate(_CLEANING))
-    words = ("".join(dropwhile(_is_mark, word)) for word in text.split())  # a mark without its letter is no word
+    text = normalize("NFC", "".join(map(_clean_character, text.lower())))
+    words = ("".join(dropwhile(_is_mark, word)) for word in text.split())  # a mark belongs to the letter before it
     return " ".join(filter(None, words))
+
+
+@cache
+def _clean_character(character: str) -> str:
+    """Keep letters, marks, numbers and dashes ("walkie-talkie" is one word), by Unicode category; drop invisible
+    characters (direction marks, soft hyphens, variation selectors); turn all others into spaces.
+    """
+    if category(character) == "Cf" or "VARIATION SELECTOR" in name(character, ""):
+        return ""
+    return character if category(character)[0] in "LMN" or category(character) == "Pd" else " "
 
 
 def _is_mark(character: str) -> bool:
@@ -87,20 +70,20 @@ def _is_mark(character: str) -> bool:
 
 
 def has_words(text: str) -> bool:
-    """Whether anything but dashes is in a cleaned caption."""
+    """Whether a cleaned caption holds anything but dashes."""
     return any(character.isalnum() for character in text)
 
 
 def correct_words(text: str, corrections: dict[str, str]) -> str:
-    """Replace each word of a cleaned caption that the table lists."""
+    """Replace the words of a cleaned caption that the table lists."""
     return " ".join(corrections.get(word, word) for word in text.split())
 
 
 def is_typed(word: str, corrections: dict[str, str]) -> bool:
-    """Whether a query can hold a word: cleaning and correcting leave it one word, as it is."""
+    """Whether a query can hold a word: cleaning and correction leave it unchanged, as one word."""
     return has_words(word) and correct_words(clean_caption(word), corrections).split() == [word]
 
 
 def hyphenated_words(text: str) -> list[str]:
-    """The words with a hyphen or a dash in them, for the user to look at."""
+    """The words of a cleaned caption that hold a hyphen or dash."""
     return [word for word in text.split() if any(category(character) == "Pd" for character in word)]

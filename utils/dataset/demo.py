@@ -1,7 +1,7 @@
 """The demo data set: clips of one or two synthesised sound events with five captions each, in Clotho's layout.
 
-All draws for a clip come from (seed, split, number of the clip): splits and clips do not depend on each other, and the
-same configuration gives the same bytes.
+The seed, split and number of a clip decide all its draws: splits and clips are independent of each other, and the same
+configuration gives the same bytes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ from utils.dataset.paths import AUDIO_SUFFIXES, DatasetPaths
 
 
 class Kind(NamedTuple):
-    """A kind of sound event: what synthesises it, and the clauses and the nouns that name it in captions."""
+    """A kind of sound event: its synthesis, and the clauses and nouns that name it in captions."""
 
     synthesise: Callable[[Rng, float, int], np.ndarray]
     clauses: tuple[str, ...]
@@ -64,7 +64,7 @@ KINDS = {
 }
 # fmt: on
 
-# How the events of a clip go together, as its file name says it: captions with each event as a clause c or a noun n
+# Captions by the relation of a clip's events, which its file name holds; c: an event as a clause, n: as a noun
 TEMPLATES = {
     "alone": (
         *("{c[0]} for a while", "{c[0]} for a few seconds", "{c[0]} and nothing else can be heard"),
@@ -84,12 +84,12 @@ TEMPLATES = {
 
 
 def _captions(rng: Rng, relation: str, kinds: Sequence[str]) -> list[str]:
-    """Captions from as many different templates, so that no two are alike."""
+    """Draw captions from different templates, so that no two are alike."""
     captions = []
     for template in rng.permutation(TEMPLATES[relation])[: len(CAPTION_COLUMNS)].tolist():
-        named = rng.permutation(kinds) if relation == "and" else kinds  # at once: either may be named first
-        clauses = [rng.choice(KINDS[kind].clauses) for kind in named]
-        nouns = [rng.choice(KINDS[kind].nouns) for kind in named]
+        ordered = rng.permutation(kinds) if relation == "and" else kinds  # simultaneous events in either order
+        clauses = [rng.choice(KINDS[kind].clauses) for kind in ordered]
+        nouns = [rng.choice(KINDS[kind].nouns) for kind in ordered]
         caption = template.format(c=clauses, n=nouns)
         captions.append(f"{caption[0].upper()}{caption[1:]}.")
     return captions
@@ -99,7 +99,7 @@ def _captions(rng: Rng, relation: str, kinds: Sequence[str]) -> list[str]:
 
 
 class Scene(NamedTuple):
-    """A clip to be made: its file name, and what is heard in it."""
+    """A planned clip: its file name and sound events."""
 
     file_name: str
     relation: str
@@ -111,13 +111,13 @@ def _rng(seed: int, split: str, number: int) -> Rng:
 
 
 def _deal(rng: Rng, items: Sequence) -> Iterator:
-    """The items in random order for ever: each comes once before any comes again."""
+    """Yield items in random order for ever: each comes once before any comes again."""
     while True:
         yield from (items[i] for i in rng.permutation(len(items)))
 
 
 def _deal_pairs(rng: Rng, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of different kinds for ever, spread evenly: nearly every pair comes once before any comes again."""
+    """Yield pairs of different kinds for ever: nearly every pair comes once before any comes again."""
     while True:
         circle = rng.permutation(kinds).tolist()
         for step in rng.permutation(range(1, (len(kinds) + 1) // 2)):
@@ -125,7 +125,7 @@ def _deal_pairs(rng: Rng, kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def plan_split(split: str, num_clips: int, seed: int) -> list[Scene]:
-    """What a split's clips hold: of ten clips four have one event, three a sequence of two and three two at once."""
+    """Plan a split's clips: of ten, four have one event, three a sequence of two, and three two at once."""
     rng = _rng(seed, split, 0)
     singles, pairs = _deal(rng, [(kind,) for kind in KINDS]), _deal_pairs(rng, list(KINDS))
     relations = _deal(rng, ["alone"] * 4 + ["then"] * 3 + ["and"] * 3)
@@ -137,19 +137,19 @@ def plan_split(split: str, num_clips: int, seed: int) -> list[Scene]:
 
 
 def _event(rng: Rng, kind: str, seconds: float, rate: int) -> np.ndarray:
-    """A sound event at the common loudness, faded in and out, (samples,)."""
+    """Synthesise a sound event (samples,) of standard loudness, faded in and out."""
     waveform = KINDS[kind].synthesise(rng, seconds, rate)
     ramp = np.minimum(1, sounds.sample_times(seconds, rate) / 0.01)
     return waveform * ramp * ramp[::-1] * min(0.1 / waveform.std(), 0.9 / np.abs(waveform).max())
 
 
 def _waveform(rng: Rng, scene: Scene, rate: int) -> np.ndarray:
-    """The sound of a clip, 2 to 4 seconds within -1 and 1, (samples,)."""
+    """Synthesise a clip (samples,) of 2 to 4 seconds, between -1 and 1."""
     seconds = rng.uniform(2 if scene.relation == "alone" else 2.8, 4)
     if scene.relation == "then":
         first = seconds * rng.uniform(0.45, 0.55)
-        parts = zip(scene.kinds, (first, seconds - first), strict=True)
-        waveform = np.concatenate([_event(rng, kind, part, rate) for kind, part in parts])
+        durations = zip(scene.kinds, (first, seconds - first), strict=True)
+        waveform = np.concatenate([_event(rng, kind, duration, rate) for kind, duration in durations])
     else:
         waveform = sum(_event(rng, kind, seconds, rate) for kind in scene.kinds)
     waveform *= rng.uniform(0.5, 0.95) / max(1, np.abs(waveform).max())
@@ -157,21 +157,21 @@ def _waveform(rng: Rng, scene: Scene, rate: int) -> np.ndarray:
 
 
 def refuse_foreign_data(paths: DatasetPaths, split: str, scenes: list[Scene]) -> None:
-    """Raise UserError if the split holds audio or captions of other clips than these: it may be a real data set."""
+    """Raise UserError if the split holds audio or captions of other clips: it may be a real data set."""
     audio, captions = paths.audio(split), paths.raw_captions(split)
     files = audio.iterdir() if audio.is_dir() else ()
     found = {audio: {file.name for file in files if file.suffix.lower() in AUDIO_SUFFIXES}}
     found[captions] = {caption.file_name for caption in read_captions(captions)} if captions.exists() else set()
-    for place, names in found.items():
+    for path, names in found.items():
         if foreign := sorted(names - {scene.file_name for scene in scenes}):
             raise UserError(
-                f"{place}: holds {counted(len(foreign), 'clip')} that this run would not write, such as "
+                f"{path}: holds {counted(len(foreign), 'clip')} that this run would not write, such as "
                 f"{foreign[0]!r}; give the demo data set another folder (data_conf.dataset), or remove this one"
             )
 
 
 def write_split(paths: DatasetPaths, split: str, scenes: list[Scene], sample_rate: int, seed: int) -> Iterator[float]:
-    """Write the split's clips, then their captions; yield the seconds of each clip once it is written."""
+    """Write the split's clips, then their captions; yield the duration (s) of each clip once it is written."""
     rows = []
     for number, scene in enumerate(scenes, start=1):
         rng = _rng(seed, split, number)

@@ -1,4 +1,4 @@
-"""The sound events of the demo data set: waveforms (samples,) of any loudness, of so many seconds at `rate` Hz."""
+"""The demo data set's sound events: waveforms (samples,) of arbitrary loudness, of `seconds` at `rate` Hz."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,14 +13,14 @@ def sample_times(seconds: float, rate: int) -> np.ndarray:
 
 
 def _tone(pitch: float | np.ndarray, seconds: float, rate: int, harmonics: Sequence[float] = (1,)) -> np.ndarray:
-    """A tone of constant or moving pitch (Hz) with its harmonics' amplitudes, (samples,)."""
+    """A tone (samples,) of constant or moving pitch (Hz); `harmonics` are amplitudes."""
     pitch = np.broadcast_to(pitch, round(seconds * rate))
     phase = 2 * np.pi * np.cumsum(pitch) / rate
     return sum(a * np.sin(k * phase) for k, a in enumerate(harmonics, start=1) if k * pitch.max() < rate / 2)
 
 
 def _noise(rng: Rng, low: float, high: float, seconds: float, rate: int) -> np.ndarray:
-    """Noise between two frequencies (Hz) with a standard deviation of one, (samples,)."""
+    """Noise (samples,) between two frequencies (Hz), with a standard deviation of 1."""
     samples = round(seconds * rate)
     frequencies = np.fft.rfftfreq(samples, 1 / rate)
     spectrum = np.fft.rfft(rng.standard_normal(samples)) * ((frequencies >= low) & (frequencies <= high))
@@ -29,16 +29,13 @@ def _noise(rng: Rng, low: float, high: float, seconds: float, rate: int) -> np.n
 
 
 def _repeat(rng: Rng, seconds: float, rate: int, period: float, jitter: float, burst: Callable) -> np.ndarray:
-    """What burst() gives, again about every `period` seconds, give or take a share `jitter` of it, (samples,)."""
+    """Repeat burst() about every `period` seconds, give or take a fraction `jitter` of it, (samples,)."""
     waveform, onset = np.zeros(round(seconds * rate)), rng.uniform(0, 0.1)
     while (start := round(onset * rate)) < len(waveform):
         sound = burst()[: len(waveform) - start]
         waveform[start : start + len(sound)] += sound
         onset += period * (1 + jitter * rng.uniform(-1, 1))
     return waveform
-
-
-# --- sound events: waveforms (samples,) of any loudness, of so many seconds at `rate` Hz ------------------
 
 
 def siren(rng: Rng, seconds: float, rate: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Log-mel energies of a clip, by a config."""
+"""Log-mel energies of a clip."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -6,31 +6,30 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from librosa.filters import mel  # here, not where it is called: a second's import, once for all worker processes
+from librosa.filters import mel  # at the top: a second, spent once for all worker processes
 
 from utils.common.errors import UserError
 from utils.common.steps import INDEXING
 from utils.dataset.audio import mono_blocks, open_audio, resampled
 from utils.dataset.log_mel_config import PUBLISHED, LogMelConfig, MelTransform
 
-TRANSFORMED = 2**24  # values of the spectra made at a time: 8192 frames of a 2048-point FFT
-CACHED = 128  # frames whose spectra are made at a time: with these, they stay in the processor's caches
+TRANSFORMED = 2**24  # spectral values computed at a time: 8192 frames of a 2048-point FFT
+CACHED = 128  # frames transformed at a time: their spectra fit into the processor's caches
 LOG_OFFSET = float(np.spacing(1))  # 2.220446e-16: silence becomes -36.04, not -inf
 
 
 def read_log_mel(path: Path | str, config: LogMelConfig, content: bytes | None = None) -> np.ndarray:
-    """`log_mel_spectrogram` of an audio file, decoded (and resampled, where the config asks for it) block by block.
+    """Compute `log_mel_spectrogram` of an audio file, or of its content, decoded and resampled block by block.
 
-    Beside the result (T, n_mels) float32, and the file's content where the caller has that in memory already, memory
-    does not grow with the clip's length.
+    Apart from the result (T, n_mels) float32, memory does not grow with the clip's length.
 
-    Raises UserError where the file is damaged, or the config does not fit it.
+    Raises UserError if the file is damaged, or the config does not fit it.
     """
     with open_audio(path, content) as stream:
         try:
             return _log_mel(mono_blocks(path, stream), stream.samplerate, config)
         except ValueError as error:
-            advice = f"change the audio_logmel settings, or leave it out: {INDEXING} clotho_dataset.on_bad_data=skip"
+            advice = f"change the audio_logmel settings, or skip it: {INDEXING} clotho_dataset.on_bad_data=skip"
             raise UserError(f"{path}: {error}; {advice}") from None
 
 
@@ -43,18 +42,18 @@ def log_mel_spectrogram(y: np.ndarray, sample_rate: int, config: LogMelConfig = 
         config: window, hop and bands.
 
     Returns:
-        (T, n_mels) float32 with T = 1 + samples // hop, samples counted once they are resampled, where they are.
+        (T, n_mels) float32 with T = 1 + samples // hop, counting samples after any resampling.
 
     Raises:
         ValueError: the config does not fit the sample rate.
 
-    Source: the published preprocessing (librosa's melspectrogram), method kept to float32.
+    Source: the published preprocessing (librosa's melspectrogram), equal to float32 precision.
     """
     return _log_mel([np.asarray(y, dtype=np.float32)], sample_rate, config)
 
 
 def _log_mel(blocks: Iterable[np.ndarray], sample_rate: int, config: LogMelConfig) -> np.ndarray:
-    """`log_mel_spectrogram` of a waveform in blocks (samples,) float32."""
+    """Compute `log_mel_spectrogram` of a waveform in blocks (samples,) float32."""
     transform, mel_power = config.at(sample_rate), BACKENDS[config.backend]
     blocks = resampled(blocks, sample_rate, transform.sample_rate)
     powers = (mel_power(piece, transform) for piece in _pieces(blocks, transform))  # (n_mels, frames) each
@@ -62,25 +61,25 @@ def _log_mel(blocks: Iterable[np.ndarray], sample_rate: int, config: LogMelConfi
 
 
 def _pieces(blocks: Iterable[np.ndarray], transform: MelTransform) -> Iterator[np.ndarray]:
-    """The waveform, zero-padded so that frames of n_fft samples are centred, in pieces that hold whole frames each.
+    """Zero-pad a waveform, so that frames of n_fft samples are centred, and cut it into pieces of whole frames.
 
-    A clip of ordinary length is one piece; its neighbours overlap by what two frames share.
+    A clip of ordinary length is one piece; neighbouring pieces overlap as frames do.
     """
     n_fft, hop_length = transform.n_fft, transform.hop_length
-    at_once = max(1, TRANSFORMED // n_fft)  # frames
+    most_frames = max(1, TRANSFORMED // n_fft)  # in a piece
     blocks, padding = iter(blocks), np.zeros(n_fft // 2, np.float32)
-    held, block = padding, next(blocks)
+    pending, block = padding, next(blocks)
     for following in chain(blocks, [None]):
-        held = np.concatenate([held, block, padding] if following is None else [held, block])
-        # The last frame waits for the next block, so that a hop longer than the window skips none of its samples.
-        frames = max(0, (len(held) - n_fft) // hop_length + (following is None))
-        for first in range(0, frames, at_once):
-            last = min(first + at_once, frames) - 1
-            yield held[first * hop_length : last * hop_length + n_fft]
-        held, block = held[frames * hop_length :], following
+        pending = np.concatenate([pending, block, padding] if following is None else [pending, block])
+        # Keep the last frame for the next block: a hop longer than the window reaches into it
+        frames = max(0, (len(pending) - n_fft) // hop_length + (following is None))
+        for first in range(0, frames, most_frames):
+            last = min(first + most_frames, frames) - 1
+            yield pending[first * hop_length : last * hop_length + n_fft]
+        pending, block = pending[frames * hop_length :], following
 
 
-# --- back ends: a piece (samples,), already padded -> the mel power (n_mels, frames) of its frames --------
+# --- back ends: padded piece (samples,) -> mel power (n_mels, frames) -------------------------------------
 
 
 def _librosa_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
@@ -96,9 +95,9 @@ def _torch_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
     window, filters = _torch_window_and_filters(transform)
     frames = torch.from_numpy(y).unfold(0, transform.n_fft, transform.hop_length)  # (T, n_fft), a view
     squares = torch.empty(len(frames), len(filters))  # (T, 2 bins up to fmax): re^2, im^2
-    for some, their_squares in zip(frames.split(CACHED), squares.split(CACHED), strict=True):
-        spectrum = torch.fft.rfft(some * window)[:, : len(filters) // 2]
-        torch.square(torch.view_as_real(spectrum).flatten(1), out=their_squares)
+    for chunk, chunk_squares in zip(frames.split(CACHED), squares.split(CACHED), strict=True):
+        spectrum = torch.fft.rfft(chunk * window)[:, : len(filters) // 2]
+        torch.square(torch.view_as_real(spectrum).flatten(1), out=chunk_squares)
     return (squares @ filters).T.numpy()
 
 
@@ -135,7 +134,7 @@ BACKENDS: dict[str, Callable[[np.ndarray, MelTransform], np.ndarray]] = {
 
 @lru_cache(maxsize=8)
 def _torch_window_and_filters(transform: MelTransform) -> tuple:
-    """The Hann window (n_fft,), zero around its win_length, and the filters (2 bins, n_mels) of squares as above."""
+    """The Hann window, zero-padded to (n_fft,), and filters (2 bins, n_mels) of squared real and imaginary parts."""
     import torch
 
     before = (transform.n_fft - transform.win_length) // 2
@@ -145,7 +144,7 @@ def _torch_window_and_filters(transform: MelTransform) -> tuple:
 
 
 def _mel_filters(transform: MelTransform) -> np.ndarray:
-    """librosa's Slaney filters (n_mels, bins), without the bins above fmax, where all are zero."""
+    """librosa's Slaney filters (n_mels, bins) up to the last bin that is not zero in all."""
     fmin, fmax = transform.fmin, transform.fmax
     filters = mel(sr=transform.sample_rate, n_fft=transform.n_fft, n_mels=transform.n_mels, fmin=fmin, fmax=fmax)
     return np.ascontiguousarray(filters[:, : int(np.flatnonzero(filters.any(axis=0))[-1]) + 1])

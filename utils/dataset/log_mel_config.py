@@ -1,15 +1,15 @@
-"""How a log-mel is made: one frozen config that preprocessing, search and provenance share."""
+"""The settings of log-mels, shared by preprocessing, search and provenance."""
 
 from dataclasses import dataclass
 from math import ceil, log2
 from typing import NamedTuple
 
 LONGEST_WINDOW = 2**20  # samples
-LOWEST_RATE = 1000  # Hz, that is resampled: the header of a damaged file may have any
+LOWEST_RATE = 1000  # Hz to resample from: a damaged header may hold any rate
 
 
 class MelTransform(NamedTuple):
-    """A config at a sample rate."""
+    """A config in samples, at a sample rate."""
 
     sample_rate: int  # Hz
     n_fft: int  # samples
@@ -22,7 +22,7 @@ class MelTransform(NamedTuple):
 
 @dataclass(frozen=True)
 class LogMelConfig:
-    """The settings of a log-mel; the defaults are the published ones. All back ends give the same numbers."""
+    """The settings of log-mels, by default the published ones. All back ends give the same numbers."""
 
     backend: str = "torch"  # a name in utils.dataset.log_mel.BACKENDS
     window: float = 0.04  # s; the FFT is the next power of two
@@ -30,10 +30,10 @@ class LogMelConfig:
     n_mels: int = 64  # bands
     fmin: float = 12.0  # Hz
     fmax: float = 8000.0
-    sample_rate: int | None = None  # Hz, to resample every sound to; None: each at its own
+    sample_rate: int | None = None  # Hz, to resample every sound to; None: keep its own
 
     def at(self, sample_rate: int) -> MelTransform:
-        """The config in samples, for a sound of this sample rate (Hz); raises ValueError where it does not fit."""
+        """Convert to samples for a sound of this sample rate (Hz); raises ValueError if the config does not fit it."""
         if self.sample_rate and sample_rate < LOWEST_RATE:
             raise ValueError(f"a sample rate of {sample_rate} Hz is too low to be resampled")
         sample_rate = self.sample_rate or sample_rate
@@ -45,8 +45,8 @@ class LogMelConfig:
                 f"a window of {self.window:g} s or a hop of {self.hop:g} s is too short at {sample_rate} Hz"
             )
         if win_length > LONGEST_WINDOW:
-            longest = f"{LONGEST_WINDOW} samples at most"
-            raise ValueError(f"a window of {self.window:g} s is too long at {sample_rate} Hz ({longest})")
+            limit = f"{LONGEST_WINDOW} samples at most"
+            raise ValueError(f"a window of {self.window:g} s is too long at {sample_rate} Hz ({limit})")
         n_fft = 2 ** ceil(log2(win_length))
         bin_width = sample_rate / n_fft  # Hz
         if (self.fmin // bin_width + 1) * bin_width >= self.fmax:
@@ -55,7 +55,7 @@ class LogMelConfig:
         return MelTransform(sample_rate, n_fft, win_length, hop_length, self.n_mels, self.fmin, self.fmax)
 
     def frames(self, samples: int, sample_rate: int) -> int:
-        """How many frames the log-mel of so many samples (a channel's) has; raises ValueError as `at` does."""
+        """Count the frames of the log-mel of so many samples in each channel; raises ValueError as `at` does."""
         transform = self.at(sample_rate)
         resampled = int(samples / (sample_rate / transform.sample_rate) + 0.5)  # as soxr rounds
         return 1 + resampled // transform.hop_length

@@ -1,6 +1,6 @@
-"""The log-mels of a split: computed clip by clip, kept through a kill, and put together in one HDF5 file.
+"""The log-mels of a split: computed clip by clip, kept if the process is killed, and assembled in one HDF5 file.
 
-Until all are there, each worker process appends the log-mels that it has finished to a file of its own.
+Until all are computed, each worker process appends its finished log-mels to a file of its own.
 """
 
 import math
@@ -9,7 +9,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from io import FileIO
 from pathlib import Path
 from secrets import token_hex
 from typing import NamedTuple
@@ -27,96 +26,93 @@ from utils.dataset.audio import Clip, read_audio
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
 
-SOUND = "audio_sha256"  # attribute of a clip's data set: the content of the file that it was made from
-SHA256 = 64  # its hexadecimal digits
+SOUND = "audio_sha256"  # attribute of a clip's log-mel: the SHA-256 of its audio file
+SHA256 = 64  # hexadecimal digits
 
 
 class Sound(NamedTuple):
-    """A clip whose log-mel there has to be."""
+    """A clip that needs a log-mel."""
 
     fid: str
     clip: Clip
     path: Path
-    is_done: bool  # stored or finished earlier: the sound alone is looked at
+    is_done: bool  # by an earlier run: only check that the audio file has not changed
 
 
 def part_name(fid: str, clip: Clip) -> str:
-    """A finished log-mel tells by its name of which clip and sound it is."""
+    """The name of a finished log-mel: its clip and the content of its audio file."""
     return f"{fid} {clip.sha256}"
 
 
 class LogMelStore:
-    """A split's HDF5 file of log-mels, a (T, n_mels) float32 data set by fid, and what is finished on its way there.
+    """A split's HDF5 file of log-mels, a (T, n_mels) float32 data set by fid, and the finished parts of the next one.
 
     Args:
         path: the HDF5 file.
-        config: what was made by another one does not count as finished.
+        config: log-mels by another config do not count as finished.
     """
 
     def __init__(self, path: Path, config: LogMelConfig):
         self.path, self.config = path, config
         self.parts = path.with_name(f".{path.stem}.parts")
-        self.run = token_hex(8)  # its part files are none that an earlier run may have left incomplete
+        self.run = token_hex(8)  # never append to a file that an earlier run may have left incomplete
 
     def stored(self) -> dict[str, str]:
-        """The clips in the HDF5 file and the sounds (SHA-256) that they were made from, in the file's order of names.
-
-        By which config they were made stands in provenance.json.
-        """
+        """{fid: SHA-256 of the audio file} of the HDF5 file, in its order; provenance.json records its config."""
         try:
             with h5py.File(self.path, "r") as store:
                 return texts_of(store, SOUND, SHA256)
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError):
-            return {}  # absent, damaged or of another making
+            return {}  # missing, damaged or not a file of log-mels
 
-    def prepare(self) -> str | None:
-        """Drop finished parts of another config, and make room for new ones; what was dropped, for the user."""
-        mark, config = self.parts / "recipe.json", asdict(self.config)
-        dropped = None
+    def prepare(self) -> bool:
+        """Make room for parts; returns whether it dropped parts of another config."""
+        config_file, config = self.parts / "recipe.json", asdict(self.config)
         make_folder(self.parts)
-        if list(self.parts.iterdir()) and (not is_plain_file(mark) or read_json(mark, LOG_MELS) != config):
+        is_stale = any(self.parts.iterdir()) and (
+            not is_plain_file(config_file) or read_json(config_file, LOG_MELS) != config
+        )
+        if is_stale:
             self.clear()
-            dropped = "log-mels that were begun with other settings are dropped"
             make_folder(self.parts)
-        write_json(mark, config)
-        return dropped
+        write_json(config_file, config)
+        return is_stale
 
     def finished(self) -> dict[str, Place]:
-        """Where the log-mels are that an earlier run finished, by `part_name`."""
+        """The places of log-mels that an earlier run finished, by `part_name`."""
         return {name: place for file in sorted(self.parts.glob("*.part")) for name, place in appended_parts(file)}
 
     def finish(self, batch: list[Sound]) -> list[Place | None]:
-        """Compute the log-mels of some clips into this process's part file; where each lies, None where it was done.
+        """Compute the log-mels of a batch into this process's part file; returns their places, None if done earlier.
 
-        Raises UserError where a sound is not the one that was indexed, or cannot be decoded or transformed.
+        Raises UserError if an audio file has changed since it was indexed, or cannot be decoded or transformed.
         """
         keep_freed_memory()
         file = self.parts / f"{self.run}-{os.getpid()}.part"
+        places: list[Place | None] = []
         with _one_thread(), file.open("ab", buffering=0) as part:
-            return [self._finish(sound, part) for sound in batch]
-
-    def _finish(self, sound: Sound, part: FileIO) -> Place | None:
-        content, sha256 = read_audio(sound.path) if sound.path.is_file() else (None, None)
-        if sha256 != sound.clip.sha256:
-            raise UserError(f"{sound.path}: has changed since {INDEXING} read it; run that again")
-        if sound.is_done:
-            return None
-        return append_part(part, part_name(sound.fid, sound.clip), read_log_mel(sound.path, self.config, content))
+            for fid, clip, path, is_done in batch:
+                content, sha256 = read_audio(path) if path.is_file() else (None, None)
+                if sha256 != clip.sha256:
+                    raise UserError(f"{path}: has changed since {INDEXING} read it; run that again")
+                if is_done:
+                    places.append(None)
+                else:
+                    places.append(append_part(part, part_name(fid, clip), read_log_mel(path, self.config, content)))
+        return places
 
     def assemble(self, clips: dict[str, Clip], stored: dict[str, str], finished: dict[str, Place]) -> int:
-        """Write the HDF5 file from what is stored in the old one and from the parts; the number of frames."""
-        places = [finished[part_name(fid, clip)] for fid, clip in clips.items() if stored.get(fid) != clip.sha256]
-        nbytes = sum(4 * math.prod(place.shape) for place in places) + (self.path.stat().st_size if stored else 0)
-        require_room_for(self.path, nbytes, len(clips))
+        """Write the HDF5 file from the old one's log-mels and the finished parts; returns the number of frames."""
+        places = {
+            fid: finished[part_name(fid, clip)] for fid, clip in clips.items() if stored.get(fid) != clip.sha256
+        }
+        nbytes = sum(4 * math.prod(place.shape) for place in places.values())
+        require_room_for(self.path, nbytes + (self.path.stat().st_size if stored else 0), len(clips))
         frames = 0
         old_file = h5py.File(self.path, "r") if stored else nullcontext()
         with old_file as old, atomic_write(self.path) as temporary, h5py.File(temporary, "w") as store:
             for fid, clip in clips.items():
-                if stored.get(fid) == clip.sha256:
-                    log_mel = get_dataset(old, fid, LOG_MELS)[()]
-                else:
-                    log_mel = read_place(finished[part_name(fid, clip)])
-                # of fixed length: see utils/common/hdf5.py
+                log_mel = read_place(places[fid]) if fid in places else get_dataset(old, fid, LOG_MELS)[()]
                 write_dataset(store, fid, log_mel, SOUND, clip.sha256)
                 frames += len(log_mel)
         return frames
@@ -128,7 +124,7 @@ class LogMelStore:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Within it torch computes with one thread, for the same bits whoever does it; the others are at other clips."""
+    """Compute with one torch thread: the result does not depend on the number of workers, which use the other cores."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -1,4 +1,4 @@
-"""Named entities in captions, found by NLTK; its data are input like any other, and may be damaged."""
+"""Named entities in captions, found by NLTK, whose downloaded data may be damaged."""
 
 import io
 from collections.abc import Iterator
@@ -13,9 +13,9 @@ PLACES = {TAGGER: f"taggers/{TAGGER}", CHUNKER: f"chunkers/{CHUNKER}", WORDS: f"
 
 
 def replace_named_entities(texts: list[str]) -> list[str]:
-    """Replace every word that NLTK marks as (part of) a named entity by `NE`, in cleaned captions.
+    """Replace every word of a named entity by `NE` in cleaned captions.
 
-    Raises UserError where NLTK's data are damaged, or missing and cannot be downloaded.
+    Raises UserError if NLTK's data are damaged, or missing and cannot be downloaded.
     """
     import nltk
 
@@ -26,62 +26,60 @@ def replace_named_entities(texts: list[str]) -> list[str]:
     with _package(TAGGER):
         tagged = nltk.PerceptronTagger().tag_sents(text.split() for text in texts)
     with _package(CHUNKER):
-        # (word, part of speech, IOB tag); outside of entities the tag is O
-        triples = [nltk.tree2conlltags(tree) for tree in nltk.ne_chunk_sents(tagged, binary=True)]
-    return [" ".join(NAMED_ENTITY if tag != "O" else word for word, _, tag in sentence) for sentence in triples]
+        # (word, part of speech, IOB tag): the tag is O outside of named entities
+        sentences = [nltk.tree2conlltags(tree) for tree in nltk.ne_chunk_sents(tagged, binary=True)]
+    return [" ".join(NAMED_ENTITY if tag != "O" else word for word, _, tag in sentence) for sentence in sentences]
 
 
 @contextmanager
 def _package(package: str) -> Iterator[None]:
-    """Have a package of NLTK's data, downloaded where it is missing; what fails within is blamed on its file."""
-    if _place(package) is None and not _downloaded(package):
-        raise UserError(
-            f"text_cleaning.named_entities: replace needs NLTK's data {package!r}, which could not be "
-            f"downloaded; where there is internet run `python -m nltk.downloader {' '.join(PLACES)}` and copy the "
-            f"resulting nltk_data folder to {Path.home() / 'nltk_data'} (or set NLTK_DATA to it), "
-            "or set text_cleaning.named_entities=keep"
-        )
+    """Download a package of NLTK's data if it is missing; a failure within names its file."""
+    import nltk
+
+    if _place(package) is None:
+        try:
+            downloaded = nltk.download(package, quiet=True, print_error_to=io.StringIO())
+        except Exception:  # a log-in page in place of the index raises many types
+            downloaded = False
+        if not downloaded:
+            raise UserError(
+                f"text_cleaning.named_entities: replace needs NLTK's data {package!r}, which could not be "
+                f"downloaded; where there is internet run `python -m nltk.downloader {' '.join(PLACES)}` and copy the "
+                f"resulting nltk_data folder to {Path.home() / 'nltk_data'} (or set NLTK_DATA to it), "
+                "or set text_cleaning.named_entities=keep"
+            )
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:  # NLTK raises many types for damaged data
-        why = " ".join((str(error) or type(error).__name__).split())[:200]
+        reason = " ".join((str(error) or type(error).__name__).split())[:200]
         raise UserError(
-            f"{_place(package)}: damaged, or closed to NLTK ({why}); remove it and run this again to download it "
-            "anew, or set text_cleaning.named_entities=keep"
+            f"{_place(package)}: damaged or unreadable ({reason}); remove it and run this again to download it, or "
+            "set text_cleaning.named_entities=keep"
         ) from None
 
 
 def _place(package: str) -> Path | None:
-    """Where NLTK's data have a package: a folder, or else an archive, as NLTK prefers them."""
+    """Find a package in NLTK's data: a folder or else an archive, in NLTK's order."""
     import nltk
 
     places = [Path(root) / f"{PLACES[package]}{suffix}" for suffix in ("", ".zip") for root in nltk.data.path]
     return next((place for place in places if place.exists()), None)
 
 
-def _downloaded(package: str) -> bool:
-    import nltk
-
-    try:
-        return nltk.download(package, quiet=True, print_error_to=io.StringIO())
-    except Exception:  # an index that is no index, such as a network's log-in page
-        return False
-
-
 def _check_words() -> None:
-    """Raise ValueError where the list of English words is empty, or something else."""
+    """Raise ValueError if the list of English words is empty, or a web page."""
     from nltk.corpus import WordListCorpusReader
     from nltk.data import find
 
     words = WordListCorpusReader(find(f"{PLACES[WORDS]}/"), ["en-basic"]).words()
-    if not words or any("<" in word for word in words):  # a web page in its place
+    if not words or any("<" in word for word in words):
         raise ValueError("en-basic: not a list of words")
 
 
 def _check_chunker() -> None:
-    """Raise ValueError where the chunker's files do not belong together: one of them is cut or empty."""
+    """Raise ValueError if the chunker's files do not belong together: one of them is cut or empty."""
     from nltk.classify.maxent import load_maxent_params
     from nltk.data import find
 

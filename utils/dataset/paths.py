@@ -1,4 +1,4 @@
-"""Where the files of a data set are."""
+"""The files of a data set: their names, and the sounds in a folder."""
 
 import os
 from collections.abc import Iterator
@@ -11,15 +11,14 @@ from utils.common.steps import SYNTHESIS
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf")
 AUDIO_FILES = f"{', '.join(AUDIO_SUFFIXES[:-1])} or {AUDIO_SUFFIXES[-1]}"
 OTHER_SOUNDS = (".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp2", ".mp4", ".ra", ".webm", ".wma", ".wv")
-CONVERT = "is of a kind that is not read here; convert it to .wav or .flac"  # one of these
-APPLE_DOUBLE = b"\0\5\x16\7"  # what the `._x.wav` begins with that macOS writes beside an `x.wav`
+UNSUPPORTED = "is of an unsupported format; convert it to .wav or .flac"  # the problem of OTHER_SOUNDS
+APPLE_DOUBLE = b"\0\5\x16\7"  # the first bytes of the `._x.wav` that macOS writes beside an `x.wav`
 
 
 def sounds_in(folder: Path) -> Iterator[tuple[str, str | None]]:
-    """The names of a folder's sounds in their order, each with what keeps it from being read, if it shows unread.
+    """List a folder's sounds by name, each with the problem that shows without reading it, if any.
 
-    What lies in folders within the folder is left alone, and so are macOS's notes. Raises UserError where there is no
-    such folder.
+    Skips subfolders and macOS's resource forks. Raises UserError if there is no such folder.
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; put the audio files there")
@@ -27,35 +26,31 @@ def sounds_in(folder: Path) -> Iterator[tuple[str, str | None]]:
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
         if name != path.name:
             yield name, "the file's name is not UTF-8; rename it"
+        elif not path.exists():
+            yield name, "is a broken link; get the file itself (as by `git annex get` or `dvc pull`)"
         elif not path.is_file():
-            yield name, _no_file(path)
-        elif not (name.startswith("._") and _begins_with(path, APPLE_DOUBLE)):
-            yield name, None if path.suffix.lower() in AUDIO_SUFFIXES else CONVERT
+            kind = "folder" if path.is_dir() else "pipe, socket or device"
+            yield name, f"is a {kind}, not a file; rename or remove it"
+        elif not (name.startswith("._") and _is_resource_fork(path)):
+            yield name, None if path.suffix.lower() in AUDIO_SUFFIXES else UNSUPPORTED
 
 
-def _no_file(path: Path) -> str:
-    """What lies in a file's place."""
-    if not path.exists():
-        return "is a link to what is not there; get the file itself (as by `git annex get` or `dvc pull`)"
-    return f"is a {'folder' if path.is_dir() else 'pipe, socket or device'}, not a file; rename or remove it"
-
-
-def _begins_with(path: Path, content: bytes) -> bool:
+def _is_resource_fork(path: Path) -> bool:
     try:
         with path.open("rb") as stream:
-            return stream.read(len(content)) == content
+            return stream.read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
     except OSError:
-        return False  # whoever reads the file says so
+        return False  # the error is reported when the file is read
 
 
 @dataclass(frozen=True)
 class DatasetPaths:
-    """Every file of a data set directory, by name, in one place."""
+    """The path of every file of a data set."""
 
     root: str
 
     def require(self) -> None:
-        """Raise UserError where there is no data set: no such folder, or nothing in it."""
+        """Raise UserError if the data set's directory is missing or empty."""
         root = Path(self.root)
         if not root.is_dir() or not any(root.iterdir()):
             raise UserError(
@@ -68,16 +63,18 @@ class DatasetPaths:
         return Path(self.root) / split
 
     def require_own(self, split: str) -> None:
-        """Raise UserError where a split's folder is a link out of the data set."""
+        """Raise UserError if a split's folder is a link out of the data set."""
         if not self._holds(self.audio(split)):
-            what = "is a link out of the data set directory, which is not followed; put the folder itself there"
-            raise UserError(f"{self.audio(split)}: {what}")
+            raise UserError(
+                f"{self.audio(split)}: is a link out of the data set directory, which is not followed; put the folder "
+                "itself there"
+            )
 
     def _holds(self, path: Path) -> bool:
         return path.resolve().is_relative_to(Path(self.root).resolve())
 
     def clip(self, split: str, file_name: str) -> Path:
-        """A clip by its file name; raises UserError where that is no audio file's, or leads out of the data set."""
+        """The path of a clip; raises UserError if it is not an audio file's name, or leads out of the data set."""
         if not isinstance(file_name, str) or "\0" in file_name or Path(file_name).suffix.lower() not in AUDIO_SUFFIXES:
             raise UserError(f"{self.audio(split)}: {file_name!r} is not the name of an audio file")
         path = self.audio(split) / file_name

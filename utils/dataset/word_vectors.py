@@ -1,4 +1,4 @@
-"""Word vectors: where they come from, and one for every word of the vocabulary."""
+"""Word vectors: get pretrained ones, and store one for every word of the vocabulary."""
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -15,11 +15,11 @@ from utils.dataset.captions import is_typed
 from utils.dataset.vector_file import Row, vector_rows
 
 PAD = "<pad>"
-FEWEST_FOUND = 0.1  # of the vocabulary's words: word vectors that know fewer are others than were meant
+FEWEST_FOUND = 0.1  # of the vocabulary; word vectors that know fewer words are probably the wrong ones
 
 
 class WordEmbeddings(NamedTuple):
-    """A vector for each word; of the vocabulary id 0 is the padding with the zero vector, the rest is sorted."""
+    """Words and their vectors; in the vocabulary id 0 is the padding with the zero vector, the rest is sorted."""
 
     words: list[str]  # V
     vectors: np.ndarray  # (V, E) float32
@@ -33,8 +33,16 @@ class Coverage(NamedTuple):
     unknown: list[str]  # these share one vector
 
 
+class UnknownVector(NamedTuple):
+    """How to draw the vector of unknown words."""
+
+    max_dot: float  # with any known word's vector, both normalised
+    max_draws: int
+    seed: int
+
+
 def source_rows(source: str, file: str | None) -> Iterable[Row]:
-    """Pretrained words and vectors, from gensim's downloader (source: its name) or from a local file (source: file)."""
+    """Pretrained words and vectors, from a local file (source: file) or from gensim's downloader (source: its name)."""
     if source == "file":
         yield from vector_rows(Path(file))
         return
@@ -42,24 +50,24 @@ def source_rows(source: str, file: str | None) -> Iterable[Row]:
     try:
         yield from vector_rows(path)
     except UserError as error:
-        raise UserError(f"{error}; remove {path.parent}, and run this again to download it anew") from None
+        raise UserError(f"{error}; remove {path.parent}, and run this again to download it") from None
 
 
 def _downloaded(source: str) -> Path:
-    """Where gensim's downloader keeps a source, downloaded where it is missing."""
+    """The file of gensim's downloader for a source, downloaded if it is missing."""
     from gensim import downloader
 
     path = Path(downloader.BASE_DIR) / source / f"{source}.gz"
     if path.exists():
         return path
-    if path.parent.exists():  # gensim goes by the folder alone
+    if path.parent.exists():  # gensim looks for the folder only
         raise UserError(f"{path.parent}: damaged, {path.name} is missing; remove it, and run this again to download it")
     try:
         return Path(downloader.load(source, return_path=True))
-    except Exception as error:  # gensim raises a bare one where a checksum is wrong
-        why = " ".join((str(error) or type(error).__name__).split())
+    except Exception as error:  # gensim raises a plain Exception if a checksum is wrong
+        reason = " ".join((str(error) or type(error).__name__).split())
         raise UserError(
-            f"word2vec_embeddings.source: {source} could not be downloaded ({why}); download {source}.gz elsewhere "
+            f"word2vec_embeddings.source: {source} could not be downloaded ({reason}); download {source}.gz elsewhere "
             f"(python -m gensim.downloader --download {source}), and set word2vec_embeddings.source=file and "
             "word2vec_embeddings.file to its path"
         ) from None
@@ -68,9 +76,9 @@ def _downloaded(source: str) -> Path:
 def wanted_vectors(
     rows: Iterable[Row], wanted: set[str], is_extra: Callable[[str], bool], count: int
 ) -> dict[str, np.ndarray]:
-    """Of all rows, those of wanted words, and of the first `count` others that are extra words, in their order.
+    """Keep the rows of wanted words, and of the first `count` others that are extra words, in their order.
 
-    Of a word that stands twice, the first row counts.
+    The first row of a repeated word counts.
     """
     kept: dict[str, np.ndarray] = {}
     for word, vector in rows:
@@ -96,92 +104,85 @@ def train_vectors(
 
 
 def embed_vocabulary(
-    vocabulary: list[str],
-    vectors: Mapping[str, np.ndarray],
-    variants: dict[str, list[str]],
-    unk_max_dot: float,
-    unk_max_draws: int,
-    seed: int,
+    vocabulary: list[str], vectors: Mapping[str, np.ndarray], variants: dict[str, list[str]], unknown: UnknownVector
 ) -> tuple[WordEmbeddings, Coverage]:
-    """A vector for each word: its own, else the mean of its variants' vectors, else the shared unknown-word vector.
+    """Give each word its own vector, else the mean of its variants' vectors, else the shared unknown-word vector.
 
-    Raises UserError where next to no word is found.
+    Raises UserError if hardly any word is known.
     """
-    own = {word: vectors[word] for word in vocabulary if word in vectors}
+    found = {word: vectors[word] for word in vocabulary if word in vectors}
     by_variants = {
         word: np.mean([vectors[variant] for variant in variants[word]], axis=0)
         for word in vocabulary
-        if word not in own and word in variants and all(variant in vectors for variant in variants[word])
+        if word not in found and word in variants and all(variant in vectors for variant in variants[word])
     }
-    known = own | by_variants
-    unknown = [word for word in vocabulary if word not in known]
+    known = found | by_variants
+    unknown_words = [word for word in vocabulary if word not in known]
     if len(known) < FEWEST_FOUND * len(vocabulary):
         raise UserError(
             f"word2vec_embeddings: the word vectors know {len(known)} of the vocabulary's {len(vocabulary)} words; "
-            "they are of another language, or not what they seem: choose others"
+            "choose word vectors of the captions' language"
         )
-    if unknown:
-        vector = unknown_vector(np.array(list(known.values())), unk_max_dot, unk_max_draws, seed)
-        known |= dict.fromkeys(unknown, vector)
+    if unknown_words:
+        known |= dict.fromkeys(unknown_words, unknown_vector(np.array(list(known.values())), unknown))
     words = sorted(vocabulary)
     rows = np.array([known[word] for word in words], dtype=np.float32)
-    if not np.isfinite(rows).all():
-        raise UserError(f"word2vec_embeddings: the vector of {words[first_not_finite(rows)]!r} is not finite")
+    if (word := _first_not_finite(words, rows)) is not None:
+        raise UserError(f"word2vec_embeddings: the vector of {word!r} is not finite")
     embeddings = WordEmbeddings([PAD, *words], np.vstack([np.zeros_like(rows[:1]), rows]))
-    return embeddings, Coverage(sorted(own), sorted(by_variants), unknown)
+    return embeddings, Coverage(sorted(found), sorted(by_variants), unknown_words)
 
 
 def further_words(
     vectors: Mapping[str, np.ndarray], vocabulary: list[str], count: int, corrections: dict[str, str]
 ) -> WordEmbeddings:
-    """The first `count` words of the vectors' source, whose order is by frequency, beside the vocabulary: (X, E).
+    """Choose the first `count` words outside the vocabulary (X, E); word vectors are sorted by frequency.
 
-    What no query can hold, as it is cleaned and corrected (capitals, punctuation, underscores), is passed over.
+    Skips words that no query can hold once it is cleaned and corrected (capitals, punctuation, underscores).
 
-    Raises UserError where there are fewer.
+    Raises UserError if there are fewer.
     """
     known = set(vocabulary)
     others = (word for word in vectors if word not in known and is_typed(word, corrections))
     words = list(islice(others, count))
     if len(words) < count:
         raise UserError(
-            f"word2vec_embeddings.extra_words: is {count}, but beside the vocabulary the word vectors have only "
-            f"{len(words)} words that a query can hold; ask for no more"
+            f"word2vec_embeddings.extra_words: is {count}, but the word vectors have only {len(words)} words outside "
+            "the vocabulary that a query can hold; lower it"
         )
-    rows = np.array([vectors[word] for word in words], np.float32)
-    if not np.isfinite(rows).all():
-        raise UserError(f"word2vec_embeddings: the vector of {words[first_not_finite(rows)]!r} is not finite")
-    return WordEmbeddings(words, rows)
+    return WordEmbeddings(words, np.array([vectors[word] for word in words], np.float32))
 
 
-def unknown_vector(known: np.ndarray, max_dot: float, max_draws: int, seed: int) -> np.ndarray:
-    """A unit vector that resembles no known word: drawn from the normal distribution of the normalised known vectors
-    (V, E), each dimension apart, until its |dot| with every one of them is at most `max_dot`.
+def unknown_vector(known: np.ndarray, settings: UnknownVector) -> np.ndarray:
+    """Draw a unit vector that resembles no known word, from a normal distribution with the mean and standard deviation
+    of the normalised known vectors (V, E) in each dimension, until its |dot| with all of them is at most `max_dot`.
 
-    After `max_draws` the draw with the smallest such |dot| is kept, with a warning.
+    After `max_draws` it keeps the draw with the smallest |dot|, and warns.
     """
     normalised = known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-12)
     mean, std = normalised.mean(axis=0), normalised.std(axis=0)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(settings.seed)
     best, best_dot = mean, np.inf
-    for _ in range(max_draws):
+    for _ in range(settings.max_draws):
         draw = rng.normal(mean, std)
         draw /= np.linalg.norm(draw)
         dot = np.abs(normalised @ draw).max()
         if dot < best_dot:
             best, best_dot = draw, dot
-        if best_dot <= max_dot:
+        if best_dot <= settings.max_dot:
             return best
     warnings.warn(
-        f"no unknown-word vector with |dot| <= {max_dot} in {max_draws} draws; kept the best, {best_dot:.3f}",
+        f"no unknown-word vector with |dot| <= {settings.max_dot} in {settings.max_draws} draws; kept the best, "
+        f"{best_dot:.3f}",
         stacklevel=2,
     )
     return best
 
 
-def first_not_finite(vectors: np.ndarray) -> int:
-    """The first row (of (V, E)) with a NaN or an infinity."""
-    return int(np.flatnonzero(~np.isfinite(vectors).all(axis=1))[0])
+def _first_not_finite(words: list[str], vectors: np.ndarray) -> str | None:
+    """The first word whose vector, a row of (V, E), has a NaN or an infinity."""
+    is_finite = np.isfinite(vectors).all(axis=1)
+    return None if is_finite.all() else words[is_finite.argmin()]
 
 
 def save_embeddings(path: Path, embeddings: WordEmbeddings) -> None:
@@ -191,9 +192,9 @@ def save_embeddings(path: Path, embeddings: WordEmbeddings) -> None:
 
 
 def load_embeddings(path: Path, out_dim: int | None = None) -> WordEmbeddings:
-    """Read what `save_embeddings` wrote; `out_dim` is how many dimensions the configuration asks for, if it does.
+    """Read the vocabulary's vectors, of `out_dim` dimensions if the configuration sets that.
 
-    Raises UserError where the file is missing, damaged, or has vectors of another, or an odd, number of dimensions.
+    Raises UserError if the file is missing or damaged, or its vectors have another, or an odd, number of dimensions.
     """
     words, vectors = _read_embeddings(path)
     if words[:1] != [PAD]:
@@ -210,9 +211,10 @@ def load_embeddings(path: Path, out_dim: int | None = None) -> WordEmbeddings:
 
 
 def load_further_words(path: Path, count: int, vocabulary: list[str], size: int) -> WordEmbeddings:
-    """The first `count` of the words that `save_embeddings` kept of `further_words`, beside a vocabulary.
+    """Read the first `count` of the `further_words` outside the vocabulary.
 
-    Raises UserError where the file is missing or damaged, has fewer, vectors of another size, or the vocabulary's own.
+    Raises UserError if the file is missing or damaged, has fewer words, vectors of other than `size` dimensions, or
+    words of the vocabulary.
     """
     words, vectors = _read_embeddings(path)
     if len(words) < count:
@@ -234,11 +236,10 @@ def _read_embeddings(path: Path) -> WordEmbeddings:
                 raise ValueError("arrays of other types or shapes")
             words = words.tolist()
     except Exception as error:  # numpy and zipfile raise many types for damaged files
-        why = (str(error) or type(error).__name__).partition("\n")[0]
-        raise UserError(f"{path}: not the word vectors of {EMBEDDING} ({why}); run it again") from None
+        reason = (str(error) or type(error).__name__).partition("\n")[0]
+        raise UserError(f"{path}: not the word vectors of {EMBEDDING} ({reason}); run it again") from None
     if len(words) != len(vectors) or len(set(words)) != len(words):
         raise UserError(f"{path}: words and vectors do not belong together; run {EMBEDDING} again")
-    if not np.isfinite(vectors).all():
-        word = words[first_not_finite(vectors)]
+    if (word := _first_not_finite(words, vectors)) is not None:
         raise UserError(f"{path}: the vector of {word!r} is not finite; run {EMBEDDING} again")
     return WordEmbeddings(words, vectors.astype(np.float32))

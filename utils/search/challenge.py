@@ -1,14 +1,14 @@
-"""A challenge's form: the sounds of a folder, which have no captions, ranked for each caption of a file.
+"""Rank the sounds of a folder for each caption of a file, in the form that challenges ask for.
 
-A text's score is a (weighted) mean of its words' scores. So each sound is encoded once, its scores with every word of
-the vocabulary are kept beside the output, and other captions cost a look-up.
+A caption's score is a (weighted) mean of its words' scores. So each sound is encoded once, its scores with every word
+of the vocabulary are kept beside the output, and further captions cost a look-up.
 
 Shapes: C sounds, V words of the vocabulary, W of them in the captions.
 """
 
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
@@ -33,35 +33,35 @@ from utils.trial.identity import identity
 from utils.trial.score_files import WordScores
 from utils.trial.trial import Trial
 
-CAPTIONS = ("caption", "caption_query")  # the column of a challenge's own file, and of what is handed in
-RANKING = "ranking"  # what is written
-PART = re.compile(r"([0-9a-f]{16})-[0-9a-f]{64}\.(?:npy|\d+\.tmp)")  # the latter of a process that was killed
-SHOWN = 20  # problems or words on the terminal
+CAPTIONS = ("caption", "caption_query")  # column names of a challenge's file, and of a submission
+RANKING = "ranking"  # the kind of the output file
+PART = re.compile(r"([0-9a-f]{16})-[0-9a-f]{64}\.(?:npy|\d+\.tmp)")  # .tmp: of a killed process
+SHOWN = 20  # problems or words printed
 
 
 class Query(NamedTuple):
     """A caption to rank sounds for."""
 
-    line: int  # where its row ends in the file
-    text: str  # as the file has it
+    line: int  # on which its row ends in the file
+    text: str  # raw
 
 
 def rank_folder(trial: Trial, queries: Path, folder: Path, out: Path, top: int = 10) -> None:
-    """Rank a folder's sounds for each caption of a CSV file, by a trial's best model, and write that as a CSV file.
+    """Rank a folder's sounds for each caption of a CSV file, by a trial's best model, and write a CSV file.
 
-    Its columns are caption_query, file_name_1, ..., file_name_{top}, fewer where there are fewer sounds; its rows are
-    those of the file. Ties go by name; so does a caption without any known word, and a warning names it.
+    Its columns are caption_query, file_name_1, ..., file_name_{top} (fewer for fewer sounds), its rows those of the
+    input. Ties are sorted by name; so are all sounds for a caption without known words, with a warning.
 
-    Raises UserError where a row of the file or (unless clotho_dataset.on_bad_data is skip) a sound cannot be used.
+    Raises UserError if a row of the file or (unless clotho_dataset.on_bad_data is skip) a sound cannot be used.
     """
     if top < 1:
         raise UserError(f"top: is {top}, but must be at least 1")
-    asked = read_queries(queries)
+    captions = read_queries(queries)
     require_own_file(out, RANKING, [queries])
-    search = FolderSearch(trial, folder, out.with_name(f"{out.stem}_word_scores"), asked)
+    search = FolderSearch(trial, folder, out.with_name(f"{out.stem}_word_scores"), captions)
     names = search.names
     search.warn_unknown(queries)
-    rows = [[query.text, *(names[i] for i in best(search.scores(query), top))] for query in asked]
+    rows = [[query.text, *(names[i] for i in best(search.scores(query), top))] for query in captions]
     header = ["caption_query", *(f"file_name_{k}" for k in range(1, min(top, len(names)) + 1))]
     with own_file(out, RANKING) as temporary:
         write_rows(temporary, header, rows)
@@ -69,9 +69,10 @@ def rank_folder(trial: Trial, queries: Path, folder: Path, out: Path, top: int =
 
 
 def read_queries(path: Path) -> list[Query]:
-    """The captions of a CSV file's column `caption` (or `caption_query`); its other columns are not read.
+    """Read the captions in the column `caption` (or `caption_query`) of a CSV file.
 
-    Raises UserError for what `csv_rows` refuses, no such column or both, no row, and a caption without words.
+    Raises UserError for an invalid CSV file (see `csv_rows`), no such column or both, no rows, or a caption without
+    words.
     """
     header, rows = csv_rows(path, "name a CSV file with a column caption")
     columns = [column for column in CAPTIONS if column in header]
@@ -81,20 +82,20 @@ def read_queries(path: Path) -> list[Query]:
     queries = [Query(line, row[columns[0]]) for line, row in rows]
     for query in queries:
         if not has_words(clean_caption(query.text)):
-            raise UserError(f"{path}: line {query.line}: the caption {query.text[:200]!r} holds no words; mend the row")
+            raise UserError(f"{path}: line {query.line}: the caption {query.text[:200]!r} holds no words; correct it")
     if not queries:
         raise UserError(f"{path}: holds no captions")
     return queries
 
 
 class FolderSearch(ClipSearch):
-    """Search by text in a folder's sounds, in the place of a split's; they are resampled as a search's sound is.
+    """Search by text in the sounds of a folder, instead of a split's; they are resampled as in `ClipSearch.by_audio`.
 
     Args:
         trial: as of ClipSearch.
-        folder: its sounds are searched, not those of folders within it.
-        cache: the folder in which the scores of what was encoded are kept.
-        queries: what is to be searched for.
+        folder: the sounds; subfolders are skipped.
+        cache: the folder that keeps the scores of encoded sounds.
+        queries: the captions to search for.
     """
 
     def __init__(self, trial: Trial, folder: Path, cache: Path, queries: list[Query]):
@@ -103,98 +104,104 @@ class FolderSearch(ClipSearch):
         files = list(sounds_in(folder))
         self.files = [name for name, problem in files if problem is None]
         self.problems = [f"{folder / name}: {problem}" for name, problem in files if problem]
-        self.low: list[str] = []  # sounds of too low a sample rate
-        self.computed = 0  # sounds
+        self.low_rates: list[str] = []  # sounds whose sample rate is too low for the log-mels
+        self.encoded = 0  # sounds, in this run
         if not files:
             raise UserError(f"{folder}: holds no {AUDIO_FILES} files")
 
     @property
     def names(self) -> list[str]:
-        """C file names, in their order."""
+        """C file names, sorted."""
         return self.stored.fids
 
     def scores(self, query: Query) -> np.ndarray:
-        """(C,) float32: the sounds' scores with a text; 0 where it has no known word."""
-        known = [word for word in self._tokens(query.text) if word in self._rows]
+        """(C,) float32: the sounds' scores with a caption; 0 if it has no known word."""
+        known = self._known_tokens(query)
         scores = self._clip_scores(known) if known else np.zeros(len(self.names), np.float32)
         if not np.isfinite(scores).all():
             raise UserError(f"{self.trial}: scores are NaN: the model is broken; look at the trial's train.log")
         return scores
 
+    def _known_tokens(self, query: Query) -> list[str]:
+        return [word for word in self._tokens(query.text) if word in self._rows]
+
     def warn_unknown(self, source: Path) -> None:
-        """Say which words of the queries are unknown, and which queries have no others."""
+        """Warn of the queries' unknown words, and of queries that have no others."""
         unknown = list(dict.fromkeys(word for query in self.queries for word in self.unknown_words(query.text)))
         if unknown:
-            more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
-            warnings.warn(f"unknown words, left out: {', '.join(unknown[:SHOWN])}{more}", stacklevel=2)
-        lost = [query for query in self.queries if not any(word in self._rows for word in self._tokens(query.text))]
+            warnings.warn(f"unknown words, left out: {', '.join(unknown[:SHOWN])}{_more(unknown)}", stacklevel=2)
+        lost = [query for query in self.queries if not self._known_tokens(query)]
         for line, text in lost[:SHOWN]:
-            what = f"no word of {text[:200]!r} is known: the sounds stand in the order of their names"
-            warnings.warn(f"{source}: line {line}: {what}", stacklevel=2)
+            reason = f"no word of {text[:200]!r} is known: the sounds are sorted by name"
+            warnings.warn(f"{source}: line {line}: {reason}", stacklevel=2)
         if len(lost) > SHOWN:
             more = counted(len(lost) - SHOWN, "more caption")
             warnings.warn(f"{source}: {more} without any known word", stacklevel=2)
 
     @cached_property
     def stored(self) -> WordScores:
-        """The scores (W, C) of the queries' words with the sounds that can be used."""
+        """The scores (W, C) of the queries' words with the usable sounds."""
         known = set(self.words[1:]) & {word for query in self.queries for word in self._tokens(query.text)}
         ids = np.array([i for i, word in enumerate(self.words) if word in known], dtype=np.int64)
         scores, names = np.empty((len(ids), len(self.files)), np.float32), []
         made_by = [identity(self.trial.path), self.epoch, self.conf.score.model_dump(), asdict(self._log_mel_config)]
-        with kept_scores(self.cache, digest_of(made_by)[:16]) as kept:
+        mark = digest_of(made_by)[:16]
+        with filling(self.cache, mark):
             for name in progress(self.files, f"scoring {self.folder}", total=len(self.files)):
-                by_word = self._scores_of(self.folder / name, kept)
-                if by_word is not None:
-                    scores[:, len(names)] = by_word[ids]
+                word_scores = self._word_scores(self.folder / name, mark)
+                if word_scores is not None:
+                    scores[:, len(names)] = word_scores[ids]
                     names.append(name)
         self._report(names)
         return WordScores(scores[:, : len(names)], [self.words[i] for i in ids], names, self.epoch)
 
-    def _scores_of(self, path: Path, kept: Callable[[str], Path]) -> np.ndarray | None:
-        """A sound's scores with all words, (V,); None, and a problem more, where it cannot be used."""
+    def _word_scores(self, path: Path, mark: str) -> np.ndarray | None:
+        """A sound's scores with all words (V,), from the cache or computed; None, and a problem, if it is unusable."""
+        log_mel = None
         try:
-            part = kept(file_digest(path))
+            part = self.cache / f"{mark}-{file_digest(path)}.npy"
             scores = load_part(part, (len(self.words),))
-            log_mel = self._log_mel(path) if scores is None else None
+            if scores is None:
+                log_mel = self._log_mel(path)
             if highest_frequency(path) < self._log_mel_config.fmax:
-                self.low.append(path.name)
+                self.low_rates.append(path.name)
         except (UserError, OSError) as error:
             self.problems.append(str(error) if isinstance(error, UserError) else f"{path}: {error.strerror}")
             return None
-        if scores is None:  # not above: that the disk is full is no fault of the sound
+        if log_mel is not None:  # outside `try`: a full disk is not a problem of the sound
             scores = self._sound_scores(log_mel, np.arange(len(self.words)))
             save_part(part, scores)
-            self.computed += 1
+            self.encoded += 1
         return scores
 
     def _report(self, names: list[str]) -> None:
-        """Say what was scored, and refuse or name what could not be."""
+        """Print what was scored; refuse or warn of unusable sounds."""
         if self.problems and self.conf.clotho_dataset.on_bad_data == "refuse":
-            more = f" and {len(self.problems) - SHOWN} more" if len(self.problems) > SHOWN else ""
-            advice = f"cannot be ranked{more}: mend or remove what is named, or set clotho_dataset.on_bad_data=skip"
-            last = f"{self.folder}: {counted(len(self.problems), 'sound')} {advice}"
-            raise UserError("\n".join([*self.problems[:SHOWN], last]))
+            unusable = f"{counted(len(self.problems), 'sound')} cannot be ranked{_more(self.problems)}"
+            advice = "correct or remove them, or set clotho_dataset.on_bad_data=skip"
+            raise UserError("\n".join([*self.problems[:SHOWN], f"{self.folder}: {unusable}: {advice}"]))
         for problem in self.problems:
             warnings.warn(f"left out: {problem}", stacklevel=2)
         if not names:
             raise UserError(f"{self.folder}: no sound is left to be ranked")
-        if self.low:
-            low = f"{counted(len(self.low), 'sound')} of a low sample rate, e.g. {self.low[0]!r}"
-            what = f"nothing up to the {self._log_mel_config.fmax:g} Hz that log-mels go up to: the rank may not fit"
-            warnings.warn(f"{self.folder}: {low}: {what}", stacklevel=2)
-        earlier = f" ({len(names) - self.computed} kept from an earlier run)" if self.computed < len(names) else ""
-        sizes = f"{counted(len(names), 'sound')}{earlier} x {counted(len(self.words), 'word')}"
+        if self.low_rates:
+            low = f"{counted(len(self.low_rates), 'sound')} of a low sample rate, e.g. {self.low_rates[0]!r}"
+            missing = f"nothing up to the {self._log_mel_config.fmax:g} Hz that log-mels go up to"
+            warnings.warn(f"{self.folder}: {low}: {missing}: their ranks may be wrong", stacklevel=2)
+        kept = f" ({len(names) - self.encoded} kept from an earlier run)" if self.encoded < len(names) else ""
+        sizes = f"{counted(len(names), 'sound')}{kept} x {counted(len(self.words), 'word')}"
         print(f"{self.folder}: {sizes} -> {self.cache}")
 
 
-@contextmanager
-def kept_scores(folder: Path, mark: str) -> Iterator[Callable[[str], Path]]:
-    """Where the scores of a sound, by its digest, are kept; other marks' are dropped. One process at a time is here.
+def _more(items: list[str]) -> str:
+    return f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
 
-    Args:
-        folder: made where it is not there.
-        mark: 16 hexadecimal digits that stand for what the scores are made by.
+
+@contextmanager
+def filling(folder: Path, mark: str) -> Iterator[None]:
+    """Lock a cache folder, made if it is missing, and drop scores with other marks.
+
+    `mark` is 16 hexadecimal digits for the model and settings; a sound's scores are in {mark}-{SHA-256 of sound}.npy.
     """
     make_folder(folder)
     with held(folder / ".lock", f"{folder}: another process is filling it; wait for that, or end it"):
@@ -205,4 +212,4 @@ def kept_scores(folder: Path, mark: str) -> Iterator[Callable[[str], Path]]:
                 dropped += path.suffix == ".npy"
         if dropped:
             print(f"{folder}: scores of {counted(dropped, 'sound')} by another model, or other settings, are dropped")
-        yield lambda sound: folder / f"{mark}-{sound}.npy"
+        yield

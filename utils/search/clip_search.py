@@ -1,4 +1,4 @@
-"""Search a split under a trial's model: clips by a text, captions by a sound.
+"""Search a split with a trial's model: clips by a text, captions by a sound.
 
 Shapes: C clips, M captions, V vocabulary.
 """
@@ -38,27 +38,27 @@ from utils.trial.trial import Trial
 
 
 class ClipHit(NamedTuple):
-    """A clip that was found."""
+    """A clip in the result of a search."""
 
     rank: int  # from 1
     score: float
     fid: str
     path: Path  # in the split's folder
     seconds: float
-    captions: list[str]  # as the data set has them; none where the split has none
+    captions: list[str]  # raw; empty if the split has none
 
 
 class CaptionHit(NamedTuple):
-    """A caption that was found."""
+    """A caption in the result of a search."""
 
     rank: int  # from 1
     score: float
     tid: str
-    text: str  # as the data set has it
+    text: str  # raw
 
 
 class ClipSearch:
-    """A split of a trial's data set, to be searched. What a kind of query needs is read at the first of the kind.
+    """Search in a split of a trial's data set. The first query by text or by sound reads the files that it needs.
 
     Args:
         trial: texts are scored by its {split}_word_scores.hdf5, sounds by its best checkpoint.
@@ -80,13 +80,13 @@ class ClipSearch:
 
     @classmethod
     def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
-        """The search in a split of a trial, by the trial's own configuration."""
+        """Open a trial by its own configuration."""
         opened = open_trial(Path(trial), [])
         warn_of(opened)
         return cls(opened, split)
 
     def _ranked(self, scores: np.ndarray, top: int) -> Iterator[tuple[int, int]]:
-        """Rank and index of the best."""
+        """Ranks and indices of the `top` highest scores."""
         if top < 1:
             raise UserError(f"top: is {top}, but must be at least 1")
         if not np.isfinite(scores).all():
@@ -96,18 +96,23 @@ class ClipSearch:
     # --- clips by a text ---------------------------------------------------------------------------------
 
     def by_text(self, query: str, top: int = 5) -> list[ClipHit]:
-        """The `top` clips (all, if there are fewer) with the highest scores with a text, ties in the split's order.
+        """Find the `top` clips, or all, with the highest scores with a text; ties keep the split's order.
 
-        The query is read as a caption: cleaned, corrected, repeated words repeated, but without named entities.
-        The score is that of the words that have a vector; `unknown_words` has the others.
+        The query is cleaned and corrected as captions are, but keeps named entities. Words without a vector, see
+        `unknown_words`, do not count.
 
-        Raises UserError where the query has no such word, and where what is stored is missing, stale or damaged.
+        Raises UserError if no word has a vector, or if the stored scores are missing, stale or damaged.
         """
-        scores, fids = self._clip_scores(self._known_words(query)), self.stored.fids
-        return [self._clip_hit(rank, scores[i], fids[i]) for rank, i in self._ranked(scores, top)]
+        scores, hits = self._clip_scores(self._known_words(query)), []
+        for rank, i in self._ranked(scores, top):
+            fid = self.stored.fids[i]
+            path = self.path(fid)
+            captions = self._captions_by_clip.get(fid, [])
+            hits.append(ClipHit(rank, float(scores[i]), fid, path, self.clips[fid].seconds, captions))
+        return hits
 
     def unknown_words(self, query: str) -> list[str]:
-        """The words of a query that have no vector, each once."""
+        """The distinct words of a query that have no vector."""
         return [word for word in dict.fromkeys(self._tokens(query)) if word not in self._rows]
 
     def _tokens(self, query: str) -> list[str]:
@@ -120,12 +125,12 @@ class ClipSearch:
         known = [word for word in tokens if word in self._rows]
         if not known:
             unknown = ", ".join(self.unknown_words(query))
-            those = f"{self.paths.vocab_info} lists those of the captions, word2vec_embeddings.extra_words adds others"
-            raise UserError(f"no word of the query is known ({unknown}); {those}")
+            advice = f"{self.paths.vocab_info} lists known words, word2vec_embeddings.extra_words adds others"
+            raise UserError(f"no word of the query is known ({unknown}); {advice}")
         return known
 
     def _clip_scores(self, known: list[str]) -> np.ndarray:
-        """(C,) float32: the mean over words of each clip's score with the word, weighed as in a caption."""
+        """(C,) float32: the mean of each clip's scores with known words, weighted as in a caption."""
         rows, counts = np.unique([self._rows[word] for word in known], return_counts=True)
         shares = counts / len(known)
         if self.word_weights is not None:
@@ -136,23 +141,18 @@ class ClipSearch:
             scores += self.stored.scores[row] * np.float32(share)
         return scores
 
-    def _clip_hit(self, rank: int, score: float, fid: str) -> ClipHit:
-        path = self.path(fid)
-        return ClipHit(rank, float(score), fid, path, self.clips[fid].seconds, self._captions_of.get(fid, []))
-
     def path(self, fid: str) -> Path:
-        """Where a clip that was scored lies; UserError where it is not in the index."""
+        """The path of a scored clip; raises UserError if it is no longer in the index."""
         if fid not in self.clips:
-            what = f"has no clip {fid}, which was scored; run {INDEXING} and what follows it again"
-            raise UserError(f"{self.paths.audio_info}: {what}")
+            raise UserError(
+                f"{self.paths.audio_info}: has no clip {fid}, which was scored; run {INDEXING} and the steps after it "
+                "again"
+            )
         return self.paths.clip(self.split, self.clips[fid].file_name)
 
     @cached_property
     def stored(self) -> WordScores:
-        """The split's word scores, in their file.
-
-        Raises UserError where they are missing, stale or damaged.
-        """
+        """The split's word scores; raises UserError if they are missing, stale or damaged."""
         path = word_scores_path(self.trial.path, self.split)
         check_data(self.trial, SCORING)
         check_made(self.trial, SCORING, reads=[path])
@@ -165,7 +165,7 @@ class ClipSearch:
 
     @cached_property
     def word_weights(self) -> dict[str, float] | None:
-        """What each word that has a score weighs beside others; None: all the same."""
+        """The weight of each word that has a score; None: all the same."""
         names = list(dict.fromkeys([*self.words, *self.stored.words]))
         weights = stored_word_weights(self.conf, self.score, len(names))
         return None if weights is None else dict(zip(names, weights.tolist(), strict=True))
@@ -176,42 +176,40 @@ class ClipSearch:
         return read_clips(self.paths, self.split)
 
     @cached_property
-    def _captions_of(self) -> dict[str, list[str]]:
-        """The captions of each clip, by fid."""
-        captions: dict[str, list[str]] = {}
-        if self.paths.text(self.split).exists():
-            table = read_table(self.paths.text(self.split), ["fid", "raw_text"], INDEXING)
-            for fid, text in zip(table["fid"], table["raw_text"], strict=True):
-                captions.setdefault(fid, []).append(text)
-        return captions
+    def _captions_by_clip(self) -> dict[str, list[str]]:
+        """The raw captions of each clip, by fid."""
+        if not self.paths.text(self.split).exists():
+            return {}
+        table = read_table(self.paths.text(self.split), ["fid", "raw_text"], INDEXING)
+        return table.groupby("fid")["raw_text"].agg(list).to_dict()
 
     # --- captions by a sound -----------------------------------------------------------------------------
 
     def by_audio(self, path: Path | str, top: int = 5) -> list[CaptionHit]:
-        """The `top` captions (all, if there are fewer) with the highest scores with a sound, ties in the split's order.
+        """Find the `top` captions, or all, with the highest scores with a sound; ties keep the split's order.
 
-        A sound of another sample rate than most of the split's clips is resampled to theirs.
+        A sound at another sample rate is resampled to that of most of the split's clips.
 
-        Raises UserError where the file cannot be read, or is too short for the model.
+        Raises UserError if the file cannot be read, or is too short for the model.
         """
         path = Path(path)
         tids, texts, words, weights = self._captions
         scores = weights @ self._sound_scores(self._log_mel(path), words)  # (M,)
         if (highest := highest_frequency(path)) < self._log_mel_config.fmax:
             band = f"holds nothing above {highest:g} Hz, but log-mels go up to {self._log_mel_config.fmax:g} Hz"
-            warnings.warn(f"{path}: {band}: what is found may not fit", stacklevel=2)
+            warnings.warn(f"{path}: {band}: results may be poor", stacklevel=2)
         return [CaptionHit(rank, float(scores[i]), tids[i], texts[i]) for rank, i in self._ranked(scores, top)]
 
     @torch.no_grad()
     def _sound_scores(self, log_mel: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """A sound's score with each word: (T, n_mels) and ids (V,) -> (V,) float32."""
+        """Score a sound (T, n_mels) with words, by their ids (V,): (V,) float32."""
         embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]  # (V, E)
         encoded = self.model.encode_audio(torch.from_numpy(log_mel).unsqueeze(0))  # (1, L, E)
         clip = EncodedClips.of_batch(encoded, np.array([encoded.shape[1]]), np.array([len(log_mel)]))
         return split_word_scores(clip, embeds, self.score.pool)[:, 0].numpy()
 
     def _log_mel(self, path: Path) -> np.ndarray:
-        """(T, n_mels), by the trial's config at the data set's sample rate."""
+        """(T, n_mels), computed with the trial's settings at the data set's sample rate."""
         if not path.is_file():
             raise UserError(f"{path}: no such file; name a {AUDIO_FILES} file")
         log_mel = read_log_mel(path, self._log_mel_config)
@@ -223,7 +221,7 @@ class ClipSearch:
 
     @cached_property
     def _log_mel_config(self) -> LogMelConfig:
-        """The trial's config with a sample rate: its own, or that of most of the split's clips."""
+        """The trial's settings, with the sample rate of most of the split's clips if they set none."""
         config = self.conf.audio_logmel.config
         if config.sample_rate is not None or not self.clips:
             return config
@@ -232,14 +230,14 @@ class ClipSearch:
 
     @cached_property
     def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:
-        """The split's tids (M) and texts (M), and their `caption_word_weights`."""
+        """The split's tids (M), raw captions (M) and `caption_word_weights`."""
         table, ids = load_captions(self.paths, self.split, self.words)
         weights = caption_word_weights([caption.numpy() for caption in ids], idf=self.score.idf_values)
         return table["tid"].tolist(), table["raw_text"].tolist(), *weights
 
 
 def best(scores: np.ndarray, top: int) -> np.ndarray:
-    """The indices of the `top` highest scores (N,), or of all N if there are fewer: highest first, ties by index."""
+    """The indices of the `top` highest scores (N,), or of all, highest first, ties by index."""
     if top < len(scores):
         least = np.partition(scores, -top)[-top]
         above, tied = np.flatnonzero(scores > least), np.flatnonzero(scores == least)
@@ -249,20 +247,17 @@ def best(scores: np.ndarray, top: int) -> np.ndarray:
     return chosen[np.argsort(-scores[chosen], kind="stable")]
 
 
-PLAY_LIST = "#EXTM3U"  # what every play list begins with
-
-
 def write_play_list(path: Path | str, hits: list[ClipHit]) -> None:
     """Write clips as an extended M3U play list, UTF-8, with absolute paths.
 
-    Raises UserError where a path cannot stand in one, because it has a line break or is not Unicode, and where
-    something else than an earlier play list is in its place.
+    Raises UserError if a clip's path has a line break or is not Unicode, or if `path` holds anything but an earlier
+    play list.
     """
-    lines = [PLAY_LIST]
+    lines = ["#EXTM3U"]
     for hit in hits:
-        place = str(hit.path.absolute())
-        if len(place.splitlines()) != 1 or any("\ud800" <= character <= "\udfff" for character in place):
-            raise UserError(f"{place!r}: a play list cannot hold this path; rename the file, and run {INDEXING} again")
-        lines += [f"#EXTINF:{round(hit.seconds)},{hit.path.name}", place]
+        clip = str(hit.path.absolute())
+        if len(clip.splitlines()) != 1 or any("\ud800" <= character <= "\udfff" for character in clip):
+            raise UserError(f"{clip!r}: a play list cannot hold this path; rename the file, and run {INDEXING} again")
+        lines += [f"#EXTINF:{round(hit.seconds)},{hit.path.name}", clip]
     with own_file(path, "play list") as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
