@@ -13,7 +13,7 @@ from utils.search.clip_search import ClipSearch
 
 TOP = 10
 RANKED = """([query, top]) => {
-  const { scores, order } = ranked(partsOf(wordsOf(query)));
+  const { scores, order } = ranked(termsOf(wordsOf(query)));
   return order.slice(0, top).map(clip => [clips[clip].name, scores[clip]]);
 }"""
 ODD_TEXTS = [
@@ -278,7 +278,7 @@ def test_text_stands_out_on_light_and_dark_pages(open_page, colours):
 
 def test_readers_of_the_screen_are_told(open_page):
     page = open_page(fragment="#q=rain")
-    assert page.get_by_label("Sounds, in words").input_value() == "rain"
+    assert page.get_by_label("Describe a sound").input_value() == "rain"
     assert page.get_by_role("status").inner_text() == "30 clips, ranked by 1 word"
     assert page.get_by_role("searchbox").count() == 1 and page.get_by_role("search").count() == 1
     page.click("#hits button.name >> nth=0")

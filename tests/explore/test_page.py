@@ -23,7 +23,7 @@ from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
 from utils.explore import page
 from utils.explore.page import write_explore
-from utils.explore.sounds import copied
+from utils.explore.sounds import copy_sound
 from utils.trial.score_files import word_scores_path
 
 
@@ -150,7 +150,7 @@ def test_sounds_of_any_rate_and_channels_are_copied(tmp_path, rate):
     times = np.arange(2 * rate) / rate
     samples = 0.3 * np.sin(2 * np.pi * 300 * times)[:, None] * [1.0, 0.5]
     soundfile.write(tmp_path / "clip.wav", samples, rate)
-    copied(tmp_path / "clip.wav", tmp_path / "clip.ogg")
+    copy_sound(tmp_path / "clip.wav", tmp_path / "clip.ogg")
     copy, new_rate = soundfile.read(tmp_path / "clip.ogg")
     assert copy.ndim == 1 and new_rate == (rate if rate == 44100 else 48000)
     assert len(copy) == pytest.approx(2 * new_rate, abs=2)
@@ -167,6 +167,6 @@ def test_extra_words_are_on_the_page_as_far_as_there_is_room(searches, monkeypat
     search.words = VOCABULARY[:4]  # the others are extra ones then
     assert len(page._shown_words(search)) == len([word for word in VOCABULARY[1:] if word != "<b>loud</b>"])
     assert not capsys.readouterr().out
-    monkeypatch.setattr(page, "LARGEST", 3 * 5 * len(search.stored.fids))
+    monkeypatch.setattr(page, "MAX_BYTES", 3 * 5 * len(search.stored.fids))
     assert page._shown_words(search) == [1, 2, 3, 4, 5]
-    assert "words are left out: the page has room for no more" in capsys.readouterr().out
+    assert "words do not fit on the page; they are left out" in capsys.readouterr().out

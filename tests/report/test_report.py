@@ -65,7 +65,7 @@ def test_only_a_finished_report_replaces_an_old_one(report, tmp_path, split):
     shutil.copytree(conf.data_conf.dataset, data)
     moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
     next(path for path in (data / split).iterdir()).unlink()
-    with pytest.raises(UserError, match=r"no such audio file; the report plays copies"):
+    with pytest.raises(UserError, match=r"no such audio file; put it back"):
         write_report(tmp_path / "trial", moved)
     assert (tmp_path / "trial" / "report" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
     assert not [path for path in (tmp_path / "trial").glob(".*") if path.name != KEPT]

@@ -74,7 +74,7 @@ _CLEANING = _Cleaning()
 def clean_caption(raw: str) -> str:
     """Lower-case words, separated by one space; HTML entities are read first, and accents composed (NFC).
 
-    `wordsOf` in utils/report/templates/explore.js does the same.
+    `wordsOf` in utils/explore/templates/ranking.js does the same.
     """
     text = HTML_ENTITY.sub(lambda entity: html.unescape(entity[0]) or " ", raw)
     text = normalize("NFC", text.lower().translate(_CLEANING))
