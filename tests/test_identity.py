@@ -396,7 +396,7 @@ def test_a_trial_that_is_unfinished_is_marked_until_it_is_resumed(folder, monkey
         assert message.startswith(line) and len(message.splitlines()) == 1
     compare = (REPORT, "--compare", finished, trial, "--out", out)
     message = refused(*compare)
-    assert line in message and "resume it, leave it out, or take it, marked, by --unfinished" in message
+    assert line in message and "resume it, leave it out, or include it with --unfinished" in message
     assert not out.exists()
     assert call_both(*compare, "--unfinished")[1].startswith(line)
     assert "semi-hard-NS (1 of 2 unfinished) | 2 |" in (out / "comparison.md").read_text()

@@ -149,9 +149,9 @@ def test_the_report_marks_all_right_ones(trial, tmp_path):
     path = write_pairs(tmp_path, everything)
     page = write_report(folder, measured_with(conf, path))
     cards = [tag for tag in Tags(page).of("li") if "card" in tag.get("class", "")]
-    assert len(cards) > 20 and all("right" in card["class"] for card in cards)
+    assert len(cards) > 20 and all("relevant" in card["class"] for card in cards)
     assert f"the pairs of {path}" in page.read_text() and "the pairs of" not in plain
-    assert 0 < plain.count("✓ right") < page.read_text().count("✓ right")
+    assert 0 < plain.count("✓ relevant") < page.read_text().count("✓ relevant")
     ranking = load_rankings(folder, measured_with(conf, write_pairs(tmp_path, some_pairs(table))), "evaluation", 1)
     expected = relevance_of(table, some_pairs(table))
     for one, relevance in ((ranking["audio_to_text"], expected), (ranking["text_to_audio"], expected.T)):
@@ -182,7 +182,7 @@ def test_trials_measured_by_other_pairs_are_not_compared(trial, tmp_path):
     call(MEASURE, "--trial", folder)
     path = write_pairs(tmp_path, some_pairs(table))
     call(MEASURE, "--trial", other, f"data_conf.relevance={path}")
-    with pytest.raises(UserError, match=r"other: has other right pairs than .*trial"):
+    with pytest.raises(UserError, match=r"other: relevant pairs differ from those of .*trial"):
         write_comparison([folder, other], tmp_path / "comparison")
 
 

@@ -17,7 +17,7 @@ from utils.dataset.captions import is_typed
 from utils.dataset.word_vectors import PAD
 from utils.explore.packing import DIGITS, packed
 from utils.explore.sounds import copy_sound
-from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE
+from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, column_means
 from utils.report.page import Page
 from utils.score_utils import caption_word_weights
 from utils.search.clip_search import ClipSearch, best
@@ -26,7 +26,7 @@ from utils.trial.caveats import caveat_of
 PAGE = "index.html"
 TEMPLATES = Path(__file__).with_name("templates")
 BEST_CAPTIONS = 5  # shown of a clip
-COLUMNS = 400  # of a log-mel picture; the frames of longer clips are averaged
+MAX_COLUMNS = 400  # of a log-mel picture; the frames of longer clips are averaged
 WEBP_QUALITY = 50  # of 100
 MAX_BYTES = 14_000_000  # of packed scores: more opens slowly in a browser
 
@@ -131,9 +131,8 @@ def _clips(search: ClipSearch, captions: Captions, folder: Path, copy: bool) -> 
 
 def _draw(log_mel: np.ndarray, path: Path) -> None:
     """Write a log-mel (T, n_mels) as a picture: time from left to right, low frequencies at the bottom."""
-    columns = [frames.mean(axis=0) for frames in np.array_split(log_mel, min(COLUMNS, len(log_mel)))]
     loudest = log_mel.max()
     imsave(
-        path, np.stack(columns, axis=1), cmap=LOG_MEL_COLOURS, vmin=loudest - LOG_MEL_RANGE, vmax=loudest,
+        path, column_means(log_mel, MAX_COLUMNS), cmap=LOG_MEL_COLOURS, vmin=loudest - LOG_MEL_RANGE, vmax=loudest,
         origin="lower", format="webp", pil_kwargs={"quality": WEBP_QUALITY},
     )  # fmt: skip

@@ -7,25 +7,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from utils.common.errors import UserError
 from utils.report import figures
-from utils.report.figures import Line, Picture
+from utils.report.figures import Picture
 from utils.report.numbers import plain, shown, signed
 
 TEMPLATES = Path(__file__).with_name("templates")
 DIRECTIONS = {"text_to_audio": "Text-to-audio", "audio_to_text": "Audio-to-text"}
-
-# Panels of training curves: title, key in metrics.jsonl, whether the axis is logarithmic.
-PANELS = (
-    ("Training loss", "train_loss", False),
-    ("Validation objective", "val_obj", False),
-    ("Gap between positives and negatives", "negative_gap", False),
-    ("Negatives scored above the positive", "negatives_above", False),
-    ("Hubness of the negatives", "hubness", False),
-    ("Effective number of negatives", "effective_negatives", False),
-    ("Learning rate", "lr", True),
-    ("Validation mAP, text-to-audio", "val_map_text_to_audio", False),
-    ("Validation mAP, audio-to-text", "val_map_audio_to_text", False),
-    ("Standard deviation of validation scores", "score_std", True),
-)
 
 
 class Page:
@@ -70,16 +56,3 @@ class Page:
         path = self.folder / source
         path.parent.mkdir(exist_ok=True)
         return path
-
-
-def panels_of(*histories: list[dict[str, float]]) -> list[tuple[str, str, bool]]:
-    """The PANELS for which any of these trials has values."""
-    keys = {key for history in histories for results in history for key in results}
-    return [panel for panel in PANELS if panel[1] in keys]
-
-
-def line_of(history: list[dict[str, float]], name: str, key: str, style: int = 0, faint: bool = False) -> Line:
-    """A trial's values of a key by epoch, as a line of a panel."""
-    points = [(results["epoch"], results[key]) for results in history if key in results]
-    epochs, values = zip(*points, strict=True) if points else ((), ())
-    return Line(name, epochs, values, style, faint)
