@@ -40,14 +40,6 @@ BATCHES = 20  # drawn; those without any negative are skipped, as in training
 ANCHORS = 4  # shown with their negatives, all from one batch, to copy few clips
 
 
-class StrategyRow(NamedTuple):
-    """A strategy's picks in numbers."""
-
-    strategy: str
-    numbers: dict[str, float]  # loss, active, likely_false and STATISTICS
-    picture: dict
-
-
 class Item(NamedTuple):
     """An anchor's negative."""
 
@@ -110,6 +102,7 @@ class Negatives:
         """The content of the page's section; without rows if no batch holds two clips."""
         if not self.drawn:
             return {"split": self.name, "rows": []}
+        picked = [[batch.terms[name].picked for batch in self.drawn] for name in STRATEGIES]
         batches_an_epoch = len(batch_order(self.data, self.conf.param_conf.batch_size))
         return {
             "split": self.name,
@@ -119,24 +112,26 @@ class Negatives:
             "margin": self.margin,
             "cosine": SHARED_MEANING,
             "rows": self.rows(),
-            "agreement": dict(zip(STRATEGIES, self._agreement().tolist(), strict=True)),
+            "agreement": dict(zip(STRATEGIES, agreement(picked).tolist(), strict=True)),
             "anchors": self.anchors(),
         }
 
-    def rows(self) -> list[StrategyRow]:
-        """A row for each strategy; their histograms share one axis."""
+    def rows(self) -> list[dict[str, object]]:
+        """Each strategy's name, numbers and histogram; the histograms share one axis."""
         sides = {}  # by strategy: the gaps of its audio negatives and of its text negatives
         for name in STRATEGIES:
             by_batch = [gaps_of_picks(batch.terms[name]) for batch in self.drawn]
             sides[name] = [np.concatenate(side) for side in zip(*by_batch, strict=True)]
         values = np.concatenate([side for both in sides.values() for side in both])
         reach = float(values.min()), float(values.max())
+        pictures = [self.page.picture(gap_histogram(name, *both, self.margin, reach)) for name, both in sides.items()]
         return [
-            StrategyRow(name, self._numbers(name), self.page.picture(gap_histogram(name, *both, self.margin, reach)))
-            for name, both in sides.items()
+            {"strategy": name, "numbers": self._numbers(name), "picture": picture}
+            for name, picture in zip(STRATEGIES, pictures, strict=True)
         ]
 
     def _numbers(self, name: str) -> dict[str, float]:
+        """Loss, active, likely_false and STATISTICS."""
         terms = [batch.terms[name] for batch in self.drawn]
         false = [share_of_picks(batch.terms[name].picked, batch.likely_false) for batch in self.drawn]
         return {
@@ -145,9 +140,6 @@ class Negatives:
             "likely_false": float(np.mean(false)),
             **pick_statistics([term.picked for term in terms]),
         }
-
-    def _agreement(self) -> np.ndarray:
-        return agreement([[batch.terms[name].picked for batch in self.drawn] for name in STRATEGIES])
 
     def anchors(self) -> list[Anchor]:
         """The first anchors of the first batch, each of another clip, with their negatives."""

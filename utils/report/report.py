@@ -1,14 +1,13 @@
 """A trial's report: TRIAL/report/report.html."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.common.folders import atomic_folder
 from utils.common.steps import SCORING, TRAINING
 from utils.conf.schema import Conf
 from utils.conf.values import flat
 from utils.metric_utils import chance_map
-from utils.report.bootstrap import Estimate, estimates
+from utils.report.bootstrap import estimates
 from utils.report.curves import curves, line_of, panels_of
 from utils.report.figures import Picture
 from utils.report.gallery import Gallery
@@ -90,26 +89,16 @@ def training_provenance(trial: Path) -> dict[str, object]:
     return flat(content | runs)
 
 
-class MetricRow(NamedTuple):
-    """A row of the metrics table."""
-
-    split: str
-    direction: str
-    estimates: dict[str, Estimate]
-    chance: float  # mAP of random scores
-    queries: int
-    tied: int
-
-
-def _metric_row(split: str, ranking: Ranking) -> MetricRow:
-    return MetricRow(
-        split,
-        ranking.direction,
-        estimates(ranking.values, ranking.query_clips, len(ranking.queries.fids)),
-        chance_map(ranking.relevant, len(ranking.item_clips)),
-        len(ranking.query_clips),
-        int(ranking.values["tied"].sum()),
-    )
+def _metric_row(split: str, ranking: Ranking) -> dict[str, object]:
+    """A row of the metrics table; chance is the mAP of random scores."""
+    return {
+        "split": split,
+        "direction": ranking.direction,
+        "estimates": estimates(ranking.values, ranking.query_clips, len(ranking.queries.fids)),
+        "chance": chance_map(ranking.relevant, len(ranking.item_clips)),
+        "queries": len(ranking.query_clips),
+        "tied": int(ranking.values["tied"].sum()),
+    }
 
 
 def _histograms(ranking: Ranking) -> list[Picture]:
