@@ -57,8 +57,8 @@ def take_report(page: Page) -> None:
 
 
 def take_alignment(page: Page) -> None:
-    """The first right result of the first query: its log-mel above the similarities of its words."""
-    picture = page.locator(".card.right img").first
+    """The first relevant result of the first query: its log-mel above the similarities of its words."""
+    picture = page.locator(".card.relevant img").first
     picture.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
     save(picture.screenshot(), "alignment.png")

@@ -1,4 +1,4 @@
-"""What is asked of pages in a browser."""
+"""JavaScript that tests run in pages: the lowest contrast of their texts, and whether a player plays."""
 
 CONTRAST = """() => {
   const parse = css => css.match(/[\\d.]+/g).map(Number);

@@ -70,7 +70,7 @@ from utils.dataset.word_vectors import (
 )
 from utils.metric_utils import relevant_pairs
 from utils.model_utils import TrainState, build_state
-from utils.report.page import line_of, panels_of
+from utils.report.curves import line_of, panels_of
 from utils.retrieval_utils import CaptionScores, rank_counts
 from utils.score_utils import caption_word_weights
 from utils.search.challenge import read_queries

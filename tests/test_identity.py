@@ -378,7 +378,7 @@ def test_an_unfinished_trial_is_marked_until_it_is_resumed(folder, monkeypatch):
         assert message.startswith(line) and len(message.splitlines()) == 1
     compare = (REPORT, "--compare", finished, trial, "--out", out)
     message = refused(*compare)
-    assert line in message and "resume it, leave it out, or take it, marked, by --unfinished" in message
+    assert line in message and "resume it, leave it out, or include it with --unfinished" in message
     assert not out.exists()
     assert call_both(*compare, "--unfinished")[1].startswith(line)
     assert "semi-hard-NS (1 of 2 unfinished) | 2 |" in (out / "comparison.md").read_text()

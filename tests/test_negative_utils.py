@@ -1,4 +1,4 @@
-"""What strategies pick, in numbers, against plain loops over anchors."""
+"""Statistics of negatives, compared with plain loops over anchors."""
 
 import math
 from collections import Counter
@@ -65,7 +65,7 @@ def plain_statistics(picked):
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_statistics_are_those_of_plain_loops(name):
+def test_statistics_equal_plain_loops(name):
     """Of batches of two sizes, with ties, which are not above the positive."""
     picked = [picked_by(name, *batch) for batch in coarse_batches()]
     expected = np.mean([plain_statistics(each) for each in picked], axis=0)
@@ -91,7 +91,7 @@ def test_after_a_collapse_all_pick_one_item():
     assert pick_statistics([picks]) == {"negative_gap": 0, "negatives_above": 0, "hubness": 1, "effective_negatives": 1}
 
 
-def test_apart_picks_are_as_many_negatives_as_items():
+def test_distinct_picks_are_as_many_effective_negatives():
     following = torch.eye(6, dtype=torch.bool).roll(1, dims=1)
     found = pick_statistics([Picked(torch.eye(6), ~torch.eye(6, dtype=torch.bool), following, following.T)])
     assert found["effective_negatives"] == pytest.approx(6) and found["hubness"] == pytest.approx(1 / 5)
@@ -102,7 +102,7 @@ def test_no_batches_have_no_statistics():
     assert pick_statistics([]) == {}
 
 
-def test_agreement_is_that_of_plain_loops():
+def test_agreement_equals_plain_loops():
     batches_of = {name: [picked_by(name, *batch) for batch in coarse_batches()] for name in STRATEGIES}
     found = agreement(list(batches_of.values()))
     for one, name in enumerate(STRATEGIES):
@@ -127,7 +127,7 @@ def test_anchors_without_negatives_do_not_agree_on_anything():
     assert np.isfinite(agreement([[terms[0]], [terms[1]]])).all()
 
 
-# --- negatives that are likely none ----------------------------------------------------------------------
+# --- likely false negatives ------------------------------------------------------------------------------
 
 WORDS = ["<pad>", "a", "dog", "barks", "while", "rain", "falls", "hound", "is", "the"]
 
@@ -152,7 +152,7 @@ def likeness(captions, clips):
         ("while the", False),  # nothing that could be shared
     ],
 )
-def test_a_caption_that_says_what_one_of_the_clips_captions_says_is_likely_no_negative(caption, is_like):
+def test_a_caption_like_one_of_the_clips_captions_is_likely_false(caption, is_like):
     found = likeness(["a dog barks", "the dog", caption], [0, 0, 1]).likely_false(np.array([0, 2]))
     assert found[0, 1] == is_like
 
@@ -187,7 +187,7 @@ def test_likely_false_negatives_by_loops():
 
 
 @pytest.mark.parametrize("name", ["semi-hard-NS", "hard-text-NS", "full-batch-NS"])
-def test_an_epoch_tells_what_its_own_strategy_picked(name):
+def test_an_epoch_reports_the_picks_of_its_strategy(name):
     """Of six pairs in batches of 4 and 2; the batches' scores are made once more, from the embeddings."""
     split, model = random_split(), random_model()
     one_each = split.captions[::3], split.caption_clips[::3]  # of one clip they tie, and rounding decides
@@ -204,7 +204,7 @@ def test_an_epoch_tells_what_its_own_strategy_picked(name):
     assert [results[key] for key in STATISTICS] == pytest.approx(np.mean(expected, axis=0).tolist(), abs=1e-5)
 
 
-def test_a_loss_without_a_strategy_and_an_epoch_without_negatives_tell_nothing_of_them():
+def test_a_loss_without_a_strategy_or_an_epoch_without_negatives_reports_none():
     state = state_of(random_model(), InfoNCE(0.1))
     assert set(train_epoch(state, batches(random_split(), 6))) == {"train_loss", "active"}
     state = state_of(random_model(), TripletLoss(0.5, "hard-NS"))

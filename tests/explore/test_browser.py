@@ -1,4 +1,4 @@
-"""The live page as a browser shows it: headless Chromium, from disk, without a network; held against `ClipSearch`."""
+"""The live page in headless Chromium, from disk and without a network, compared with `ClipSearch`."""
 
 import sys
 import unicodedata
@@ -13,7 +13,7 @@ from utils.search.clip_search import ClipSearch
 
 TOP = 10
 RANKED = """([query, top]) => {
-  const { scores, order } = ranked(partsOf(wordsOf(query)));
+  const { scores, order } = ranked(termsOf(wordsOf(query)));
   return order.slice(0, top).map(clip => [clips[clip].name, scores[clip]]);
 }"""
 ODD_TEXTS = [
@@ -35,7 +35,7 @@ ODD_TEXTS = [
 
 @pytest.fixture
 def open_page(browser, pages):
-    """open_page(words, fragment) -> the page, anew; all that it asks for is there, and nothing is complained of."""
+    """open_page(words, fragment) -> a new page. Fails on requests that fail or leave the disk, and on messages."""
     contexts, complaints = [], []
 
     def open_page(words="mean", fragment="", width=1280, colours="light"):
@@ -76,7 +76,7 @@ def cells_of(part):
 
 
 @pytest.mark.parametrize("words", ["mean", "idf"])
-def test_the_ranking_is_that_of_the_search(open_page, searches, words):
+def test_the_page_ranks_as_the_search(open_page, searches, words):
     page = open_page(words)
     texts = queries()
     assert len(texts) == 200
@@ -87,7 +87,7 @@ def test_the_ranking_is_that_of_the_search(open_page, searches, words):
         assert scores == pytest.approx([hit.score for hit in hits], abs=1e-5)
 
 
-def test_what_is_typed_is_ranked_at_each_key(open_page, searches):
+def test_each_key_press_ranks_the_clips(open_page, searches):
     page = open_page()
     assert shown(page) == NAMES[:20] and page.inner_text("#count") == "30 clips, in the split's order"
     page.type("#query", "rain d")
@@ -101,14 +101,14 @@ def test_what_is_typed_is_ranked_at_each_key(open_page, searches):
     assert abs(shown(page).index(NAMES[TWINS[0]]) - shown(page).index(NAMES[TWINS[1]])) == 1
 
 
-def test_texts_are_read_as_captions_are(open_page, searches):
+def test_queries_are_cleaned_as_captions(open_page, searches):
     page, rng = open_page(), np.random.default_rng(0)
     letters = [chr(code) for code in range(sys.maxunicode + 1)]
-    # what has a case, or stands between words; of the rest, ideographs for the most part, neither side knows more
+    # cased letters and what separates words; the others, mostly ideographs, pass both sides unchanged
     letters = [letter for letter in letters if unicodedata.category(letter) not in ("Cn", "Co", "Cs", "Lo")]
-    of_search = [ClipSearch._tokens(searches["mean"], f"a{letter}B {letter}") for letter in letters]
-    of_page = page.evaluate("letters => letters.map(letter => wordsOf(`a${letter}B ${letter}`))", letters)
-    assert [pair for pair in zip(of_page, of_search, strict=True) if pair[0] != pair[1]] == []
+    tokens_of_search = [ClipSearch._tokens(searches["mean"], f"a{letter}B {letter}") for letter in letters]
+    tokens_of_page = page.evaluate("letters => letters.map(letter => wordsOf(`a${letter}B ${letter}`))", letters)
+    assert [pair for pair in zip(tokens_of_page, tokens_of_search, strict=True) if pair[0] != pair[1]] == []
     odd = sorted(set("".join(ODD_TEXTS)) | set("ΣσςİıẞßK"))
     texts = ODD_TEXTS + [f"a&{entity}b" for entity in html5] + [f"a&#{code};b" for code in range(0x300)]
     texts += ["".join(rng.choice(odd, rng.integers(1, 30))) for _ in range(2000)]
@@ -126,9 +126,9 @@ def test_corrections_are_made(open_page):
 def test_bars_add_up_to_the_score(open_page, searches, words):
     page = open_page(words, "#q=rain+dog+rain")
     hits, search = searches[words].by_text("rain dog rain", 20), searches[words]
-    importance = np.ones(len(VOCABULARY)) if words == "mean" else search.score.idf.numpy()
+    word_weights = np.ones(len(VOCABULARY)) if words == "mean" else search.score.idf.numpy()
     rows = [VOCABULARY.index("rain"), VOCABULARY.index("dog")]
-    weights = np.array([2, 1]) * importance[rows]
+    weights = np.array([2, 1]) * word_weights[rows]
     adds = []
     for hit, card in zip(hits, page.query_selector_all("#hits li"), strict=True):
         values = search.stored.scores[:, search.stored.fids.index(hit.fid)][rows]
@@ -144,7 +144,7 @@ def test_bars_add_up_to_the_score(open_page, searches, words):
     np.testing.assert_allclose(widths / whole, parts / parts.max(), atol=0.02)
 
 
-def test_unknown_words_are_struck_through_and_the_nearest_offered(open_page, searches):
+def test_unknown_words_are_struck_through_beside_suggestions(open_page, searches):
     page = open_page()
     page.type("#query", "Dgo and rian, zzzzzz!")
     assert [word.inner_text() for word in page.query_selector_all("#read s")] == ["dgo", "and", "rian", "zzzzzz"]
@@ -159,7 +159,7 @@ def test_unknown_words_are_struck_through_and_the_nearest_offered(open_page, sea
     assert page.text_content("#count") == "30 clips, ranked by 1 word; unknown: dgo, and, zzzzzz"
 
 
-def test_the_address_keeps_the_query_and_back_leads_back(open_page):
+def test_the_address_keeps_the_query_and_back_restores_it(open_page):
     page = open_page(fragment="#q=rain+%26+%22dog%22")
     assert page.input_value("#query") == 'rain & "dog"' and page.inner_text("#count").endswith("ranked by 2 words")
     first = shown(page)
@@ -182,7 +182,7 @@ def test_the_address_keeps_the_query_and_back_leads_back(open_page):
     assert open_page(fragment="#q=%").input_value("#query") == "%"
 
 
-def test_the_keyboard_leads_through_the_hits(open_page):
+def test_arrow_keys_move_through_the_hits(open_page):
     page = open_page()
     focus = "document.activeElement.id || document.activeElement.textContent"
     assert page.evaluate(focus) == "query"
@@ -251,14 +251,14 @@ def test_every_sound_plays_one_at_a_time(open_page, words):
     assert page.is_visible("#clip-time")
 
 
-def test_odd_names_are_read_as_they_are(open_page):
+def test_odd_names_are_shown_literally(open_page):
     page = open_page()
     assert shown(page) == NAMES[:20]
     assert page.query_selector("#hits script") is None and page.query_selector("img[onerror]") is None
     assert [player.get_attribute("aria-label") for player in page.query_selector_all("#hits audio")] == NAMES[:20]
 
 
-def test_a_phone_scrolls_up_and_down_only(open_page):
+def test_a_phone_scrolls_vertically_only(open_page):
     page = open_page(fragment="#q=rain+supercalifragilistic+" + 30 * "x" + "+" + 200 * "y", width=375)
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     page.click("#hits button.name >> nth=0")
@@ -276,9 +276,9 @@ def test_text_stands_out_on_light_and_dark_pages(open_page, colours):
     assert page.evaluate(CONTRAST) >= 4.5
 
 
-def test_readers_of_the_screen_are_told(open_page):
+def test_screen_readers_get_names_and_the_count(open_page):
     page = open_page(fragment="#q=rain")
-    assert page.get_by_label("Sounds, in words").input_value() == "rain"
+    assert page.get_by_label("Describe a sound").input_value() == "rain"
     assert page.get_by_role("status").inner_text() == "30 clips, ranked by 1 word"
     assert page.get_by_role("searchbox").count() == 1 and page.get_by_role("search").count() == 1
     page.click("#hits button.name >> nth=0")

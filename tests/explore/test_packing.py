@@ -4,14 +4,14 @@ from utils.explore.packing import packed
 
 
 def unpacked(scores):
-    """What a page reads of packed scores (V, C), and the steps (V, 1)."""
+    """Unpack packed scores (V, C) as the page does; also the steps (V, 1)."""
     low, step, text = packed(scores)
     assert text.isascii() and text.isprintable() and not {"<", " "} & set(text)
     digits = np.array([ord(character) - 33 - (character > "<") for character in text]).reshape(*scores.shape, 3)
     return np.c_[low] + np.c_[step] * (digits @ [93 * 93, 93, 1]), np.c_[step]
 
 
-def test_scores_are_kept_within_half_a_step():
+def test_packed_scores_are_off_by_half_a_step_at_most():
     rng = np.random.default_rng(0)
     scores = (rng.normal(0, 0.1, (40, 300)) * rng.random((40, 1)) ** 4).clip(0).astype(np.float32)
     scores[3], scores[4] = 0, 0.1  # of no range
@@ -21,7 +21,7 @@ def test_scores_are_kept_within_half_a_step():
     assert kept.min() == 0
 
 
-def test_scores_that_are_equal_stay_equal():
+def test_equal_scores_stay_equal():
     scores = np.random.default_rng(1).random((5, 50), dtype=np.float32)
     scores[:, 9] = scores[:, 2]
     kept, _ = unpacked(scores)

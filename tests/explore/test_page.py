@@ -1,4 +1,4 @@
-"""The page's folder: what it holds, and that it is whole or absent."""
+"""The page's folder: its files, and that it is whole or absent."""
 
 import copy
 import json
@@ -16,14 +16,14 @@ import soundfile
 from PIL import Image
 
 from tests.explore.conftest import NAMES, VOCABULARY
-from tests.helpers import RATE, ROOT, Tags, call
+from tests.helpers import RATE, ROOT, Tags
 from utils.common.errors import UserError
 from utils.common.steps import INDEXING
 from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
 from utils.explore import page
 from utils.explore.page import write_explore
-from utils.explore.sounds import copied
+from utils.explore.sounds import copy_sound
 from utils.trial.score_files import word_scores_path
 from utils.trial.trial import Trial
 
@@ -37,7 +37,7 @@ def content_of(page):
 
 @pytest.fixture
 def trial(trials, tmp_path):
-    """A copy of the trial, to be spoiled; and its configuration, with a copy of the data set."""
+    """A copy of the trial and its configuration, with a copy of the data set, for a test to damage."""
     folder, conf = trials["mean"]
     shutil.copytree(folder, tmp_path / "trial", ignore=shutil.ignore_patterns("explore"))
     shutil.copytree(conf.data_conf.dataset, tmp_path / "data")
@@ -45,7 +45,7 @@ def trial(trials, tmp_path):
     return tmp_path / "trial", conf.model_copy(update={"data_conf": data})
 
 
-def test_the_folder_holds_what_the_page_shows_and_nothing_else(pages):
+def test_the_folder_holds_only_the_files_that_the_page_shows(pages):
     folder = pages["mean"].parent
     clips = content_of(pages["mean"])["clips"]
     shown = {clip[part] for clip in clips for part in ("source", "picture")}
@@ -97,16 +97,16 @@ def test_a_clips_best_captions_are_those_with_the_highest_scores(pages, searches
         assert [by_caption[caption] for caption, _ in clip["best"]] == pytest.approx(highest, abs=2e-6)
 
 
-def test_odd_names_and_captions_are_no_elements(pages):
+def test_odd_names_and_captions_are_escaped(pages):
     page = Tags(pages["mean"])
     assert len(page.of("script")) == 3 and len(page.of("img")) == 1 and not page.of("b ")
 
 
-def test_a_page_is_replaced_and_nothing_else(trial):
+def test_a_page_replaces_only_a_page(trial):
     write_explore(Trial(*trial), copy=False)
     page = write_explore(Trial(*trial), copy=False)
-    page.with_name("mine.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"mine\.txt: is not what an earlier run wrote"):
+    page.with_name("notes.txt").write_text("notes")
+    with pytest.raises(UserError, match=r"notes\.txt: is not what an earlier run wrote"):
         write_explore(Trial(*trial), copy=False)
 
 
@@ -126,7 +126,7 @@ def test_a_trial_without_scores_is_refused(trial):
 
 
 @pytest.mark.parametrize("copy", [True, False])
-def test_a_clip_that_is_gone_is_named_and_nothing_is_written(trial, copy):
+def test_a_missing_clip_is_named_and_nothing_is_written(trial, copy):
     clip = DatasetPaths(trial[1].data_conf.dataset).audio("evaluation") / NAMES[3]
     clip.unlink()
     with pytest.raises(UserError, match=re.escape(f"{clip}: no such audio file")):
@@ -134,7 +134,7 @@ def test_a_clip_that_is_gone_is_named_and_nothing_is_written(trial, copy):
     assert not [path for path in trial[0].iterdir() if "explore" in path.name]
 
 
-def test_a_full_disk_is_one_line_and_what_was_there_stays(trials, pages):
+def test_a_full_disk_gives_one_error_line_and_keeps_the_old_page(trials, pages):
     folder = pages["mean"].parent
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     command = [sys.executable, "postprocessing/5_explore.py", "--trial", str(folder.parent)]
@@ -151,7 +151,7 @@ def test_sounds_of_any_rate_and_channels_are_copied(tmp_path, rate):
     times = np.arange(2 * rate) / rate
     samples = 0.3 * np.sin(2 * np.pi * 300 * times)[:, None] * [1.0, 0.5]
     soundfile.write(tmp_path / "clip.wav", samples, rate)
-    copied(tmp_path / "clip.wav", tmp_path / "clip.ogg")
+    copy_sound(tmp_path / "clip.wav", tmp_path / "clip.ogg")
     copy, new_rate = soundfile.read(tmp_path / "clip.ogg")
     assert copy.ndim == 1 and new_rate == (rate if rate == 44100 else 48000)
     assert len(copy) == pytest.approx(2 * new_rate, abs=2)
@@ -159,15 +159,11 @@ def test_sounds_of_any_rate_and_channels_are_copied(tmp_path, rate):
     assert np.abs(copy - expected)[new_rate // 10 : -new_rate // 10].max() < 0.03
 
 
-def test_the_command_says_what_it_takes():
-    assert "--clips {copy,link}" in call("postprocessing/5_explore.py", "--help")
-
-
-def test_extra_words_are_on_the_page_as_far_as_there_is_room(searches, monkeypatch, capsys):
+def test_extra_words_are_on_the_page_as_far_as_they_fit(searches, monkeypatch, capsys):
     search = copy.copy(searches["mean"])
     search.words = VOCABULARY[:4]  # the others are extra ones then
     assert len(page._shown_words(search)) == len([word for word in VOCABULARY[1:] if word != "<b>loud</b>"])
     assert not capsys.readouterr().out
-    monkeypatch.setattr(page, "LARGEST", 3 * 5 * len(search.stored.fids))
+    monkeypatch.setattr(page, "MAX_BYTES", 3 * 5 * len(search.stored.fids))
     assert page._shown_words(search) == [1, 2, 3, 4, 5]
-    assert "words are left out: the page has room for no more" in capsys.readouterr().out
+    assert "words do not fit on the page; they are left out" in capsys.readouterr().out

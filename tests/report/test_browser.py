@@ -25,9 +25,9 @@ def pages(report, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def open_page(browser, pages):
-    """open_page("report", width) -> the page, opened once, every part of it unfolded; what it asked for, complained of.
+    """open_page("report", width) -> the page, opened once and unfolded; its requests; its error messages.
 
-    Tests may not leave it other than they found it, but for the last.
+    Only the last test may change it.
     """
 
     @cache
@@ -69,7 +69,7 @@ def test_every_player_plays(open_page):
     assert complaints == []
 
 
-def test_odd_names_are_read_as_they_are(open_page):
+def test_odd_names_are_shown_literally(open_page):
     page, _, _ = open_page("report")
     names = {name.inner_text() for name in page.query_selector_all("li .name")}
     assert names == set(ODD_NAMES)
@@ -77,7 +77,7 @@ def test_odd_names_are_read_as_they_are(open_page):
 
 
 @pytest.mark.parametrize("name", ["report", "comparison"])
-def test_a_phone_scrolls_up_and_down_only(open_page, name):
+def test_on_a_phone_only_tables_scroll_sideways(open_page, name):
     page, _, _ = open_page(name, width=375)
     assert page.evaluate("document.documentElement.scrollWidth") == 375
     wide = page.evaluate(

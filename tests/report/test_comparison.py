@@ -12,7 +12,7 @@ from utils.metric_utils import AVERAGED
 from utils.report.bootstrap import differences
 from utils.report.comparison import read_result, write_comparison
 from utils.report.numbers import METRICS, signed
-from utils.report.tables import SIDES, compare, comparison_csv, comparison_markdown
+from utils.report.tables import SIDES
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def finished(tmp_path):
     return [*trials, write_finished(tmp_path, "masked", "random-NS", 0, settings=masked)]
 
 
-def test_comparison_is_that_of_pandas(finished, tmp_path):
+def test_means_and_deviations_equal_those_of_pandas(finished, tmp_path):
     page = write_comparison(finished, tmp_path / "out")
     assert page == tmp_path / "out" / "comparison.html"
     table = pd.read_csv(tmp_path / "out" / "comparison.csv").set_index(["trials", "direction"])
@@ -71,7 +71,7 @@ def test_comparison_page_and_markdown(finished, tmp_path):
     assert bold.count("<strong>") == 0
 
 
-def test_one_trial_is_a_comparison_without_deviation_and_bold(tmp_path):
+def test_one_trial_has_no_deviation_and_no_bold(tmp_path):
     trial = write_finished(tmp_path, "one", "hard-NS", 4)
     folder = write_comparison([trial, trial / ".." / "one"], tmp_path / "out").parent
     markdown = (folder / "comparison.md").read_text()
@@ -91,9 +91,9 @@ def test_labels_and_cells_are_escaped(tmp_path):
 
 
 def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
-    mine = {"captions of evaluation": "1f", "word vectors": "2e"}
-    other = write_finished(tmp_path, "other", "hard-NS", 0, sources=mine | {"captions of evaluation": "0"})
-    vectors = write_finished(tmp_path, "vectors", "semi-hard-NS", 3, sources=mine | {"word vectors": "0"})
+    sources = {"captions of evaluation": "1f", "word vectors": "2e"}
+    other = write_finished(tmp_path, "other", "hard-NS", 0, sources=sources | {"captions of evaluation": "0"})
+    vectors = write_finished(tmp_path, "vectors", "semi-hard-NS", 3, sources=sources | {"word vectors": "0"})
     split = write_finished(tmp_path, "split", "hard-NS", 0, settings=("data_conf.eval_data=validation",))
     unmeasured = write_finished(tmp_path, "unmeasured", "hard-NS", 1)
     (unmeasured / "retrieval_metrics.json").unlink()
@@ -112,17 +112,17 @@ def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
     record_files(partly, MEASURING, [], [partly / "retrieval_metrics.json"])
     again = write_finished(tmp_path, "again", "semi-hard-NS", 2)
     for trial, message in (
-        (other, "other: has other captions of evaluation than .*semi-hard-NS0; compare trials of one data set"),
-        (vectors, "vectors: has other word vectors than .*semi-hard-NS2, by the same settings"),
+        (other, "other: captions of evaluation differ from those of .*semi-hard-NS0; compare trials of one data set"),
+        (vectors, "vectors: word vectors differ from those of .*semi-hard-NS2, but not the settings"),
         (split, "split: measured on validation, but .*semi-hard-NS0 on evaluation; compare one split"),
         (edited, "retrieval_metrics.json: is not as postprocessing/2_xmodal_retrieval.py wrote it"),
         (unmeasured, "retrieval_metrics.json: no such file; postprocessing/2_xmodal_retrieval.py makes it"),
         (unscored, "evaluation_word_scores.hdf5: no such file; postprocessing/1_xmodal_scores.py makes it"),
         (unrecorded, "evaluation_word_scores.hdf5: no such file that postprocessing/1_xmodal_scores.py recorded"),
         (trained_on, "scores of epoch 2, but the best epoch is now 4; run postprocessing/1_xmodal_scores.py again"),
-        (smaller, "smaller: scored other clips or captions than .*semi-hard-NS0; score both anew"),
-        (partly, "not all metrics of the split evaluation; run postprocessing/2_xmodal_retrieval.py again"),
-        (again, "the same settings and the same seed as .*semi-hard-NS2; leave one out"),
+        (smaller, "smaller: scored other clips or captions than .*semi-hard-NS0; score both again"),
+        (partly, "lacks metrics of the split evaluation; run postprocessing/2_xmodal_retrieval.py again"),
+        (again, "same settings and seed as .*semi-hard-NS2; leave one out"),
         (tmp_path, "not a trial directory"),
     ):
         with pytest.raises(UserError, match=message) as refusal:
@@ -131,39 +131,32 @@ def test_trials_that_cannot_be_compared_are_refused(finished, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_that_is_no_comparison_is_left_alone(finished, tmp_path):
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.tex").write_text("years of work")
+def test_a_comparison_replaces_only_a_comparison(finished, tmp_path):
+    folder = tmp_path / "thesis"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match=r"thesis.tex: is not what an earlier run wrote there; nothing in"):
-        write_comparison(finished, mine)
-    assert (mine / "thesis.tex").read_text() == "years of work"
+        write_comparison(finished, folder)
+    assert (folder / "thesis.tex").read_text() == "years of work"
     write_comparison(finished[:1], tmp_path / "out")
     write_comparison(finished, tmp_path / "out")
     assert "semi-hard-NS" in (tmp_path / "out" / "comparison.md").read_text()
 
 
-def test_markdown_and_csv_have_a_row_for_each_group_and_for_chance(finished):
-    comparison = compare(list(map(read_result, finished)))
-    assert comparison_markdown(comparison).count("| 3 |") == 6
-    header, rows = comparison_csv(comparison)
-    assert len(rows) == 12 and all(len(row) == len(header) for row in rows)
-
-
 @pytest.fixture
 def scored(tmp_path):
-    """Six trials by real scores: random-NS and easy-text-NS are equals, semi-hard-NS is better, hard-NS collapsed."""
-    right = np.arange(40)[:, None] == np.repeat(np.arange(40), 5)
+    """Six trials with scores: random-NS and easy-text-NS are equal, semi-hard-NS is better, hard-NS collapsed."""
+    relevant = np.arange(40)[:, None] == np.repeat(np.arange(40), 5)
 
     def trial(strategy, seed, strength):
-        noise = np.random.default_rng([seed, len(strategy)]).normal(size=right.shape)
-        return write_finished(tmp_path, f"{strategy}{seed}", strategy, seed, scores=right * strength + noise)
+        noise = np.random.default_rng([seed, len(strategy)]).normal(size=relevant.shape)
+        return write_finished(tmp_path, f"{strategy}{seed}", strategy, seed, scores=relevant * strength + noise)
 
     return [
         *(trial("random-NS", seed, 1) for seed in range(2)),
         *(trial("semi-hard-NS", seed, 2) for seed in range(2)),
         trial("easy-text-NS", 0, 1),
-        write_finished(tmp_path, "hard-NS0", "hard-NS", 0, scores=np.ones(right.shape)),
+        write_finished(tmp_path, "hard-NS0", "hard-NS", 0, scores=np.ones(relevant.shape)),
     ]
 
 
@@ -174,20 +167,20 @@ def test_groups_are_compared_with_the_best_and_with_the_first(scored, tmp_path):
     for result in map(read_result, scored):
         trials.setdefault(result.strategy, []).append(result.queries)
     markdown, page = (folder / "comparison.md").read_text(), Tags(folder / "comparison.html").text
-    for what, reference in (("best", "semi-hard-NS"), ("first", "random-NS")):
-        assert set(table.loc[reference, f"mAP_minus_{what}_verdict"]) == {f"the {what}"}
-        assert f"**mAP less that of {reference}, the {what}**" in markdown
-        assert f"mAP less that of {reference}, the {what}." in page
+    for name, reference in (("best", "semi-hard-NS"), ("first", "random-NS")):
+        assert set(table.loc[reference, f"mAP_minus_{name}_verdict"]) == {f"the {name}"}
+        assert f"**mAP less that of {reference}, the {name}**" in markdown
+        assert f"mAP less that of {reference}, the {name}." in page
         for label in trials.keys() - {reference}:
             cells = []
             for side, estimate in differences(trials[label], trials[reference]).items():
                 row = table.loc[label, side]
-                written = [float(row[f"mAP_minus_{what}{end}"]) for end in ("", "_low", "_high")]
+                written = [float(row[f"mAP_minus_{name}{end}"]) for end in ("", "_low", "_high")]
                 assert written == pytest.approx(estimate)
-                means = [float(table.loc[name, side]["mAP_mean"]) for name in (label, reference)]
+                means = [float(table.loc[trial, side]["mAP_mean"]) for trial in (label, reference)]
                 assert written[0] == pytest.approx(means[0] - means[1])
                 equals = {label, reference} == {"easy-text-NS", "random-NS"}
-                assert row[f"mAP_minus_{what}_verdict"] == ("not told apart" if equals else "told apart")
+                assert row[f"mAP_minus_{name}_verdict"] == ("not told apart" if equals else "told apart")
                 value, low, high = map(signed, estimate)
                 cells.append(f"{value} [{low}, {high}]" + " ≈ not told apart" * equals)
                 marked = label + " (collapsed)" * (label == "hard-NS")
@@ -195,16 +188,17 @@ def test_groups_are_compared_with_the_best_and_with_the_first(scored, tmp_path):
             assert f"| {marked} | {' | '.join(cells)} |" in markdown
 
 
-def test_the_first_is_that_of_the_first_trial_named(scored, tmp_path):
-    markdown = (write_comparison(scored[::-1], tmp_path / "out").parent / "comparison.md").read_text()
-    assert "less that of hard-NS, the first**" in markdown and "less that of semi-hard-NS, the best**" in markdown
-    markdown = (write_comparison(scored[3:1:-1], tmp_path / "out").parent / "comparison.md").read_text()
-    assert markdown.count("less that of") == 1 and "less that of semi-hard-NS, the only one**" in markdown
-    markdown = (write_comparison(scored[2:], tmp_path / "out").parent / "comparison.md").read_text()
-    assert markdown.count("less that of") == 1 and "less that of semi-hard-NS, the best and the first**" in markdown
+def test_references_are_titled_by_what_they_are(scored, tmp_path):
+    for trials, titles in (
+        (scored[::-1], ["semi-hard-NS, the best", "hard-NS, the first"]),
+        (scored[3:1:-1], ["semi-hard-NS, the only one"]),
+        (scored[2:], ["semi-hard-NS, the best and the first"]),
+    ):
+        markdown = (write_comparison(trials, tmp_path / "out").parent / "comparison.md").read_text()
+        assert re.findall(r"less that of (.*)\*\*", markdown) == titles
 
 
-def test_a_collapsed_group_is_marked_and_is_at_chance(scored, tmp_path):
+def test_a_collapsed_group_is_marked_and_has_chance_metrics(scored, tmp_path):
     folder = write_comparison(scored, tmp_path / "out").parent
     table = pd.read_csv(folder / "comparison.csv").set_index(["trials", "direction"])
     for side in SIDES:
@@ -214,10 +208,10 @@ def test_a_collapsed_group_is_marked_and_is_at_chance(scored, tmp_path):
     assert set(table.loc["hard-NS", "mark"]) == {"collapsed"} and table["mark"].notna().sum() == len(SIDES)
     assert (folder / "comparison.md").read_text().count("| hard-NS (collapsed) | 1 |") == len(SIDES)
     page = Tags(folder / "comparison.html").text
-    assert page.count("hard-NS (collapsed)") == len(SIDES) + 2 and "Collapsed: every query" in page
+    assert page.count("hard-NS (collapsed)") == len(SIDES) + 2 and "Collapsed: for every query" in page
 
 
-def test_a_group_that_collapsed_with_some_seeds_says_with_how_many(scored, tmp_path):
+def test_a_partly_collapsed_group_says_how_many_seeds_collapsed(scored, tmp_path):
     other = write_finished(tmp_path, "other", "hard-NS", 1, scores=np.random.default_rng(0).random((40, 200)))
     markdown = (write_comparison([*scored, other], tmp_path / "out").parent / "comparison.md").read_text()
     assert "| hard-NS (1 of 2 collapsed) | 2 |" in markdown

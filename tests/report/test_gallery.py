@@ -1,16 +1,14 @@
 import json
 
-import numpy as np
 import pytest
-import torch
 
 from tests.helpers import matrix_of
 from utils.common.errors import UserError
 from utils.dataset.paths import DatasetPaths
-from utils.report.gallery import Gallery, clip_files
+from utils.report.gallery import Gallery
 from utils.report.page import Page
+from utils.report.playable import clip_files
 from utils.report.rankings import load_rankings
-from utils.score_utils import similarities
 from utils.trial.checkpoint import load_model
 from utils.trial.score_files import load_scores, word_scores_path
 from utils.trial.trial import Trial
@@ -34,7 +32,7 @@ def test_a_file_name_never_leads_out_of_the_splits_folder(tmp_path, name):
 def test_a_clip_id_never_leads_out_of_the_report(tmp_path):
     with pytest.raises(UserError, match="not as preprocessing"):
         clip_files(write_info(tmp_path, "../x", "a.wav"), "evaluation", ["../x"])
-    with pytest.raises(UserError, match="lists no clip 00"):
+    with pytest.raises(UserError, match="does not list clip 00"):
         clip_files(write_info(tmp_path, FID, "a.wav"), "evaluation", ["00"])
 
 
@@ -45,12 +43,7 @@ def test_the_mean_of_an_alignment_map_is_the_score(report):
     ranking = load_rankings(Trial(trial, conf), "evaluation", best.epoch)["text_to_audio"]
     gallery = Gallery(best, conf, ranking, Page(trial))
     for clip, caption in ((0, 0), (3, 7)):
-        similarities = gallery._alignment(clip, caption)
-        assert similarities.shape == (26, len(gallery.split.captions[caption]))
-        assert similarities.mean() == pytest.approx(scores[clip, caption], abs=1e-6)
-
-
-def test_an_alignment_map_by_loops():
-    audio, text = torch.randn(4, 3), torch.randn(2, 3)
-    expected = [[max(0.0, float(a @ e)) for e in text] for a in audio]
-    assert similarities(audio, text).numpy() == pytest.approx(np.array(expected), abs=1e-6)
+        alignment = gallery.align(clip, caption)
+        assert alignment.similarities.shape == (26, len(gallery.data.captions[caption]))
+        assert alignment.similarities.mean() == pytest.approx(scores[clip, caption], abs=1e-6)
+        assert alignment.by_word.mean() == pytest.approx(scores[clip, caption], abs=1e-6)

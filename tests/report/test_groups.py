@@ -14,7 +14,7 @@ def result(sampling, seed=0, settings=(), value=0.5):
     return TrialResult(Path(f"{sampling}{seed}"), conf, metrics, [], {}, queries)
 
 
-def test_best_is_what_the_table_shows_as_best():
+def test_the_best_groups_tie_to_the_digits_shown():
     def groups(*means):
         strategies = ["random-NS", "hard-NS", "semi-hard-NS"]
         return group_trials(result(name, value=mean) for name, mean in zip(strategies, means, strict=False))
@@ -24,14 +24,14 @@ def test_best_is_what_the_table_shows_as_best():
     assert best_groups(groups(0.5), "text_to_audio", "mAP") == set()
 
 
-def test_what_decides_no_number_does_not_split_a_group():
+def test_settings_that_change_no_result_do_not_split_a_group():
     around = ("log_tensorboard=true", "ray_conf.trial_resources.cpu=2", "sweep_conf={param_conf.seed: [0, 1]}")
     idle = ("criteria.InfoNCE.temperature=1", "data_conf.dataset=x")
     (group,) = group_trials([result("hard-NS", seed=1, settings=(*around, *idle)), result("hard-NS")])
     assert group.label == "hard-NS" and [member.seed for member in group.results] == [0, 1]
 
 
-def test_settings_of_one_name_are_told_apart():
+def test_labels_have_whole_keys_where_two_settings_end_alike():
     def settings(of_loss, of_metric):
         metric = f"metrics={{other: {{margin: {of_metric}, sampling: random-NS}}}}"
         return (f"criteria.TripletLoss.margin={of_loss}", metric)

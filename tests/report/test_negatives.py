@@ -1,4 +1,4 @@
-"""The section on negatives: the batches that it draws, its numbers, and what the page shows of them."""
+"""The section on negatives: its batches, its numbers, and its part of the page."""
 
 import re
 
@@ -12,7 +12,6 @@ from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import batches, collate
 from utils.model_utils import seed_epoch
 from utils.negative_utils import pick_statistics
-from utils.report.negative_figures import gap_histogram
 from utils.report.negatives import BATCHES, Negatives, drawn_captions, gaps_of_picks, terms_of_strategies
 from utils.report.page import Page
 from utils.report.report import write_report
@@ -36,7 +35,7 @@ def rows_of(page):
     return [[re.sub("<.*?>", "", cell).strip() for cell in row] for row in cells]
 
 
-def test_batches_and_random_negatives_are_those_that_training_draws(report):
+def test_batches_and_random_negatives_equal_those_of_training(report):
     """Of epochs of three batches, the last one short, from epoch 5 on."""
     conf = load_conf(report[0] / "conf.yaml", ["param_conf.batch_size=7", "param_conf.seed=3"])
     split, drawn, expected = random_split(), [], []
@@ -52,7 +51,7 @@ def test_batches_and_random_negatives_are_those_that_training_draws(report):
 
 
 @pytest.mark.parametrize("masks", [{}, {"mask_words": True, "mask_frames": True}])
-def test_picks_are_by_the_scores_that_training_sees(masks):
+def test_picks_use_the_scores_of_training(masks):
     """Over the padded batch, unless the trial masks; the same batch for all strategies."""
     split, model = random_split(), random_model().eval()
     batch = collate(split, list(range(0, 18, 2)))
@@ -72,7 +71,7 @@ def test_picks_are_by_the_scores_that_training_sees(masks):
     assert list(found) == list(STRATEGIES)
 
 
-def test_gaps_are_those_of_the_picks():
+def test_gaps_of_picks_by_hand():
     scores = torch.tensor([[0.5, 0.1, 0.7], [0.2, 0.4, 0.3], [0.0, 0.6, 0.9]])
     terms = TripletLoss(0.5, "hard-NS")(embedding_scores(torch.rand(3, 1, 2), torch.rand(3, 1, 2))._replace(
         audio_text=scores), ~torch.eye(3, dtype=torch.bool))  # fmt: skip
@@ -110,16 +109,16 @@ def test_anchors_are_shown_with_what_was_picked_for_them(negatives):
     anchors, first = negatives.anchors(), negatives.drawn[0]
     assert len(anchors) == 2  # of two clips
     for anchor in anchors:
-        i = [negatives.texts[caption] for caption in first.captions].index(anchor.caption)
-        own = negatives.split.caption_clips[first.captions[i]]
-        assert anchor.clip.name == negatives.files[own].name and len(anchor.others) == 2
+        i = [negatives.split.captions[caption] for caption in first.captions].index(anchor.caption)
+        own = negatives.data.caption_clips[first.captions[i]]
+        assert anchor.clip.name == negatives.split.files[own].name and len(anchor.others) == 2
         assert anchor.picks["full-batch-NS"] == (3, 3)
         for name, sides in anchor.picks.items():
             picked = first.terms[name].picked
             for item, mask, scores in zip(sides, picked[2:], (picked.scores.T, picked.scores), strict=True):
                 if name != "full-batch-NS":
                     (j,) = mask[i].nonzero().flatten().tolist()
-                    assert item.caption == negatives.texts[first.captions[j]] and item.clip != anchor.clip
+                    assert item.caption == negatives.split.captions[first.captions[j]] and item.clip != anchor.clip
                     assert item.score == scores[i, j] and item.above == bool(scores[i, j] > scores[i, i])
                     assert item.likely_false == first.likely_false[i, j]
 
@@ -138,17 +137,10 @@ def test_batches_of_one_clip_are_left_out(report, tmp_path):
     found = Negatives(best, conf, Page(tmp_path))
     assert 0 < len(found.drawn) < BATCHES
     for each in found.drawn:
-        assert len(set(found.split.caption_clips[each.captions])) == 2
+        assert len(set(found.data.caption_clips[each.captions])) == 2
 
 
-def test_a_page_says_where_there_is_nothing_to_pick(tmp_path, monkeypatch):
+def test_a_page_without_negatives_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(Negatives, "_draw", lambda *_: [])
     page = write_report(Trial(*write_trial(tmp_path, names=["one.wav"], captions_each=1)))
     assert "so there is nothing to pick" in Tags(page).text
-
-
-def test_a_histogram_stands_a_collapse_and_marks_the_margin_where_it_is_near():
-    zeros, some = np.zeros(5), np.array([-0.2, 0.1, 0.6])
-    spike = gap_histogram("hard-NS", zeros, zeros, 0.5, (0.0, 0.0))
-    assert "median 0.000, from 0.000 to 0.000; below 0 for 0 % of picks" in spike.alt and "margin" not in spike.svg
-    assert ">margin<" in gap_histogram("random-NS", some, zeros, 0.5, (-0.2, 0.6)).svg

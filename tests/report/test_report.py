@@ -14,7 +14,7 @@ from utils.report.report import write_report
 from utils.trial.trial import Trial
 
 
-def test_a_report_holds_what_it_shows_and_nothing_else(report):
+def test_a_report_holds_only_the_files_that_it_shows(report):
     _, conf, folder = report
     page = Tags(folder / "report.html")
     shown = {item["src"] for tag in ("img", "audio") for item in page.of(tag)}
@@ -27,7 +27,7 @@ def test_a_report_holds_what_it_shows_and_nothing_else(report):
     assert all(re.fullmatch(r"clips/[0-9a-f]{16}\.(wav|flac)", str(copy.relative_to(folder))) for copy in copies)
 
 
-def test_odd_names_and_captions_are_text(report):
+def test_odd_names_and_captions_are_escaped(report):
     page = Tags(report[2] / "report.html")
     assert not page.of("script") and not page.of("b ") and {"x"}.isdisjoint(item.get("src") for item in page.of("img"))
     for name in ODD_NAMES:
@@ -36,7 +36,7 @@ def test_odd_names_and_captions_are_text(report):
     assert "<b>loud</b>" in page.text and "<2>" in page.text and "inputs.a&b" in page.text
 
 
-def test_a_report_can_be_read_without_seeing_it(report):
+def test_a_report_is_accessible(report):
     page = Tags(report[2] / "report.html")
     assert page.of("html") == [{"lang": "en"}]
     for image in page.of("img"):
@@ -48,14 +48,14 @@ def test_a_report_can_be_read_without_seeing_it(report):
     assert {link["href"] for link in page.of("a")} <= {f"#{item.get('id')}" for _, item in page.tags}
 
 
-def test_the_metrics_are_those_of_the_metrics_file(report):
+def test_the_report_has_the_metrics_of_the_metrics_file(report):
     trial, _, folder = report
     text = Tags(folder / "report.html").text
     metrics = json.loads((trial / "retrieval_metrics.json").read_text())
     for directions in metrics.values():
         for values in directions.values():
             assert f"{values['mAP']:.3f}" in text and f"{values['R5']:.3f}" in text
-    assert text.index("evaluation") < text.index("development")  # the split for the results comes first
+    assert text.index("evaluation") < text.index("development")  # the split of the results comes first
 
 
 @pytest.mark.parametrize("split", ["evaluation", "development"])
@@ -66,7 +66,7 @@ def test_only_a_finished_report_replaces_an_old_one(report, tmp_path, split):
     shutil.copytree(conf.data_conf.dataset, data)
     moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
     next(path for path in (data / split).iterdir()).unlink()
-    with pytest.raises(UserError, match=r"no such audio file; the report plays copies"):
+    with pytest.raises(UserError, match=r"no such audio file; put it back"):
         write_report(Trial(tmp_path / "trial", moved))
     assert (tmp_path / "trial" / "report" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
     assert not [path for path in (tmp_path / "trial").glob(".*") if path.name != KEPT]
@@ -105,7 +105,7 @@ def test_damaged_files_of_a_trial_are_named(report, tmp_path, name, content, mes
     assert not (tmp_path / "trial" / "report").exists()
 
 
-def test_a_collapse_is_said_and_a_report_of_one_clip_is_written(tmp_path):
+def test_a_report_of_one_clip_warns_of_a_collapse(tmp_path):
     trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
     history = [results_of(0), results_of(1) | {"train_loss": 1.0, "score_std": 0.0}]
     (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in history))
@@ -113,8 +113,8 @@ def test_a_collapse_is_said_and_a_report_of_one_clip_is_written(tmp_path):
     assert "the features have collapsed under semi-hard-NS" in text
 
 
-def test_curves_of_negatives_are_shown_where_a_trial_has_them(tmp_path):
-    """Epochs that an earlier version trained have none."""
+def test_curves_of_negatives_are_shown_if_the_trial_has_them(tmp_path):
+    """Epochs of an earlier version have none."""
     trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
     page = Tags(write_report(Trial(trial, conf)))
     alts = " ".join(image["alt"] for image in page.of("img"))

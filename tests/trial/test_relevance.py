@@ -150,9 +150,9 @@ def test_the_report_marks_all_relevant_items(trial, tmp_path):
     path = write_pairs(tmp_path, everything)
     page = write_report(Trial(folder, measured_with(conf, path)))
     cards = [tag for tag in Tags(page).of("li") if "card" in tag.get("class", "")]
-    assert len(cards) > 20 and all("right" in card["class"] for card in cards)
+    assert len(cards) > 20 and all("relevant" in card["class"] for card in cards)
     assert f"the pairs of {path}" in page.read_text() and "the pairs of" not in plain
-    assert 0 < plain.count("✓ right") < page.read_text().count("✓ right")
+    assert 0 < plain.count("✓ relevant") < page.read_text().count("✓ relevant")
     measured = Trial(folder, measured_with(conf, write_pairs(tmp_path, some_pairs(table))))
     ranking = load_rankings(measured, "evaluation", 1)
     expected = relevance_of(table, some_pairs(table))
@@ -184,7 +184,7 @@ def test_trials_measured_by_different_pairs_are_not_compared(trial, tmp_path):
     call(MEASURE, "--trial", folder)
     path = write_pairs(tmp_path, some_pairs(table))
     call(MEASURE, "--trial", other, f"data_conf.relevance={path}")
-    with pytest.raises(UserError, match=r"other: has other right pairs than .*trial"):
+    with pytest.raises(UserError, match=r"other: relevant pairs differ from those of .*trial"):
         write_comparison([folder, other], tmp_path / "comparison")
 
 

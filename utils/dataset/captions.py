@@ -47,7 +47,7 @@ def read_captions(path: Path | str) -> list[RawCaption]:
 def clean_caption(raw: str) -> str:
     """Lower-case words separated by single spaces; HTML entities are decoded, accents composed (NFC).
 
-    `wordsOf` in utils/report/templates/explore.js does the same.
+    `wordsOf` in utils/explore/templates/ranking.js does the same.
     """
     text = HTML_ENTITY.sub(lambda entity: html.unescape(entity[0]) or " ", raw)
     text = normalize("NFC", "".join(map(_clean_character, text.lower())))

@@ -1,1 +1,1 @@
-"""A page on which clips are found while one types, and listened to."""
+"""A live page to search a split and listen to its clips."""

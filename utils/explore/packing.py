@@ -1,15 +1,15 @@
-"""Word scores as a page holds them: whole levels between each word's lowest and highest score, as text."""
+"""Word scores as text for a page: integer levels between each word's lowest and highest score."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-BASE, DIGITS = 93, 3  # a level is three characters from "!" to "~", all but "<", which HTML would read
-TOP = BASE**DIGITS - 1  # the highest level; 16 bits would have 65,535: too few to tell near scores apart
+BASE, DIGITS = 93, 3  # three characters a level, from "!" to "~" without "<", which HTML would parse
+TOP = BASE**DIGITS - 1  # the highest level; the 65,535 of 16 bits would merge near scores
 
 
 class Packed(NamedTuple):
-    """Word scores: low + step * level, within half a step of what they were; those of a word that are equal stay so."""
+    """Word scores as low + step * level: off by at most half a step; equal scores of a word stay equal."""
 
     low: list[float]  # V
     step: list[float]  # V
@@ -24,9 +24,9 @@ def packed(scores: np.ndarray) -> Packed:
     digits = np.stack([levels // BASE**2, levels // BASE % BASE, levels % BASE], axis=-1).astype(np.uint8)
     characters = digits + np.uint8(ord("!"))
     characters += characters >= ord("<")
-    return Packed(_short(low), _short(step), characters.tobytes().decode("ascii"))
+    return Packed(_decimals(low), _decimals(step), characters.tobytes().decode("ascii"))
 
 
-def _short(values: np.ndarray) -> list[float]:
-    """float32 as the decimal numbers of nine digits that stand for them."""
+def _decimals(values: np.ndarray) -> list[float]:
+    """Round float32 to the nine digits that identify them."""
     return [float(f"{value:.9g}") for value in values.ravel()]

@@ -1,4 +1,4 @@
-"""A page that ranks a split's clips while one types: TRIAL/explore/index.html."""
+"""The live page, which ranks a split's clips as the reader types: TRIAL/explore/index.html."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,9 +14,9 @@ from utils.common.steps import LOG_MELS
 from utils.data_utils import load_captions
 from utils.dataset.captions import is_typed
 from utils.dataset.word_vectors import PAD
-from utils.explore.packing import packed
-from utils.explore.sounds import copied, linked
-from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE
+from utils.explore.packing import DIGITS, packed
+from utils.explore.sounds import copy_sound
+from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, column_means
 from utils.report.page import Page
 from utils.score_utils import caption_word_weights
 from utils.search.clip_search import ClipSearch, best
@@ -24,38 +24,39 @@ from utils.trial.caveats import caveat_of
 from utils.trial.trial import Trial
 
 PAGE = "index.html"
-BEST_CAPTIONS = 5  # of a clip
-COLUMNS = 400  # of a log-mel's picture: more frames than that are averaged
-QUALITY = 50  # of it, of 100
-BYTES_A_SCORE = 3  # of the page's text
-LARGEST = 14_000_000  # bytes of scores: what a browser opens at once
+TEMPLATES = Path(__file__).with_name("templates")
+BEST_CAPTIONS = 5  # shown of a clip
+MAX_COLUMNS = 400  # of a log-mel picture; the frames of longer clips are averaged
+WEBP_QUALITY = 50  # of 100
+MAX_BYTES = 14_000_000  # of packed scores: more opens slowly in a browser
 
 
 def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> Path:
-    """Write TRIAL/explore/ from the trial's word scores of a split; its page's path.
+    """Write TRIAL/explore/ from the trial's word scores of a split. Returns the page's path.
 
-    The folder holds the page, logmels/ and sounds/, the clips' copies; without `copy` the page plays the data set's.
+    The folder holds the page, logmels/, and sounds/ with copies of the clips; without `copy` the page plays the data
+    set's files.
 
-    Raises UserError where something that the page needs is missing, damaged, or not of one run.
+    Raises UserError where an input is missing, damaged, or from another run.
     """
     search = ClipSearch(trial, split)
     stored, scores = search.stored, search.stored.scores[()]  # (V, C)
     if not np.isfinite(scores).all():
-        raise UserError(f"{trial}: scores are NaN: the model is broken; look at the trial's train.log")
-    real = _shown_words(search)
+        raise UserError(f"{trial}: scores are NaN: the model is broken; see the trial's train.log")
+    rows = _shown_words(search)
     captions = _captions(search, scores)
-    levels = packed(scores[real])
+    levels = packed(scores[rows])
     with atomic_folder(trial.path / "explore", PAGE) as folder:
         content = {
-            "words": [stored.words[row] for row in real],
+            "words": [stored.words[row] for row in rows],
             "low": levels.low,
             "step": levels.step,
-            "wordWeights": search.word_weights and [search.word_weights[stored.words[row]] for row in real],
+            "wordWeights": search.word_weights and [search.word_weights[stored.words[row]] for row in rows],
             "corrections": trial.conf.text_cleaning.corrections,
             "captions": captions.texts,
             "clips": _clips(search, captions, folder, copy),
         }
-        Page(folder).render(
+        Page(folder, TEMPLATES).render(
             "explore.html",
             PAGE,
             trial=trial.path.resolve().name,
@@ -71,22 +72,21 @@ def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> 
 
 
 def _shown_words(search: ClipSearch) -> list[int]:
-    """The rows of the words that a query can hold: the vocabulary's, and as many extra ones behind them as there is
-    room for."""
+    """Rows of the words that a query can hold: all of the vocabulary, then extra words as far as they fit."""
     words, corrections = search.stored.words, search.conf.text_cleaning.corrections
-    most = max(len(search.words), LARGEST // (BYTES_A_SCORE * len(search.stored.fids)))
+    limit = max(len(search.words), MAX_BYTES // (DIGITS * len(search.stored.fids)))
     rows = [row for row, word in enumerate(words) if word != PAD and is_typed(word, corrections)]
-    if len(rows) > most:
-        print(f"{search.split}: {len(rows) - most} of {len(rows)} words are left out: the page has room for no more")
-    return rows[:most]
+    if len(rows) > limit:
+        print(f"{search.split}: {len(rows) - limit} of {len(rows)} words do not fit on the page; they are left out")
+    return rows[:limit]
 
 
 class Captions(NamedTuple):
-    """A split's captions: none where it has no file of them."""
+    """A split's captions; empty where the split has no caption file."""
 
     texts: list[str]  # M
-    own: dict[str, list[int]]  # each clip's, by fid
-    best: list[list[tuple[int, float]]]  # C: those that score highest with a clip, and their scores
+    of_clip: dict[str, list[int]]  # by fid
+    best: list[list[tuple[int, float]]]  # C: the captions with the highest scores with a clip, and these scores
 
 
 def _captions(search: ClipSearch, scores: np.ndarray) -> Captions:
@@ -95,48 +95,44 @@ def _captions(search: ClipSearch, scores: np.ndarray) -> Captions:
     table, ids = load_captions(search.paths, search.split, search.words)
     captions = [caption.numpy() for caption in ids]
     words, weights = caption_word_weights(captions, idf=search.score.idf_values)
-    own: dict[str, list[int]] = {}
-    for caption, fid in enumerate(table["fid"]):
-        own.setdefault(fid, []).append(caption)
+    of_clip = {fid: rows.tolist() for fid, rows in table.groupby("fid").indices.items()}
     by_clip = (weights @ scores[words]).T  # (C, M)
-    found = [[(int(i), round(float(row[i]), 6)) for i in best(row, BEST_CAPTIONS)] for row in by_clip]
-    return Captions(table["raw_text"].tolist(), own, found)
+    best_captions = [[(int(i), round(float(row[i]), 6)) for i in best(row, BEST_CAPTIONS)] for row in by_clip]
+    return Captions(table["raw_text"].tolist(), of_clip, best_captions)
 
 
 def _clips(search: ClipSearch, captions: Captions, folder: Path, copy: bool) -> list[dict[str, Any]]:
-    """Write each clip's picture, and its sound if it is copied; what the page says of it."""
+    """Write each clip's picture, and its sound if `copy`. Returns the page's entry for each clip."""
     fids, clips = search.stored.fids, []
-    for part in ("logmels", *(["sounds"] if copy else [])):
-        (folder / part).mkdir()
-    for fid, found in progress(zip(fids, captions.best, strict=True), "clips", len(fids)):
+    (folder / "logmels").mkdir()
+    if copy:
+        (folder / "sounds").mkdir()
+    for fid, best_captions in progress(zip(fids, captions.best, strict=True), "clips", len(fids)):
         path, picture, sound = search.path(fid), f"logmels/{fid}.webp", f"sounds/{fid}.ogg"
-        _draw(_log_mel(search, fid), folder / picture)
+        if not path.is_file():
+            raise UserError(f"{path}: no such audio file; put it back")
+        with open_hdf5(search.paths.log_mels(search.split), LOG_MELS) as store:  # closed before other files are written
+            log_mel = get_dataset(store, fid, LOG_MELS)[()]  # (T, n_mels)
+        _draw(log_mel, folder / picture)
         if copy:
-            copied(path, folder / sound)
+            copy_sound(path, folder / sound)
         clips.append(
             {
                 "name": path.name,
                 "seconds": search.clips[fid].seconds,
-                "source": sound if copy else linked(path),
+                "source": sound if copy else path.resolve().as_uri(),
                 "picture": picture,
-                "own": captions.own.get(fid, []),
-                "best": found,
+                "own": captions.of_clip.get(fid, []),
+                "best": best_captions,
             }
         )
     return clips
 
 
-def _log_mel(search: ClipSearch, fid: str) -> np.ndarray:
-    """(T, n_mels) of a clip; its file is not open while others are written, which may fail for reasons of their own."""
-    with open_hdf5(search.paths.log_mels(search.split), LOG_MELS) as store:
-        return get_dataset(store, fid, LOG_MELS)[()]
-
-
 def _draw(log_mel: np.ndarray, path: Path) -> None:
-    """Write a log-mel (T, n_mels) as a picture, time from left to right, low frequencies at the bottom."""
-    columns = [part.mean(axis=0) for part in np.array_split(log_mel, min(COLUMNS, len(log_mel)))]
+    """Write a log-mel (T, n_mels) as a picture: time from left to right, low frequencies at the bottom."""
     loudest = log_mel.max()
     imsave(
-        path, np.stack(columns, axis=1), cmap=LOG_MEL_COLOURS, vmin=loudest - LOG_MEL_RANGE, vmax=loudest,
-        origin="lower", format="webp", pil_kwargs={"quality": QUALITY},
+        path, column_means(log_mel, MAX_COLUMNS), cmap=LOG_MEL_COLOURS, vmin=loudest - LOG_MEL_RANGE, vmax=loudest,
+        origin="lower", format="webp", pil_kwargs={"quality": WEBP_QUALITY},
     )  # fmt: skip

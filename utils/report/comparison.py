@@ -8,16 +8,16 @@ import numpy as np
 
 from utils.common.errors import UserError
 from utils.common.folders import atomic_folder
-from utils.common.io import read_json, write_csv
+from utils.common.io import read_json
 from utils.common.steps import MEASURING, SCORING
-from utils.report import figures
 from utils.report.bootstrap import DRAWS
-from utils.report.figures import Line, Picture
+from utils.report.curves import STYLES, WIDTH, Line, curves, line_of, panels_of
+from utils.report.figures import Picture, variable
 from utils.report.groups import COLLAPSED, Group, TrialResult
 from utils.report.numbers import METRICS
-from utils.report.page import DIRECTIONS, Page, line_of, panels_of
+from utils.report.page import DIRECTIONS, Page
 from utils.report.rankings import load_queries
-from utils.report.tables import CHANCE, COLUMNS, NOT_APART, SIDES, compare, comparison_csv, comparison_markdown
+from utils.report.tables import COLUMNS, NOT_APART, SIDES, compare, comparison_frame, comparison_markdown
 from utils.trial.caveats import UNFINISHED, caveat_of
 from utils.trial.checks import check_made, check_metrics
 from utils.trial.dataset_provenance import WORD_VECTORS
@@ -33,17 +33,16 @@ COMPARISON = "comparison.html"
 
 
 def write_comparison(trials: list[Path], out: Path, unfinished: bool = False) -> Path:
-    """Write comparison.html, .md and .csv of trials into the folder `out`; the page's path.
+    """Write comparison.html, .md and .csv of trials into the folder `out`. Returns the page's path.
 
-    Metrics are those of the trials' data_conf.eval_data split; trials that differ only in their seeds are one row.
+    Metrics are those of the data_conf.eval_data split. Trials that differ only in their seeds share a row.
 
     Args:
-        unfinished: whether to take trials that are unfinished, and mark their rows.
+        unfinished: whether to include unfinished trials, with a mark.
 
-    Raises UserError where a trial has no metrics or no scores, or its data are not those of the first.
+    Raises UserError where a trial has no metrics or scores, or other data than the first.
     """
-    folders = dict.fromkeys(trial.resolve() for trial in trials)
-    results = [read_result(folder, unfinished=unfinished) for folder in folders]
+    results = [read_result(trial, unfinished=unfinished) for trial in dict.fromkeys(map(Path.resolve, trials))]
     for result in results[1:]:
         require_same_data(results[0], result)
     comparison = compare(results)
@@ -58,32 +57,30 @@ def write_comparison(trials: list[Path], out: Path, unfinished: bool = False) ->
             queries={side: results[0].metrics[side]["queries"] for side in DIRECTIONS},
             sides=SIDES,
             columns=COLUMNS,
-            groups=groups,
             comparison=comparison,
-            chance=CHANCE,
             not_apart=NOT_APART,
             draws=DRAWS,
             strokes=[_stroke(i) for i in range(len(groups))],
-            collapsed=any(COLLAPSED in result.marks for group in groups for result in group.results),
+            collapsed=any(COLLAPSED in result.marks for result in results),
             caveats=caveats,
             curves=[page.picture(picture) for picture in _compared_curves(groups)],
         )
         markdown = "\n".join([comparison_markdown(comparison), *caveats])
         (folder / "comparison.md").write_text(markdown, encoding="utf-8")
-        write_csv(folder / "comparison.csv", *comparison_csv(comparison))
+        comparison_frame(comparison).to_csv(folder / "comparison.csv", index=False, lineterminator="\n")
     return out / COMPARISON
 
 
 def read_result(path: Path, overrides: Sequence[str] = (), unfinished: bool = False) -> TrialResult:
-    """What a comparison needs of a trial, with changes of its configuration; UserError where it is not there.
+    """Read a trial's results, with changes to its configuration. A caveat is printed as a warning.
 
-    A trial that is unfinished is refused, unless asked for; what has to be said of one is said on standard error.
+    Raises UserError where results are missing, and for an unfinished trial unless `unfinished`.
     """
     trial = open_trial(path, list(overrides))
     check_metrics(trial)
     caveat = caveat_of(trial)
     if caveat and caveat.mark == UNFINISHED and not unfinished:
-        raise UserError(f"{caveat.line}; resume it, leave it out, or take it, marked, by --unfinished")
+        raise UserError(f"{caveat.line}; resume it, leave it out, or include it with --unfinished")
     measured, split = path / RETRIEVAL_METRICS, trial.conf.data_conf.eval_data
     check_made(trial, SCORING, MEASURING, reads=[measured])
     conf, history = as_measured(trial).conf, trial.history
@@ -93,7 +90,7 @@ def read_result(path: Path, overrides: Sequence[str] = (), unfinished: bool = Fa
             side: {key: float(content[split][side][key]) for key in (*METRICS, "queries")} for side in DIRECTIONS
         }
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{measured}: not all metrics of the split {split}; run {MEASURING} again") from None
+        raise UserError(f"{measured}: lacks metrics of the split {split}; run {MEASURING} again") from None
     check_made(trial, SCORING, reads=[word_scores_path(path, split)])
     queries = load_queries(Trial(path, conf), split, best_of(history, conf)["epoch"])
     if caveat:
@@ -108,33 +105,33 @@ def require_same_data(one: TrialResult, other: TrialResult) -> None:
         raise UserError(f"{other.trial}: measured on {splits[1]}, but {one.trial} on {splits[0]}; compare one split")
     for source in one.sources.keys() & other.sources.keys() - {WORD_VECTORS}:
         if one.sources[source] != other.sources[source]:
-            raise UserError(f"{other.trial}: has other {source} than {one.trial}; compare trials of one data set")
-    if not one.queries.are_those_of(other.queries):
-        raise UserError(f"{other.trial}: scored other clips or captions than {one.trial}; score both anew ({SCORING})")
+            raise UserError(f"{other.trial}: {source} differ from those of {one.trial}; compare trials of one data set")
+    if not one.queries.same_items(other.queries):
+        raise UserError(f"{other.trial}: scored other clips or captions than {one.trial}; score both again ({SCORING})")
     if not np.array_equal(one.queries.pairs, other.queries.pairs):
-        raise UserError(f"{other.trial}: has other right pairs than {one.trial}; measure both by one file: {MEASURING}")
+        what = f"relevant pairs differ from those of {one.trial}"
+        raise UserError(f"{other.trial}: {what}; measure both with one file ({MEASURING})")
 
 
 def _compared_curves(groups: list[Group]) -> list[Picture]:
     pictures = []
     for title, key, log in panels_of(*(result.history for group in groups for result in group.results)):
-        drawn = []
+        lines = []
         for style, group in enumerate(groups):
             seeds = [line_of(result.history, group.label, key, style, faint=True) for result in group.results]
-            drawn += [*seeds, _mean_line(seeds)]
-        pictures.append(figures.curves(title, drawn, log))
+            lines += [*seeds, _mean_line(seeds)]
+        pictures.append(curves(title, lines, log))
     return pictures
 
 
 def _stroke(style: int) -> dict[str, str]:
-    """How a line of STYLES is drawn in the page's own legend."""
-    colour, dashes = figures.STYLES[style % len(figures.STYLES)]
-    width = 1.8  # as in `figures.curves`, whose dashes are in widths
-    return {"colour": figures.variable(colour), "dashes": " ".join(f"{width * dash:g}" for dash in dashes)}
+    """A line of STYLES in the page's legend."""
+    colour, dashes = STYLES[style % len(STYLES)]
+    return {"colour": variable(colour), "dashes": " ".join(f"{WIDTH * dash:g}" for dash in dashes)}
 
 
 def _mean_line(seeds: list[Line]) -> Line:
-    """The mean over seeds, of the epochs that all of them have."""
+    """The mean over seeds, of the epochs that all seeds have."""
     by_epoch = [dict(zip(line.epochs, line.values, strict=True)) for line in seeds]
     epochs = sorted(set.intersection(*map(set, by_epoch)))
     values = [float(np.mean([values[epoch] for values in by_epoch])) for epoch in epochs]

@@ -23,19 +23,19 @@ COLLAPSED = "collapsed"
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a finished trial has to show."""
+    """A trial's results on its eval_data split."""
 
     trial: Path
     conf: Conf
-    metrics: dict[str, dict[str, float]]  # of its eval_data split, by direction, as in retrieval_metrics.json
-    history: list[dict[str, float]]  # an entry an epoch, as in metrics.jsonl
-    sources: dict[str, str]  # of its data set: utils.trial.dataset_provenance.sources
-    queries: Queries  # of its eval_data split
+    metrics: dict[str, dict[str, float]]  # by direction, as in retrieval_metrics.json
+    history: list[dict[str, float]]  # by epoch, as in metrics.jsonl
+    sources: dict[str, str]  # of the data set: utils.trial.dataset_provenance.sources
+    queries: Queries
     caveat: Caveat | None = None
 
     @property
     def strategy(self) -> str:
-        """The sampling strategy, or the criterion that has none."""
+        """The sampling strategy, or the criterion if it has none."""
         return self.conf.objective
 
     @property
@@ -43,28 +43,29 @@ class TrialResult:
         return self.conf.param_conf.seed
 
     @property
-    def collapsed(self) -> bool:
-        """Whether every query ties a right with a wrong item: nothing is told apart."""
-        return all(values["tied"].all() for values in self.queries.values.values())
-
-    @property
     def marks(self) -> list[str]:
-        """What is to be said of it, each in a word."""
-        return [*([COLLAPSED] if self.collapsed else []), *([self.caveat.mark] if self.caveat else [])]
+        """Warnings in a word each; a trial collapsed if every query ties a relevant with an irrelevant item."""
+        collapsed = all(values["tied"].all() for values in self.queries.values.values())
+        return [*([COLLAPSED] if collapsed else []), *([self.caveat.mark] if self.caveat else [])]
 
     @property
     def experiment(self) -> dict[str, str]:
-        """The settings that tell it from another experiment, as text, by dotted key."""
+        """The settings that distinguish experiments, as text, by dotted key."""
         settings = result_settings(self.conf)
         return {key: plain(value) for key, value in settings.items() if role_of(key).tells_experiments_apart}
 
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that differ only in their seeds, in the order of these."""
+    """Trials that differ only in their seeds, by seed."""
 
-    label: str  # the strategy, and what else tells the group from others
+    label: str  # the strategy, and the settings that distinguish the group
     results: list[TrialResult]
+
+    @property
+    def strategy(self) -> str:
+        """The sampling strategy, or the criterion if it has none."""
+        return self.results[0].strategy
 
     @property
     def queries(self) -> list[Queries]:
@@ -72,12 +73,12 @@ class Group:
 
     @property
     def mark(self) -> str:
-        """What is to be said of its trials, in a word or two."""
+        """The warnings of its trials, with counts where they differ."""
         counts, seeds = Counter(mark for result in self.results for mark in result.marks), len(self.results)
         return ", ".join(mark if count == seeds else f"{count} of {seeds} {mark}" for mark, count in counts.items())
 
     def mean(self, direction: str, metric: str) -> float:
-        """The mean over seeds, in one direction or in the mean of BOTH."""
+        """The mean over seeds, in one direction or of BOTH."""
         return float(np.mean(self._values(direction, metric)))
 
     def std(self, direction: str, metric: str) -> float | None:
@@ -89,9 +90,9 @@ class Group:
 
 
 def group_trials(results: Iterable[TrialResult]) -> list[Group]:
-    """Groups of trials that differ only in their seeds, in the strategies' order.
+    """Group trials that differ only in their seeds, in the order of the strategies.
 
-    Raises UserError where two trials of a group have one seed, which would count twice, or other word vectors.
+    Raises UserError where two trials of a group have the same seed, or different word vectors.
     """
     by_experiment: dict[tuple, list[TrialResult]] = {}
     for result in results:
@@ -100,38 +101,36 @@ def group_trials(results: Iterable[TrialResult]) -> list[Group]:
     for group in members:
         for one, other in pairwise(group):
             if one.seed == other.seed:
-                raise UserError(f"{other.trial}: the same settings and the same seed as {one.trial}; leave one out")
+                raise UserError(f"{other.trial}: same settings and seed as {one.trial}; leave one out")
             if one.sources.get(WORD_VECTORS) != other.sources.get(WORD_VECTORS):
-                raise UserError(f"{other.trial}: has other word vectors than {one.trial}, by the same settings")
+                raise UserError(f"{other.trial}: word vectors differ from those of {one.trial}, but not the settings")
     groups = [Group(label, group) for label, group in zip(_labels(members), members, strict=True)]
     order = [*STRATEGIES, *CRITERIA]
-    return sorted(groups, key=lambda group: (order.index(group.results[0].strategy), group.label))
+    return sorted(groups, key=lambda group: (order.index(group.strategy), group.label))
 
 
 def _labels(members: list[list[TrialResult]]) -> list[str]:
-    """Each group's strategy and, where several share it, the settings in which those differ."""
+    """Each group's strategy and, where several share it, the settings in which they differ."""
     labels = []
-    for group in members:
-        own = group[0].experiment
-        alike = [other[0].experiment for other in members if other[0].strategy == group[0].strategy]
-        keys = sorted({key for experiment in alike for key in experiment})
-        differing = [key for key in keys if len({experiment.get(key) for experiment in alike}) > 1]
-        names = [key.rpartition(".")[2] for key in differing]
-        parts = [
-            f"{name if names.count(name) == 1 else key}={own.get(key, 'null')}"
-            for key, name in zip(differing, names, strict=True)
+    for first, *_ in members:
+        peers = [other.experiment for other, *_ in members if other.strategy == first.strategy]
+        keys = [key for key in sorted(set().union(*peers)) if len({peer.get(key) for peer in peers}) > 1]
+        names = {key: key.rpartition(".")[2] for key in keys}
+        counts = Counter(names.values())  # where two keys end alike, labels have the whole keys
+        settings = [
+            f"{name if counts[name] == 1 else key}={first.experiment.get(key, 'null')}" for key, name in names.items()
         ]
-        labels.append(", ".join([group[0].strategy, *parts]))
+        labels.append(", ".join([first.strategy, *settings]))
     return labels
 
 
 def highest(groups: list[Group]) -> Group:
-    """The group with the highest mAP, mean of both directions and of the seeds; the first where some tie."""
+    """The group with the highest mAP, mean of both directions and of the seeds; of ties, the first."""
     return max(groups, key=lambda group: group.mean(BOTH, "mAP"))
 
 
 def best_groups(groups: list[Group], direction: str, metric: str) -> set[str]:
-    """The labels of the groups with the best mean, to the digits that tables show; none where there is one group."""
+    """The labels of the groups with the best mean, to the digits that tables show; none if there is one group only."""
     means = {group.label: float(shown(metric, group.mean(direction, metric))) for group in groups}
     best = (min if metric == "MedR" else max)(means.values())
     return {label for label, value in means.items() if value == best and len(groups) > 1}
@@ -139,4 +138,6 @@ def best_groups(groups: list[Group], direction: str, metric: str) -> set[str]:
 
 def of_direction(metrics: dict[str, dict[str, float]], direction: str, metric: str) -> float:
     """A metric in one direction, or its mean over BOTH."""
-    return float(np.mean([of[metric] for of in metrics.values()])) if direction == BOTH else metrics[direction][metric]
+    if direction == BOTH:
+        return float(np.mean([values[metric] for values in metrics.values()]))
+    return metrics[direction][metric]

@@ -1,6 +1,6 @@
-"""A split's rankings in both directions, from the scores that a trial has stored.
+"""A split's rankings in both directions, by the scores that a trial stored.
 
-Shapes: C clips, M captions; Q queries, I items of a direction; L right pairs.
+Shapes: C clips, M captions; Q queries and I items of a direction; L relevant pairs.
 """
 
 from typing import NamedTuple
@@ -16,26 +16,26 @@ from utils.trial.trial import Trial
 
 
 class Queries(NamedTuple):
-    """What each query of a split is worth by a trial's scores, by direction: Q = M captions, or C clips."""
+    """A split's queries and their metrics, by direction: Q = M captions, or C clips."""
 
     values: dict[str, dict[str, np.ndarray]]  # (Q,) each: utils.metric_utils.per_query_metrics
-    query_clips: dict[str, np.ndarray]  # (Q,) the clip, in [0, C), that each query is, or describes
+    query_clips: dict[str, np.ndarray]  # (Q,) the clip, in [0, C), that each query is or describes
     fids: list[str]  # C
     tids: list[str]  # M
     pairs: np.ndarray  # (L, 2) of utils.metric_utils.relevant_pairs
 
-    def are_those_of(self, other: "Queries") -> bool:
-        """Whether both are of the same clips and captions, in one order."""
+    def same_items(self, other: "Queries") -> bool:
+        """Whether both have the same clips and captions, in the same order."""
         clips = [queries.query_clips["text_to_audio"].tolist() for queries in (self, other)]
         return (self.fids, self.tids, clips[0]) == (other.fids, other.tids, clips[1])
 
     def by_chance(self) -> "Queries":
-        """What random rankings give the same queries: expected values, which are those of scores that are all equal."""
+        """The same queries under random rankings: expected values."""
         return self._replace(values=per_query_by_chance(self.pairs, len(self.fids), len(self.tids)))
 
 
 def load_queries(trial: Trial, split: str, epoch: int) -> Queries:
-    """A split's queries by the stored scores, those of the checkpoint of this epoch."""
+    """A split's queries, by the stored scores of the checkpoint of this epoch."""
     return _queries(trial.conf, split, load_scores(word_scores_path(trial.path, split), epoch))
 
 
@@ -50,15 +50,10 @@ class Ranking(NamedTuple):
     """A split's rankings in one direction."""
 
     direction: str
+    queries: Queries
     scores: CaptionScores
-    pairs: np.ndarray  # (L, 2) as in Queries
-    query_clips: np.ndarray  # (Q,) the clip, in [0, C), that each query is, or describes
-    item_clips: np.ndarray  # (I,)
-    positive: np.ndarray  # (Q,) each query's best right score,
-    negative: np.ndarray  # (Q,) and its best wrong one, the hardest negative's; 0 where there is none
-    values: dict[str, np.ndarray]  # (Q,) each: utils.metric_utils.per_query_metrics
-    fids: list[str]  # C
-    tids: list[str]  # M captions: the queries of text-to-audio, the items of audio-to-text
+    positive: np.ndarray  # (Q,) each query's best score with a relevant item
+    negative: np.ndarray  # (Q,) its best score with an irrelevant one, the hardest negative; 0 if there is none
 
     @property
     def by_text(self) -> bool:
@@ -66,34 +61,45 @@ class Ranking(NamedTuple):
         return self.direction == "text_to_audio"
 
     @property
+    def values(self) -> dict[str, np.ndarray]:
+        """(Q,) each: utils.metric_utils.per_query_metrics."""
+        return self.queries.values[self.direction]
+
+    @property
+    def query_clips(self) -> np.ndarray:
+        """(Q,) the clip that each query is or describes."""
+        return self.queries.query_clips[self.direction]
+
+    @property
+    def item_clips(self) -> np.ndarray:
+        """(I,) the clip that each item is or describes: items are the queries of the other direction."""
+        return self.queries.query_clips["audio_to_text" if self.by_text else "text_to_audio"]
+
+    @property
     def relevant(self) -> np.ndarray:
-        """(Q,) how many right items each query has."""
-        return np.bincount(self.pairs[:, int(self.by_text)], minlength=len(self.query_clips))
+        """(Q,) each query's number of relevant items."""
+        return np.bincount(self.queries.pairs[:, int(self.by_text)], minlength=len(self.query_clips))
 
     def of_query(self, query: int) -> tuple[np.ndarray, np.ndarray]:
-        """The scores (I,) of a query, and which items are right for it (I,) bool."""
+        """A query's scores (I,), and which items are relevant to it (I,) bool."""
         one, every = slice(query, query + 1), slice(None)
         scores = self.scores.tile(one, every) if self.by_text else self.scores.tile(every, one)
         side, other = (1, 0) if self.by_text else (0, 1)
-        right = np.zeros(len(self.item_clips), dtype=bool)
-        right[self.pairs[self.pairs[:, side] == query, other]] = True
-        return scores.numpy().ravel(), right
+        relevant = np.zeros(len(self.item_clips), dtype=bool)
+        relevant[self.queries.pairs[self.queries.pairs[:, side] == query, other]] = True
+        return scores.numpy().ravel(), relevant
 
 
 def load_rankings(trial: Trial, split: str, epoch: int, score: str | None = None) -> dict[str, Ranking]:
-    """A split's rankings by direction; by the stored scores, with `epoch` and `score` as in `load_scores`."""
+    """A split's rankings by direction, from the stored scores, with `epoch` and `score` as in `load_scores`."""
     stored = load_scores(word_scores_path(trial.path, split), epoch, score)
     queries = _queries(trial.conf, split, stored)
-    own = stored.scores.with_clips(queries.pairs[:, 1], queries.pairs[:, :1])[:, 0].numpy()  # (L,)
-    captions, clips = queries.query_clips.values()
-    sides = {  # the clips of the queries and of the items, and which query each right pair is of
-        "text_to_audio": (captions, clips, queries.pairs[:, 1]),
-        "audio_to_text": (clips, captions, queries.pairs[:, 0]),
-    }
-    negatives, rankings = hardest_negatives(stored.scores, queries.pairs), {}
-    for (side, (query_clips, item_clips, query)), negative in zip(sides.items(), negatives, strict=True):
+    clips, captions = queries.pairs.T
+    scores = stored.scores.with_clips(captions, clips[:, None])[:, 0].numpy()  # (L,)
+    negatives = hardest_negatives(stored.scores, queries.pairs)
+    rankings = {}
+    for direction, query, negative in zip(queries.query_clips, (captions, clips), negatives, strict=True):
         positive = np.zeros_like(negative)
-        np.maximum.at(positive, query, own)
-        ranked = (query_clips, item_clips, positive, negative, queries.values[side])
-        rankings[side] = Ranking(side, stored.scores, queries.pairs, *ranked, stored.fids, stored.tids)
+        np.maximum.at(positive, query, scores)
+        rankings[direction] = Ranking(direction, queries, stored.scores, positive, negative)
     return rankings

@@ -1,19 +1,19 @@
 """A trial's report: TRIAL/report/report.html."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 from utils.common.folders import atomic_folder
 from utils.common.steps import SCORING, TRAINING
 from utils.conf.schema import flat
 from utils.metric_utils import chance_map
-from utils.report import figures
-from utils.report.bootstrap import Estimate, estimates
+from utils.report.bootstrap import estimates
+from utils.report.curves import curves, line_of, panels_of
 from utils.report.figures import Picture
 from utils.report.gallery import Gallery
+from utils.report.histograms import margin_histogram, rank_histogram, score_histogram
 from utils.report.negatives import Negatives
 from utils.report.numbers import METRICS, rank_shares
-from utils.report.page import DIRECTIONS, Page, line_of, panels_of
+from utils.report.page import DIRECTIONS, Page
 from utils.report.rankings import Ranking, load_rankings
 from utils.trial.caveats import caveat_of
 from utils.trial.checks import check_metrics, check_trial
@@ -24,30 +24,30 @@ from utils.trial.score_files import word_scores_path
 from utils.trial.trial import Trial
 
 REPORT = "report.html"
-POOLED = {  # what a word's score is, by score.frames
+POOLED = {  # a word's score, by score.frames
     "mean": "the mean of its row",
-    "max": "the highest of its row, underlined in red",
-    "softmax": "the mean of its row weighted towards its best frames, those underlined in red",
+    "max": "the highest value of its row, underlined in red",
+    "softmax": "a mean of its row, weighted towards its best frames, underlined in red",
 }
 
 
 def write_report(trial: Trial, given: bool = False) -> Path:
-    """Write TRIAL/report/ from the trial's scores, checkpoint and history; its page's path.
+    """Write TRIAL/report/ from the trial's scores, checkpoint and history. Returns the page's path.
 
-    The folder holds all that the page needs: report.html, figures/ and clips/, copies of the clips that it plays.
-    Further right pairs are those of the record of measuring, with `given` as in `as_measured`.
+    The folder holds report.html, figures/, and clips/ with copies of the clips that the page plays. Extra relevant
+    pairs are those of the metrics' record, with `given` as in `as_measured`.
 
-    Raises UserError where something that the report needs is missing, or not of one run.
+    Raises UserError where an input is missing or from another run.
     """
     path, splits = trial.path, trial.conf.data_conf.splits
     check_trial(trial, TRAINING, SCORING, reads=[word_scores_path(path, split) for split in splits])
     check_metrics(trial)
     best, history, caveat = trial.best, trial.history, caveat_of(trial)
-    trial = as_measured(trial, given)  # as retrieval_metrics.json has it
+    trial = as_measured(trial, given)  # relevance as in retrieval_metrics.json
     conf, provenance = trial.conf, training_provenance(path)
-    names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split for the results first
+    names = list(dict.fromkeys([conf.data_conf.eval_data, *splits]))  # the split of the results first
     main, rows = {}, []
-    for name in names:  # those of one split are held, and in the end the first's
+    for name in names:  # one split in memory at a time, beside the first
         rankings = load_rankings(trial, name, best.epoch, str(best.score))
         rows += [_metric_row(name, ranking) for ranking in rankings.values()]
         main = main or rankings
@@ -69,7 +69,10 @@ def write_report(trial: Trial, given: bool = False) -> Path:
             metrics=METRICS,
             rows=rows,
             own_negatives=any("hubness" in results for results in history),
-            curves=[page.picture(picture) for picture in _trial_curves(history, best.epoch)],
+            curves=[
+                page.picture(curves(title, [line_of(history, title, key)], log, best.epoch))
+                for title, key, log in panels_of(history)
+            ],
             histograms={side: list(map(page.picture, _histograms(ranking))) for side, ranking in main.items()},
             pooled=POOLED[best.score.frames],
             negatives=Negatives(best, conf, page).section(),
@@ -81,44 +84,28 @@ def write_report(trial: Trial, given: bool = False) -> Path:
 
 
 def training_provenance(trial: Path) -> dict[str, object]:
-    """The trial's record of its training, flat: the seed, the data's digests, each run's machine and versions."""
+    """The record of the training, flat: the seed, the data's digests, each run's machine and versions."""
     content = training_of(trial).model_dump(exclude_defaults=True, exclude={"settings", "token"})
     runs = {f"run {number}": run for number, run in enumerate(content.pop("runs", []), start=1)}
     return flat(content | runs)
 
 
-class MetricRow(NamedTuple):
-    """A line of the metrics table."""
-
-    split: str
-    direction: str
-    estimates: dict[str, Estimate]
-    chance: float  # mAP of random scores
-    queries: int
-    tied: int
-
-
-def _metric_row(split: str, ranking: Ranking) -> MetricRow:
-    clips = len(ranking.fids)
-    return MetricRow(
-        split,
-        ranking.direction,
-        estimates(ranking.values, ranking.query_clips, clips),
-        chance_map(ranking.relevant, len(ranking.item_clips)),
-        len(ranking.query_clips),
-        int(ranking.values["tied"].sum()),
-    )
-
-
-def _trial_curves(history: list[dict[str, float]], best_epoch: int) -> list[Picture]:
-    panels = panels_of(history)
-    return [figures.curves(title, [line_of(history, title, key)], log, best_epoch) for title, key, log in panels]
+def _metric_row(split: str, ranking: Ranking) -> dict[str, object]:
+    """A row of the metrics table; chance is the mAP of random scores."""
+    return {
+        "split": split,
+        "direction": ranking.direction,
+        "estimates": estimates(ranking.values, ranking.query_clips, len(ranking.queries.fids)),
+        "chance": chance_map(ranking.relevant, len(ranking.item_clips)),
+        "queries": len(ranking.query_clips),
+        "tied": int(ranking.values["tied"].sum()),
+    }
 
 
 def _histograms(ranking: Ranking) -> list[Picture]:
     shares = rank_shares(ranking.values["first_rank"], ranking.relevant, len(ranking.item_clips))
     return [
-        figures.rank_histogram("Ranks", *shares),
-        figures.score_histogram("Scores", ranking.positive, ranking.negative),
-        figures.margin_histogram("Margins", ranking.positive, ranking.negative),
+        rank_histogram("Ranks", *shares),
+        score_histogram("Scores", ranking.positive, ranking.negative),
+        margin_histogram("Margins", ranking.positive, ranking.negative),
     ]

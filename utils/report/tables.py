@@ -1,6 +1,8 @@
-"""What a comparison shows: groups, the best, chance, and how far they are apart; its tables in Markdown and CSV."""
+"""The tables of a comparison: groups and chance, their metrics, and their differences; in Markdown and CSV."""
 
 from typing import NamedTuple
+
+import pandas as pd
 
 from utils.metric_utils import AVERAGED, averages
 from utils.report.bootstrap import BOTH, Estimate, differences
@@ -10,59 +12,67 @@ from utils.report.page import DIRECTIONS
 from utils.report.rankings import Queries
 
 SIDES = DIRECTIONS | {BOTH: "Mean of both directions"}
-COLUMNS = dict.fromkeys(DIRECTIONS, METRICS) | {BOTH: AVERAGED}  # the mean of two median ranks is none
-CHANCE = "chance"  # the label of random rankings
+COLUMNS = dict.fromkeys(DIRECTIONS, METRICS) | {BOTH: AVERAGED}  # two median ranks have no meaningful mean
 NOT_APART = "not told apart"
 
 
-class Reference(NamedTuple):
-    """A group that others are compared with."""
+class Chance:
+    """Random rankings of the same queries: a row as a Group is one, of no seeds."""
 
-    label: str
-    differences: dict[str, dict[str, Estimate]]  # by the others' label and by side: mAP above the reference's
+    label = strategy = "chance"
+    mark = ""
+    results = ()
+
+    def __init__(self, queries: Queries):
+        self.queries = [queries.by_chance()]
+        self.metrics = {side: averages(values) for side, values in self.queries[0].values.items()}
+
+    def mean(self, side: str, metric: str) -> float | None:
+        """The expected value; None for a median rank, which has no closed form."""
+        return of_direction(self.metrics, side, metric) if metric in AVERAGED else None
+
+    def std(self, side: str, metric: str) -> None:
+        """None: an expected value has no seeds."""
+
+
+Row = Group | Chance
 
 
 class Comparison(NamedTuple):
-    """What the tables show."""
+    """The content of the tables."""
 
-    groups: list[Group]
+    rows: list[Row]  # the groups, then chance
     best: dict[tuple[str, str], set[str]]  # by side and metric: the labels of the groups with the best mean
-    chance: dict[tuple[str, str], float]  # of AVERAGED, whose expected values are exact; a median rank has none
-    references: dict[str, Reference]  # "best": of the highest mAP, mean of both directions; "first": of the first trial
+    references: dict[str, Group]  # "best": the highest mAP, mean of both directions; "first": the first trial's group
+    differences: dict[str, dict[str, dict[str, Estimate]]]  # of mAP from each reference, by label and side
 
     @property
-    def marks(self) -> dict[str, str]:
-        """What is to be said of each row's trials, by its label."""
-        return {group.label: group.mark for group in self.groups} | {CHANCE: ""}
+    def groups(self) -> list[Group]:
+        """The rows without chance."""
+        return self.rows[:-1]
 
-    def titled_references(self) -> dict[str, Reference]:
-        """Each of the references once, by its label and what it is."""
-        best, first = self.references["best"], self.references["first"]
-        if best.label != first.label:
-            return {f"{best.label}, the best": best, f"{first.label}, the first": first}
-        return {f"{best.label}, {'the best and the first' if len(self.groups) > 1 else 'the only one'}": best}
+    def titled_references(self) -> dict[str, str]:
+        """The keys of the references by their titles; one for both if they are the same."""
+        best, first = (self.references[name].label for name in ("best", "first"))
+        if best != first:
+            return {f"{best}, the best": "best", f"{first}, the first": "first"}
+        return {f"{best}, {'the best and the first' if len(self.groups) > 1 else 'the only one'}": "best"}
 
 
 def compare(results: list[TrialResult]) -> Comparison:
-    """Compare finished trials, all of the same clips and captions."""
+    """Compare trials that were measured on the same clips and captions."""
     groups = group_trials(results)
-    by_chance = results[0].queries.by_chance()
-    chance = {side: averages(values) for side, values in by_chance.values.items()}
-    references = {
-        "best": highest(groups),
-        "first": next(group for group in groups if any(result is results[0] for result in group.results)),
-    }
+    rows = [*groups, Chance(results[0].queries)]
+    references = {"best": highest(groups), "first": next(group for group in groups if results[0] in group.results)}
     return Comparison(
-        groups,
+        rows,
         {(side, metric): best_groups(groups, side, metric) for side in SIDES for metric in COLUMNS[side]},
-        {(side, metric): of_direction(chance, side, metric) for side in SIDES for metric in AVERAGED},
-        {what: _reference(group, groups, by_chance) for what, group in references.items()},
+        references,
+        {
+            name: {row.label: differences(row.queries, reference.queries) for row in rows if row is not reference}
+            for name, reference in references.items()
+        },
     )
-
-
-def _reference(reference: Group, groups: list[Group], by_chance: Queries) -> Reference:
-    others = {group.label: group.queries for group in groups if group is not reference} | {CHANCE: [by_chance]}
-    return Reference(reference.label, {label: differences(other, reference.queries) for label, other in others.items()})
 
 
 # --- Markdown --------------------------------------------------------------------------------------------
@@ -72,48 +82,51 @@ def comparison_markdown(comparison: Comparison) -> str:
     """A table for each side: mean ± standard deviation over seeds, the best mean in bold; then the differences."""
     lines = []
     for side, title in SIDES.items():
-        rows = [
-            [_label(group.label, group.mark), str(len(group.results)), *_spreads(comparison, group, side)]
-            for group in comparison.groups
-        ]
-        chance = [comparison.chance.get((side, metric)) for metric in COLUMNS[side]]
-        rows.append([CHANCE, "", *("–" if value is None else f"{value:.3f}" for value in chance)])
+        rows = [[_label(row), str(len(row.results) or ""), *_spreads(comparison, row, side)] for row in comparison.rows]
         lines += [f"**{title}**", "", *table_lines(["", "seeds", *COLUMNS[side]], rows), ""]
-    for title, reference in comparison.titled_references().items():
+    for title, name in comparison.titled_references().items():
+        apart = comparison.differences[name]
         rows = [
-            [_label(label, comparison.marks[label]), *(difference_cell(estimates[side]) for side in SIDES)]
-            for label, estimates in reference.differences.items()
+            [_label(row), *(difference_cell(apart[row.label][side]) for side in SIDES)]
+            for row in comparison.rows
+            if row.label in apart
         ]
-        lines += [f"**mAP less that of {_label(title)}**", "", *table_lines(["", *SIDES.values()], rows), ""]
-    lines += [f"In brackets 95 % intervals by paired bootstrap over clips; ≈ {NOT_APART}: the interval holds zero.", ""]
+        lines += [f"**mAP less that of {escaped(title)}**", "", *table_lines(["", *SIDES.values()], rows), ""]
+    lines += [
+        f"In brackets: 95 % intervals by paired bootstrap over clips. ≈ {NOT_APART}: the interval contains zero.",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def table_lines(header: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
     lines = [f"| {' | '.join(cells)} |".replace("|  |", "| |") for cells in (header, *rows)]
     return [lines[0], "|---" * len(header) + "|", *lines[1:]]
 
 
-def _label(label: str, mark: str = "") -> str:
-    return f"{escaped(label)} ({mark})" if mark else escaped(label)
+def _label(row: Row) -> str:
+    return escaped(row.label) + (f" ({row.mark})" if row.mark else "")
 
 
 def escaped(label: str) -> str:
-    """A label as Markdown shows it to the letter."""
+    """Escape Markdown's special characters."""
     return "".join(f"\\{sign}" if sign in "\\|*_`<>[]" else sign for sign in label)
 
 
-def _spreads(comparison: Comparison, group: Group, side: str) -> list[str]:
-    cells = {metric: spread_cell(group, side, metric) for metric in COLUMNS[side]}
-    return [f"**{cell}**" if group.label in comparison.best[side, metric] else cell for metric, cell in cells.items()]
+def _spreads(comparison: Comparison, row: Row, side: str) -> list[str]:
+    cells = {metric: spread_cell(row, side, metric) for metric in COLUMNS[side]}
+    return [f"**{cell}**" if row.label in comparison.best[side, metric] else cell for metric, cell in cells.items()]
 
 
-def spread_cell(group: Group, side: str, metric: str) -> str:
-    mean, std = group.mean(side, metric), group.std(side, metric)
+def spread_cell(row: Row, side: str, metric: str) -> str:
+    """Mean ± standard deviation over seeds."""
+    mean, std = row.mean(side, metric), row.std(side, metric)
     return shown(metric, mean) + ("" if std is None else f" ± {shown(metric, std)}")
 
 
 def difference_cell(estimate: Estimate) -> str:
+    """A difference and its interval."""
     value, low, high = map(signed, estimate)
     return f"{value} [{low}, {high}]" + (f" ≈ {NOT_APART}" if estimate.holds_zero else "")
 
@@ -121,37 +134,29 @@ def difference_cell(estimate: Estimate) -> str:
 # --- CSV -------------------------------------------------------------------------------------------------
 
 
-def comparison_csv(comparison: Comparison) -> tuple[list[str], list[list[object]]]:
-    """Header and rows, a row for each group and side, chance last; what there is none of is empty.
+def comparison_frame(comparison: Comparison) -> pd.DataFrame:
+    """A row for each group and side, chance last; missing where there is no value.
 
-    That is the standard deviation of one seed, a median rank of both directions, and a group's difference to itself.
+    One seed has no standard deviation, both directions have no median rank, a group has no difference to itself.
     """
-    header = ["strategy", "trials", "direction", "seeds"]
-    header += [f"{metric}_{what}" for metric in METRICS for what in ("mean", "std")] + ["mark"]
-    for what in comparison.references:
-        header += [f"mAP_minus_{what}{end}" for end in ("", "_low", "_high", "_verdict")]
-    rows = []
-    for group in comparison.groups:
+    records = []
+    for row in comparison.rows:
         for side in SIDES:
-            row = [group.results[0].strategy, group.label, side, len(group.results)]
+            record = {"strategy": row.strategy, "trials": row.label, "direction": side}
+            record["seeds"] = len(row.results) or None
             for metric in METRICS:
-                row += [group.mean(side, metric), group.std(side, metric)] if metric in COLUMNS[side] else [None, None]
-            rows.append([*row, group.mark, *_verdicts(comparison, group.label, side)])
-    for side in SIDES:
-        row = [CHANCE, CHANCE, side, None]
-        for metric in METRICS:
-            row += [comparison.chance.get((side, metric)), None]
-        rows.append([*row, "", *_verdicts(comparison, CHANCE, side)])
-    return header, rows
+                has_metric = metric in COLUMNS[side]
+                record[f"{metric}_mean"] = row.mean(side, metric) if has_metric else None
+                record[f"{metric}_std"] = row.std(side, metric) if has_metric else None
+            record["mark"] = row.mark
+            for name, apart in comparison.differences.items():
+                record |= _difference(f"mAP_minus_{name}", name, apart.get(row.label, {}).get(side))
+            records.append(record)
+    return pd.DataFrame(records).astype({"seeds": "Int64"})
 
 
-def _verdicts(comparison: Comparison, label: str, side: str) -> list[object]:
-    """The last columns: the differences to both references, and in words what they say."""
-    cells = []
-    for what, reference in comparison.references.items():
-        if label == reference.label:
-            cells += [None, None, None, f"the {what}"]
-        else:
-            estimate = reference.differences[label][side]
-            cells += [*estimate, NOT_APART if estimate.holds_zero else "told apart"]
-    return cells
+def _difference(column: str, name: str, estimate: Estimate | None) -> dict[str, object]:
+    """The columns of a difference to a reference, and its verdict in words; None: the row is the reference."""
+    value, low, high = estimate or (None, None, None)
+    verdict = f"the {name}" if estimate is None else NOT_APART if estimate.holds_zero else "told apart"
+    return {column: value, f"{column}_low": low, f"{column}_high": high, f"{column}_verdict": verdict}
