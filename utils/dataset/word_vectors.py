@@ -121,7 +121,7 @@ def embed_vocabulary(
     if len(known) < FEWEST_FOUND * len(vocabulary):
         raise UserError(
             f"word2vec_embeddings: the word vectors know {len(known)} of the vocabulary's {len(vocabulary)} words; "
-            "choose word vectors of the captions' language"
+            "they may be of another language: choose others"
         )
     if unknown_words:
         known |= dict.fromkeys(unknown_words, unknown_vector(np.array(list(known.values())), unknown))
