@@ -1,7 +1,7 @@
-"""Bad input, case by case: one thing is spoiled in a good data set or trial, and the command that meets it first runs.
+"""Bad input: each case spoils one thing in a good data set or trial, and runs the first command that reads it.
 
-Either it ends with exit status 2 and an `error:` line for each thing that is wrong, which names file, key and advice,
-and what was there is as it was; or it handles the case, and the outcome is checked.
+The command either ends with status 2 and one `error:` line for each fault, which names file, key and advice, and leaves
+all files unchanged; or it handles the case, and the test checks the outcome.
 """
 
 import hashlib
@@ -123,7 +123,7 @@ Spoil = Callable[[Folder], object]
 
 
 def conf(text: str | bytes) -> Spoil:
-    """A configuration that differs from the good one by this text."""
+    """The good configuration with this text added."""
     text = text.encode() if isinstance(text, str) else text
     return lambda folder: folder.conf.write_bytes(b"base: good.yaml\n" + text)
 
@@ -158,7 +158,7 @@ def many_bad_clips(folder: Folder) -> None:
 
 
 def odd_data(folder: Folder) -> None:
-    """Clips that are silent, cancel out and are out of scale, one behind a tag, and a name of two splits."""
+    """A silent clip, one whose channels cancel, one out of scale, one after a tag, and one name in two splits."""
     first, second, third = sorted(folder.wav.parent.iterdir())
     other = sorted((folder.data / "validation").iterdir())
     soundfile.write(first, np.zeros(32000), 16000)
@@ -198,7 +198,7 @@ def edited_text(file: str, old: str, new: str) -> Spoil:
 
 
 def resized(change: Callable[[int], int]) -> Spoil:
-    """A .wav file with other values of both sizes that its header states."""
+    """A .wav file whose header states other sizes."""
 
     def with_sizes(content: bytes) -> bytes:
         sizes = [change(int.from_bytes(content[at : at + 4], "little")).to_bytes(4, "little") for at in (4, 40)]
@@ -212,7 +212,7 @@ def removed(file: str) -> Spoil:
 
 
 def in_place_of(file: str, put: Callable[[Path], object]) -> Spoil:
-    """Something else than a file under a file's name: a pipe, from which a reader would wait for ever, or a link."""
+    """A folder, a link, or a pipe (which would block a reader for ever) in a file's place."""
 
     def spoil(folder: Folder) -> None:
         getattr(folder, file).unlink()
@@ -222,7 +222,7 @@ def in_place_of(file: str, put: Callable[[Path], object]) -> Spoil:
 
 
 def sound_in_place(put: Callable[[Path], object]) -> Spoil:
-    """Something else than a file under a sound's name, in the folder that is to be ranked."""
+    """A folder, a link or a pipe in a sound's place, in the folder to rank."""
     return lambda folder: put(folder.data / "sounds" / "x.wav")
 
 
@@ -236,7 +236,7 @@ def link_split(folder: Folder) -> None:
 
 
 def mixed_data(folder: Folder) -> None:
-    """A clip at 22.05 kHz, a sound in two splits, and one file name with its accent apart from the letter."""
+    """A clip at 22.05 kHz, a sound in two splits, and a file name whose accent is a separate character."""
     first, second, third = sorted(folder.wav.parent.iterdir())
     soundfile.write(first, noise(2, 22050), 22050)
     shutil.copy(second, min((folder.data / "validation").iterdir()))
@@ -245,7 +245,7 @@ def mixed_data(folder: Folder) -> None:
 
 
 def store(file: str, change: Callable[[h5py.File, str], object]) -> Spoil:
-    """Change an HDF5 file; `change` gets the first clip's fid as well."""
+    """An HDF5 file, changed by `change(file, fid of the first clip)`."""
 
     def spoil(folder: Folder) -> None:
         with h5py.File(getattr(folder, file), "a") as opened:
@@ -255,12 +255,12 @@ def store(file: str, change: Callable[[h5py.File, str], object]) -> Spoil:
 
 
 def log_mels(content: object) -> Spoil:
-    """Other content in the place of the first clip's log-mels."""
+    """Other content for the first clip's log-mels."""
     return store("log_mels", lambda opened, fid: replace(opened, fid, content))
 
 
 def scores(name: str, content: object) -> Spoil:
-    """Other content in the place of one of the scores' data sets."""
+    """Other content for one of the scores' data sets."""
     return store("scores", lambda opened, _: replace(opened, name, content))
 
 
@@ -304,7 +304,7 @@ def vectors(content: bytes) -> Spoil:
 
 
 def embeds(change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Spoil:
-    """word2vec_embeds.npz with other words and vectors, made from those before."""
+    """word2vec_embeds.npz with changed words and vectors."""
 
     def spoil(folder: Folder) -> None:
         with np.load(folder.embeds) as before:
@@ -315,7 +315,7 @@ def embeds(change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarr
 
 
 def checkpoint(key: str, change: Callable[[object], object], file: str = "best") -> Spoil:
-    """A checkpoint with another value, made from the one before."""
+    """A checkpoint with one changed value."""
 
     def spoil(folder: Folder) -> None:
         before = torch.load(getattr(folder, file), weights_only=True)
@@ -329,7 +329,7 @@ def weights(name: str, content: torch.Tensor) -> Spoil:
 
 
 class Malicious:
-    """Runs code where it is unpickled: it makes a directory."""
+    """Runs code when it is unpickled: it makes a directory."""
 
     def __init__(self, owned: Path):
         self.owned = str(owned)
@@ -364,7 +364,7 @@ def file_for_folder(folder: Folder) -> None:
 
 
 def index(name: str, content: str | tuple[str, str]) -> Spoil:
-    """A file of the data set with this text, or with (column, cell): that in every cell of the column."""
+    """A file of the data set with this text, or with the same cell in a whole column: (column, cell)."""
 
     def spoil(folder: Folder) -> None:
         path = folder.data / name
@@ -378,7 +378,7 @@ def index(name: str, content: str | tuple[str, str]) -> Spoil:
 
 
 def lose_best(folder: Folder) -> None:
-    """That of epoch 0, which the last checkpoint is not."""
+    """Remove the best checkpoint, of epoch 0; the last one cannot replace it."""
     checkpoint("history", lambda epochs: [epochs[0] | {"val_obj": -9.0}, *epochs[1:]], "last")(folder)
     folder.best.unlink()
 
@@ -395,7 +395,7 @@ def empty(folder: Path) -> None:
 
 
 def to_rank(spoil: Spoil) -> Spoil:
-    """A folder of sounds to rank, captions to rank them for, and what is spoiled of these."""
+    """A folder of sounds to rank and captions to rank them for, then spoiled."""
 
     def prepare(folder: Folder) -> None:
         shutil.copytree(folder.data / "evaluation", folder.data / "sounds")
@@ -421,8 +421,8 @@ INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_
 LARGER, UNSET = resized(lambda size: size + 8), resized(lambda size: 0)
 STRANGE_FORMAT = edited_text("record", '"format": 2', '"format": "two"')
 
-# What is spoiled, how, and what the error line says behind the file's name: parts of it, in order, with … between.
-# What a reader refuses besides is tested where the reader is: in tests/common, conf, dataset and trial.
+# Title, how to spoil, and the error line after the file's name: parts of it in order, separated by …
+# The tests of each reader, in tests/common, conf, dataset and trial, cover more faults.
 CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("typo in a key", conf("param_conf: {batchsize: 3}"), "param_conf.batchsize … batch_size?"),
     ("key of another section", conf("audio_logmel: {batch_size: 3}"), "batch_size … mean param_conf.batch_size?"),
@@ -602,7 +602,7 @@ PAGES = [  # of what the live page is made from: what is spoiled, how, and the e
     ("a broken clip", cut("wav"), "/development/{wav.name}: … run that again"),
     ("a file in its place", lambda folder: (folder.trial / "explore").write_text(""), "{trial}/explore: is a file"),
 ]
-IDENTITY = [  # what belongs elsewhere, or was changed since: no provenance is signed anew
+IDENTITY = [  # of files that differ from their record: provenance.json is not signed anew
     ("captions edited after training", [SCORE, *TRIAL], add_line("captions"), f"{{captions}}: … {STEP_1} read it"),
     ("a sound replaced after training", [MEASURE, *TRIAL], audio(np.zeros(32000)), f"{{wav}}: … {STEP_2} read it"),
     ("word vectors replaced", [TRAIN], embeds(lambda words, rows: (words, -rows)), f"{{embeds}}: … {STEP_3} wrote it"),
@@ -708,7 +708,7 @@ OTHERS = [
 
 
 def group(title: str, command: list[str], prefix: str, rows: list[tuple], *more: str) -> list[tuple]:
-    """Rows of one command: what is spoiled, the command, how, and the error lines."""
+    """Complete the rows of one command: title, command, how to spoil, error lines."""
     return [(f"{title}: {what}", command, spoil, [prefix + words, *more]) for what, spoil, words in rows]
 
 
@@ -745,9 +745,9 @@ REFUSED = [
 
 
 def play(folder: Folder, capfd: pytest.CaptureFixture, command: list[str], names: dict) -> tuple[int, str, str]:
-    """Run a case's scripts one after the other, with its settings; all but the last succeed.
+    """Run a case's scripts with its settings; all but the last succeed.
 
-    Returns the last one's exit status, standard output and standard error, that of C libraries included.
+    Returns the last script's exit status, standard output, and standard error including that of C libraries.
     """
     arguments = [part.format(**names) for part in command]
     scripts = [part for part in command if part.endswith(".py")]
@@ -765,7 +765,7 @@ def play(folder: Folder, capfd: pytest.CaptureFixture, command: list[str], names
 
 
 def check_lines(complained: str, expected: list[str], names: dict) -> None:
-    """Assert that there is an error line for each expected one, with the parts of that in their order."""
+    """Assert that each expected line has an error line with the same parts in order."""
     lines = complained.splitlines()
     assert len(lines) == len(expected), complained
     for line, words in zip(lines, expected, strict=True):
@@ -796,7 +796,7 @@ def test_files_that_differ_from_their_record_are_refused(folder, capfd, case):
 # --- the table: handled ----------------------------------------------------------------------------------
 
 
-def captions_are_clean(folder: Folder, printed: str) -> None:
+def captions_are_cleaned(folder: Folder, printed: str) -> None:
     table = pd.read_csv(folder.data / "development_text.csv", dtype=str, na_filter=False)
     assert table["text"][0] == "a dog barking barks" and json.loads(table["tokens"][0]) == table["text"][0].split()
     assert table["text"][1].split() == ["dog"] * 25_000
@@ -814,7 +814,7 @@ def bad_clips_are_left_out(folder: Folder, printed: str) -> None:
     assert listed.count("fmax 8000 Hz") == 2 and r"caf\xe9.wav" in listed and "unnamed.m4a" in listed
 
 
-def mixed_data_is_remarked_on(folder: Folder, printed: str) -> None:
+def mixed_data_is_reported(folder: Folder, printed: str) -> None:
     lines = printed.splitlines()
     assert "clips at 16000 Hz: 2 of development, 2 of validation" in lines
     assert "clips at 22050 Hz: 1 of development" in lines
@@ -824,7 +824,7 @@ def mixed_data_is_remarked_on(folder: Folder, printed: str) -> None:
     assert not (folder.data / "bad_data.csv").exists()
 
 
-def odd_data_is_remarked_on(folder: Folder, printed: str) -> None:
+def odd_data_is_reported(folder: Folder, printed: str) -> None:
     first, second, third = (path.name for path in sorted(folder.wav.parent.iterdir()))
     lines = [line.partition(";")[0] for line in printed.splitlines()]
     assert f"clips that are silent: 1 of development, e.g. {first!r}" in lines
@@ -835,7 +835,7 @@ def odd_data_is_remarked_on(folder: Folder, printed: str) -> None:
     assert not (folder.data / "bad_data.csv").exists()
 
 
-def all_are_resampled(folder: Folder, printed: str) -> None:
+def clips_are_resampled(folder: Folder, printed: str) -> None:
     clips = json.loads((folder.data / "audio_info.json").read_text())["development"]["clips"]
     assert {clip["sample_rate"] for clip in clips.values()} == {16000, 22050}
     with h5py.File(folder.log_mels) as opened:
@@ -849,7 +849,7 @@ def all_are_resampled(folder: Folder, printed: str) -> None:
             np.testing.assert_allclose(opened[fid][()], expected, atol=1e-4)
 
 
-def all_are_of_the_new_hop(folder: Folder, printed: str) -> None:
+def log_mels_have_the_new_hop(folder: Folder, printed: str) -> None:
     info = json.loads((folder.data / "audio_info.json").read_text())
     for split in ("development", "validation", "evaluation"):
         with h5py.File(folder.data / f"{split}_audio_logmels.hdf5") as opened:
@@ -859,15 +859,15 @@ def all_are_of_the_new_hop(folder: Folder, printed: str) -> None:
             }
 
 
-def all_are_kept(folder: Folder, printed: str) -> None:
+def log_mels_are_kept(folder: Folder, printed: str) -> None:
     assert printed.count(" clips, as they are in ") == 3
 
 
-def trained_to_the_end(folder: Folder, printed: str) -> None:
+def training_finishes(folder: Folder, printed: str) -> None:
     assert "best epoch by val_obj" in printed
 
 
-def metrics_are_back(folder: Folder, printed: str) -> None:
+def metrics_are_restored(folder: Folder, printed: str) -> None:
     lines = folder.metrics.read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2]
 
@@ -876,7 +876,7 @@ def half_finished_trial(folder: Folder) -> None:
     folder.trial.with_name("9999-12-31").mkdir()
 
 
-def finished_trial_is_scored(folder: Folder, printed: str) -> None:
+def the_finished_trial_is_scored(folder: Folder, printed: str) -> None:
     (folder.root / "output" / "demo" / "9999-12-31").rmdir()
     assert f"-> {folder.scores}" in printed
 
@@ -887,7 +887,7 @@ HANDLED = [
         "captions: byte-order mark, CRLF, quotes, commas, emoji, odd spaces, a cell of 100 kB",
         [STEP_1, STEP_2],
         captions(ODD_ROW, *ROWS[1:], encoding="utf-8-sig", line_feed="\r\n"),
-        captions_are_clean,
+        captions_are_cleaned,
     ),
     (
         "captions: skipped where told to",
@@ -905,34 +905,34 @@ HANDLED = [
         "audio: sample rates that differ, a sound in two splits, an accent, one split for two roles",
         [STEP_1, STEP_2, "--conf", "{conf}", "data_conf.eval_data=validation"],
         mixed_data,
-        mixed_data_is_remarked_on,
+        mixed_data_is_reported,
     ),
     (
         "audio: silent, cancelling, out of scale, behind a tag, a name twice",
         [STEP_1, STEP_2],
         odd_data,
-        odd_data_is_remarked_on,
+        odd_data_is_reported,
     ),
     (
         "audio: resampled",
         [STEP_1, STEP_2, STEP_4, "--conf", "{conf}", "audio_logmel.sample_rate=8000", "audio_logmel.fmax=4000"],
         mixed_data,
-        all_are_resampled,
+        clips_are_resampled,
     ),
-    ("log-mels: other settings", [STEP_4], conf("audio_logmel: {hop: 0.01}"), all_are_of_the_new_hop),
-    ("log-mels: another back end", [STEP_4], conf("audio_logmel: {backend: librosa}"), all_are_kept),
-    ("log-mels: float64", [TRAIN], log_mels(np.zeros((99, 64))), trained_to_the_end),
+    ("log-mels: other settings", [STEP_4], conf("audio_logmel: {hop: 0.01}"), log_mels_have_the_new_hop),
+    ("log-mels: another back end", [STEP_4], conf("audio_logmel: {backend: librosa}"), log_mels_are_kept),
+    ("log-mels: float64", [TRAIN], log_mels(np.zeros((99, 64))), training_finishes),
     (
         "trial: garbled metrics.jsonl",
         [TRAIN, *RESUME],
         lambda folder: folder.metrics.write_text("{{"),
-        metrics_are_back,
+        metrics_are_restored,
     ),
     (
         "trial: half-finished",
         [SCORE],
         half_finished_trial,
-        finished_trial_is_scored,
+        the_finished_trial_is_scored,
     ),
 ]
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import gpu, published
 from benchmarks.bare import SparseRows, paper_settings
 from benchmarks.growth import exponent
-from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_dataset, write_random_word_scores
+from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_clotho_like, write_random_word_scores
 from models.core import CRNNWordModel
 from tests.helpers import ROOT, call, embedding_scores, matrix_of, random_model, random_split, state_of
 from utils.conf.reading import load_conf
@@ -107,7 +107,7 @@ def test_published_metrics_equal_ours(tmp_path):
 
 
 def test_published_log_mels_equal_ours(tmp_path):
-    write_dataset(tmp_path / "set", {"development": 2, "validation": 1, "evaluation": 1}, mean_seconds=0.5)
+    write_clotho_like(tmp_path / "set", {"development": 2, "validation": 1, "evaluation": 1}, mean_seconds=0.5)
     paths = DatasetPaths(str(tmp_path / "set"))
     files = {path.name: path for path in paths.audio("development").iterdir()}
     published.extract_log_mels(files, tmp_path / "theirs.hdf5")
@@ -178,7 +178,7 @@ def test_profile_step_prints_operators_of_each_side():
     for name in ("mkldnn_convolution", "convolution_backward", "mm"):
         cells = rows[f"`{name}`"]
         for ms, share, calls, rate in zip(*(iter(cells),) * 4, strict=True):
-            assert float(ms) > 0 and 0 < float(share[:-1]) < 100 and int(calls) >= 5 and int(rate) > 0
+            assert float(ms) > 0 and 0 < float(share[:-1]) < 100 and int(calls) >= 5 and rate.isdigit()
     assert all(float(cell) > 0 for cell in rows["all"][::4])
 
 

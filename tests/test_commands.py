@@ -160,8 +160,7 @@ def test_a_second_run_writes_identical_files(pipeline, tmp_path):
     run_pipeline(tiny_conf(tmp_path))
     (folder, *_), first, second = pipeline, only_trial(pipeline[0]), only_trial(tmp_path)
     for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
-        one, other = weights(first, name), weights(second, name)
-        assert all(torch.equal(one[key], other[key]) for key in one)
+        assert equal(weights(first, name), weights(second, name))
     files = [path for root in (folder / "data", first / "report") for path in root.rglob("*") if path.is_file()]
     files = [path for path in files if path.name not in (KEPT, WRITTEN)]  # the times of files; a digest of report.html
     for path in [*files, first / "retrieval_metrics.json"]:
@@ -199,8 +198,8 @@ def test_report_and_comparison(pipeline, tmp_path):
         "hard-NS",
         "chance",
     ]
-    equal = r"| hard-NS |" + " +0.000 [+0.000, +0.000] ≈ not told apart |" * 3  # by the same scores
-    assert equal in (out / "comparison.md").read_text()
+    same = "| hard-NS |" + " +0.000 [+0.000, +0.000] ≈ not told apart |" * 3  # by the same scores
+    assert same in (out / "comparison.md").read_text()
     assert call("postprocessing/3_report.py", "--compare", trial, "--out", tmp_path / "one")  # one group, one seed
     scores = other / "evaluation_word_scores.hdf5"
     scores.unlink()
@@ -242,7 +241,7 @@ def test_a_resumed_trial_equals_an_uninterrupted_one(unbroken, tmp_path, cache):
     shutil.copytree(unbroken[1], broken)
     call("main.py", "param_conf.num_epoch=3", "--resume", broken, f"data_conf.cache={cache}")
     assert yaml.safe_load((broken / "conf.yaml").read_text())["param_conf"]["num_epoch"] == 3
-    assert all(torch.equal(weights(whole)[key], weights(broken)[key]) for key in weights(whole))
+    assert equal(weights(whole), weights(broken))
     assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
     assert [epoch["lr"] for epoch in metrics_of(whole)] == pytest.approx([1e-3, 1e-3, 1e-4, 1e-5])
 
@@ -273,8 +272,8 @@ def test_resuming_with_each_option_equals_an_uninterrupted_trial(pipeline, tmp_p
     call("main.py", "--resume", broken)
     assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
     for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
-        ours, theirs = (torch.load(trial / name, weights_only=True) for trial in (whole, broken))
-        assert equal(*(each | {"trial": None, "conf": None} for each in (ours, theirs)))
+        contents = [torch.load(trial / name, weights_only=True) for trial in (whole, broken)]
+        assert equal(*(content | {"trial": None, "conf": None} for content in contents))
 
 
 def stopping_after(epoch, add):
@@ -686,7 +685,7 @@ def assert_same_results(trial, other):
     assert ours == theirs
     assert metrics_of(trial) == metrics_of(other)
     for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
-        assert all(torch.equal(weights(trial, name)[key], value) for key, value in weights(other, name).items())
+        assert equal(weights(trial, name), weights(other, name))
     for name in ("retrieval_metrics.json", "evaluation_xmodal_scores.hdf5"):
         assert (trial / name).read_bytes() == (other / name).read_bytes()
 
