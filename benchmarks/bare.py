@@ -1,7 +1,7 @@
-"""What lets gpu.py run on a machine that has torch, numpy and h5py alone; imported before anything else of ours.
+"""Replacements of missing packages, so that gpu.py runs with torch, numpy and h5py alone. Import it first.
 
-Missing packages are replaced: scipy's sparse matrix by a small one, the others by names that do nothing, since training
-only imports them. tests/test_benchmarks.py holds the matrix and `paper_settings` to the originals.
+A small class replaces scipy's sparse matrix. Names that do nothing replace the other packages, since training only
+imports them. tests/test_benchmarks.py compares the matrix and `paper_settings` with the originals.
 """
 
 import importlib
@@ -19,7 +19,7 @@ UNUSED = ("pandas", "pydantic", "pydantic.fields", "soundfile", "soxr", "yaml", 
 
 
 class SparseRows:
-    """The part of scipy.sparse.csr_array that the scores use: built from (values, (rows, columns)), rows, products."""
+    """The part of scipy.sparse.csr_array that scores use: built from (values, (rows, columns)), rows, products."""
 
     def __init__(self, entries: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]):
         values, (rows, columns) = entries
@@ -43,7 +43,7 @@ class SparseRows:
 
 
 class Unused(type):
-    """The class of names from a missing package: subclassed, called or subscripted, they stay names that do nothing."""
+    """The class of names from a missing package; subclassing or calling one gives another that does nothing."""
 
     def __new__(cls, name: str, bases: tuple = (), namespace: dict | None = None, **_: Any) -> "Unused":
         return super().__new__(cls, name, bases, dict(namespace or {}))
@@ -65,7 +65,7 @@ class Unused(type):
 
 @contextmanager
 def missing_packages_replaced() -> Iterator[None]:
-    """Let our modules be imported within it; afterwards the packages are missing again, as torch expects."""
+    """Import the project's modules within it; afterwards the packages are missing again, as torch expects."""
     stand_ins: dict[str, Any] = {name: Unused(name) for name in UNUSED}
     stand_ins["scipy"], stand_ins["scipy.sparse"] = ModuleType("scipy"), ModuleType("scipy.sparse")
     stand_ins["scipy.sparse"].csr_array = SparseRows
@@ -90,8 +90,11 @@ class Settings(SimpleNamespace):
 
 
 def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -> Settings:
-    """The single values of conf.yaml by section, read without PyYAML, with these changes; the objective is a sampling
-    strategy or InfoNCE."""
+    """Read the single values of conf.yaml by section, without PyYAML, and change them.
+
+    Args:
+        objective: a sampling strategy or InfoNCE.
+    """
     path = [Settings()]
     for line in (Path(__file__).resolve().parents[1] / "conf.yaml").read_text().splitlines():
         key, colon, value = line.partition("#")[0].rstrip().partition(":")

@@ -1,4 +1,4 @@
-"""Our code against the published code (`published.py`), alternating, one thread a process on both sides: one table.
+"""Compare the speed of our code and the published code (`published.py`), alternating, one thread a process.
 
 usage: python -m benchmarks.bench [--data DIR] [--pairs N] [--quick]      (what `make bench` runs first)
 """
@@ -40,14 +40,14 @@ from utils.retrieval_utils import per_query_both_directions
 from utils.score_utils import Batch, Score
 from utils.trial.score_files import load_scores
 
-STRATEGY = "random-NS"  # of training steps and epochs: the one that gains least
+STRATEGY = "random-NS"  # of training steps and epochs; the one with the smallest speed-up
 PRECISIONS = ("float32", "bfloat16")
 COLUMNS = ("what", "theirs", "ours", "ratio", "target")
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much of everything; the defaults are the paper's."""
+    """Sizes of the measurements; the defaults are the paper's."""
 
     root: str = ""  # the preprocessed data set's directory
     rounds: int = 3
@@ -65,7 +65,7 @@ class Size:
 
     @property
     def long_rounds(self) -> int:
-        """Rounds of what takes minutes."""
+        """Rounds of measurements that take minutes."""
         return max(1, self.rounds // 3)
 
     @property
@@ -81,13 +81,13 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. Its target is the least ratio, or the most that ours may take of a unit (s, GB, %)."""
+    """A row of the table. Its target is the lowest ratio, or the highest value of ours (s, GB, %)."""
 
     what: str
     theirs: float | None
     ours: float
     target: float
-    ratio: float | None = None  # where it is the target
+    ratio: float | None = None  # the target is a ratio
     unit: str = "s"
 
     def cells(self) -> list[str]:
@@ -108,7 +108,7 @@ def faster(what: str, theirs: list[float], ours: list[float], target: float) -> 
 
 
 def log_mels(size: Size) -> Iterator[Row]:
-    """The whole data set, copied to a scratch directory; neither side's interpreter start counts."""
+    """Log-mels of the whole data set, copied to a scratch directory; the interpreter's start does not count."""
     source = DatasetPaths(size.root)
     clips = {split: info["clips"] for split, info in read_json(source.audio_info, INDEXING).items()}
     with TemporaryDirectory() as folder:
@@ -161,7 +161,7 @@ def training_conf(size: Size, precision: str = "float32") -> Conf:
 
 
 def audio_losses(size: Size) -> Iterator[Row]:
-    """Forward and backward from what either side's encoder returns: frames theirs, steps ours."""
+    """Loss and gradients from the encoder's outputs: theirs are frames, ours a quarter as many outputs."""
     for strategy in ("hard-audio-NS", "easy-audio-NS"):
         contenders = _audio_losses(size.batch, size.frames, size.words, strategy)
         alternating(contenders, 1)  # warm up
@@ -170,7 +170,7 @@ def audio_losses(size: Size) -> Iterator[Row]:
 
 
 def _audio_losses(pairs: int, frames: int, words: int, strategy: str) -> list[Callable[[], None]]:
-    """Two functions that compute the loss and its gradients: the published code's and ours."""
+    """Two functions that compute the loss and its gradients: theirs and ours."""
     generator = torch.Generator().manual_seed(0)
     encoded = torch.randn(pairs, frames // 4, inputs.DIM, generator=generator).requires_grad_()
     text = F.normalize(torch.randn(pairs, words, inputs.DIM, generator=generator), dim=-1)
@@ -198,7 +198,7 @@ def _loss_memory(size: Size, side: int) -> float:
 
 
 def epoch(size: Size) -> Iterator[Row]:
-    """Training and evaluation; theirs evaluates three splits twice, ours the validation split once."""
+    """An epoch: the published code evaluates three splits twice, ours the validation split once."""
     splits, vectors, _ = _splits(size)
     train, val = splits[:2]
     state = build_state(training_conf(size), vectors, CPU)
@@ -230,7 +230,7 @@ def _splits(size: Size) -> tuple[list[Split], np.ndarray, str]:
 
 
 def scoring(size: Size) -> Iterator[Row]:
-    """Ours in full; theirs extrapolated from a sample of clips and captions."""
+    """Scores of a split: ours in full, theirs extrapolated from a sample of clips and captions."""
     memory = isolated(_scoring_memory, size)  # first: a forked process counts what its parent holds
     split = inputs.synthetic_split(size.scored_clips, size.scored_frames)
     model, encoded = inputs.new_model(), inputs.encoded_model()
@@ -271,7 +271,7 @@ def _published_scoring(model: published.Model, log_mels: list[Tensor], captions:
 
 
 def metrics(size: Size) -> Iterator[Row]:
-    """Ours from word scores in memory, theirs from the score matrix that follows from them."""
+    """Retrieval metrics: ours from word scores in memory, theirs from the score matrix."""
     for clips, most_seconds in zip(size.ranked_clips, (1, 5), strict=True):
         with TemporaryDirectory() as folder:
             path = Path(folder) / "scores.hdf5"
@@ -297,7 +297,7 @@ def _metrics(path: Path, rounds: int) -> tuple[list[float], list[float], float]:
 
 
 def data_loading(size: Size) -> Iterator[Row]:
-    """Collating batches of the opened training split, against the float32 steps on them."""
+    """The time to collate batches of the training split, as a share of float32 training steps on them."""
     start = time.perf_counter()
     splits, vectors, opened = _splits(size)
     opening = time.perf_counter() - start
@@ -319,7 +319,7 @@ def matrix_peaks(side: int) -> list[float]:
 
 
 def print_throughput(size: Size, float32: Row, bfloat16: Row) -> None:
-    """GFLOP/s of the training step beside the machine's."""
+    """Print GFLOP/s of the training step beside the machine's peak."""
     peak32, peak16 = isolated(matrix_peaks, size.matrix)
     flops = inputs.step_flops(size.batch, size.frames, size.words) / 1e9
     machine = f"{torch.get_num_threads()} threads; peak: square matrix products of {size.matrix} rows"
@@ -340,7 +340,7 @@ def rows_of(measurement: Callable[[Size], Iterator[Row]], size: Size) -> list[Ro
 
 
 def run(size: Size) -> None:
-    """Print the table, row by row, and the throughput."""
+    """Print the table row by row, then the throughput."""
     table, rows = harness.Table(COLUMNS, first=72, width=9), {}
     for measurement in MEASUREMENTS:
         rows[measurement] = isolated(rows_of, measurement, size)
@@ -353,7 +353,7 @@ def main() -> None:
     parser = harness.arguments(__doc__)
     parser.add_argument("--data", metavar="DIR", help="a preprocessed data set (default: a synthesised one)")
     parser.add_argument("--pairs", type=int, metavar="N", help="rounds (default: 3; long rows: a third)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
     args = parser.parse_args()
     harness.one_thread()
     size = QUICK if args.quick else Size()

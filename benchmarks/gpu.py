@@ -1,12 +1,11 @@
-"""What a GPU makes of training on log-mels of Clotho's size: seconds an epoch, memory, errors, shares of the peaks.
+"""Measure training on a GPU with log-mels of Clotho's size: seconds an epoch, memory, errors, shares of the peaks.
 
 python benchmarks/gpu.py [--rows random-NS:bfloat16 InfoNCE:TF32:compile ...] [--seconds 540]   # a few epochs each
 python benchmarks/gpu.py --clotho [--rows semi-hard-NS:bfloat16]                                # 120 epochs
 
-Needs torch, numpy and h5py alone. Prints each row as soon as it is measured, as a line to read and a line of JSON, and
-names the rows that the seconds did not suffice for. FLOP and bytes count the padding: the FLOP of `step_flops`, without
-scores among clips, and the bytes that every operator of a step reads and writes, as if each ran by itself. Runs in a
-reduced form on the CPU, or with --quick.
+Needs torch, numpy and h5py alone. Prints each row once it is measured, as a line to read and a line of JSON, and lists
+the rows that it had no time for. FLOP and bytes include padding: FLOP by `step_flops`, without scores of clips with
+clips; bytes as every operator of a step reads and writes them. Runs in a reduced form on the CPU, or with --quick.
 """
 
 import time
@@ -61,7 +60,7 @@ ROWS = (
 
 
 class Size(NamedTuple):
-    """How much of everything."""
+    """Sizes of the measurements."""
 
     clips: tuple[int, int]  # of the training and of the validation split, with five captions each
     frames: tuple[int, int]  # of a clip, a range
@@ -76,7 +75,7 @@ QUICK = Size((3, 2), (20, 30), (20, 30), 256, 2, 2)
 
 
 class Row(NamedTuple):
-    """What is measured."""
+    """A training configuration to measure."""
 
     objective: str
     precision: str
@@ -84,7 +83,7 @@ class Row(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> "Row":
-        """Parse objective:precision[:compile]; argparse reports the ValueError of another text."""
+        """Parse objective:precision[:compile]; argparse reports the ValueError."""
         objective, precision, *rest = text.split(":")
         if objective not in OBJECTIVES or precision not in PRECISIONS or rest not in ([], ["compile"]):
             raise ValueError
@@ -106,7 +105,7 @@ class Row(NamedTuple):
 
 
 def peaks(device: torch.device, side: int) -> dict[str, float]:
-    """FLOP/s of square matrix products by precision, and bytes/s that a copy reads and writes: the best of ten each."""
+    """FLOP/s of square matrix products by precision, and bytes/s of a copy, read and written; the best of ten."""
     rates, allowed = {}, torch.backends.cuda.matmul.allow_tf32
     for name, (precision, tf32) in PRECISIONS.items():
         torch.backends.cuda.matmul.allow_tf32 = tf32
@@ -133,7 +132,7 @@ def padded(split: Split, batch_size: int) -> list[tuple[int, int, int]]:
 
 
 class Traffic(TorchDispatchMode):
-    """Adds up the bytes that operators read and write within it; views cost nothing."""
+    """Count the bytes that operators read and write within it; views cost nothing."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +146,7 @@ class Traffic(TorchDispatchMode):
 
 
 def epoch_bytes(row: Row, split: Split, device: torch.device) -> float:
-    """Bytes of an epoch's training: those of its first batch, scaled by clips and padded frames."""
+    """Bytes of a training epoch: those of its first batch, scaled by padded frames."""
     state = new_state(row._replace(compiled=False).settings, device)
     batch = collate(split, list(range(min(len(split.captions), row.batch_size))))
     state.model.train()
@@ -158,9 +157,9 @@ def epoch_bytes(row: Row, split: Split, device: torch.device) -> float:
 
 
 def errors(row: Row, frames: tuple[int, int], device: torch.device) -> tuple[float, float]:
-    """Relative errors of a step's loss and of the encoder's gradient (its norm), against float64 on the CPU.
+    """Relative errors of a step's loss and of the norm of the encoder's gradient, against float64 on the CPU.
 
-    Without dropout. Includes the error where rounding makes a strategy pick another negative.
+    Without dropout. Rounding may make a strategy pick another negative; that error is included.
     """
     split = own_frames(synthetic_split(8, frames, 1), 2)
     batch = collate(split, list(range(len(split.captions))))
@@ -181,7 +180,7 @@ def errors(row: Row, frames: tuple[int, int], device: torch.device) -> tuple[flo
 
 
 def measure(row: Row, splits: list[Split], size: Size, device: torch.device, deadline: float) -> dict[str, Any]:
-    """A row's figures; as many epochs as the time allows, after one that warms up."""
+    """Measure a row: one epoch to warm up, then as many as the time allows."""
     state = new_state(row.settings, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -227,9 +226,11 @@ def in_words(figures: dict[str, Any], rates: dict[str, float]) -> str:
 
 
 def train_whole(row: Row, splits: list[Split], size: Size, device: torch.device, folder: Path) -> dict[str, Any]:
-    """Train as main.py does, from HDF5 files, with evaluation, schedule and checkpoints, but without early end, record
-    and checks of the data, which a bare machine lacks packages for. The seconds count the imports, not the making of
-    the files."""
+    """Train as main.py does, from HDF5 files, with evaluation, schedule and checkpoints.
+
+    Early stopping, record and data checks are left out, since they need more packages. The seconds include the imports,
+    but not writing the files.
+    """
     for split in splits:
         with h5py.File(folder / f"{id(split)}.hdf5", "w") as store:
             for fid, log_mel in zip(split.fids, split.log_mels, strict=True):
@@ -254,7 +255,7 @@ def train_whole(row: Row, splits: list[Split], size: Size, device: torch.device,
 
 
 def save(state: TrainState, history: list[dict[str, float]], folder: Path) -> None:
-    """Write the last checkpoint, and the best where this is the best epoch."""
+    """Write the last checkpoint, and the best one if this epoch is the best."""
     states = {name: part.state_dict() for name, part in state.checkpointables.items()}
     content = checkpoint_bytes(states | {"history": history})
     best = min(history, key=lambda results: results["val_obj"]) is history[-1]

@@ -1,9 +1,9 @@
-"""How the cost of scoring and metrics grows with the number of clips (five captions each): prints a Markdown table.
+"""Measure how the cost of scoring and metrics grows with the number of clips (five captions each); print a table.
 
 usage: python -m benchmarks.growth [--clips C ...]      (what `make bench` runs second)
 
-Scoring is timed after encoding, which a stand-in does at no cost: every clip with every word, into a file. Metrics are
-those of both directions, from such a file, read from the system's cache. One thread.
+Scoring writes the scores of every clip with every word into a file; a stand-in encodes the clips at no cost. Metrics of
+both directions are computed from such a file, read from the system's cache. One thread.
 """
 
 import sys
@@ -27,14 +27,14 @@ COLUMNS = {"word scores": "s", "its peak": "GB", "metrics": "s", "their peak": "
 
 
 def scoring(clips: int) -> list[float]:
-    """Seconds of scoring a split's clips with all words, as postprocessing does it, and the peak memory in GB."""
+    """Seconds to score a split's clips with all words, as postprocessing does, and peak memory in GB."""
     split, best = synthetic_split(clips), Trained(encoded_model().train(False), Score(), WORDS, epoch=0)
     with TemporaryDirectory() as folder:
         return [seconds(lambda: write_word_scores(Path(folder) / "scores.hdf5", split, best)), peak_memory()]
 
 
 def metrics(clips: int) -> list[float]:
-    """Seconds of the metrics in both directions from stored word scores, and the peak memory in GB."""
+    """Seconds of the metrics in both directions from stored word scores, and peak memory in GB."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "scores.hdf5"
         isolated(write_random_word_scores, path, clips)
@@ -51,7 +51,7 @@ def _metrics(path: Path) -> list[float]:
 
 
 def exponent(clips: Sequence[int], values: Sequence[float]) -> float:
-    """b of the power law a * clips^b that fits best: 1 is linear growth, 2 quadratic."""
+    """Fit the power law a * clips^b. Returns b: 1 is linear growth, 2 quadratic."""
     return float(np.polyfit(np.log(clips), np.log(values), 1)[0])
 
 

@@ -1,4 +1,4 @@
-"""How the benchmarks measure and print: child processes, alternating runs, peak memory, tables, arguments."""
+"""Measuring and printing, for all benchmarks: child processes, alternating runs, peak memory, tables, arguments."""
 
 import os
 import resource
@@ -19,7 +19,7 @@ CPU = torch.device("cpu")
 
 
 def arguments(usage: str | None, clips: Sequence[int] = ()) -> ArgumentParser:
-    """A parser of a benchmark's arguments, with --clips where there are numbers of clips to measure by default."""
+    """A parser of a benchmark's arguments, with --clips if there are default numbers of clips."""
     parser = ArgumentParser(description=usage, formatter_class=RawDescriptionHelpFormatter)
     if clips:
         parser.add_argument("--clips", type=int, nargs="+", default=clips, metavar="C", help="default: %(default)s")
@@ -30,19 +30,19 @@ def arguments(usage: str | None, clips: Sequence[int] = ()) -> ArgumentParser:
 
 
 def one_thread() -> None:
-    """Limit this process, and those that it starts, to one thread each: timings of waiting threads vary too much."""
+    """Limit this process and its children to one thread each; timings of several threads vary too much."""
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
 
 def isolated(function: Callable, *args: Any) -> Any:
-    """Call function(*args) in a child process, so that no memory, cache or thread affects the next measurement."""
+    """Call function(*args) in a child process, so that its memory, caches and threads do not affect later ones."""
     with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
         return process.submit(function, *args).result()
 
 
 def seconds(function: Callable[[], Any], device: torch.device = CPU) -> float:
-    """Time one call, until the device has finished it."""
+    """Seconds of one call, until the device has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -67,7 +67,7 @@ def _cpu_so_far() -> float:
 def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
     """Seconds of each contender in each round; a round runs them in turn, the published code first.
 
-    Only our code keeps freed memory, as `prepare_model` has it.
+    Only our code keeps freed memory, as `prepare_model` sets it.
     """
     times: list[list[float]] = [[] for _ in contenders]
     for _ in range(rounds):
@@ -78,7 +78,7 @@ def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[li
 
 
 def median_ratio(theirs: list[float], ours: list[float]) -> float:
-    """The median over the rounds of theirs / ours."""
+    """The median of theirs / ours over the rounds."""
     return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
@@ -88,7 +88,7 @@ def peak_memory() -> float:
 
 
 def product_rate(side: int, dtype: torch.dtype, device: torch.device = CPU) -> float:
-    """FLOP/s of a product of two square matrices, the best of ten: the machine's measured peak."""
+    """FLOP/s of a square matrix product, the best of ten: the machine's measured peak."""
     matrix = torch.randn(side, side, device=device).to(dtype)
     return 2 * side**3 / min(seconds(lambda: matrix @ matrix, device) for _ in range(10))
 
@@ -97,12 +97,12 @@ def product_rate(side: int, dtype: torch.dtype, device: torch.device = CPU) -> f
 
 
 class Table:
-    """A Markdown table, printed row by row, under a header that is printed at once.
+    """A Markdown table that prints its header at once and its rows as they come.
 
     Args:
-        columns: the names; the first is aligned to the left where it has a width.
-        first: the width of the first column; 0: it holds numbers.
-        width: the least width of the others.
+        columns: their names.
+        first: the width of the first column, aligned to the left; 0: it holds numbers.
+        width: the smallest width of the others.
     """
 
     def __init__(self, columns: Sequence[str], first: int = 0, width: int = 8):
@@ -110,11 +110,11 @@ class Table:
         self.widths = [max(len(name), width) for name in columns]
         self.widths[0] = max(len(columns[0]), first or width)
         self.row(*columns)
-        rules = ["-" * (each - 1) + ("-" if self.left and i == 0 else ":") for i, each in enumerate(self.widths)]
+        rules = ["-" * (width - 1) + ("-" if self.left and i == 0 else ":") for i, width in enumerate(self.widths)]
         self.row(*rules)
 
     def row(self, *cells: object) -> None:
-        """Print a row; cells that are missing at its end are empty."""
+        """Print a row; missing cells at its end are empty."""
         texts = [str(cell) for cell in cells] + [""] * (len(self.widths) - len(cells))
         aligned = [text.rjust(width) for text, width in zip(texts, self.widths, strict=True)]
         if self.left:
@@ -123,7 +123,7 @@ class Table:
 
 
 def amount(value: float, unit: str = "s") -> str:
-    """A measured value to three digits, with its unit; below a second in ms."""
+    """A measured value to three digits with its unit; ms below a second."""
     if unit == "s" and value < 1:
         return f"{1000 * value:.3g} ms"
     return f"{value:.3g} {unit}" if value < 1000 else f"{value:.0f} {unit}"

@@ -1,4 +1,4 @@
-"""What the benchmarks work on: random splits, batches and models in memory; data sets, trials and scores on disk."""
+"""Inputs of the benchmarks: random splits, batches and models in memory; data sets, trials and scores on disk."""
 
 import hashlib
 import importlib
@@ -50,7 +50,7 @@ WORDS = [PAD, *(f"word{i}" for i in range(1, VOCABULARY))]
 
 
 def synthetic_split(clips: int, frames: tuple[int, int] = CLIP_FRAMES, captions_each: int = 5) -> Split:
-    """A split of Clotho's durations and caption lengths; the log-mels are views of one random array."""
+    """A split with Clotho's durations and caption lengths; its log-mels are views of one random array."""
     rng = np.random.default_rng(0)
     log_mel = 2 * torch.randn(frames[1], N_MELS, generator=torch.Generator().manual_seed(0)) - 8
     return Split(
@@ -115,7 +115,7 @@ class NoEncoder(nn.Module):
 
 
 def encoded_model() -> CRNNWordModel:
-    """`new_model` with an encoder that costs nothing, to time the scoring after encoding."""
+    """`new_model` with an encoder that costs nothing, to time scoring alone."""
     model = new_model()
     model.audio_enc = NoEncoder()
     return model
@@ -140,12 +140,12 @@ def step_flops(pairs: int, frames: int, words: int) -> float:
 
 
 def dataset_conf(root: Path | str, *settings: str) -> Conf:
-    """The paper's settings for the data set in a directory, with further overrides."""
+    """The paper's settings for the data set in a directory, with overrides."""
     return load_conf(ROOT / "conf.yaml", [f"data_conf.dataset={root}", *settings])
 
 
 def write_clotho_like(root: Path | str, num_clips: dict[str, int], mean_seconds: float) -> None:
-    """Synthesise a preprocessed data set: clips, index, word vectors and log-mels, with five captions a clip."""
+    """Synthesise a preprocessed data set with five captions a clip: clips, index, word vectors and log-mels."""
     rng, paths, words = np.random.default_rng(0), DatasetPaths(str(root)), WORDS[:300]
     clips: dict[str, dict[str, Clip]] = {}
     for split, count in num_clips.items():
@@ -183,7 +183,7 @@ def record_as_made(conf: Conf, *steps: Stage) -> None:
 
 
 def extract_log_mels(root: Path | str, anew: bool = True) -> None:
-    """Run preprocessing/4_audio_logmel.py on a data set within this process; anew: remove its outputs first."""
+    """Run preprocessing/4_audio_logmel.py on a data set within this process; `anew` removes its outputs first."""
     for split in dataset_conf(root).data_conf.splits if anew else ():
         DatasetPaths(str(root)).log_mels(split).unlink(missing_ok=True)
     step_4 = importlib.import_module("preprocessing.4_audio_logmel")
@@ -193,12 +193,12 @@ def extract_log_mels(root: Path | str, anew: bool = True) -> None:
 
 
 def write_trial(root: Path | str, clips: int) -> Path:
-    """Write what a search reads, for clips with random word scores and five captions each; the trial's directory."""
+    """Write what a search reads, for clips with random word scores and five captions each. Returns the trial."""
     rng, conf, trial = np.random.default_rng(0), dataset_conf(root), Path(root) / "trial"
     split, paths = conf.data_conf.eval_data, DatasetPaths(str(root))
     trial.mkdir()
     save_conf(conf, trial / CONF)
-    nothing = hashlib.sha256(b"").hexdigest()  # in place of the digest of a sound
+    nothing = hashlib.sha256(b"").hexdigest()  # stands for a sound's digest
     index = {clip_id(split, file): Clip(file, 20.0, RATE, 1, nothing) for file in (f"{i}.wav" for i in range(clips))}
     scores = rng.random((VOCABULARY, clips), dtype=np.float32)
     save_word_scores(word_scores_path(trial, split), WordScores(scores, WORDS, list(index), epoch=0))
@@ -215,7 +215,7 @@ def write_trial(root: Path | str, clips: int) -> Path:
 
 
 def write_random_word_scores(path: Path, clips: int) -> None:
-    """Write a trial's word scores of clips with five captions each: random scores of Clotho's number of words."""
+    """Write random word scores of clips with five captions each, and of as many words as Clotho has."""
     rng = np.random.default_rng(0)
     weights = caption_word_weights(random_captions(rng, 5 * clips, VOCABULARY), VOCABULARY)[1]
     fids, tids = [f"clip{i}" for i in range(clips)], [f"caption{i}" for i in range(5 * clips)]

@@ -1,9 +1,9 @@
-"""The published code's hot places, restated plainly from the method: what `make bench` compares our code with.
+"""The slow parts of the published code, restated from the method; `make bench` compares our code with them.
 
-Nothing here is slowed on purpose. It shares no computation with `models` and `utils`, so it stays the same while they
-get faster; tests/test_benchmarks.py checks that both give the same numbers, and tests/reference.py takes the strategies
-from here. Two faults are left out: log-mels stay in float32, and a batch of one clip is skipped, where the published
-code stops.
+Nothing is slowed on purpose. This file shares no computation with `models` and `utils`, so it stays the same while they
+get faster. tests/test_benchmarks.py checks that both give the same numbers; tests/reference.py takes the strategies
+from here. Two faults are left out: log-mels stay in float32, and batches of one clip are skipped, at which the
+published code stops.
 
 Shapes as elsewhere: N items, T frames, W words, E embedding dimension, Q queries, I items to rank.
 """
@@ -121,7 +121,7 @@ def pair_scores(left: Tensor, right: Tensor) -> Tensor:
 
 
 class AnchorScores(NamedTuple):
-    """Functions that compute scores of an anchor: of its own pair, and (K,) with those that it may pick from."""
+    """Functions that compute an anchor's scores: of its pair, and (K,) with its candidate negatives."""
 
     positive: Callable
     audio: Callable  # of their clips with its caption
@@ -157,7 +157,7 @@ def anchor_scores(audio: Tensor, text: Tensor, i: int, others: list[int]) -> Anc
 
 
 def choose(sampling: str, others: list[int], scores: AnchorScores) -> tuple[list[int], list[int]]:
-    """Audio and text negatives of an anchor among the others; of equal ones the first."""
+    """Pick an anchor's audio and text negatives from the others; the first of equal ones."""
     if sampling == "random-NS":
         return [random.choice(others)], [random.choice(others)]
     if sampling == "full-batch-NS":
@@ -168,13 +168,13 @@ def choose(sampling: str, others: list[int], scores: AnchorScores) -> tuple[list
             positive = scores.positive()
             audio, text = -abs(audio - positive), -abs(text - positive)
         return [others[audio.argmax()]], [others[text.argmax()]]
-    alike = scores.text_text() if "text" in sampling else scores.audio_audio()
-    picked = [others[alike.argmax() if sampling.startswith("hard") else alike.argmin()]]
+    similarity = scores.text_text() if "text" in sampling else scores.audio_audio()
+    picked = [others[similarity.argmax() if sampling.startswith("hard") else similarity.argmin()]]
     return picked, picked
 
 
 def training_step(model: Model, batch: Batch, sampling: str, optimizer: torch.optim.Optimizer) -> float:
-    """Forward, backward and one update; the batch's loss."""
+    """Forward, backward and one update. Returns the batch's loss."""
     audio, text = model(batch.audio, batch.text)
     loss = triplet_loss(audio, text, batch.clips, sampling)
     optimizer.zero_grad()
@@ -187,7 +187,7 @@ def training_step(model: Model, batch: Batch, sampling: str, optimizer: torch.op
 
 
 def epoch(model: Model, splits: list[Split], sampling: str, batch_size: int, optimizer: torch.optim.Optimizer) -> None:
-    """Train on the first split; then the objective and the metric, each over every split, in passes of their own."""
+    """Train on the first split; then compute objective and metric over every split, in separate passes."""
     model.train()
     for batch in shuffled_batches(splits[0], batch_size):
         training_step(model, batch, sampling, optimizer)
@@ -198,7 +198,7 @@ def epoch(model: Model, splits: list[Split], sampling: str, batch_size: int, opt
 
 @torch.no_grad()
 def mean_loss(model: Model, split: Split, sampling: str, batch_size: int) -> float:
-    """Mean loss over the split's batches; each caption's clip is encoded with it."""
+    """Mean loss over the split's batches; a clip is encoded again for each caption."""
     model.train(False)
     losses = []
     for batch in shuffled_batches(split, batch_size):
@@ -208,7 +208,7 @@ def mean_loss(model: Model, split: Split, sampling: str, batch_size: int) -> flo
 
 
 def shuffled_batches(split: Split, batch_size: int) -> Iterator[Batch]:
-    """Zero-padded batches of all pairs, in a new order each time; those of a single clip are passed over."""
+    """Zero-padded batches of all pairs in a new random order; batches of a single clip are skipped."""
 
     def collate(captions: list[int]) -> Batch:
         clips = split.caption_clips[captions]
@@ -229,12 +229,12 @@ def shuffled_batches(split: Split, batch_size: int) -> Iterator[Batch]:
 
 
 def score_split(model: Model, log_mels: list[Tensor], captions: list[Tensor]) -> np.ndarray:
-    """(C, M) scores of clips (T, 64) and captions (W,), each at its own length; autograd records all of it."""
+    """(C, M) scores of clips (T, 64) and captions (W,), unpadded; autograd records all of it."""
     return np.array([score_clip(model, model.audio_branch(log_mel[None])[0], captions) for log_mel in log_mels])
 
 
 def score_clip(model: Model, audio: Tensor, captions: list[Tensor]) -> list[float]:
-    """Scores of one clip's frames (T, E) with the captions, each of which is looked up and normalised anew."""
+    """Scores of one clip's frames (T, E) with all captions; every caption is embedded again for each clip."""
     return [(audio @ model.text_branch(caption).T).clamp(min=0).mean().item() for caption in captions]
 
 

@@ -1,8 +1,8 @@
-"""How long a search takes, by the number of clips (five captions each): prints a Markdown table.
+"""Measure how long a search takes, by the number of clips (five captions each); print a Markdown table.
 
 usage: python -m benchmarks.search [--clips C ...]      (what `make bench` runs last)
 
-The word scores are not in the system's cache at first: each query reads its words' rows from the disk.
+The system's cache is dropped first: the queries read the scores of their words from the disk.
 """
 
 import os
@@ -22,8 +22,11 @@ COLUMNS = ("clips", "stored", "loading", "by text", "slowest", "peak", "captions
 
 
 def search(trial: Path, sound: Path) -> list[str]:
-    """The table's cells: the size of the stored word scores; the first query by text, which loads them, the median and
-    the slowest of the others, and the peak memory; the same by a sound of 20 s, without the slowest."""
+    """Time queries by text and by a sound of 20 s. Returns the table's cells.
+
+    By text: size of the word scores, the first query, which loads them, median and slowest of the others, and
+    peak memory. By sound: the first query, the median of the others, and peak memory.
+    """
     (stored,) = trial.glob("*_word_scores.hdf5")
     with stored.open("rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

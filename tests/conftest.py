@@ -1,4 +1,4 @@
-"""Fixtures of all tests: the golden arrays, a small random batch, a report, and a browser."""
+"""Fixtures of all tests: golden arrays, a small random batch, a report, and a browser."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from utils.trial.trial import Trial
 
 @pytest.fixture(scope="module", autouse=True)
 def cpu_alone(request):
-    """Commands, in this process and in those that a test starts, see no GPU; a file that wants one names it `CUDA`."""
+    """Hide GPUs from this process and its children, unless the test file defines `CUDA`."""
     with pytest.MonkeyPatch.context() as patch:
         if not hasattr(request.module, "CUDA"):
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
@@ -47,7 +47,7 @@ def make_batch():
 
 @pytest.fixture(scope="session")
 def report(tmp_path_factory):
-    """A trial whose clips have odd names, its configuration and its report's folder. Not to be changed."""
+    """A trial with odd clip names, its configuration and its report's folder. Read-only."""
     trial, conf = write_trial(tmp_path_factory.mktemp("report"))
     made = json.loads((trial / "provenance.json").read_text())
     made["main.py"] |= {"inputs": {"a&b": "1f"}, "runs": [{"torch": "<2>", "clean": True}]}

@@ -1,4 +1,4 @@
-"""What the tests share: where things are, small commands' runs, and trials made in a moment."""
+"""Helpers of all tests: paths, runs of the commands, small random data, and trials written without training."""
 
 import filecmp
 import json
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 import yaml
 from scipy.sparse import csr_array
 
+from benchmarks.inputs import record_as_made
 from models.core import CRNNWordModel
 from tests.pretend_cuda.build import COMPILER
 from utils.common.digests import KEPT
@@ -46,7 +47,7 @@ from utils.report.rankings import Queries
 from utils.retrieval_utils import CaptionScores
 from utils.score_utils import BatchScores, Score, caption_means, caption_word_weights, score_matrix, word_scores
 from utils.trial.checkpoint import checkpoint_bytes
-from utils.trial.dataset_provenance import record_step_outputs, step_outputs
+from utils.trial.dataset_provenance import record_step_outputs
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST, LOG
 from utils.trial.provenance import record_outputs
@@ -75,32 +76,33 @@ STAGES = [
     *(f"postprocessing/{name}.py" for name in POSTPROCESSING),
 ]
 SEARCH = "postprocessing/4_search.py"
-DISTURBED = [*STAGES, SEARCH]  # which ranks a folder for captions, beside what it finished earlier
+DISTURBED = [*STAGES, SEARCH]  # the search ranks a folder for captions
 
 
 def call(*command, status=0, apart=False):
-    """Run a script from the repository's root; its standard output, or its standard error if it is to fail.
+    """Run a script from the repository's root. Returns its standard output, or its standard error if status is not 0.
 
-    Runs within this process, which saves the imports, and counts warnings as errors. In a child process with apart, and
-    where the command starts with -m or -c.
+    Runs within this process, which saves the imports; warnings count as standard error. Runs in a child process with
+    `apart`, or if the command starts with -m or -c.
     """
     command = [*map(str, command)]
     if apart or command[0].startswith("-"):
         done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     else:
-        done = _run_here(command)
+        done = run_here(command)
     assert done.returncode == status and "Traceback" not in done.stderr, done.stderr
     return done.stderr if status else done.stdout
 
 
 def call_both(*command, status=0):
-    """`call` of a script within this process: its standard output, and its standard error."""
-    done = _run_here([*map(str, command)])
+    """Run a script within this process. Returns its standard output and its standard error."""
+    done = run_here([*map(str, command)])
     assert done.returncode == status, done.stderr
     return done.stdout, done.stderr
 
 
-def _run_here(command):
+def run_here(command):
+    """Run a script within this process as Python would. Returns a CompletedProcess; stderr includes warnings."""
     before, ended = (sys.argv, list(sys.path), warnings.formatwarning), 0
     sys.argv = command
     out, err = StringIO(), StringIO()
@@ -120,14 +122,14 @@ ON_PRETEND_CUDA = ("-m", "tests.pretend_cuda.run")  # call(*ON_PRETEND_CUDA, "ma
 
 
 def needs_pretend_cuda(test):
-    """Skip a test where the pretend CUDA device cannot be compiled, or a real one is there."""
+    """Skip a test if the pretend CUDA device cannot be compiled, or PyTorch is a CUDA build."""
     test = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER})")(test)
     return pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build of PyTorch")(test)
 
 
 @contextmanager
 def closed_pipe():
-    """The end of a pipe that is written to; nobody reads at the other."""
+    """The writing end of a pipe that nobody reads."""
     unread, pipe = os.pipe()
     os.close(unread)
     try:
@@ -137,7 +139,7 @@ def closed_pipe():
 
 
 def close_logs():
-    """Let go of the trials' logs, as the end of a process does: a trial that goes on would have two."""
+    """Close the trials' logs, as the end of a process does; a resumed trial would have two."""
     for name, logger in logging.Logger.manager.loggerDict.items():
         if name.endswith(LOG) and isinstance(logger, logging.Logger):
             for handler in list(logger.handlers):
@@ -146,7 +148,7 @@ def close_logs():
 
 
 def tiny_conf(folder):
-    """A configuration of 8 + 4 + 4 clips and 2 epochs below a folder."""
+    """Write a configuration of 8 + 4 + 4 clips and 2 epochs into a folder. Returns its path."""
     conf = {
         "base": str(ROOT / "conf_demo.yaml"),
         "trial_base": str(folder / "output"),
@@ -162,7 +164,7 @@ def tiny_conf(folder):
 
 
 def run_pipeline(conf, apart=False):
-    """Run all commands in order; what each printed."""
+    """Run all commands in order. Returns {script: what it printed}."""
     return {stage: call(stage, "--conf", conf, apart=apart) for stage in STAGES}
 
 
@@ -178,7 +180,7 @@ VOCABULARY = 12
 
 
 def write_nltk_data(root):
-    """NLTK data of our own in NLTK's real formats: a tagger that knows `paris`, and a chunker that marks it."""
+    """Write NLTK data in NLTK's formats: a tagger that knows `paris`, and a chunker that marks it."""
     tagger = root / "taggers" / "averaged_perceptron_tagger_eng"
     chunker = root / "chunkers" / "maxent_ne_chunker_tab" / "english_ace_binary"
     words = root / "corpora" / "words"
@@ -196,7 +198,7 @@ def write_nltk_data(root):
 
 
 def unread_nltk_words():
-    """NLTK's reader of its English words, which has not kept those of an earlier folder."""
+    """A new reader of NLTK's English words, which has cached none of an earlier folder."""
     import nltk
 
     return nltk.corpus.LazyCorpusLoader("words", nltk.corpus.WordListCorpusReader, r"(?!README|\.).*")
@@ -224,13 +226,13 @@ def random_model(trainable_words=False):
 
 
 def make_frames(encoded, frames):
-    """What encoder outputs (N, L, E) stand for, by the library: (N, T, E) normalised."""
+    """Upsample encoder outputs (N, L, E) by the library. Returns normalised frames (N, T, E)."""
     upsampled = F.interpolate(encoded.transpose(1, 2), size=frames, mode="linear", align_corners=False)
     return F.normalize(upsampled.transpose(1, 2), dim=-1)
 
 
 def embedding_scores(audio, text, audio_lens=None, text_lens=None, score=None, ids=None):
-    """A batch's scores by their definition, from its embeddings (N, T, E) and (N, W, E); ids (N, W) matter to idf."""
+    """A batch's scores by their definition, from embeddings (N, T, E) and (N, W, E); only idf reads ids (N, W)."""
     score, ids = score or Score(), torch.ones(text.shape[:2], dtype=torch.int64) if ids is None else ids
     by_word = word_scores(audio, text.flatten(0, 1), audio_lens, score.pool)
     return BatchScores(
@@ -241,20 +243,20 @@ def embedding_scores(audio, text, audio_lens=None, text_lens=None, score=None, i
 
 
 def state_of(model, criterion, device=CPU, **settings):
-    """What trains a model by a criterion, with conf.yaml's optimiser."""
+    """The TrainState of a model and a criterion, with conf.yaml's optimiser."""
     score = settings.setdefault("score", Score())
     optimizer, scheduler = build_optimizer(load_conf(ROOT / "conf.yaml"), model, criterion, score)
     return TrainState(model, criterion, optimizer, scheduler, device, **settings)
 
 
 def results_of(epoch, val_obj=1.0, val_map=0.1):
-    """An epoch's results, as a trial's record keeps them."""
+    """An epoch's results, as a trial records them."""
     maps = {"val_map_text_to_audio": val_map, "val_map_audio_to_text": val_map, "val_map": val_map}
     return {"epoch": epoch, "lr": 1e-3, "val_obj": val_obj, "score_std": 0.1} | maps
 
 
 def record_of(trial, conf, epochs):
-    """A trial's record with these epochs' results, and what it keeps; the model's first weight counts the epochs."""
+    """A trial's record with these epochs' results, and its checkpointables; the model's first weight is the epoch."""
     state = state_of(CRNNWordModel(64, 4, torch.zeros(3, 4)), TripletLoss(0.5, "random-NS"))
     record = TrialRecord(Trial(trial, conf), ["<pad>", "a", "b"])
     for results in epochs:
@@ -264,7 +266,7 @@ def record_of(trial, conf, epochs):
     return record, state.checkpointables
 
 
-# --- trials to report on: no training, but every file as the commands write it ----------------------------
+# --- trials written without training, with every file as the commands write it ----------------------------
 
 ODD_NAMES = [
     "Ruisseau &#39;d&#39;été # 1.wav",
@@ -278,9 +280,9 @@ RATE = 16000  # Hz
 
 
 def write_trial(folder, names=ODD_NAMES, captions_each=3):
-    """A trial of an untrained model below a folder, with its data set; its directory and configuration.
+    """Write a trial of an untrained model and its data set into a folder. Returns its directory and configuration.
 
-    The evaluation split has the named clips, the development split, which is the validation split as well, two.
+    The evaluation split has the named clips; the development split, also the validation split, has two.
     """
     settings = ["data_conf.val_data=development", "param_conf.num_epoch=1"]
     settings += [f"data_conf.dataset={folder / 'data'}", f"trial_base={folder}"]
@@ -318,27 +320,24 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
 
 
 def record_step(conf, step):
-    """A preprocessing step that has done its work already."""
+    """Record a preprocessing step as if it had written the files that exist."""
     with record_step_outputs(conf, step):
         pass
 
 
 def record_files(root, step, inputs, outputs, settings=None, **more):
-    """The same for any step."""
+    """Record any step in the same way."""
     with record_outputs(root, step, inputs, outputs, settings, **more):
         pass
 
 
 def record_preprocessing(conf):
-    """Record the preprocessing steps, as if they had written what lies there; what is missing is made empty."""
-    for step in PREPROCESSING_STEPS:
-        for path in step_outputs(conf, step):
-            path.touch()
-        record_step(conf, step)
+    """Record all preprocessing steps in the same way; missing outputs are created empty."""
+    record_as_made(conf, *PREPROCESSING_STEPS)
 
 
 def write_split(paths, split, files, captions_each, config, rng):
-    """Clips of half a second and their captions, cleaned and indexed; the split's part of audio_info.json."""
+    """Write clips of half a second and their indexed captions. Returns the split's part of audio_info.json."""
     folder = paths.audio(split)
     folder.mkdir(parents=True)
     rows, clips = [], {}
@@ -360,7 +359,7 @@ def write_split(paths, split, files, captions_each, config, rng):
 
 
 def write_history(trial, epochs=3, offset=0.0):
-    """metrics.jsonl of a run; epoch 0 has no training loss."""
+    """Write metrics.jsonl; epoch 0 has no training loss."""
     lines = []
     for epoch in range(epochs):
         results = {
@@ -381,7 +380,7 @@ def write_history(trial, epochs=3, offset=0.0):
 
 
 def of_all_words(model, split, score=None):
-    """CaptionScores of a split by the scores of all words that the model knows, and not of the captions' alone."""
+    """CaptionScores of a split with scores of all words that the model knows, not only of the captions' words."""
     score, ids = score or Score(), np.arange(model.text_enc.embedding.num_embeddings)
     by_word, _ = score_words(model, split, [embed_words(model, ids)], score.pool)
     weights = caption_word_weights([caption.numpy() for caption in split.captions], len(ids), score.idf_values)[1]
@@ -389,28 +388,19 @@ def of_all_words(model, split, score=None):
 
 
 def matrix_of(scores):
-    """The whole of CaptionScores as an array (C, M) of clips and captions."""
+    """All CaptionScores as an array (C, M) of clips and captions."""
     return scores.tile(slice(None), slice(None)).T.cpu().numpy()
 
 
-def save_any_scores(path, scores, caption_clips, epoch):
-    """Store scores (C, M) as a trial's, whose captions are of one word each; the fids are c0, ..., the tids t0, ..."""
-    clips, captions = scores.shape
-    fids, tids = [f"c{i}" for i in range(clips)], [f"t{i}" for i in range(captions)]
-    weights = csr_array(np.eye(captions, dtype=np.float32))
-    stored = WordScores(np.ascontiguousarray(scores.T, np.float32), tids, fids, epoch)
-    save_word_scores(path, stored, Captions(tids, [fids[clip] for clip in caption_clips], weights))
-
-
 def some_scores(clips=12, seed=0):
-    """Scores of clips (C, M) with 1 to 5 captions each, with ties, and the captions' clips."""
+    """Random scores (C, M) of clips with 1 to 5 captions each, with ties, and each caption's clip (M,)."""
     rng = np.random.default_rng(seed)
     caption_clips = np.repeat(np.arange(clips), rng.integers(1, 6, clips))
     return rng.integers(0, 9, (clips, len(caption_clips))) / 9, caption_clips
 
 
 def per_query(scores, caption_clips):
-    """What each query is worth by scores (C, M), by direction."""
+    """Metrics of each query by scores (C, M), by direction."""
     relevance = np.arange(len(scores))[:, None] == caption_clips
     return {
         "text_to_audio": per_query_metrics(scores.T, relevance.T),
@@ -419,16 +409,16 @@ def per_query(scores, caption_clips):
 
 
 def queries_of(scores, caption_clips):
-    """What a comparison keeps of a trial's scores (C, M)."""
+    """The Queries of a comparison, from scores (C, M)."""
     fids, tids = [f"clip{i}" for i in range(len(scores))], [f"caption{i}" for i in range(len(caption_clips))]
     query_clips = {"text_to_audio": caption_clips, "audio_to_text": np.arange(len(scores))}
     return Queries(per_query(scores, caption_clips), query_clips, fids, tids, relevant_pairs(caption_clips))
 
 
 def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sources=None, scores=None):
-    """A trial directory with all that a comparison reads, of clips with five captions each.
+    """Write a trial directory with all that a comparison reads. Each clip has five captions.
 
-    Scores (C, 5 C) decide the metrics, unless these are given by direction: mAP and the rest alike.
+    Scores (C, 5 C) decide the metrics, unless `metrics` gives one value for all metrics of a direction.
     """
     trial = folder / name
     trial.mkdir(parents=True)
@@ -446,7 +436,10 @@ def write_finished(folder, name, sampling, seed, metrics=None, settings=(), sour
     names = ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10", "MedR")
     for side, value in (metrics or {}).items():
         measured[side] |= dict.fromkeys(names, value)
-    save_any_scores(word_scores_path(trial, split), scores, clips, 2)
+    fids, tids = [f"c{i}" for i in range(len(scores))], [f"t{i}" for i in range(len(clips))]
+    stored = WordScores(np.ascontiguousarray(scores.T, np.float32), tids, fids, epoch=2)  # each caption is one word
+    captions = Captions(tids, [fids[clip] for clip in clips], csr_array(np.eye(len(clips), dtype=np.float32)))
+    save_word_scores(word_scores_path(trial, split), stored, captions)
     sources = sources or {"captions of evaluation": "1f", "word vectors": "2e"}
     record_files(trial, SCORING, [], [word_scores_path(trial, split)], sources=sources)
     write_json(results, {split: measured})
@@ -475,17 +468,17 @@ class Tags(HTMLParser):
 
 # --- disturbing the commands ------------------------------------------------------------------------------
 
-EVER_NEW = {"train.log", "provenance.json"}  # of a trial: they tell of the runs themselves
+EVER_NEW = {"train.log", "provenance.json"}  # of a trial: they describe the run and differ each time
 
 
 @dataclass
 class Stages:
-    """The commands on a small data set below `folder`/work, with what lay there before and after each.
+    """The commands on a small data set in `folder`/work, with copies of it from before and after each.
 
     Args:
         folder: an empty directory.
-        names: the commands to disturb; the ones before them are run all the same, within this process.
-        overrides: settings for all of them.
+        names: the commands to disturb; the others run once, within this process.
+        overrides: settings of all commands.
     """
 
     folder: Path
@@ -510,7 +503,7 @@ class Stages:
             self._keep(stage, "after")
 
     def command(self, stage: str) -> list[str]:
-        """The command line of a stage; training goes on with the trial that an earlier try began."""
+        """The command line of a stage; training resumes the trial that an earlier try began."""
         trials = [path.parent for path in self.work.glob("output/*/*/conf.yaml")]
         which = ["--resume", str(trials[0])] if stage == "main.py" and trials else ["--conf", f"{self.work}/conf.yaml"]
         place = {"queries": "queries.csv", "clips": "data/evaluation", "csv": "ranked.csv"} if stage == SEARCH else {}
@@ -522,12 +515,12 @@ class Stages:
         return subprocess.run(self.command(stage), check=False, **options)
 
     def rewind(self, stage: str) -> None:
-        """Put everything back to where it was before a stage."""
+        """Restore the state from before a stage."""
         shutil.rmtree(self.work)
         shutil.copytree(self._kept(stage, "before"), self.work)
 
     def differences(self, stage: str) -> list[str]:
-        """The files that are not as the undisturbed stage left them, missing or left over."""
+        """Names of files that differ from those of the undisturbed stage, are missing, or are left over."""
         kept, now = _files(self._kept(stage, "after")), _files(self.work)
         changed = [
             name
@@ -542,7 +535,7 @@ class Stages:
         return [path for name, path in after.items() if name not in before or not _same(before[name], path)]
 
     def lost(self, stage: str) -> list[str]:
-        """The files from before a stage that are gone or neither as before nor as after it, and half-written ones."""
+        """Names of files from before a stage that are lost or damaged, and of half-written files."""
         before, after = _files(self._kept(stage, "before")), _files(self._kept(stage, "after"))
         now = _files(self.work)
         whole = {
@@ -560,15 +553,15 @@ class Stages:
 
 
 def _same(one: Path, other: Path) -> bool:
-    """Byte for byte; a checkpoint value by value, to the bit: how it is pickled depends on which strings are shared."""
+    """Compare bytes; checkpoints value by value, since how they are pickled depends on which strings are shared."""
     if one.suffix == ".pt":
         contents = [torch.load(path, weights_only=True) for path in (one, other)]
-        return equal(*(content | {"trial": None} for content in contents))  # which is drawn for each trial
+        return equal(*(content | {"trial": None} for content in contents))  # random
     return filecmp.cmp(one, other, shallow=False)
 
 
 def equal(one: object, other: object) -> bool:
-    """Whether two checkpoints' contents are the same, value by value."""
+    """Whether the contents of two checkpoints are equal, value by value."""
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
     if isinstance(one, dict):
@@ -579,10 +572,10 @@ def equal(one: object, other: object) -> bool:
 
 
 def _files(root: Path) -> dict[str, Path]:
-    """The files below a directory by their names, wherever the (one) trial is called after the time of its start."""
+    """{name: path} of the files in a directory; TRIAL stands for the one trial, which is named after its start."""
     files = {}
     for path in root.rglob("*"):
-        if path.is_file() and path.name != KEPT:  # it holds times
+        if path.is_file() and path.name != KEPT:  # it contains times
             parts = path.relative_to(root).parts
             name = "/".join(["TRIAL", *parts[3:]] if parts[0] == "output" else parts)
             files[name] = path

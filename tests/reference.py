@@ -1,6 +1,6 @@
-"""The definitions of losses and metrics as plain loops, which the tests compare ours with.
+"""The definitions of losses and metrics as plain loops, which the tests compare our code with.
 
-The strategies are those of benchmarks/published.py, which shares no computation with ours. S (N, N) are scores of clips
+The strategies come from benchmarks/published.py, which shares no computation with our code. S (N, N): scores of clips
 (rows) with captions, T of captions with captions, A of clips with clips; negatives (N, N) bool.
 """
 
@@ -13,7 +13,7 @@ from benchmarks.published import AnchorScores, choose
 
 
 def picks(strategy, scores, i, others, draws=None):
-    """The audio and the text negatives of anchor i, by scores S, T, A as arrays; random-NS takes the highest draws."""
+    """Audio and text negatives of anchor i, from scores S, T, A as arrays; random-NS picks the highest draws."""
     S, T, A = scores
     if strategy == "random-NS":
         return tuple([max(others, key=lambda j, draw=draw: draw[i, j])] for draw in draws)
@@ -28,7 +28,7 @@ def picks(strategy, scores, i, others, draws=None):
 
 
 def triplet_loss(strategy, scores, negatives, margin=0.5, generator=None):
-    """The mean over anchors with negatives, and the share of the triplets that violate the margin."""
+    """Mean loss over anchors with negatives, and the share of triplets that violate the margin."""
     S, draws = scores[0], None
     if strategy == "random-NS":
         draws = [torch.rand(S.shape, generator=generator).numpy() for _ in range(2)]
@@ -43,7 +43,7 @@ def triplet_loss(strategy, scores, negatives, margin=0.5, generator=None):
 
 
 def info_nce(S, negatives, temperature=0.07):
-    """The mean over anchors with negatives of the cross-entropies in both directions, halved."""
+    """Mean over anchors with negatives of the mean cross-entropy of both directions."""
     losses = []
     for i, others in anchors(negatives):
         texts = [S[i][k] / temperature for k in [i, *others]]
@@ -53,14 +53,14 @@ def info_nce(S, negatives, temperature=0.07):
 
 
 def anchors(negatives):
-    """Each anchor that has negatives, with their indices."""
+    """Yield each anchor that has negatives, with their indices."""
     for i, row in enumerate(negatives):
         if others := [j for j, negative in enumerate(row) if negative]:
             yield i, others
 
 
 def query_metrics(relevant):
-    """The metrics of one query without ties: relevant (I,) bool, best first."""
+    """Metrics of one query without ties; relevant (I,) bool, best first."""
     ranks = [rank for rank, hit in enumerate(relevant, start=1) if hit]
     precisions = [k / rank for k, rank in enumerate(ranks, start=1)]
     values = {"mAP": sum(precisions) / len(ranks), "rank": ranks[0]}
@@ -74,7 +74,7 @@ def query_metrics(relevant):
 
 
 def metrics(scores, relevance):
-    """The metrics of scores (Q, I) without ties, averaged over queries; MedR is a median."""
+    """Metrics of scores (Q, I) without ties: means over queries; MedR is a median."""
     queries = [
         query_metrics(relevant[np.argsort(-row, kind="stable")])
         for row, relevant in zip(scores, relevance, strict=True)

@@ -1,7 +1,7 @@
-"""Bad input, case by case: one thing is spoiled in a good data set or trial, and the command that meets it first runs.
+"""Bad input: each case spoils one thing in a good data set or trial, and runs the first command that reads it.
 
-Either it ends with exit status 2 and an `error:` line for each thing that is wrong, which names file, key and advice,
-and what was there is as it was; or it handles the case, and the outcome is checked.
+The command either ends with status 2 and one `error:` line for each fault, which names file, key and advice, and leaves
+all files unchanged; or it handles the case, and the test checks the outcome.
 """
 
 import hashlib
@@ -9,11 +9,7 @@ import json
 import os
 import pickle
 import re
-import runpy
 import shutil
-import subprocess
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,15 +22,13 @@ import soxr
 import torch
 import yaml
 
-from tests.helpers import POSTPROCESSING, PREPROCESSING, ROOT
+from tests.helpers import ROOT, SEARCH, STAGES, call, run_here
 from utils.common.digests import KEPT
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.trial.checkpoint import sealed
 
-STEP_0, STEP_1, STEP_2, STEP_3, STEP_4 = (f"preprocessing/{name}.py" for name in PREPROCESSING)
-SEARCH = "postprocessing/4_search.py"
-TRAIN, (SCORE, MEASURE, _) = "main.py", (f"postprocessing/{name}.py" for name in POSTPROCESSING)
+STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE, REPORT = STAGES
 EXPLORE = "postprocessing/5_explore.py"
 SIZE = 8  # of the word vectors
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
@@ -42,7 +36,7 @@ CLEAN_HEADER = "line,file_name,column,raw_text"
 ELSEWHERE = h5py.ExternalLink("elsewhere.hdf5", "x")
 
 
-# --- running a command -----------------------------------------------------------------------------------
+# --- the finished run ------------------------------------------------------------------------------------
 
 
 class Folder:
@@ -52,46 +46,17 @@ class Folder:
         self.root, self.data, self.conf = root, root / "data", root / "conf.yaml"
         self.captions = self.data / "clotho_captions_development.csv"
         self.log_mels = self.data / "development_audio_logmels.hdf5"
-        self.word_vectors, self.embeds = self.root / "vectors", self.data / "word2vec_embeds.npz"
+        self.word_vectors, self.embeds = root / "vectors", self.data / "word2vec_embeds.npz"
+        self.wav = min((self.data / "development").iterdir())
+        self.fid = hashlib.sha256(f"development/{self.wav.name}".encode()).hexdigest()[:16]  # of that clip
+        (self.trial,) = (root / "output" / "demo").iterdir()
+        self.best, self.last = self.trial / "checkpoint_best.pt", self.trial / "checkpoint_last.pt"
+        self.scores, self.matrix = (self.trial / f"development_{kind}_scores.hdf5" for kind in ("word", "xmodal"))
+        self.metrics, self.record = self.trial / "metrics.jsonl", self.trial / "provenance.json"
 
-    @property
-    def trial(self) -> Path:
-        (trial,) = (self.root / "output" / "demo").iterdir()
-        return trial
-
-    @property
-    def best(self) -> Path:
-        return self.trial / "checkpoint_best.pt"
-
-    @property
-    def last(self) -> Path:
-        return self.trial / "checkpoint_last.pt"
-
-    @property
-    def scores(self) -> Path:
-        return self.trial / "development_word_scores.hdf5"
-
-    @property
-    def wav(self) -> Path:
-        return min((self.data / "development").iterdir())
-
-    @property
-    def fid(self) -> str:
-        """The clip that `wav` is."""
-        return hashlib.sha256(f"development/{self.wav.name}".encode()).hexdigest()[:16]
-
-    def write_conf(self) -> None:
-        settings = {
-            "base": str(ROOT / "conf_demo.yaml"),
-            "trial_base": str(self.root / "output"),
-            "data_conf": {"dataset": str(self.data)},
-            "demo_dataset": {"num_clips": {"development": 3, "validation": 2, "evaluation": 2}},
-            "word2vec_embeddings": {"train": {"epochs": 1, "vector_size": SIZE}},
-            "audio_logmel": {"workers": 1},
-            "param_conf": {"num_epoch": 1, "batch_size": 4},
-        }
-        (self.root / "good.yaml").write_text(yaml.safe_dump(settings))
-        self.conf.write_text("base: good.yaml\n")
+    def names(self) -> dict[str, object]:
+        """The values of the table's braces."""
+        return vars(self) | {"wavs": sorted(path.name for path in self.wav.parent.iterdir())}
 
     def files(self) -> dict[Path, bytes]:
         files = (path for path in self.root.rglob("*") if path.is_file() and path.name != KEPT)
@@ -115,46 +80,40 @@ class Folder:
                 path.write_bytes(sealed(content if content[-22:-18] == b"PK\5\6" else content + b"\0\0"))
 
 
-def run(capfd: pytest.CaptureFixture, command: list[str]) -> tuple[int, str, str]:
-    """Run a script as Python would, in this process: its exit status, standard output and standard error."""
-    capfd.readouterr()
-    script, *arguments = command
-    status, argv, path = 0, sys.argv, list(sys.path)
-    sys.argv = [script, *arguments]
-    with warnings.catch_warnings(record=True) as warned:
-        try:
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-        except SystemExit as ended:
-            status = ended.code
-        finally:
-            sys.argv, sys.path[:] = argv, path
-    printed, complained = capfd.readouterr()
-    return status, printed, complained + "".join(f"{warning.message}\n" for warning in warned)
+def write_conf(root: Path) -> None:
+    """Write the configuration, good.yaml, and conf.yaml over it, which a case replaces."""
+    settings = {
+        "base": str(ROOT / "conf_demo.yaml"),
+        "trial_base": str(root / "output"),
+        "data_conf": {"dataset": str(root / "data")},
+        "demo_dataset": {"num_clips": {"development": 3, "validation": 2, "evaluation": 2}},
+        "word2vec_embeddings": {"train": {"epochs": 1, "vector_size": SIZE}},
+        "audio_logmel": {"workers": 1},
+        "param_conf": {"num_epoch": 1, "batch_size": 4},
+    }
+    (root / "good.yaml").write_text(yaml.safe_dump(settings))
+    (root / "conf.yaml").write_text("base: good.yaml\n")
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """A finished run. Not to be changed."""
-    folder = Folder(tmp_path_factory.mktemp("good"))
-    folder.write_conf()
-    folder.word_vectors.write_text(f"1 {SIZE}\na{' 0.5' * SIZE}\n")
-    argv, path = sys.argv, list(sys.path)
-    with warnings.catch_warnings(action="ignore"):  # so few captions make word vectors that are all alike
-        for script in (STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE):
-            sys.argv = [script, "--conf", str(folder.conf)]
-            runpy.run_path(str(ROOT / script), run_name="__main__")
-    sys.argv, sys.path[:] = argv, path
-    return folder
+    """The directory of a finished run. Read-only."""
+    root = tmp_path_factory.mktemp("good")
+    write_conf(root)
+    (root / "vectors").write_text(f"1 {SIZE}\na{' 0.5' * SIZE}\n")
+    for script in (STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE):
+        call(script, "--conf", root / "conf.yaml")
+    return root
 
 
 @pytest.fixture
 def folder(good, tmp_path):
-    """A copy of the finished run, to be spoiled."""
-    shutil.copytree(good.root, tmp_path, dirs_exist_ok=True)
+    """A copy of the finished run, free to be spoiled."""
+    shutil.copytree(good, tmp_path, dirs_exist_ok=True)
+    write_conf(tmp_path)
     copy = Folder(tmp_path)
-    copy.write_conf()
     conf = copy.trial / "conf.yaml"
-    conf.write_text(conf.read_text().replace(str(good.root), str(tmp_path)))
+    conf.write_text(conf.read_text().replace(str(good), str(tmp_path)))
     return copy
 
 
@@ -164,7 +123,7 @@ Spoil = Callable[[Folder], object]
 
 
 def conf(text: str | bytes) -> Spoil:
-    """A configuration that differs from the good one by this text."""
+    """The good configuration with this text added."""
     text = text.encode() if isinstance(text, str) else text
     return lambda folder: folder.conf.write_bytes(b"base: good.yaml\n" + text)
 
@@ -199,7 +158,7 @@ def many_bad_clips(folder: Folder) -> None:
 
 
 def odd_data(folder: Folder) -> None:
-    """Clips that are silent, cancel out and are out of scale, one behind a tag, and a name of two splits."""
+    """A silent clip, one whose channels cancel, one out of scale, one after a tag, and one name in two splits."""
     first, second, third = sorted(folder.wav.parent.iterdir())
     other = sorted((folder.data / "validation").iterdir())
     soundfile.write(first, np.zeros(32000), 16000)
@@ -211,34 +170,59 @@ def odd_data(folder: Folder) -> None:
     other[0].rename(other[0].with_name(first.name))
 
 
-def not_closed(folder: Folder) -> None:
-    """A .wav file whose header has no sizes yet."""
-    content = bytearray(folder.wav.read_bytes())
-    content[4:8] = content[40:44] = bytes(4)
-    folder.wav.write_bytes(content)
+def rewritten(file: str, change: Callable[[bytes], bytes]) -> Spoil:
+    """One of the folder's files, by its name in Folder, with changed content."""
+    return lambda folder: getattr(folder, file).write_bytes(change(getattr(folder, file).read_bytes()))
 
 
-def larger(folder: Folder) -> None:
-    """A .wav file whose header promises eight bytes more than there are."""
-    content = bytearray(folder.wav.read_bytes())
-    for place in (4, 40):
-        content[place : place + 4] = (int.from_bytes(content[place : place + 4], "little") + 8).to_bytes(4, "little")
-    folder.wav.write_bytes(content)
+def cut(file: str) -> Spoil:
+    return rewritten(file, lambda content: content[: len(content) // 2])
 
 
-def in_place_of_wav(put: Callable[[Path], object]) -> Spoil:
-    """Something else than a file under the first clip's name."""
+def flip_bit(file: str) -> Spoil:
+    """One bit in the middle of a file."""
+
+    def flip(content: bytes) -> bytes:
+        middle = len(content) // 2
+        return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+    return rewritten(file, flip)
+
+
+def add_line(file: str) -> Spoil:
+    return rewritten(file, lambda content: content + b"\n")
+
+
+def edited_text(file: str, old: str, new: str) -> Spoil:
+    return rewritten(file, lambda content: content.replace(old.encode(), new.encode()))
+
+
+def resized(change: Callable[[int], int]) -> Spoil:
+    """A .wav file whose header states other sizes."""
+
+    def with_sizes(content: bytes) -> bytes:
+        sizes = [change(int.from_bytes(content[at : at + 4], "little")).to_bytes(4, "little") for at in (4, 40)]
+        return content[:4] + sizes[0] + content[8:40] + sizes[1] + content[44:]
+
+    return rewritten("wav", with_sizes)
+
+
+def removed(file: str) -> Spoil:
+    return lambda folder: getattr(folder, file).unlink()
+
+
+def in_place_of(file: str, put: Callable[[Path], object]) -> Spoil:
+    """A folder, a link, or a pipe (which would block a reader for ever) in a file's place."""
 
     def spoil(folder: Folder) -> None:
-        wav = folder.wav
-        wav.unlink()
-        put(wav)
+        getattr(folder, file).unlink()
+        put(getattr(folder, file))
 
     return spoil
 
 
 def sound_in_place(put: Callable[[Path], object]) -> Spoil:
-    """Something else than a file under a sound's name, in the folder that is to be ranked."""
+    """A folder, a link or a pipe in a sound's place, in the folder to rank."""
     return lambda folder: put(folder.data / "sounds" / "x.wav")
 
 
@@ -252,7 +236,7 @@ def link_split(folder: Folder) -> None:
 
 
 def mixed_data(folder: Folder) -> None:
-    """A clip at 22.05 kHz, a sound in two splits, and one file name with its accent apart from the letter."""
+    """A clip at 22.05 kHz, a sound in two splits, and a file name whose accent is a separate character."""
     first, second, third = sorted(folder.wav.parent.iterdir())
     soundfile.write(first, noise(2, 22050), 22050)
     shutil.copy(second, min((folder.data / "validation").iterdir()))
@@ -260,18 +244,8 @@ def mixed_data(folder: Folder) -> None:
     folder.captions.write_text(folder.captions.read_text().replace(third.name, "caf\u00e9.wav"))
 
 
-def cut(file: str) -> Spoil:
-    """Half of one of the folder's files, by its name in Folder."""
-
-    def spoil(folder: Folder) -> None:
-        path = getattr(folder, file)
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-    return spoil
-
-
 def store(file: str, change: Callable[[h5py.File, str], object]) -> Spoil:
-    """Change an HDF5 file; `change` gets the first clip's fid as well."""
+    """An HDF5 file, changed by `change(file, fid of the first clip)`."""
 
     def spoil(folder: Folder) -> None:
         with h5py.File(getattr(folder, file), "a") as opened:
@@ -281,34 +255,23 @@ def store(file: str, change: Callable[[h5py.File, str], object]) -> Spoil:
 
 
 def log_mels(content: object) -> Spoil:
-    """Other content in the place of the first clip's log-mels."""
-
-    def change(opened: h5py.File, fid: str) -> None:
-        del opened[fid]
-        opened[fid] = content
-
-    return store("log_mels", change)
+    """Other content for the first clip's log-mels."""
+    return store("log_mels", lambda opened, fid: replace(opened, fid, content))
 
 
 def scores(name: str, content: object) -> Spoil:
-    """Other content in the place of one of the scores' data sets."""
-
-    def change(opened: h5py.File, _: str) -> None:
-        del opened[name]
-        opened[name] = content
-
-    return store("scores", change)
+    """Other content for one of the scores' data sets."""
+    return store("scores", lambda opened, _: replace(opened, name, content))
 
 
 def edited(name: str, edit: Callable[[np.ndarray], np.ndarray]) -> Spoil:
     """One of the scores' data sets, changed."""
+    return store("scores", lambda opened, _: replace(opened, name, edit(opened[name][()])))
 
-    def change(opened: h5py.File, _: str) -> None:
-        content = opened[name][()]
-        del opened[name]
-        opened[name] = edit(content)
 
-    return store("scores", change)
+def replace(opened: h5py.File, name: str, content: object) -> None:
+    del opened[name]
+    opened[name] = content
 
 
 def table(name: str, *rows: str, encoding: str = "utf-8") -> Spoil:
@@ -341,7 +304,7 @@ def vectors(content: bytes) -> Spoil:
 
 
 def embeds(change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Spoil:
-    """word2vec_embeds.npz with other words and vectors, made from those before."""
+    """word2vec_embeds.npz with changed words and vectors."""
 
     def spoil(folder: Folder) -> None:
         with np.load(folder.embeds) as before:
@@ -352,7 +315,7 @@ def embeds(change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarr
 
 
 def checkpoint(key: str, change: Callable[[object], object], file: str = "best") -> Spoil:
-    """A checkpoint with another value, made from the one before."""
+    """A checkpoint with one changed value."""
 
     def spoil(folder: Folder) -> None:
         before = torch.load(getattr(folder, file), weights_only=True)
@@ -366,7 +329,7 @@ def weights(name: str, content: torch.Tensor) -> Spoil:
 
 
 class Malicious:
-    """Runs code where it is unpickled: it makes a directory."""
+    """Runs code when it is unpickled: it makes a directory."""
 
     def __init__(self, owned: Path):
         self.owned = str(owned)
@@ -401,7 +364,7 @@ def file_for_folder(folder: Folder) -> None:
 
 
 def index(name: str, content: str | tuple[str, str]) -> Spoil:
-    """A file of the data set with this text, or with (column, cell): that in every cell of the column."""
+    """A file of the data set with this text, or with the same cell in a whole column: (column, cell)."""
 
     def spoil(folder: Folder) -> None:
         path = folder.data / name
@@ -414,46 +377,10 @@ def index(name: str, content: str | tuple[str, str]) -> Spoil:
     return spoil
 
 
-def add_line(file: str) -> Spoil:
-    return lambda folder: getattr(folder, file).open("a").write("\n")
-
-
-def flip_bit(file: str) -> Spoil:
-    """One bit in the middle of one of the folder's files."""
-
-    def spoil(folder: Folder) -> None:
-        content = bytearray(getattr(folder, file).read_bytes())
-        content[len(content) // 2] ^= 1
-        getattr(folder, file).write_bytes(content)
-
-    return spoil
-
-
-def pipe_for(file: str) -> Spoil:
-    """A named pipe, from which a reader would wait for ever, in a file's place."""
-
-    def spoil(folder: Folder) -> None:
-        getattr(folder, file).unlink()
-        os.mkfifo(getattr(folder, file))
-
-    return spoil
-
-
-def other_metrics(folder: Folder) -> None:
-    """Of another trial: text that is as well formed, and other numbers."""
-    path = folder.trial / "metrics.jsonl"
-    path.write_text(path.read_text().replace('"lr": 0.001', '"lr": 0.002'))
-
-
 def lose_best(folder: Folder) -> None:
-    """That of epoch 0, which the last checkpoint is not."""
+    """Remove the best checkpoint, of epoch 0; the last one cannot replace it."""
     checkpoint("history", lambda epochs: [epochs[0] | {"val_obj": -9.0}, *epochs[1:]], "last")(folder)
     folder.best.unlink()
-
-
-def strange_format(folder: Folder) -> None:
-    path = folder.trial / "provenance.json"
-    path.write_text(path.read_text().replace('"format": 2', '"format": "two"'))
 
 
 def link_log(folder: Folder) -> None:
@@ -468,7 +395,7 @@ def empty(folder: Path) -> None:
 
 
 def to_rank(spoil: Spoil) -> Spoil:
-    """A folder of sounds to rank, captions to rank them for, and what is spoiled of these."""
+    """A folder of sounds to rank and captions to rank them for, then spoiled."""
 
     def prepare(folder: Folder) -> None:
         shutil.copytree(folder.data / "evaluation", folder.data / "sounds")
@@ -476,10 +403,6 @@ def to_rank(spoil: Spoil) -> Spoil:
         spoil(folder)
 
     return prepare
-
-
-def forget_training(folder: Folder) -> None:
-    (folder.trial / "provenance.json").unlink()
 
 
 # --- the table: refused ----------------------------------------------------------------------------------
@@ -490,13 +413,16 @@ TRIAL = ["--trial", "{trial}"]
 MEASURE_PAIRS = [MEASURE, *TRIAL, "data_conf.relevance={root}/pairs.csv"]
 RANK = [SEARCH, *TRIAL, "--queries", "{root}/queries.csv", "--clips", "{data}/sounds", "--csv", "{root}/out.csv"]
 PAIR, RANKING = "file_name,caption", "caption_query,file_name_1"
-COMPARE = ["postprocessing/3_report.py", "--compare", "{trial}"]
+COMPARE = [REPORT, "--compare", "{trial}"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
 FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
 INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, SCORE))  # to be run again
 
-# What is spoiled, how, and what the error line says behind the file's name: parts of it, in order, with … between.
-# What a reader refuses besides is tested where the reader is: in tests/common, conf, dataset and trial.
+LARGER, UNSET = resized(lambda size: size + 8), resized(lambda size: 0)
+STRANGE_FORMAT = edited_text("record", '"format": 2', '"format": "two"')
+
+# Title, how to spoil, and the error line after the file's name: parts of it in order, separated by …
+# The tests of each reader, in tests/common, conf, dataset and trial, cover more faults.
 CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("typo in a key", conf("param_conf: {batchsize: 3}"), "param_conf.batchsize … batch_size?"),
     ("key of another section", conf("audio_logmel: {batch_size: 3}"), "batch_size … mean param_conf.batch_size?"),
@@ -510,11 +436,11 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("NUL in a path", conf('trial_base: "a\\0b"'), "not valid YAML: line 2 … control characters"),
     ("an average from epoch 0", conf("param_conf: {average_from: 0}"), "param_conf.average_from: is 0 … equal to 1"),
     ("an average of no epoch", conf("param_conf: {average_from: 9}"), "average_from is 9 but num_epoch is 1; lower it"),
-    ("missing file", lambda folder: folder.conf.unlink(), "no such configuration file"),
+    ("missing file", removed("conf"), "no such configuration file"),
 ]
 CLEANED_CAPTIONS = [  # of captions, when they are cleaned
-    ("missing file", lambda folder: folder.captions.unlink(), "no such file … captions"),
-    ("a pipe", pipe_for("captions"), "no such file … captions"),
+    ("missing file", removed("captions"), "no such file … captions"),
+    ("a pipe", in_place_of("captions", os.mkfifo), "no such file … captions"),
     ("UTF-16", captions(*ROWS, encoding="utf-16"), "line 1: not UTF-8"),
     ("unbalanced quote", captions(ROWS[0], '{1},"a dog,b,c,d,e', ROWS[2]), "line 3: not valid CSV"),
     ("a sixth caption", captions(*(f"{row},rain" for row in ROWS), header=f"{HEADER},caption_6"), "line 1 … caption_6"),
@@ -534,11 +460,11 @@ PAIRED_CAPTIONS = [  # of captions, when they are paired with clips: the line, a
 AUDIO = [  # of a clip, when captions are paired with clips
     ("text named .wav", lambda folder: folder.wav.write_text("no sound\n" * 99), "unreadable audio"),
     ("truncated", cut("wav"), "cut short"),
-    ("a size that is too large", larger, "the header is wrong … the file has … ffmpeg -i OLD NEW.wav"),
-    ("sizes of zero", not_closed, "promises no samples … was not closed; convert it: ffmpeg -i OLD NEW.wav"),
-    ("a dangling link", in_place_of_wav(dangling), "is a broken link … git annex get"),
-    ("a folder", in_place_of_wav(Path.mkdir), "is a folder, not a file"),
-    ("a pipe", in_place_of_wav(os.mkfifo), "is a pipe"),
+    ("a size that is too large", LARGER, "the header is wrong … the file has … ffmpeg -i OLD NEW.wav"),
+    ("sizes of zero", UNSET, "promises no samples … was not closed; convert it: ffmpeg -i OLD NEW.wav"),
+    ("a dangling link", in_place_of("wav", dangling), "is a broken link … git annex get"),
+    ("a folder", in_place_of("wav", Path.mkdir), "is a folder, not a file"),
+    ("a pipe", in_place_of("wav", os.mkfifo), "is a pipe"),
     ("3 frames", audio(noise(962 / 16030, 16030), 16030), "0.060012 s are too short; the model needs 4 frames"),
     ("NaN", audio(np.r_[noise(), np.nan], subtype="FLOAT"), "NaN"),
     ("too loud", audio(noise() * 1e30, subtype="FLOAT"), "e+29; full scale is 1: scale it"),
@@ -558,7 +484,7 @@ LOG_MELS = [  # of log-mels, in training
     ("storage in another file", store("log_mels", raw), "{fid} … not stored in this file" + MADE),
 ]
 WORD_VECTORS = [  # of a file of word vectors, when the vocabulary gets its vectors
-    ("missing", lambda folder: folder.word_vectors.unlink(), "no such file … word2vec_embeddings.file"),
+    ("missing", removed("word_vectors"), "no such file … word2vec_embeddings.file"),
     ("header of terabytes", vectors(b"3000000000 300\na 1 2\n"), "3000000000 vectors of 300"),
     ("NaN", vectors(b"2 2\na 1 2\nthe nan 2\n"), "'the' is not finite"),
     ("too few dimensions promised", vectors(b"1 2\na 1 2 3\n"), "promises 1 vectors of 2 … row 1 has 3: 'a 1 2 3'"),
@@ -591,7 +517,7 @@ CHECKPOINTS = [  # of a checkpoint, in scoring
     ("fewer words than vectors", checkpoint("words", lambda words: words[:-1]), "words … word vectors"),
 ]
 SCORES = [  # of scores, when metrics are computed
-    ("missing", lambda folder: folder.scores.unlink(), "no such file" + SCORED),
+    ("missing", removed("scores"), "no such file" + SCORED),
     ("truncated", cut("scores"), "not a readable HDF5 file" + SCORED),
     ("NaN", number("scores", np.nan), "NaN … train.log"),
     ("infinite", number("scores", np.inf), "NaN … train.log"),
@@ -625,7 +551,7 @@ INDEX = [  # of the index's files: the command that reads one, its name, its new
     (TRAIN, "development_text.csv", ("tid", "x"), "twice" + INDEXED),
 ]
 TRIALS = [  # of a trial, in scoring
-    ("no checkpoint", lambda folder: folder.best.unlink(), "/checkpoint_best.pt: no such file; main.py"),
+    ("no checkpoint", removed("best"), "/checkpoint_best.pt: no such file; main.py"),
     ("no configuration", lambda folder: (folder.trial / "conf.yaml").unlink(), ": not a trial directory … conf.yaml"),
     ("garbled", lambda folder: (folder.trial / "conf.yaml").write_text("{{{"), "/conf.yaml: not valid YAML: line 1"),
 ]
@@ -668,33 +594,35 @@ UNRANKED = [  # of a sound that is to be ranked
 ]
 SPLIT = ["--split", "development"]
 PAGES = [  # of what the live page is made from: what is spoiled, how, and the error line
-    ("no scores", lambda folder: folder.scores.unlink(), f"{{scores}}: no such file … {SCORE}"),
+    ("no scores", removed("scores"), f"{{scores}}: no such file … {SCORE}"),
     ("scores cut short", cut("scores"), f"{{scores}}: not a readable HDF5 file … {SCORE}"),
     ("NaN scores", number("scores", np.nan), "{trial}: scores are NaN"),
-    ("no log-mels", lambda folder: folder.log_mels.unlink(), f"{{log_mels}}: no such file … {STEP_4}"),
-    ("no clip", lambda folder: folder.wav.unlink(), "/development/{wav.name}: no such audio file … put it back"),
+    ("no log-mels", removed("log_mels"), f"{{log_mels}}: no such file … {STEP_4}"),
+    ("no clip", removed("wav"), "/development/{wav.name}: no such audio file … put it back"),
     ("a broken clip", cut("wav"), "/development/{wav.name}: … run that again"),
     ("a file in its place", lambda folder: (folder.trial / "explore").write_text(""), "{trial}/explore: is a file"),
 ]
-IDENTITY = [  # what belongs elsewhere, or was changed since: no provenance is signed anew
+IDENTITY = [  # of files that differ from their record: provenance.json is not signed anew
     ("captions edited after training", [SCORE, *TRIAL], add_line("captions"), f"{{captions}}: … {STEP_1} read it"),
     ("a sound replaced after training", [MEASURE, *TRIAL], audio(np.zeros(32000)), f"{{wav}}: … {STEP_2} read it"),
     ("word vectors replaced", [TRAIN], embeds(lambda words, rows: (words, -rows)), f"{{embeds}}: … {STEP_3} wrote it"),
     ("a bit of a checkpoint", [SCORE, *TRIAL], flip_bit("best"), "{best}: … digest … damaged"),
     ("a bit of the last checkpoint", [TRAIN, *RESUME], flip_bit("last"), "/checkpoint_last.pt: … digest … damaged"),
     ("a bit of the scores", [MEASURE, *TRIAL], flip_bit("scores"), f"{{scores}}: … {SCORE} wrote it"),
+    ("a bit of the score matrix", [MEASURE, *TRIAL], flip_bit("matrix"), f"{{matrix}}: … {SCORE} wrote it"),
+    ("a sound replaced before step 4", [STEP_4], audio(np.zeros(32000)), f"{{wav}}: … {STEP_2} read it"),
     ("a cut checkpoint", [SCORE, *TRIAL], cut("best"), "{best}: … digest … damaged"),
     (
         "metrics of another trial",
         COMPARE,
-        other_metrics,
+        edited_text("metrics", '"lr": 0.001', '"lr": 0.002'),
         "/metrics.jsonl: line 1 … checkpoint_last.pt … resume",
     ),
-    ("a strange format", [SCORE, *TRIAL], strange_format, "/provenance.json: … 'main.py.format': … or put a copy back"),
+    ("a strange format", [SCORE, *TRIAL], STRANGE_FORMAT, "/provenance.json: … 'main.py.format': … or put a copy back"),
     ("train.log is a link", [TRAIN, *RESUME], link_log, "{trial}/train.log: is a link … remove it"),
-    ("a checkpoint is a pipe", [SCORE, *TRIAL], pipe_for("best"), "{best}: no such file … main.py"),
-    ("scores are a pipe", [MEASURE, *TRIAL], pipe_for("scores"), f"{{scores}}: no such file … {SCORE}"),
-    ("no record of the training", [SCORE, *TRIAL], forget_training, "{trial}: not a trial … record of main.py"),
+    ("a checkpoint is a pipe", [SCORE, *TRIAL], in_place_of("best", os.mkfifo), "{best}: no such file … main.py"),
+    ("scores are a pipe", [MEASURE, *TRIAL], in_place_of("scores", os.mkfifo), f"{{scores}}: no such file … {SCORE}"),
+    ("no record of the training", [SCORE, *TRIAL], removed("record"), "{trial}: not a trial … record of main.py"),
 ]
 LAST = [  # of the checkpoint that training goes on from
     ("the best one is gone", lose_best, "/checkpoint_best.pt: is gone … epoch 1, not of the best, 0; put it back"),
@@ -780,7 +708,7 @@ OTHERS = [
 
 
 def group(title: str, command: list[str], prefix: str, rows: list[tuple], *more: str) -> list[tuple]:
-    """Rows of one command: what is spoiled, the command, how, and the error lines."""
+    """Complete the rows of one command: title, command, how to spoil, error lines."""
     return [(f"{title}: {what}", command, spoil, [prefix + words, *more]) for what, spoil, words in rows]
 
 
@@ -817,31 +745,27 @@ REFUSED = [
 
 
 def play(folder: Folder, capfd: pytest.CaptureFixture, command: list[str], names: dict) -> tuple[int, str, str]:
-    """Run a case's scripts one after the other, with its settings; all but the last succeed."""
+    """Run a case's scripts with its settings; all but the last succeed.
+
+    Returns the last script's exit status, standard output, and standard error including that of C libraries.
+    """
     arguments = [part.format(**names) for part in command]
     scripts = [part for part in command if part.endswith(".py")]
     settings = arguments[len(scripts) :] or ["--conf", str(folder.conf)]
     for script in scripts[:-1]:
-        status, _, complained = run(capfd, [script, *settings])
-        assert status == 0, complained
+        call(script, *settings)
     before = folder.files()
-    status, printed, complained = run(capfd, [scripts[-1], *settings])
-    if status:
+    capfd.readouterr()
+    done = run_here([scripts[-1], *settings])
+    if done.returncode:
         after = folder.files()
         assert {path: after.get(path) for path in before} == before
     assert not list(folder.root.rglob("*.tmp")) and not (folder.root / "owned").exists()
-    return status, printed, complained
-
-
-def names_in(folder: Folder) -> dict[str, object]:
-    """What the table's braces stand for."""
-    names = ["root", "conf", "data", "captions", "log_mels", "word_vectors", "embeds", "best", "scores", "trial"]
-    wavs = sorted(path.name for path in folder.wav.parent.iterdir())
-    return {name: getattr(folder, name) for name in [*names, "wav", "fid"]} | {"wavs": wavs}
+    return done.returncode, done.stdout, done.stderr + capfd.readouterr().err
 
 
 def check_lines(complained: str, expected: list[str], names: dict) -> None:
-    """Assert that there is an error line for each expected one, with the parts of that in their order."""
+    """Assert that each expected line has an error line with the same parts in order."""
     lines = complained.splitlines()
     assert len(lines) == len(expected), complained
     for line, words in zip(lines, expected, strict=True):
@@ -849,25 +773,20 @@ def check_lines(complained: str, expected: list[str], names: dict) -> None:
         assert re.match("error: .*" + ".*".join(parts), line), f"{line}\nhas not {parts}"
 
 
-def spoil_and_play(folder, capfd, command, spoil, names):
-    """Spoil a folder, let its provenance take that for the steps' own work, and `play` the case."""
+@pytest.mark.parametrize(("command", "spoil", "expected"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
+def test_bad_input_is_refused(folder, capfd, command, spoil, expected):
+    names = folder.names()
     spoil(folder)
     folder.sign()
-    return play(folder, capfd, command, names)
-
-
-@pytest.mark.parametrize(("command", "spoil", "expected"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
-def test_refused(folder, capfd, command, spoil, expected):
-    names = names_in(folder)
-    status, _, complained = spoil_and_play(folder, capfd, command, spoil, names)
+    status, _, complained = play(folder, capfd, command, names)
     assert status == 2, complained
     check_lines(complained, expected, names)
 
 
 @pytest.mark.parametrize("case", IDENTITY, ids=[case[0] for case in IDENTITY])
-def test_what_belongs_elsewhere_is_refused(folder, capfd, case):
+def test_files_that_differ_from_their_record_are_refused(folder, capfd, case):
     _, command, spoil, expected = case
-    names = names_in(folder)
+    names = folder.names()
     spoil(folder)
     status, _, complained = play(folder, capfd, command, names)
     assert status == 2, complained
@@ -877,7 +796,7 @@ def test_what_belongs_elsewhere_is_refused(folder, capfd, case):
 # --- the table: handled ----------------------------------------------------------------------------------
 
 
-def captions_are_clean(folder: Folder, printed: str) -> None:
+def captions_are_cleaned(folder: Folder, printed: str) -> None:
     table = pd.read_csv(folder.data / "development_text.csv", dtype=str, na_filter=False)
     assert table["text"][0] == "a dog barking barks" and json.loads(table["tokens"][0]) == table["text"][0].split()
     assert table["text"][1].split() == ["dog"] * 25_000
@@ -885,7 +804,7 @@ def captions_are_clean(folder: Folder, printed: str) -> None:
 
 def bad_caption_is_left_out(folder: Folder, printed: str) -> None:
     assert "left out: 1 problem, listed in" in printed
-    assert "absent.wav" in (folder.data / "bad_data.csv").read_text()
+    assert f"{folder.captions.name},5,absent.wav," in (folder.data / "bad_data.csv").read_text()
     assert "absent.wav" not in (folder.data / "development_text.csv").read_text()
 
 
@@ -895,7 +814,7 @@ def bad_clips_are_left_out(folder: Folder, printed: str) -> None:
     assert listed.count("fmax 8000 Hz") == 2 and r"caf\xe9.wav" in listed and "unnamed.m4a" in listed
 
 
-def mixed_data_is_remarked_on(folder: Folder, printed: str) -> None:
+def mixed_data_is_reported(folder: Folder, printed: str) -> None:
     lines = printed.splitlines()
     assert "clips at 16000 Hz: 2 of development, 2 of validation" in lines
     assert "clips at 22050 Hz: 1 of development" in lines
@@ -905,7 +824,7 @@ def mixed_data_is_remarked_on(folder: Folder, printed: str) -> None:
     assert not (folder.data / "bad_data.csv").exists()
 
 
-def odd_data_is_remarked_on(folder: Folder, printed: str) -> None:
+def odd_data_is_reported(folder: Folder, printed: str) -> None:
     first, second, third = (path.name for path in sorted(folder.wav.parent.iterdir()))
     lines = [line.partition(";")[0] for line in printed.splitlines()]
     assert f"clips that are silent: 1 of development, e.g. {first!r}" in lines
@@ -916,7 +835,7 @@ def odd_data_is_remarked_on(folder: Folder, printed: str) -> None:
     assert not (folder.data / "bad_data.csv").exists()
 
 
-def all_are_resampled(folder: Folder, printed: str) -> None:
+def clips_are_resampled(folder: Folder, printed: str) -> None:
     clips = json.loads((folder.data / "audio_info.json").read_text())["development"]["clips"]
     assert {clip["sample_rate"] for clip in clips.values()} == {16000, 22050}
     with h5py.File(folder.log_mels) as opened:
@@ -930,7 +849,7 @@ def all_are_resampled(folder: Folder, printed: str) -> None:
             np.testing.assert_allclose(opened[fid][()], expected, atol=1e-4)
 
 
-def all_are_of_the_new_hop(folder: Folder, printed: str) -> None:
+def log_mels_have_the_new_hop(folder: Folder, printed: str) -> None:
     info = json.loads((folder.data / "audio_info.json").read_text())
     for split in ("development", "validation", "evaluation"):
         with h5py.File(folder.data / f"{split}_audio_logmels.hdf5") as opened:
@@ -940,16 +859,16 @@ def all_are_of_the_new_hop(folder: Folder, printed: str) -> None:
             }
 
 
-def all_are_kept(folder: Folder, printed: str) -> None:
+def log_mels_are_kept(folder: Folder, printed: str) -> None:
     assert printed.count(" clips, as they are in ") == 3
 
 
-def trained_to_the_end(folder: Folder, printed: str) -> None:
+def training_finishes(folder: Folder, printed: str) -> None:
     assert "best epoch by val_obj" in printed
 
 
-def metrics_are_back(folder: Folder, printed: str) -> None:
-    lines = (folder.trial / "metrics.jsonl").read_text().splitlines()
+def metrics_are_restored(folder: Folder, printed: str) -> None:
+    lines = folder.metrics.read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2]
 
 
@@ -957,7 +876,7 @@ def half_finished_trial(folder: Folder) -> None:
     folder.trial.with_name("9999-12-31").mkdir()
 
 
-def finished_trial_is_scored(folder: Folder, printed: str) -> None:
+def the_finished_trial_is_scored(folder: Folder, printed: str) -> None:
     (folder.root / "output" / "demo" / "9999-12-31").rmdir()
     assert f"-> {folder.scores}" in printed
 
@@ -968,7 +887,7 @@ HANDLED = [
         "captions: byte-order mark, CRLF, quotes, commas, emoji, odd spaces, a cell of 100 kB",
         [STEP_1, STEP_2],
         captions(ODD_ROW, *ROWS[1:], encoding="utf-8-sig", line_feed="\r\n"),
-        captions_are_clean,
+        captions_are_cleaned,
     ),
     (
         "captions: skipped where told to",
@@ -986,41 +905,44 @@ HANDLED = [
         "audio: sample rates that differ, a sound in two splits, an accent, one split for two roles",
         [STEP_1, STEP_2, "--conf", "{conf}", "data_conf.eval_data=validation"],
         mixed_data,
-        mixed_data_is_remarked_on,
+        mixed_data_is_reported,
     ),
     (
         "audio: silent, cancelling, out of scale, behind a tag, a name twice",
         [STEP_1, STEP_2],
         odd_data,
-        odd_data_is_remarked_on,
+        odd_data_is_reported,
     ),
     (
         "audio: resampled",
         [STEP_1, STEP_2, STEP_4, "--conf", "{conf}", "audio_logmel.sample_rate=8000", "audio_logmel.fmax=4000"],
         mixed_data,
-        all_are_resampled,
+        clips_are_resampled,
     ),
-    ("log-mels: other settings", [STEP_4], conf("audio_logmel: {hop: 0.01}"), all_are_of_the_new_hop),
-    ("log-mels: another back end", [STEP_4], conf("audio_logmel: {backend: librosa}"), all_are_kept),
-    ("log-mels: float64", [TRAIN], log_mels(np.zeros((99, 64))), trained_to_the_end),
+    ("log-mels: other settings", [STEP_4], conf("audio_logmel: {hop: 0.01}"), log_mels_have_the_new_hop),
+    ("log-mels: another back end", [STEP_4], conf("audio_logmel: {backend: librosa}"), log_mels_are_kept),
+    ("log-mels: float64", [TRAIN], log_mels(np.zeros((99, 64))), training_finishes),
     (
         "trial: garbled metrics.jsonl",
         [TRAIN, *RESUME],
-        lambda folder: (folder.trial / "metrics.jsonl").write_text("{{"),
-        metrics_are_back,
+        lambda folder: folder.metrics.write_text("{{"),
+        metrics_are_restored,
     ),
     (
         "trial: half-finished",
         [SCORE],
         half_finished_trial,
-        finished_trial_is_scored,
+        the_finished_trial_is_scored,
     ),
 ]
 
 
 @pytest.mark.parametrize(("command", "spoil", "check"), [case[1:] for case in HANDLED], ids=[c[0] for c in HANDLED])
-def test_handled(folder, capfd, command, spoil, check):
-    status, printed, complained = spoil_and_play(folder, capfd, command, spoil, names_in(folder))
+def test_bad_input_is_handled(folder, capfd, command, spoil, check):
+    names = folder.names()
+    spoil(folder)
+    folder.sign()
+    status, printed, complained = play(folder, capfd, command, names)
     assert status == 0 and "Traceback" not in complained, complained
     check(folder, printed)
 
@@ -1028,21 +950,19 @@ def test_handled(folder, capfd, command, spoil, check):
 # --- outside of this process, and outside of the table ---------------------------------------------------
 
 
-def test_a_malicious_checkpoint_is_refused_by_a_process_of_its_own(folder):
+def test_a_child_process_refuses_a_malicious_checkpoint(folder):
     malicious("best", torch.save)(folder)
     folder.sign()
-    command = [sys.executable, SCORE, "--trial", folder.trial]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2, done.stderr
-    check_lines(done.stderr, ["{best}: not a loadable checkpoint"], names_in(folder))
+    message = call(SCORE, "--trial", folder.trial, status=2, apart=True)
+    check_lines(message, ["{best}: not a loadable checkpoint"], folder.names())
     assert not (folder.root / "owned").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="for root every directory can be written to")
-def test_a_trial_directory_that_is_read_only(folder, capfd):
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write to every directory")
+def test_a_read_only_trial_directory_is_refused(folder):
     folder.trial.chmod(0o500)
     try:
-        status, _, complained = run(capfd, [SCORE, "--trial", str(folder.trial)])
+        message = call(SCORE, "--trial", folder.trial, status=2)
     finally:
         folder.trial.chmod(0o700)
-    assert status == 2 and len(complained.splitlines()) == 1 and "ermission denied" in complained
+    assert len(message.splitlines()) == 1 and "ermission denied" in message

@@ -1,4 +1,4 @@
-"""The restated published code gives the same numbers as ours, and the benchmarks run."""
+"""The restated published code gives the same numbers as our code, and the benchmarks run."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import gpu, published
 from benchmarks.bare import SparseRows, paper_settings
 from benchmarks.growth import exponent
-from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_dataset, write_random_word_scores
+from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_clotho_like, write_random_word_scores
 from models.core import CRNNWordModel
 from tests.helpers import ROOT, call, embedding_scores, matrix_of, random_model, random_split, state_of
 from utils.conf.load import load_conf
@@ -35,7 +35,7 @@ DETERMINISTIC = [name for name in STRATEGIES if name != "random-NS"]
 
 @pytest.fixture
 def models():
-    """The published model and ours, of one state dict, without dropout."""
+    """The published model and ours with the same state dict, without dropout."""
     ours = random_model()
     theirs = published.Model(ours.state_dict())
     for module in (*ours.modules(), *theirs.modules()):
@@ -57,7 +57,7 @@ def batch():
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
-def test_the_published_loss_and_gradients_are_ours(make_batch, name):
+def test_published_loss_and_gradients_equal_ours(make_batch, name):
     audio, text, fids, _, _ = make_batch(0)
     sides = [(audio.clone().requires_grad_(), text.clone().requires_grad_()) for _ in range(2)]
     theirs = published.triplet_loss(*sides[0], fids, name)
@@ -77,8 +77,8 @@ def test_published_random_negatives_average_to_the_full_batch(make_batch):
 
 
 @pytest.mark.parametrize("name", ["full-batch-NS", "semi-hard-NS", "hard-text-NS"])
-def test_a_published_training_step_is_ours(models, batch, name):
-    # eps is far above the gradients' rounding: with Adam's own, the first step is little but their signs
+def test_a_published_training_step_equals_ours(models, batch, name):
+    # eps far above the gradients' rounding: with its default, Adam's first step is close to their signs
     theirs, ours = (torch.optim.Adam(model.audio_enc.parameters(), lr=1e-3, eps=1e-3) for model in models)
     loss = published.training_step(models[0], batch, name, theirs)
     state = replace(state_of(models[1], TripletLoss(0.5, name)), optimizer=ours)
@@ -89,7 +89,7 @@ def test_a_published_training_step_is_ours(models, batch, name):
         torch.testing.assert_close(value, weights[key], **close)
 
 
-def test_published_scores_are_ours(models):
+def test_published_scores_equal_ours(models):
     split = random_split()
     for model in models:
         model.train(False)
@@ -97,7 +97,7 @@ def test_published_scores_are_ours(models):
     np.testing.assert_allclose(scores, matrix_of(score_split(models[1], split).cross), atol=1e-5)
 
 
-def test_published_metrics_are_ours(tmp_path):
+def test_published_metrics_equal_ours(tmp_path):
     write_random_word_scores(tmp_path / "scores.hdf5", 30)
     stored = load_scores(tmp_path / "scores.hdf5", epoch=0)
     ours = per_query_both_directions(stored.scores, relevant_pairs(stored.caption_clips))
@@ -106,8 +106,8 @@ def test_published_metrics_are_ours(tmp_path):
         assert metrics["tied_queries"] == 0 and values == pytest.approx({name: metrics[name] for name in values})
 
 
-def test_published_log_mels_are_ours(tmp_path):
-    write_dataset(tmp_path / "set", {"development": 2, "validation": 1, "evaluation": 1}, mean_seconds=0.5)
+def test_published_log_mels_equal_ours(tmp_path):
+    write_clotho_like(tmp_path / "set", {"development": 2, "validation": 1, "evaluation": 1}, mean_seconds=0.5)
     paths = DatasetPaths(str(tmp_path / "set"))
     files = {path.name: path for path in paths.audio("development").iterdir()}
     published.extract_log_mels(files, tmp_path / "theirs.hdf5")
@@ -117,14 +117,14 @@ def test_published_log_mels_are_ours(tmp_path):
             np.testing.assert_allclose(theirs[name][()], read_log_mel(path, PUBLISHED), atol=2e-3)
 
 
-def test_an_epoch_trains_and_then_only_evaluates(models):
+def test_a_published_epoch_trains_once_and_evaluates_without_training(models):
     model, before = models[0], {key: value.clone() for key, value in models[0].state_dict().items()}
     published.epoch(model, [random_split()] * 3, "random-NS", 18, torch.optim.Adam(model.audio_enc.parameters()))
     assert not torch.equal(model.state_dict()["audio_enc.cnn.1.weight"], before["audio_enc.cnn.1.weight"])
     assert model.state_dict()["audio_enc.cnn.0.num_batches_tracked"] == 1
 
 
-def test_step_flops_are_those_that_pytorch_counts():
+def test_step_flops_equal_the_count_of_pytorch():
     batch = synthetic_batch(2, 40, 3)
     torch.manual_seed(0)
     model = CRNNWordModel(64, 300, torch.randn(4400, 300)).train(False)
@@ -139,7 +139,7 @@ def table_of(out):
     return [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
 
 
-def test_exponent():
+def test_exponent_of_a_power_law():
     assert exponent([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
 
 
@@ -170,7 +170,7 @@ def test_bench_prints_every_row():
     assert len(re.findall(r"GFLOP/s, +[\d.]+% of the measured peak", out)) == 3
 
 
-def test_the_profile_has_operators_of_each_side_with_the_rates_of_products():
+def test_profile_step_prints_operators_of_each_side():
     out = call("-m", "benchmarks.studies.profile_step", "--quick", "--steps", "1", "--rows", "100")
     assert len(re.findall(r"^peak, (float32|bfloat16): \d+ GFLOP/s$", out, re.M)) == 2
     rows = {name: cells for name, *cells in table_of(out)}
@@ -178,11 +178,11 @@ def test_the_profile_has_operators_of_each_side_with_the_rates_of_products():
     for name in ("mkldnn_convolution", "convolution_backward", "mm"):
         cells = rows[f"`{name}`"]
         for ms, share, calls, rate in zip(*(iter(cells),) * 4, strict=True):
-            assert float(ms) > 0 and 0 < float(share[:-1]) < 100 and int(calls) >= 5 and int(rate) > 0
+            assert float(ms) > 0 and 0 < float(share[:-1]) < 100 and int(calls) >= 5 and rate.isdigit()
     assert all(float(cell) > 0 for cell in rows["all"][::4])
 
 
-def test_growth_prints_a_row_for_each_size():
+def test_growth_prints_a_row_per_size():
     out = call("-m", "benchmarks.growth", "--clips", "10", "20")
     for clips in (10, 20):
         assert re.search(rf"^\| +{clips} \| +{5 * clips} \|(.*s \|.* GB \|){{2}}$", out, re.M)
@@ -196,7 +196,7 @@ def test_search_prints_its_row():
 
 # --- benchmarks/gpu.py -----------------------------------------------------------------------------------
 
-# Runs gpu.py where of all packages only torch's, numpy's and h5py's are installed
+# Runs gpu.py as if only torch, numpy, h5py and their requirements were installed
 BARE = """
 import importlib.metadata, re, runpy, sys
 keep, wanted = set(), ["torch", "numpy", "h5py"]
@@ -220,12 +220,12 @@ runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 
 
 def bare_gpu(*arguments):
-    """What gpu.py prints in its reduced form on a bare machine: lines to read, and the JSON after each."""
+    """Run gpu.py in its reduced form on a bare machine. Returns its lines to read, and the JSON after each."""
     lines = call("-c", BARE, "--quick", *arguments).splitlines()
     return lines[::2], [json.loads(line) for line in lines[1::2]]
 
 
-def test_the_profile_of_log_mels_adds_up():
+def test_log_mel_steps_add_up_to_the_whole_command():
     out = call("-m", "benchmarks.studies.log_mels", "--clips", "6", "--seconds", "0.3")
     taken = {step: float(mean) for step, mean, _ in table_of(out)[2:]}
     assert list(taken)[:4] == ["read", "digest", "decode", "transform"] and taken["plain librosa"] > 0
@@ -234,7 +234,7 @@ def test_the_profile_of_log_mels_adds_up():
     assert sum(parts) == pytest.approx(whole, abs=0.005 * (len(parts) + 1))
 
 
-def test_the_gpu_benchmark_needs_torch_numpy_and_h5py_alone():
+def test_gpu_benchmark_needs_only_torch_numpy_and_h5py():
     rows = ["random-NS:bfloat16", "hard-audio-NS:float32", "hard-text-NS:TF32", "InfoNCE:TF32"]
     lines, (machine, *figures) = bare_gpu("--rows", *rows)
     assert machine["device"] == "CPU" and machine["torch"] == torch.__version__
@@ -247,19 +247,19 @@ def test_the_gpu_benchmark_needs_torch_numpy_and_h5py_alone():
         assert values["loss_error"] < 0.01 and 0 < values["gradient_error"] < bound
 
 
-def test_the_gpu_benchmark_trains_from_files_on_a_bare_machine():
+def test_gpu_benchmark_trains_from_files_on_a_bare_machine():
     (line,), (figures,) = bare_gpu("--clotho", "--rows", "semi-hard-NS:bfloat16")
     assert re.match(r"CPU, semi-hard-NS:bfloat16: 2 epochs in [\d.]+ s; ", line)
     assert (len(figures["train_s"]), len(figures["evaluate_s"])) == (2, 3)
     assert figures["wall_s"] > sum(figures["train_s"] + figures["evaluate_s"])
 
 
-def test_the_gpu_benchmark_names_what_it_has_no_time_for():
+def test_gpu_benchmark_lists_rows_that_it_has_no_time_for():
     lines, figures = bare_gpu("--seconds", "0", "--rows", "random-NS:TF32", "easy-text-NS:float32:compile")
     assert lines[1].endswith("left out: random-NS:TF32 easy-text-NS:float32:compile") and len(figures) == 2
 
 
-def test_rows_of_the_gpu_benchmark_are_the_objectives_of_the_configuration():
+def test_gpu_benchmark_rows_cover_every_objective():
     assert [str(gpu.Row.of(f"{name}:TF32:compile")) for name in gpu.OBJECTIVES] == [
         f"{name}:TF32:compile" for name in [*STRATEGIES, "InfoNCE"]
     ]
@@ -269,7 +269,7 @@ def test_rows_of_the_gpu_benchmark_are_the_objectives_of_the_configuration():
 
 
 @pytest.mark.parametrize("objective", ["hard-NS", "InfoNCE"])
-def test_the_settings_of_a_bare_machine_are_those_of_conf_yaml(objective):
+def test_bare_settings_equal_conf_yaml(objective):
     triplets = objective != "InfoNCE"
     setting = "criteria.TripletLoss.sampling=hard-NS" if triplets else "param_conf.criterion=InfoNCE"
     overrides = [setting, "param_conf.precision=bfloat16", "param_conf.tf32=true", "param_conf.compile=true"]
@@ -279,19 +279,19 @@ def test_the_settings_of_a_bare_machine_are_those_of_conf_yaml(objective):
             assert settings[name] == section
 
 
-def test_the_sparse_matrix_of_a_bare_machine_is_scipys():
+def test_bare_sparse_matrix_equals_scipys():
     rng = np.random.default_rng(0)
     rows, columns, values = np.repeat([0, 2, 3], 6), rng.integers(0, 5, 18), rng.random(18, dtype=np.float32)
     ours, theirs = (kind((values, (rows, columns)), shape=(4, 5)) for kind in (SparseRows, csr_array))
-    table, some = rng.random((5, 3), dtype=np.float32), np.array([3, 0, 1, 3])
-    for mine, scipys in ((ours, theirs), (ours[some], theirs[some]), (ours[1:3], theirs[1:3])):
-        np.testing.assert_allclose(mine @ table, scipys @ table, rtol=1e-6)
-        np.testing.assert_array_equal(mine.indptr, scipys.indptr)
-        np.testing.assert_array_equal(mine.indices, scipys.indices)
-        np.testing.assert_allclose(mine.data, scipys.data, rtol=1e-6)
+    table, picked = rng.random((5, 3), dtype=np.float32), np.array([3, 0, 1, 3])
+    for bare, scipys in ((ours, theirs), (ours[picked], theirs[picked]), (ours[1:3], theirs[1:3])):
+        np.testing.assert_allclose(bare @ table, scipys @ table, rtol=1e-6)
+        np.testing.assert_array_equal(bare.indptr, scipys.indptr)
+        np.testing.assert_array_equal(bare.indices, scipys.indices)
+        np.testing.assert_allclose(bare.data, scipys.data, rtol=1e-6)
 
 
-def test_batches_of_the_gpu_benchmark_are_counted_padded_and_clips_share_no_frames():
+def test_gpu_benchmark_counts_padding_and_clips_share_no_memory():
     split = gpu.own_frames(synthetic_split(5, (20, 30), 2), 0)
     assert len({log_mel.untyped_storage().data_ptr() for log_mel in split.log_mels}) == 5
     sizes = gpu.padded(split, 4)
@@ -300,7 +300,7 @@ def test_batches_of_the_gpu_benchmark_are_counted_padded_and_clips_share_no_fram
     assert {frames for _, frames, _ in sizes} <= set(split.frames)
 
 
-def test_traffic_is_what_operators_read_and_write():
+def test_traffic_counts_bytes_that_operators_read_and_write():
     a, b = torch.zeros(3, 4), torch.zeros(4, 5)
     with gpu.Traffic() as traffic:
         (a @ b.T.T).relu()

@@ -1,4 +1,4 @@
-"""Words that no caption has, through the real commands: kept by step 3, scored and found; all else stays as it is."""
+"""Words that no caption has, through the real commands: step 3 keeps them, trials score and search finds them."""
 
 import csv
 import json
@@ -23,7 +23,7 @@ from utils.trial.directory import open_trial
 
 EMBED, SCORE, MEASURE, SEARCH = STAGES[3], STAGES[6], STAGES[7], "postprocessing/4_search.py"
 SIZE = 8
-# By frequency, among the vocabulary's. A query holds five of them: text cleaning changes the others, or parts them.
+# By frequency, between the vocabulary's words. A query can contain five: text cleaning changes or splits the others.
 FURTHER = ["Poodle", "poodle", "new_york", "it's", "–", "thunder-storm", "birdz", "été", "###", "infant", "drizzle"]
 TYPED = ["poodle", "thunder-storm", "été", "infant", "drizzle"]
 
@@ -34,7 +34,7 @@ def extra(count):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished trial of words by idf, whose vectors are those of a file. Not to be changed."""
+    """A finished trial with idf word weights and word vectors from a file. Read-only."""
     folder = tmp_path_factory.mktemp("extra")
     conf = tiny_conf(folder)
     settings = yaml.safe_load(conf.read_text()) | {
@@ -58,7 +58,7 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def folder(finished, tmp_path):
-    """A copy of the finished run, whose trial goes by the copy of the data; the vectors are not copied."""
+    """A copy of the finished run, whose trial uses the copied data. It still reads the original word vectors."""
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
     for conf in (tmp_path / "conf.yaml", only_trial(tmp_path) / "conf.yaml"):
         text = conf.read_text()
@@ -69,10 +69,10 @@ def folder(finished, tmp_path):
 
 
 def refused(script, *arguments):
-    """The one error line that a command ends with."""
+    """Run a command that fails. Returns its error line."""
     message = call(script, *arguments, status=2)
     assert message.startswith("error: "), message
-    # so few captions make word vectors that are all alike, which is a warning
+    # word vectors trained on so few captions are all alike, which is a warning
     (line,) = [line for line in message.splitlines() if not line.startswith("no unknown-word vector")]
     return line
 
@@ -91,7 +91,7 @@ def kept_vectors(folder):
         return arrays["words"].tolist(), arrays["vectors"]
 
 
-def test_the_most_frequent_words_that_a_query_can_hold_are_kept_in_a_file_of_their_own(folder):
+def test_step_3_keeps_the_most_frequent_words_that_a_query_can_contain(folder):
     before = (folder / "data" / "word2vec_embeds.npz").read_bytes()
     assert "3 words that no caption has -> " in keep(folder, 3)
     words, vectors = kept_vectors(folder)
@@ -102,7 +102,7 @@ def test_the_most_frequent_words_that_a_query_can_hold_are_kept_in_a_file_of_the
     assert (folder / "data" / "word2vec_embeds.npz").read_bytes() == before
 
 
-def test_a_trial_is_scored_with_them_and_keeps_its_numbers(folder):
+def test_scoring_with_extra_words_changes_no_other_number(folder):
     trial = only_trial(folder)
     vocabulary, fids, before = word_scores(trial)
     files = ["evaluation_xmodal_scores.hdf5", "checkpoint_best.pt", "retrieval_metrics.json"]
@@ -122,10 +122,10 @@ def test_a_trial_is_scored_with_them_and_keeps_its_numbers(folder):
             expected = score_matrix(best.model.audio_branch(log_mel[None]), vectors.unsqueeze(1))[0]
         np.testing.assert_allclose(after[len(vocabulary) :, clip], expected, atol=1e-6)
     call(SCORE, "--trial", trial)
-    assert word_scores(trial)[0] == vocabulary  # as the trial's own configuration has it
+    assert word_scores(trial)[0] == vocabulary  # by the trial's saved configuration
 
 
-def test_search_knows_them_and_weighs_them_as_words_that_no_caption_has(folder):
+def test_search_finds_extra_words_and_weights_them_as_unseen(folder):
     trial = only_trial(folder)
     message = refused(SEARCH, "--trial", trial, "Poodle!")
     assert "no word of the query is known (poodle)" in message and "word2vec_embeddings.extra_words adds" in message
@@ -148,7 +148,7 @@ def test_search_knows_them_and_weighs_them_as_words_that_no_caption_has(folder):
     assert [hit["score"] for hit in hits] == pytest.approx(expected, abs=1e-6)
 
 
-def test_words_that_were_not_kept_are_not_scored(folder):
+def test_scoring_refuses_extra_words_that_step_3_did_not_keep(folder):
     trial = only_trial(folder)
     path, before = folder / "data" / "word2vec_extra.npz", word_scores(trial)
     message = refused(SCORE, "--trial", trial, extra(2))
@@ -159,7 +159,7 @@ def test_words_that_were_not_kept_are_not_scored(folder):
     content = path.read_bytes()
     keep(folder, 0)
     assert not path.exists()
-    path.write_bytes(content)  # of other days: whether it belongs to the vectors nobody knows
+    path.write_bytes(content)  # left over from an earlier run: no record says which vectors it belongs to
     assert "no extra words that" in refused(SCORE, "--trial", trial, extra(2))
     keep(folder, 2)
     call(SCORE, "--trial", trial, extra(2))
@@ -186,14 +186,14 @@ def test_words_that_were_not_kept_are_not_scored(folder):
         ),
     ],
 )
-def test_more_than_there_can_be_is_refused(folder, settings, message):
+def test_impossible_numbers_of_extra_words_are_refused(folder, settings, message):
     keep(folder, 3)
     before = {path: path.read_bytes() for path in (folder / "data").glob("*.npz")}
     assert message in refused(EMBED, "--conf", folder / "conf.yaml", *settings)
     assert {path: path.read_bytes() for path in (folder / "data").glob("*.npz")} == before
 
 
-def test_trained_word_vectors_are_not_extended(folder):
+def test_trained_word_vectors_take_no_extra_words(folder):
     conf, frozen, trained = folder / "conf.yaml", only_trial(folder), "CRNNWordModel.text_enc.trainable=true"
     call("main.py", "--conf", conf, trained, "param_conf.num_epoch=0")
     keep(folder, 1)
@@ -203,7 +203,7 @@ def test_trained_word_vectors_are_not_extended(folder):
     call(SCORE, "--trial", trial)
 
 
-def test_the_benchmark_of_synonyms_prints_a_row_for_each_that_is_unseen_and_known(folder):
+def test_synonyms_study_prints_a_row_per_unseen_scored_synonym(folder):
     trial, table = only_trial(folder), folder / "synonyms.csv"
     keep(folder, 3)
     call(SCORE, "--trial", trial, extra(3))

@@ -1,4 +1,4 @@
-"""The structure: what may import what, and where the documentation points."""
+"""The structure: what may import what, and what the documentation names."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def imported(source):
-    """The modules that a file imports, at its top or within a function."""
+    """Return the modules that a file imports, at its top or inside functions."""
     names = set()
     for node in ast.walk(ast.parse((ROOT / source).read_text())):
         if isinstance(node, ast.Import):
@@ -32,13 +32,13 @@ def imported(source):
 
 
 def room(module):
-    """The room of a module of ours: its folder, or what it is part of at the top of utils."""
+    """Return the room of a module: its folder, or `equations` or `method` for those at the top of utils."""
     _, name, *rest = module.split(".")
     return name if rest else "equations" if name in PURE else "method"
 
 
 @pytest.mark.parametrize("name", PURE)
-def test_the_equations_import_mathematics_alone(name):
+def test_equations_import_only_mathematics_and_each_other(name):
     ours = {f"utils.{other}" for other in PURE}
     for module in imported(f"utils/{name}.py"):
         package = module.split(".")[0]
@@ -46,13 +46,13 @@ def test_the_equations_import_mathematics_alone(name):
         assert allowed or module in ours or module.rpartition(".")[0] in ours, module
 
 
-def test_models_import_nothing_of_utils():
+def test_models_do_not_import_utils():
     for source in SOURCES:
         if source.parts[0] == "models":
             assert not [module for module in imported(source) if module.startswith("utils")], source
 
 
-def test_arrows_between_modules_and_between_rooms_point_one_way():
+def test_imports_between_modules_and_between_rooms_have_no_cycle():
     modules = {".".join(source.with_suffix("").parts): imported(source) for source in SOURCES}
     arrows = {name: {other for other in modules if other in names} - {name} for name, names in modules.items()}
     list(TopologicalSorter(arrows).static_order())  # raises CycleError
@@ -65,16 +65,16 @@ def test_arrows_between_modules_and_between_rooms_point_one_way():
     assert not rooms["equations"] and not rooms["common"]
 
 
-def test_files_say_what_they_are():
+def test_every_file_has_a_docstring():
     for source in SOURCES:
         text = (ROOT / source).read_text()
         docstring = ast.get_docstring(ast.parse(text))
         assert docstring, source
         if source.name == "__init__.py":
-            assert len(text.splitlines()) == 1, f"{source}: says in one line what belongs there, and nothing else"
+            assert len(text.splitlines()) == 1, f"{source}: holds one line, its docstring"
 
 
-def test_the_readme_is_short_and_lines_fit():
+def test_the_readme_and_its_lines_are_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
     for document in DOCUMENTS:
         for number, line in enumerate(document.read_text().splitlines(), start=1):
@@ -82,7 +82,7 @@ def test_the_readme_is_short_and_lines_fit():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_what_the_documentation_names_is_there(document):
+def test_links_and_paths_in_the_documentation_exist(document):
     text = document.read_text()
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         assert link.startswith("https://") or (document.parent / link).exists(), link
@@ -90,25 +90,25 @@ def test_what_the_documentation_names_is_there(document):
         assert (ROOT / path).exists(), path
 
 
-def test_the_tests_that_the_documentation_names_are_there():
+def test_tests_named_in_the_documentation_exist():
     texts = [path.read_text() for path in (ROOT / "tests").rglob("test_*.py")]
-    ours = {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
+    defined = {name for text in texts for name in re.findall(r"^def (test_\w+)", text, re.MULTILINE)}
     named = re.findall(r"`(test_\w+)`", (ROOT / "docs" / "reliability.md").read_text())
-    assert len(named) > 20 and set(named) <= ours
+    assert len(named) > 20 and set(named) <= defined
 
 
-def test_what_a_test_starts_sees_no_gpu():
+def test_child_processes_of_tests_see_no_gpu():
     assert call("-c", "import os; print(repr(os.environ['CUDA_VISIBLE_DEVICES']))") == "''\n"
     assert pick_device() == CPU
 
 
-def test_the_golden_values_can_be_computed_anew():
+def test_the_documented_computation_of_golden_values_runs():
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "golden.md").read_text(), re.DOTALL)
     with chdir(ROOT):
         exec(compile(block, "docs/golden.md", "exec"), {})
 
 
-def test_the_documented_strategy_is_one():
+def test_the_documented_strategy_works():
     text = (ROOT / "docs" / "where.md").read_text()
     (function,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def " in block)
     names = vars(sampling_utils) | {"torch": torch}

@@ -1,4 +1,4 @@
-"""What holds for every input, on inputs that Hypothesis draws; the same ones in every run."""
+"""Properties of every input, tested on inputs that Hypothesis draws, the same ones in every run."""
 
 import csv
 import itertools
@@ -28,7 +28,9 @@ from utils.score_utils import Batch, Score, score_matrix
 
 few = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 fewer = settings(few, max_examples=25)
-TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)  # what UTF-8 can hold
+TEXT = st.text(
+    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20
+)  # all that UTF-8 can encode
 
 
 # --- captions --------------------------------------------------------------------------------------------
@@ -37,7 +39,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 @few
 @given(st.text(st.one_of(st.characters(), st.sampled_from("aZ.,-'\"!?/\\:;#İΣß \t\n\u00a0\u2028"))))
 @example("İstanbul: ΑΣ. straße")
-def test_a_cleaned_caption(raw):
+def test_cleaned_captions_keep_their_letters_and_cleaning_again_changes_nothing(raw):
     text = clean_caption(raw)
     kept = set("LMN") | {"Pd"}
     assert all({category(letter), category(letter)[0]} & kept for word in text.split() for letter in word)
@@ -56,7 +58,7 @@ def test_a_cleaned_caption(raw):
     st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]),  # csv quotes no \r where lines end in \n
     st.sampled_from(["utf-8", "utf-8-sig"]),
 )
-def test_captions_read_back_as_they_were_written(rows, dialect, encoding):
+def test_captions_round_trip_through_csv(rows, dialect, encoding):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "captions.csv"
         with path.open("w", newline="", encoding=encoding) as stream:
@@ -70,7 +72,7 @@ def test_captions_read_back_as_they_were_written(rows, dialect, encoding):
 
 @few
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5))
-def test_tables_read_back_as_they_were_written(rows):
+def test_tables_round_trip_through_csv(rows):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "table.csv"
         write_csv(path, ["a", "b"], rows)
@@ -80,7 +82,7 @@ def test_tables_read_back_as_they_were_written(rows):
 
 @few
 @given(st.binary(max_size=200))
-def test_any_bytes_are_captions_or_one_clear_error(content):
+def test_any_bytes_are_read_as_captions_or_give_one_error_line(content):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "captions.csv"
         path.write_bytes(b"file_name,caption_1\n" + content)
@@ -104,7 +106,7 @@ VALUES = st.recursive(
 
 
 def places_in(tree, place=()):
-    """Every key of a tree of dictionaries, as the way to it."""
+    """Yield the path to every key of a tree of dictionaries."""
     for key, value in tree.items():
         yield (*place, key)
         if isinstance(value, dict):
@@ -115,14 +117,14 @@ PLACES = st.sampled_from(sorted(places_in(TREE)))
 
 
 def changed(tree, place, value):
-    """The tree with a value at a place."""
+    """Return the tree with another value at a path."""
     key, *rest = place
     return tree | {key: changed(tree[key], rest, value) if rest else value}
 
 
 @settings(few, max_examples=100)
 @given(PLACES, VALUES, st.text(max_size=5) | st.none())
-def test_any_configuration_is_taken_or_one_clear_error(place, value, surplus_key):
+def test_any_configuration_is_accepted_or_gives_clear_error_lines(place, value, surplus_key):
     tree = changed(TREE, place, value)
     if surplus_key is not None:
         tree = changed(tree, (*place[:-1], surplus_key), value)
@@ -144,7 +146,7 @@ def test_any_configuration_is_taken_or_one_clear_error(place, value, surplus_key
 @example("param_conf.seed=[1")
 @example("metrics=&a [*a]")
 @example("a" + ".a" * 2000 + "=1")
-def test_any_override_is_taken_or_a_clear_error(override):
+def test_any_override_is_accepted_or_gives_one_error_line(override):
     try:
         assert isinstance(load_conf(ROOT / "conf.yaml", [override]), Conf)
     except UserError as error:
@@ -157,7 +159,7 @@ def test_any_override_is_taken_or_a_clear_error(override):
 @example(b"a: !!timestamp x")
 @example(b"a: 0x_")
 @example(b"? [a]\n: b")
-def test_any_bytes_are_a_configuration_or_a_clear_error(content):
+def test_any_bytes_are_read_as_a_configuration_or_give_clear_error_lines(content):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "conf.yaml"
         path.write_bytes(f"base: {ROOT / 'conf.yaml'}\n".encode() + content)
@@ -183,7 +185,7 @@ def rankings(draw, most_items):
 
 @fewer
 @given(rankings(most_items=6))
-def test_metrics_are_the_mean_over_all_orders_of_tied_items(ranking):
+def test_metrics_average_over_all_orders_of_tied_items(ranking):
     scores, relevance = ranking
     by_query = []
     for row, relevant in zip(scores, relevance, strict=True):
@@ -201,7 +203,7 @@ def test_metrics_are_the_mean_over_all_orders_of_tied_items(ranking):
 
 @few
 @given(rankings(most_items=30), st.randoms(use_true_random=False))
-def test_metrics_know_neither_the_scale_of_scores_nor_the_order_of_items_and_queries(ranking, random):
+def test_metrics_ignore_the_scale_of_scores_and_the_order_of_items_and_queries(ranking, random):
     scores, relevance = ranking
     metrics = retrieval_metrics(scores, relevance)
     assert retrieval_metrics(np.exp(scores) * 1e-9 - 5, relevance) == metrics
@@ -276,12 +278,12 @@ def test_loss_of_encoder_outputs_is_finite(batch, name, masks, surplus):
 @given(batches(), st.sampled_from(sorted(set(STRATEGIES) - {"random-NS"})), MASKS, st.randoms(use_true_random=False))
 def test_the_order_of_a_batch_does_not_change_the_loss(batch, name, masks, random):
     audio, text, fids, *lens = batch
-    # A little of its own for each item: with equal scores, which negative comes first would decide.
+    # Make every item unique: between equal scores, the order would decide.
     audio = audio.double() + torch.rand(audio.shape, generator=torch.Generator().manual_seed(1)) + 0.1
     text = text.double() + torch.rand(text.shape, generator=torch.Generator().manual_seed(2)) + 0.1
 
     def loss(order):
-        scores = embedding_scores(audio[order], text[order], *masked(masks, *(part[order] for part in lens)))
+        scores = embedding_scores(audio[order], text[order], *masked(masks, *(lengths[order] for lengths in lens)))
         return TripletLoss(0.5, name)(scores, negative_mask(fids[order])).loss.item()
 
     order = list(range(len(audio)))
@@ -296,15 +298,15 @@ def test_padding_does_not_change_masked_scores(batch, surplus, filling):
     scores = score_matrix(audio, text, audio_lens, text_lens)
     for audio_padding, text_padding in ((surplus, 0), (0, surplus), (surplus, surplus)):
         longer = [
-            torch.cat([part, torch.full((len(part), length, part.shape[2]), filling)], dim=1)
-            for part, length in ((audio, audio_padding), (text, text_padding))
+            torch.cat([embeds, torch.full((len(embeds), length, embeds.shape[2]), filling)], dim=1)
+            for embeds, length in ((audio, audio_padding), (text, text_padding))
         ]
         torch.testing.assert_close(score_matrix(*longer, audio_lens, text_lens), scores)
 
 
 @few
 @given(batches())
-def test_masked_scores_are_those_of_each_pair_alone(batch):
+def test_masked_scores_equal_those_of_single_pairs(batch):
     audio, text, _, audio_lens, text_lens = batch
     scores = score_matrix(audio, text, audio_lens, text_lens)
     for i, j in np.ndindex(*scores.shape):

@@ -1,4 +1,4 @@
-"""A trial by another score than the published one, through the real commands."""
+"""A trial with another score than the published one, through the real commands."""
 
 import hashlib
 import json
@@ -7,10 +7,11 @@ import shutil
 
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from tests.helpers import STAGES, call, close_logs, tiny_conf
+from tests.helpers import STAGES, call, only_trial, tiny_conf
 from utils.search.clip_search import ClipSearch
 from utils.trial.checkpoint import load_checkpoint
 from utils.trial.directory import open_trial
@@ -21,7 +22,7 @@ SHARP = ("score.frames=softmax", "score.learn_sharpness=true", "score.words=idf"
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A preprocessed data set and its configuration. Not to be changed."""
+    """A preprocessed data set and its configuration. Read-only."""
     folder = tmp_path_factory.mktemp("score")
     conf = tiny_conf(folder)
     for stage in STAGES[:5]:
@@ -31,16 +32,16 @@ def prepared(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sharp(prepared):
-    """A finished trial of a learnt softmax over frames and words by idf. Not to be changed."""
+    """A finished trial with a learnt softmax over frames and idf word weights. Read-only."""
     folder, conf = prepared
-    call("main.py", "--conf", conf, *SHARP, f"trial_base={folder / 'sharp'}", "trial_series=demo")
-    trial = next((folder / "sharp" / "demo").iterdir())
+    call("main.py", "--conf", conf, *SHARP, f"trial_base={folder / 'output'}", "trial_series=demo")
+    trial = only_trial(folder)
     for stage in (SCORE, MEASURE, REPORT):
         call(stage, "--trial", trial)
     return trial
 
 
-def test_sharpness_is_learnt_and_kept_with_the_trial(sharp):
+def test_sharpness_is_learnt_and_saved(sharp):
     best = open_trial(sharp, []).best
     assert best.score.log_sharpness.item() != pytest.approx(np.log(10), abs=1e-7)
     assert best.score.idf.shape == (len(best.words),) and best.score.idf[0] == 0 and best.score.idf[1:].min() >= 1
@@ -50,32 +51,31 @@ def test_sharpness_is_learnt_and_kept_with_the_trial(sharp):
     assert str(best.score).startswith("frames=softmax(") and str(best.score).endswith("), words=idf")
 
 
-def test_resuming_goes_on_with_the_sharpness(prepared, sharp, tmp_path):
-    short = ("param_conf.num_epoch=1", f"trial_base={tmp_path}", "trial_series=demo")
+def test_resume_restores_the_sharpness(prepared, sharp, tmp_path):
+    short = ("param_conf.num_epoch=1", f"trial_base={tmp_path / 'output'}", "trial_series=demo")
     call("main.py", "--conf", prepared[1], *SHARP, *short)
-    trial = next((tmp_path / "demo").iterdir())
-    close_logs()
+    trial = only_trial(tmp_path)
     call("main.py", "--resume", trial, "param_conf.num_epoch=2")
     assert (trial / "metrics.jsonl").read_bytes() == (sharp / "metrics.jsonl").read_bytes()
-    ours, theirs = (load_checkpoint(each / "checkpoint_last.pt")["score"] for each in (trial, sharp))
+    ours, theirs = (load_checkpoint(path / "checkpoint_last.pt")["score"] for path in (trial, sharp))
     assert ours.keys() == {"log_sharpness", "idf"}
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-def test_search_finds_what_was_scored(sharp):
+def test_search_uses_the_trials_score(prepared, sharp):
     with h5py.File(sharp / "evaluation_xmodal_scores.hdf5") as store:
         scores, tids = store["scores"][()], store["tids"].asstr()[()].tolist()
         fids = store["fids"].asstr()[()].tolist()
     search = ClipSearch.open(sharp)
-    table_tids, texts, *_ = search._captions
-    assert table_tids == tids
-    hits = search.by_text(texts[5], top=len(fids))
+    captions = pd.read_csv(prepared[0] / "data" / "evaluation_text.csv")
+    assert captions["tid"].tolist() == tids
+    hits = search.by_text(captions["raw_text"][5], top=len(fids))
     assert [hit.score for hit in hits] == pytest.approx(sorted(scores[:, 5], reverse=True), abs=1e-6)
     for hit in search.by_audio(hits[0].path, top=4):
         assert hit.score == pytest.approx(scores[fids.index(hits[0].fid), tids.index(hit.tid)], abs=1e-4)
 
 
-def test_the_report_adds_up_scores_and_marks_frames(sharp):
+def test_report_terms_add_up_to_the_score(sharp):
     page = (sharp / "report" / "report.html").read_text()
     cards = re.findall(r'<p><b>\d+</b> <span class="soft">score (\d\.\d{4})</span>.*?score = ([^<]+)</p>', page, re.S)
     assert len(cards) > 10

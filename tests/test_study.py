@@ -1,4 +1,4 @@
-"""The study: what is chosen, on which split, and what its tables say."""
+"""The study: which variant it chooses, on which split, and what its tables show."""
 
 import sys
 
@@ -12,14 +12,13 @@ from utils.report.groups import highest
 
 
 def scores_of(rng, strength):
-    """Scores of 12 clips with five captions each, whose own captions stand out by so much."""
-    own = np.repeat(np.eye(12), 5, axis=1)
-    return rng.random((12, 60)) + strength * own
+    """Scores of 12 clips with five captions each; `strength` is added to a clip's own captions."""
+    return rng.random((12, 60)) + strength * np.repeat(np.eye(12), 5, axis=1)
 
 
 @pytest.fixture
 def trials(tmp_path):
-    """Two seeds of three variants: the first named is neither the best nor the first of the alphabet."""
+    """Two seeds of three variants. The first is neither the best nor the first in the alphabet."""
     rng, variants = np.random.default_rng(0), (("random-NS", 0.3), ("semi-hard-NS", 0.6), ("full-batch-NS", 0.1))
     on_validation = ("data_conf.val_data=evaluation",)  # the split that these trials have scores of
     return [
@@ -29,7 +28,7 @@ def trials(tmp_path):
     ]
 
 
-def test_the_highest_mean_of_both_directions_is_chosen_and_the_first_is_compared_with(trials):
+def test_the_variant_with_the_highest_mean_map_is_chosen_and_compared_with_the_first(trials):
     groups = study.groups_on(trials, "evaluation")
     assert groups[0].label == "random-NS" and len(groups) == 3
     chosen = highest(groups)
@@ -42,7 +41,7 @@ def test_the_highest_mean_of_both_directions_is_chosen_and_the_first_is_compared
     assert apart.low > 0 and f"| +{apart.value:.3f} [+{apart.low:.3f}, +{apart.high:.3f}] |" in row
 
 
-def test_the_result_is_that_of_the_chosen_beside_the_published(trials, monkeypatch, capsys):
+def test_evaluate_scores_only_the_chosen_and_the_published_variant(trials, monkeypatch, capsys):
     scored = []
     monkeypatch.setattr(study, "score_on", lambda trial, split: scored.append((trial.name, split)))
     monkeypatch.setattr(sys, "argv", ["study", *map(str, trials), "--evaluate", "evaluation"])
@@ -56,7 +55,7 @@ def test_the_result_is_that_of_the_chosen_beside_the_published(trials, monkeypat
     assert "| seeds in which it is better | 2 of 2 | 2 of 2 | |" in printed
 
 
-def test_a_published_setting_that_is_best_is_not_compared_with_itself(trials, monkeypatch, capsys):
+def test_a_best_published_setting_is_not_compared_with_itself(trials, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["study", *map(str, trials[2:]), "--evaluate", "evaluation"])
     study.main()
     printed = capsys.readouterr().out

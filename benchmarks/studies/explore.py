@@ -1,4 +1,4 @@
-"""The live page of a split of Clotho's size in Chromium: prints one Markdown table.
+"""Time the live page of a split of Clotho's size in Chromium; print a Markdown table.
 
 usage: python -m benchmarks.studies.explore [--clips C ...]      (needs Chromium, and the development requirements)
 
@@ -43,7 +43,7 @@ FIRST = "([query, top]) => ranked(partsOf(wordsOf(query))).order.slice(0, top)"
 
 
 def write_page(root: str, clips: int) -> tuple[Path, list[str], list[list[int]]]:
-    """Write a page of a trial with random scores; its path, queries, and the clips that `by_text` ranks first."""
+    """Write a page of a trial with random scores. Returns its path, queries, and their first clips by `by_text`."""
     conf, rng = dataset_conf(root), np.random.default_rng(2)
     split, paths = conf.data_conf.eval_data, DatasetPaths(root)
     trial = Trial(write_trial(root, clips), conf)
@@ -62,7 +62,7 @@ def write_page(root: str, clips: int) -> tuple[Path, list[str], list[list[int]]]
 
 
 def measure(page: Page, path: Path, queries: list[str], first: list[list[int]]) -> list[str]:
-    """The cells of a row of the table."""
+    """Time a page. Returns a row's cells."""
     page.goto(path.as_uri())
     opening = page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
     page.evaluate(KEYS, queries[:1])

@@ -1,9 +1,9 @@
-"""Does hubness foretell a collapse? The first epoch of training, batch by batch, under several strategies.
+"""Does hubness predict a collapse? Plot the first training epoch, batch by batch, under several strategies.
 
 usage: python -m benchmarks.studies.hubness [section.key=value ...] --conf FILE [--out docs/hubness.png] [--seeds 0 1 2]
 
-Draws the hubness of each batch's picks (utils.negative_utils.pick_statistics) and the standard deviation of its scores,
-whose fall is the collapse.
+The plots show the hubness of each batch's picks (utils.negative_utils.pick_statistics), and the standard deviation of
+its scores, which falls in a collapse.
 """
 
 from pathlib import Path
@@ -49,7 +49,7 @@ def draw(runs: dict[tuple[str, int], list[tuple[float, float]]], out: Path) -> N
     figure = Figure(figsize=(7.2, 2.6), layout="constrained")
     for axes, what, index in zip(figure.subplots(1, 2), ("hubness", "spread of the scores"), (0, 1), strict=True):
         for (strategy, seed), found in runs.items():
-            label = strategy if seed == min(each for name, each in runs if name == strategy) else None
+            label = strategy if seed == min(other for name, other in runs if name == strategy) else None
             values = [both[index] for both in found]
             axes.plot(range(1, len(values) + 1), values, color=STRATEGIES[strategy], label=label)
         axes.set(xlabel="batch of the first epoch", title=what, ylim=(0, None))

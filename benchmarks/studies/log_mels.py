@@ -1,4 +1,4 @@
-"""Where the time of log-mels goes: CPU milliseconds a clip, in one process with one thread, beside plain librosa's.
+"""Measure the steps of log-mels: CPU milliseconds a clip, in one process with one thread, and of plain librosa.
 
 usage: OMP_NUM_THREADS=1 python -m benchmarks.studies.log_mels [--clips 600] [--seconds 8]
 """
@@ -32,7 +32,7 @@ from utils.dataset.log_mel import log_mel_spectrogram
 REST = "settings, checks, processes, record"
 WHOLE = "the whole command, beside its start"
 PLAIN = "plain librosa"
-RESAMPLED = 32000  # Hz, where audio_logmel.sample_rate asks for it: by itself it does not
+RESAMPLED = 32000  # Hz; by default audio_logmel.sample_rate resamples nothing
 RESAMPLING = f"(resample to {RESAMPLED} Hz)"
 
 
@@ -50,7 +50,7 @@ class Clock:
 
 
 def profile(root: str) -> dict[str, float]:
-    """Mean CPU seconds a clip of a worker's and the writer's steps, of everything else, and of the plain code."""
+    """Mean CPU seconds a clip of the worker's and the writer's steps, of the rest, and of plain librosa."""
     files = sorted(Path(root).glob("*/*.wav"))
     torch.set_num_threads(1)
     keep_freed_memory()  # as the workers do

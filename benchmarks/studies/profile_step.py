@@ -1,4 +1,4 @@
-"""Where a training step on a CPU spends its time: self CPU time by operator, one thread, in float32 and bfloat16.
+"""Profile a training step on a CPU: self CPU time by operator, one thread, in float32 and bfloat16.
 
 usage: python -m benchmarks.studies.profile_step [--steps N] [--rows N] [--quick]
 
@@ -19,7 +19,7 @@ SIDES = ("published", *PRECISIONS)
 
 
 class Operator(NamedTuple):
-    """What an operator took of a step, without the operators that it called."""
+    """The time of an operator in a step, without the operators that it calls."""
 
     ms: float
     calls: int
@@ -65,7 +65,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="steps to choose from (default: 3)")
     parser.add_argument("--rows", type=int, default=14, metavar="N", help="operators to print (default: 14)")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that it runs")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, to check that it runs")
     args = parser.parse_args()
     one_thread()
     size = QUICK if args.quick else Size()

@@ -1,12 +1,12 @@
-"""A study: variants of the published setting, compared so that neither chance nor selection passes for progress.
+"""Compare variants of the published setting without mistaking chance or selection for progress.
 
     python main.py --sweep --conf benchmarks/studies/study.yaml data_conf.dataset=DIR ...
     python -m benchmarks.studies.study TRIAL [TRIAL ...] [--evaluate SPLIT]
 
-Trials that differ only in their seeds are a variant; the first trial's is the published setting. Variants are compared
-on the validation split, each trial at the epoch that its `select_by` chose there, with intervals by paired bootstrap
-over clips; the variant with the highest mAP (mean of both directions and of the seeds) is chosen. A choice looks better
-on the split that it was made on than it is: --evaluate compares it once, at the end, on a split that chose nothing.
+Trials that differ only in their seeds are one variant; the first trial's variant is the published setting. Variants are
+compared on the validation split, each trial at the epoch that its `select_by` chose, with intervals by paired bootstrap
+over clips. The variant with the highest mAP (mean of both directions and all seeds) is chosen. This overestimates it on
+the validation split, so --evaluate compares it once, at the end, on a split that played no part in the choice.
 """
 
 from pathlib import Path
@@ -26,7 +26,7 @@ SIDES = DIRECTIONS | {BOTH: "mean of both"}
 
 
 def groups_on(trials: list[Path], split: str) -> list[Group]:
-    """Trials in groups, with their results on a split; the first trial's group first."""
+    """Group trials by their settings, with their results on a split; the first trial's group comes first."""
     results = [read_result(trial, [f"data_conf.eval_data={split}"]) for trial in trials]
     for result in results[1:]:
         require_same_data(results[0], result)
@@ -41,34 +41,34 @@ def score_on(trial: Path, split: str) -> None:
 
 
 def name_of(group: Group, first: Group) -> str:
-    """A variant's name: its settings that differ from the first variant's; its strategy, where none do."""
-    own, theirs = (some.results[0].experiment for some in (group, first))
-    changes = [f"{key.rpartition('.')[2]}={value}" for key, value in own.items() if theirs.get(key) != value]
+    """Name a variant by the settings that differ from the first variant's, or by its strategy if none do."""
+    settings, published = group.results[0].experiment, first.results[0].experiment
+    changes = [f"{key.rpartition('.')[2]}={value}" for key, value in settings.items() if published.get(key) != value]
     return escaped(", ".join(changes) or group.results[0].strategy)
 
 
 def variants_table(groups: list[Group], chosen: Group) -> list[str]:
-    """A row a variant: its mAP, and the difference from the first's."""
+    """A row for each variant: its mAP, and the difference from the first variant's."""
     header = ["validation mAP", "seeds", "epochs", *SIDES.values(), "less the first's"]
     rows = []
     for group in groups:
         epochs = [best_of(result.history, result.conf)["epoch"] for result in group.results]
-        apart = "" if group is groups[0] else difference_cell(differences(group.queries, groups[0].queries)[BOTH])
+        difference = "" if group is groups[0] else difference_cell(differences(group.queries, groups[0].queries)[BOTH])
         cells = [spread_cell(group, side, "mAP") for side in SIDES]
         name = name_of(group, groups[0])
         name = f"**{name}**" if group is chosen else name
-        rows.append([name, str(len(group.results)), ", ".join(map(str, epochs)), *cells, apart])
+        rows.append([name, str(len(group.results)), ", ".join(map(str, epochs)), *cells, difference])
     return table_lines(header, rows)
 
 
 def result_table(published: Group, chosen: Group, split: str) -> list[str]:
-    """mAP of the chosen variant and of the published setting on a split that chose nothing."""
-    apart = differences(chosen.queries, published.queries)
+    """mAP of the chosen variant and of the published setting on a split that played no part in the choice."""
+    by_side = differences(chosen.queries, published.queries)
     rows = [
         [name_of(group, published), *(spread_cell(group, side, "mAP") for side in SIDES)]
         for group in (published, chosen)
     ]
-    rows.append(["difference", *(difference_cell(apart[side]) for side in SIDES)])
+    rows.append(["difference", *(difference_cell(by_side[side]) for side in SIDES)])
     rows.append(["ratio", *(f"{chosen.mean(side, 'mAP') / published.mean(side, 'mAP'):.2f}" for side in SIDES)])
     before = {result.seed: result.metrics for result in published.results}
     if before.keys() == {result.seed for result in chosen.results}:

@@ -1,4 +1,4 @@
-"""How well a model retrieves by words that no caption has: prints a Markdown table.
+"""Measure how well a model retrieves by words that no caption has; print a Markdown table.
 
 usage: python -m benchmarks.studies.synonyms --trial DIR [--split NAME] [--table FILE.csv]
 
@@ -25,7 +25,7 @@ COLUMNS = ("word", "in its place", "captions", "as they are", "replaced", "left 
 
 
 def unseen_synonyms(search: ClipSearch, table: Path) -> list[tuple[str, str]]:
-    """The table's pairs of a word and a synonym that the trial can be asked for, though no caption has it."""
+    """Read the pairs (word, synonym) whose synonym has scores but occurs in no caption."""
     _, rows = csv_rows(table, "name a CSV file of word,synonym")
     pairs = [(row["word"], row["synonym"]) for _, row in rows]
     seen, chosen = set(read_vocabulary(search.paths)), []
@@ -38,10 +38,10 @@ def unseen_synonyms(search: ClipSearch, table: Path) -> list[tuple[str, str]]:
     return chosen
 
 
-def mean_average_precision(search: ClipSearch, queries: Iterable[list[str]], right: Iterable[set[str]]) -> float:
-    """mAP of queries, lists of words, each with the fids of its right clips."""
+def mean_average_precision(search: ClipSearch, queries: Iterable[list[str]], relevant: Iterable[set[str]]) -> float:
+    """mAP of queries, lists of words, each with the fids of its relevant clips."""
     scores, relevance = [], []
-    for words, fids in zip(queries, right, strict=True):
+    for words, fids in zip(queries, relevant, strict=True):
         found = {hit.fid: hit.score for hit in search.by_text(" ".join(words), top=2**31)}
         scores.append([found[fid] for fid in sorted(found)])
         relevance.append([fid in fids for fid in sorted(found)])
@@ -49,13 +49,16 @@ def mean_average_precision(search: ClipSearch, queries: Iterable[list[str]], rig
 
 
 def measured(search: ClipSearch, captions: list[list[str]], fids: list[str], swaps: dict[str, str]) -> list[float]:
-    """How many captions hold one of the words to be swapped, and the mAP of these: as they are, replaced, left out."""
+    """Count the captions that contain a word to swap, and compute their mAP as they are, replaced and left out."""
     chosen = [i for i, words in enumerate(captions) if swaps.keys() & set(words)]
-    own = [{fids[i]} for i in chosen]
+    relevant = [{fids[i]} for i in chosen]
     as_they_are = [captions[i] for i in chosen]
     replaced = [[swaps.get(word, word) for word in words] for words in as_they_are]
     left_out = [[word for word in words if word not in swaps] for words in as_they_are]
-    return [len(chosen), *(mean_average_precision(search, some, own) for some in (as_they_are, replaced, left_out))]
+    return [
+        len(chosen),
+        *(mean_average_precision(search, words, relevant) for words in (as_they_are, replaced, left_out)),
+    ]
 
 
 def main() -> None:
@@ -75,8 +78,8 @@ def main() -> None:
         output.row(word, other, values[0], *(f"{value:.3f}" for value in values[1:]))
 
     for word, other in pairs:
-        right = {fid for fid, words in zip(fids, captions, strict=True) if word in words}
-        alone = [mean_average_precision(search, [[query]], [right]) for query in (word, other)]
+        relevant = {fid for fid, words in zip(fids, captions, strict=True) if word in words}
+        alone = [mean_average_precision(search, [[query]], [relevant]) for query in (word, other)]
         print_row(word, other, [*measured(search, captions, fids, {word: other}), *alone])
     first = dict(reversed(pairs))  # of each word
     print_row("any", "the first", measured(search, captions, fids, first))
