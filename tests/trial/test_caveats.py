@@ -32,7 +32,7 @@ def begin(tmp_path):
         ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], True),
         (SETTLED, True),
         (SETTLED[1:], False),  # within the grace period
-        ([*SETTLED, 0.2], False),  # gone on with by another version, say
+        ([*SETTLED, 0.2], False),  # resumed by another version, say
     ],
 )
 def test_a_trial_is_unfinished_where_no_stopper_ended_it_before_its_last_epoch(begin, objectives, finished):
