@@ -1,6 +1,6 @@
-"""The full-disk test: every command meets a disk that takes no more; it must say so, and leave earlier outputs alone.
+"""Run every command on a full disk: it must say so, and leave earlier outputs as they are.
 
-A limit on the size of files stands for the disk: none of the stage's own files fits, or only the largest does not.
+A limit on the size of files simulates the disk: either none of the stage's files fits, or only the largest does not.
 python -m tests.full_disk; test_survival.py runs a short form.
 """
 
@@ -14,12 +14,12 @@ from tests.helpers import DISTURBED, Stages
 
 
 def limits(stages: Stages, stage: str) -> list[int]:
-    """Bytes a file may have: too few for any of ours (a semaphore fits), and half of the stage's largest output."""
+    """Bytes that a file may have: too few for any output (a semaphore fits), and half of the stage's largest."""
     return [64, max(path.stat().st_size for path in stages.written(stage)) // 2]
 
 
 def outcome(stages: Stages, stage: str, limit: int) -> str:
-    """Run a stage under a limit: '' where it ends as it should, else what is wrong."""
+    """Run a stage under a limit: '' where it fails as it should and then succeeds without one, else what is wrong."""
     stages.rewind(stage)
     done = stages.run(stage, preexec_fn=partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit)))
     lines = done.stderr.splitlines()
@@ -28,12 +28,12 @@ def outcome(stages: Stages, stage: str, limit: int) -> str:
     if lost := stages.lost(stage):
         return f"changed: {' '.join(lost)}"
     if wrong := stages.run(stage).stderr.strip() or " ".join(stages.differences(stage)):
-        return f"then, with room again: {wrong}"
+        return f"then, without the limit: {wrong}"
     return ""
 
 
 def survive(stages: Stages) -> tuple[int, int]:
-    """All cases; their number, and of those that end as they should."""
+    """Run all cases. Returns their number, and how many passed."""
     cases = [(stage, limit) for stage in stages.names for limit in limits(stages, stage)]
     passed = 0
     for stage, limit in cases:

@@ -1,12 +1,11 @@
-"""Damaged files against the real loaders: each ends in a clean error (UserError) or is taken, never in anything else.
+"""Give damaged files to the real loaders: each must raise a UserError that names the file, or accept it.
 
 `make fuzz` mutates valid files for two minutes. `python -m tests.fuzz --seed S --case N` repeats one case of a run.
-Files that provoke a failure are kept in output/fuzz.
+Files that fail are kept in output/fuzz.
 """
 
 import argparse
 import gzip
-import hashlib
 import io
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -35,9 +35,9 @@ import soundfile
 import torch
 
 from tests.helpers import ROOT, record_files, unread_nltk_words, write_nltk_data
-from utils.common.chunks import DIGEST, load_part, save_part
+from utils.common.chunks import load_part, save_part
 from utils.common.errors import UserError
-from utils.common.folders import own_file, require_own_file
+from utils.common.folders import WRITTEN, own_file, require_own_file
 from utils.common.io import write_csv, write_json
 from utils.common.steps import MEASURING, TRAINING
 from utils.common.workers import for_a_worker
@@ -94,29 +94,30 @@ from utils.trial.score_files import (
 from utils.trial.trial import Trial
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.helpers", "gensim.models", "utils.search.challenge"])  # what takes time to import
-SECONDS, MUTATIONS, SEED = 120, 10_000, 0
+FORKS.set_forkserver_preload(["tests.helpers", "gensim.models", "utils.search.challenge"])  # their imports take seconds
 PATIENCE = 20.0  # s, for one case
-MEMORY = 3 * 2**30  # bytes beyond what the process takes at its start
+MEMORY = 3 * 2**30  # bytes that a case may take
 KEPT = ROOT / "output" / "fuzz"
 SIZE = 4  # of the word vectors
 WORDS = [PAD, "barks", "dog", "falls", "rain"]
+CAPTION = 'A "dog" barks,'
 CONF = load_conf(ROOT / "conf.yaml")
-TRIAL = Entry(format=FORMAT)  # what a trial's provenance begins with
+TRIAL = Entry(format=FORMAT)  # the first entry of a trial's provenance
 LOG_MEL_CONFIG = CONF.audio_logmel.config
 ID3 = b"ID3\4\0\0\0\0\0\x64" + bytes(100)  # a tag
+OWN = f".own.csv{WRITTEN}"
 
 
 # --- valid files and their loaders -----------------------------------------------------------------------
 
 
 class Kind(NamedTuple):
-    """A kind of file: its place in the folder, how a valid one is made, and what reads it."""
+    """A kind of file: its path within the folder, the function that makes a valid one, and the loader."""
 
     file: str
     make: Callable[[Path], object]
     load: Callable[[Path], object]
-    sealed: bool = False  # by a digest: no other content is taken, and be it by a bit
+    sealed: bool = False  # a digest protects every bit
 
 
 def sound(subtype: str, channels: int = 1, form: str | None = None) -> Callable[[Path], None]:
@@ -127,20 +128,20 @@ def sound(subtype: str, channels: int = 1, form: str | None = None) -> Callable[
     return make
 
 
-def surrounded(before: bytes, form: str, behind: bytes) -> Callable[[Path], None]:
-    """A sound with something before or behind it, under a name that tells nothing of its format."""
+def surrounded(before: bytes, form: str, after: bytes) -> Callable[[Path], None]:
+    """A sound with other bytes before or after it, under a name that does not tell its format."""
 
     def make(path: Path) -> None:
         plain = path.with_name("plain")
         samples = np.random.default_rng(0).normal(scale=0.1, size=4000)
         soundfile.write(plain, samples, 16000, format=form)
-        path.write_bytes(before + plain.read_bytes() + behind)
+        path.write_bytes(before + plain.read_bytes() + after)
 
     return make
 
 
 def make_mp3_in_wav(path: Path) -> None:
-    """A .wav file of MP3 with a count of its frames."""
+    """A .wav file that holds MP3 and states the number of its samples."""
     sound("MPEG_LAYER_III", form="MP3")(path)
     mp3 = path.read_bytes()
     form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, 16000, 8000, 1, 0, 12, 1, 2, 576, 1, 1393)
@@ -151,7 +152,7 @@ def make_mp3_in_wav(path: Path) -> None:
 
 def load_sound(path: Path) -> None:
     clip = probe_clip(path).clip
-    frames = len(read_log_mel(path, LOG_MEL_CONFIG))  # from disk; the other from memory
+    frames = len(read_log_mel(path, LOG_MEL_CONFIG))  # from disk; with resampling, from memory
     assert frames == LOG_MEL_CONFIG.frames(clip.samples, clip.sample_rate)
     read_log_mel(path, replace(LOG_MEL_CONFIG, sample_rate=22050))
 
@@ -162,13 +163,12 @@ def load_captions(path: Path) -> None:
 
 
 def make_captions(path: Path) -> None:
-    write_csv(path, ["file_name", *CAPTION_COLUMNS], [[f"{i}.wav", 'A "dog" barks,', *"abcd"] for i in range(9)])
+    write_csv(path, ["file_name", *CAPTION_COLUMNS], [[f"{i}.wav", CAPTION, *"abcd"] for i in range(9)])
 
 
 def make_nltk_package(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_nltk_data(Path(folder))
-        path.parent.mkdir()
         shutil.make_archive(str(path.with_suffix("")), "zip", Path(folder, path.parent.name), path.stem)
 
 
@@ -184,8 +184,12 @@ def make_cleaned(path: Path) -> None:
     write_csv(path, CLEAN_COLUMNS, rows)
 
 
+def load_cleaned(path: Path) -> None:
+    index_split(DatasetPaths(str(path.parent)), "dev", None)
+
+
 def make_text(path: Path) -> None:
-    rows = [[f"t{i}", f"f{i // 2}", "x.wav", "A dog", "dog barks", '["dog", "barks"]'] for i in range(4)]
+    rows = [[f"t{i}", f"f{i // 2}", "x.wav", CAPTION, "dog barks", '["dog", "barks"]'] for i in range(4)]
     write_csv(path, TEXT_COLUMNS, rows)
 
 
@@ -217,10 +221,6 @@ def make_provenance(path: Path) -> None:
 def load_provenance(path: Path) -> None:
     check_made(Trial(path.parent, CONF), TRAINING)
     diverged(path.parent)
-
-
-def make_conf(path: Path) -> None:
-    path.write_bytes((ROOT / "conf.yaml").read_bytes())
 
 
 def load_and_save_conf(path: Path) -> None:
@@ -257,12 +257,8 @@ def load_and_index(path: Path) -> None:
     stored.scores.file.close()
 
 
-def make_queries(path: Path) -> None:
-    write_csv(path, ["file_name", "caption"], [[f"{i}.wav", 'A "dog" barks,'] for i in range(9)])
-
-
 def make_pairs(path: Path) -> None:
-    write_csv(path, ["file_name", "caption"], [["x.wav", "A dog"]] * 3)
+    write_csv(path, ["file_name", "caption"], [["x.wav", CAPTION]] * 9)
 
 
 def load_pairs(path: Path) -> None:
@@ -274,37 +270,24 @@ def load_pairs(path: Path) -> None:
 
 
 def make_measured(path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
     pairs = path.with_name("pairs.csv")
     make_pairs(pairs)
     conf = load_conf(ROOT / "conf.yaml", [f"{SETTING}={pairs}"])
     record_files(path.parent, MEASURING, [pairs], [], **measured_by(conf))
 
 
-def load_measured(path: Path) -> None:
-    as_measured(Trial(path.parent, CONF))
-
-
 def make_own(path: Path) -> None:
-    own = path.with_name("own.csv")
-    with own_file(own, "ranking") as temporary:
+    with own_file(path.with_name("own.csv"), "ranking") as temporary:
         temporary.write_text("x")
-
-
-def load_own(path: Path) -> None:
-    require_own_file(path.with_name("own.csv"), "ranking")
 
 
 def make_part(path: Path) -> None:
     save_part(path, np.random.default_rng(0).random(len(WORDS), np.float32))
 
 
-def load_strange_part(path: Path) -> None:
-    """Whose digest is right, whatever it is of."""
-    content = path.read_bytes()[:-DIGEST]
-    path.write_bytes(content + hashlib.sha256(content).digest())
-    scores = load_part(path, (len(WORDS),))
-    assert scores is None or (scores.shape, scores.dtype) == ((len(WORDS),), np.float32)
+def load_scores_of_a_sound(path: Path) -> None:
+    if load_part(path, (len(WORDS),)) is None:  # the sound is encoded again
+        raise UserError(f"{path}: damaged")
 
 
 def make_embeds(path: Path) -> None:
@@ -314,7 +297,6 @@ def make_embeds(path: Path) -> None:
 
 def word_vectors(binary: bool, compress: Callable[[bytes], bytes] = bytes) -> Callable[[Path], None]:
     def make(path: Path) -> None:
-        path.parent.mkdir(exist_ok=True)
         keyed = gensim.models.KeyedVectors(SIZE)
         keyed.add_vectors(WORDS[1:], np.random.default_rng(0).random((len(WORDS) - 1, SIZE), np.float32))
         plain = path.with_suffix(".plain")
@@ -345,7 +327,6 @@ def step(state: TrainState) -> None:
 
 
 def make_checkpoint(path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
     state = new_state()
     step(state)
     numbers = dict.fromkeys(("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std"), 0.5)
@@ -357,10 +338,10 @@ def make_checkpoint(path: Path) -> None:
     path.write_bytes(checkpoint_bytes(content))
 
 
-def load_strangers(path: Path) -> None:
-    """A checkpoint whose seal is right, whatever it seals."""
+def load_sealed_again(path: Path) -> None:
+    """A damaged checkpoint that its author sealed."""
     archive, comment, _ = path.read_bytes().rpartition(SEAL)
-    path.write_bytes(sealed(archive if comment else path.read_bytes()))  # the length of the comment comes before it
+    path.write_bytes(sealed(archive if comment else path.read_bytes()))  # sealed() adds the comment and its length
     load_and_resume(path)
 
 
@@ -376,23 +357,22 @@ def load_and_resume(path: Path) -> None:
         for handler in list(record.logger.handlers):
             record.logger.removeHandler(handler)
             handler.close()
-        (path.parent / BEST).unlink(missing_ok=True)  # restored: the next case has none either
+        (path.parent / BEST).unlink(missing_ok=True)  # restore() wrote it
 
 
 def make_epochs(path: Path) -> None:
-    """As the checkpoint beside it has them."""
+    """The epochs of the checkpoint beside it."""
     make_checkpoint(path.with_name(LAST))
     path.write_text(as_lines(load_checkpoint(path.with_name(LAST))["history"]))
 
 
 def make_epochs_alone(path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
     epochs = [{"epoch": epoch, "lr": 1e-3, "val_obj": 0.5, "val_map": 0.1, "score_std": 0.2} for epoch in (0, 1)]
     path.write_text(as_lines(epochs))
 
 
 def load_epochs(path: Path) -> None:
-    """As a report and a comparison do."""
+    """Read the epochs as a report and a comparison do."""
     trial = Trial(path.parent, CONF)
     check_metrics(trial)
     history = trial.history
@@ -401,42 +381,40 @@ def load_epochs(path: Path) -> None:
         line_of(history, title, key)
 
 
-KINDS = {
-    "wav 16 bits": Kind("16.wav", sound("PCM_16"), load_sound),
-    "wav 24 bits": Kind("24.wav", sound("PCM_24", channels=2), load_sound),
-    "wav float": Kind("float.wav", sound("FLOAT"), load_sound),
-    "flac": Kind("x.flac", sound("PCM_16"), load_sound),
-    "ogg": Kind("x.ogg", sound("VORBIS"), load_sound),
-    "opus": Kind("x.opus", sound("OPUS", form="OGG"), load_sound),
-    "mp3": Kind("x.mp3", sound("MPEG_LAYER_III"), load_sound),
-    "aiff": Kind("x.aiff", sound("PCM_16"), load_sound),
-    "au": Kind("x.au", sound("PCM_16"), load_sound),
-    "caf": Kind("x.caf", sound("PCM_16"), load_sound),
-    "wav behind a tag": Kind("tag.wav", surrounded(ID3, "WAV", b""), load_sound),
-    "ogg before zeros": Kind("zeros.wav", surrounded(b"", "OGG", bytes(999)), load_sound),
-    "mp3 in a wav": Kind("mp3.wav", make_mp3_in_wav, load_sound),
+SOUNDS = {
+    "16.wav": sound("PCM_16"),
+    "24.wav": sound("PCM_24", channels=2),
+    "float.wav": sound("FLOAT"),
+    "x.flac": sound("PCM_16"),
+    "x.ogg": sound("VORBIS"),
+    "x.opus": sound("OPUS", form="OGG"),
+    "x.mp3": sound("MPEG_LAYER_III"),
+    "x.aiff": sound("PCM_16"),
+    "x.au": sound("PCM_16"),
+    "x.caf": sound("PCM_16"),
+    "tag.wav": surrounded(ID3, "WAV", b""),
+    "zeros.wav": surrounded(b"", "OGG", bytes(999)),
+    "mp3.wav": make_mp3_in_wav,
+}
+KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | {
     "captions": Kind("captions.csv", make_captions, load_captions),
     "NLTK's tagger": Kind(f"{PLACES[TAGGER]}.zip", make_nltk_package, load_nltk_package),
     "NLTK's chunker": Kind(f"{PLACES[CHUNKER]}.zip", make_nltk_package, load_nltk_package),
     "NLTK's words": Kind(f"{PLACES[WORD_LIST]}.zip", make_nltk_package, load_nltk_package),
-    "cleaned captions": Kind(
-        "dev_clean_captions.csv",
-        make_cleaned,
-        lambda path: index_split(DatasetPaths(str(path.parent)), "dev", None),
-    ),
+    "cleaned captions": Kind("dev_clean_captions.csv", make_cleaned, load_cleaned),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
     "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),
     "clips": Kind("audio_info.json", make_clips, load_clips),
     "provenance": Kind(PROVENANCE, make_provenance, load_provenance),
-    "configuration": Kind("conf.yaml", make_conf, load_and_save_conf),
+    "configuration": Kind("conf.yaml", partial(shutil.copy, ROOT / "conf.yaml"), load_and_save_conf),
     "log-mels": Kind("dev_audio_logmels.hdf5", make_log_mels, load_data),
     "scores": Kind("scores.hdf5", make_scores, load_and_measure),
     "word scores": Kind("word_scores.hdf5", make_scores, load_and_index),
-    "queries": Kind("queries.csv", make_queries, read_queries),
+    "queries": Kind("queries.csv", make_pairs, read_queries),
     "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
-    "record of measuring": Kind(f"measured/{PROVENANCE}", make_measured, load_measured),
-    "record of a ranking": Kind(".own.csv.written.json", make_own, load_own),
-    "a sound's scores": Kind("part.npy", make_part, load_strange_part),
+    "record of measuring": Kind(f"measured/{PROVENANCE}", make_measured, lambda path: as_measured(Trial(path.parent, CONF))),
+    "record of a ranking": Kind(OWN, make_own, lambda path: require_own_file(path.with_name("own.csv"), "ranking")),
+    "a sound's scores": Kind("part.npy", make_part, load_scores_of_a_sound, sealed=True),
     "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
@@ -450,14 +428,12 @@ KINDS = {
     "epochs": Kind(f"trial/{METRICS}", make_epochs, load_epochs, sealed=True),
     "epochs, no checkpoint": Kind(f"alone/{METRICS}", make_epochs_alone, load_epochs),
     "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume, sealed=True),
-    "checkpoint, a stranger's": Kind(f"trial/{LAST}", make_checkpoint, load_strangers),
+    "checkpoint, a stranger's": Kind(f"trial/{LAST}", make_checkpoint, load_sealed_again),
 }
 
 
 # --- mutations -------------------------------------------------------------------------------------------
 
-TEXT_WEIGHTS = [1] * 8  # of the kinds of change below
-BINARY_WEIGHTS = [6, 6, 1, 1, 1, 6, 8, 1]  # most of them leave everything else in its place
 PRINTABLE = bytes(range(32, 127))
 TOKENS = [
     *(b'"', b"\n", b"\r", b"\0", b",", b"\xff", b"\xef\xbb\xbf", b"[" * 2000, b"{", b": ", b"- ", b"\t", b"&a ", b"*a"),
@@ -466,71 +442,67 @@ TOKENS = [
 
 
 def mutate(rng: random.Random, content: bytes) -> bytes:
-    """Other content by one to four changes; of a zip archive sometimes within a member, whose checksum then holds."""
-    while (changed := _mutate_once(rng, content)) == content:
-        pass
+    """Different content after one to four changes. Within a zip archive's member, its checksum still holds."""
+    changed = content
+    while changed == content:
+        if content.startswith(b"PK\x03\x04") and rng.random() < 0.6:
+            changed = _mutate_member(rng, content)
+        else:
+            is_text = b"\0" not in content and rng.random() < 0.8  # then it mostly stays text
+            changed = _change(rng, content, rng.randint(1, 4), is_text)
     return changed
 
 
 def flip(rng: random.Random, content: bytes) -> bytes:
-    """The content but for one bit."""
+    """The content with one bit flipped."""
     at = rng.randrange(len(content))
     return content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
-
-
-def _mutate_once(rng: random.Random, content: bytes) -> bytes:
-    if content.startswith(b"PK\x03\x04") and rng.random() < 0.6:
-        return _mutate_member(rng, content)
-    is_text = b"\0" not in content and rng.random() < 0.8  # then it mostly stays text
-    changed = bytearray(content)
-    for _ in range(rng.randint(1, 4)):
-        _change(rng, changed, is_text)
-    return bytes(changed)
 
 
 def _mutate_member(rng: random.Random, content: bytes) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(content)) as before, zipfile.ZipFile(out, "w") as after:
-        names = before.namelist()
-        files = [name for name in names if not name.endswith("/")]
-        tables = [name for name in names if name.endswith(("data.pkl", ".npy"))]
+        members = {name: before.read(name) for name in before.namelist()}
+        files = [name for name in members if not name.endswith("/")]
+        tables = [name for name in files if name.endswith(("data.pkl", ".npy"))]
         chosen = rng.choice(tables if tables and rng.random() < 0.9 else files)
-        for name in names:
-            member = bytearray(before.read(name))
-            if name == chosen:
-                for _ in range(rng.randint(1, 3)):
-                    _change(rng, member, is_text=False)
-            after.writestr(zipfile.ZipInfo(name), bytes(member))  # a name alone would add the time
+        members[chosen] = _change(rng, members[chosen], rng.randint(1, 3), is_text=False)
+        for name, member in members.items():
+            after.writestr(zipfile.ZipInfo(name), member)  # a plain name would add the time
     return out.getvalue()
 
 
-def _change(rng: random.Random, content: bytearray, is_text: bool) -> None:
-    """Change a place, more often one near the beginning or the end: headers and tables of contents stand there."""
-    size = len(content)
-    near = min(size, 1000)
-    at = rng.choice([rng.randint(0, size), rng.randint(0, near), size - rng.randint(0, near)])
-    length = rng.choice([1, 2, 4, 8, 64, 1000])
-    match rng.choices(range(8), weights=TEXT_WEIGHTS if is_text else BINARY_WEIGHTS)[0]:
-        case 0 if at < size:
-            content[at] ^= 1 << rng.randrange(5 if is_text else 8)
-        case 1:
-            content[at : at + length] = rng.choices(PRINTABLE, k=length) if is_text else rng.randbytes(length)
-        case 2:
-            del content[at:]
-        case 3:
-            del content[at : at + length]
-        case 4:
-            content[at:at] = content[at : at + length]
-        case 5:
-            other = rng.randint(0, size)
-            content[at : at + length] = content[other : other + length]
-        case 6:
-            extreme = rng.choice([0, 1, -1, 2**7, 2**15, 2**31 - 1, 2**31, 2**62, -(2**63)])
-            width = rng.choice([1, 2, 4, 8])
-            number = (extreme % 2 ** (8 * width)).to_bytes(width, rng.choice(["little", "big"]))
-            content[at : at + width] = str(extreme).encode() if is_text else number
-        case _:
-            content[at:at] = rng.choice(TOKENS)
+def _change(rng: random.Random, content: bytes, changes: int, is_text: bool) -> bytes:
+    """Change some places, often near the beginning or the end, which hold headers and tables of contents."""
+    changed = bytearray(content)
+    for _ in range(changes):
+        size = len(changed)
+        near = min(size, 1000)
+        at = rng.choice([rng.randint(0, size), rng.randint(0, near), size - rng.randint(0, near)])
+        length = rng.choice([1, 2, 4, 8, 64, 1000])
+        # binary formats mostly keep their layout
+        match rng.choices(range(8), weights=[1] * 8 if is_text else [6, 6, 1, 1, 1, 6, 8, 1])[0]:
+            case 0 if at < size:
+                changed[at] ^= 1 << rng.randrange(5 if is_text else 8)
+            case 1:
+                changed[at : at + length] = rng.choices(PRINTABLE, k=length) if is_text else rng.randbytes(length)
+            case 2:
+                del changed[at:]
+            case 3:
+                del changed[at : at + length]
+            case 4:
+                changed[at:at] = changed[at : at + length]
+            case 5:
+                other = rng.randint(0, size)
+                changed[at : at + length] = changed[other : other + length]
+            case 6:
+                extreme = rng.choice([0, 1, -1, 2**7, 2**15, 2**31 - 1, 2**31, 2**62, -(2**63)])
+                width = rng.choice([1, 2, 4, 8])
+                number = (extreme % 2 ** (8 * width)).to_bytes(width, rng.choice(["little", "big"]))
+                changed[at : at + width] = str(extreme).encode() if is_text else number
+            case _:
+                changed[at:at] = rng.choice(TOKENS)
+    return bytes(changed)
 
 
 # --- cases -----------------------------------------------------------------------------------------------
@@ -542,7 +514,7 @@ class Case(NamedTuple):
 
 
 def case_of(seed: int, number: int, valid: dict[str, bytes]) -> Case:
-    """The mutated file that a seed and a number stand for."""
+    """The mutated file that belongs to a seed and a number."""
     kind = list(KINDS)[number % len(KINDS)]
     rng = random.Random(f"{seed} {number}")
     flips = KINDS[kind].sealed and rng.random() < 0.7
@@ -550,77 +522,77 @@ def case_of(seed: int, number: int, valid: dict[str, bytes]) -> Case:
 
 
 def make_valid(folder: Path) -> dict[str, bytes]:
-    """One valid file of each kind, in a folder, and its content; every loader takes it."""
+    """Make a valid file of each kind, and check that its loader accepts it. Returns the contents by kind."""
     for kind in KINDS.values():
+        (folder / kind.file).parent.mkdir(exist_ok=True)
         kind.make(folder / kind.file)
     for kind in KINDS.values():
         kind.load(folder / kind.file)
     return {name: (folder / kind.file).read_bytes() for name, kind in KINDS.items()}
 
 
-def judge(case: Case, folder: Path) -> str:
-    """Load a case's file in the valid one's place: 'clean' (a UserError that says where), 'accepted', or what else."""
-    kind = KINDS[case.kind]
+def judge(kind: Kind, content: bytes, folder: Path) -> str:
+    """Load content in place of the valid file's: 'clean' (a UserError that names the file), 'accepted' or the fault."""
     path = folder / kind.file
-    path.write_bytes(case.content)
+    before = path.read_bytes()
+    path.write_bytes(content)
     try:
         kind.load(path)
         return "accepted, although its digest is of another" if kind.sealed else "accepted"
     except UserError as error:
         lines = str(error).splitlines()
         named = [path.name in line or str(path.parent) in line or "word2vec_embeddings" in line for line in lines]
-        return "clean" if lines and all(named) else f"an error that does not say where: {error}"
+        return "clean" if lines and all(named) else f"an error that does not name the file: {error}"
     except BaseException:
         return traceback.format_exc()
+    finally:
+        path.write_bytes(before)
 
 
-def work(seed: int, valid: dict[str, bytes], pipe: Connection) -> None:
-    """A process that judges the cases whose numbers it receives; a library that takes it down takes down no more."""
-    taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + MEMORY, taken + MEMORY))
-    silence = os.open(os.devnull, os.O_WRONLY)
+def judge_number(seed: int, valid: dict[str, bytes], folder: Path, number: int) -> str:
+    case = case_of(seed, number, valid)
+    return judge(KINDS[case.kind], case.content, folder)
+
+
+def serve(function: Callable[[int], str], pipe: Connection) -> None:
+    """Answer numbers from a pipe, in silence and with limited memory."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    devnull = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
-        os.dup2(silence, stream)
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for kind in KINDS.values():
-            (folder / kind.file).parent.mkdir(exist_ok=True)
-        record(folder / "trial", TRAINING, TRIAL)
-        for kind, content in valid.items():
-            (folder / KINDS[kind].file).write_bytes(content)
-        (folder / "own.csv").write_text("x")
-        while (number := pipe.recv()) is not None:
-            case = case_of(seed, number, valid)
-            pipe.send(judge(case, folder))
-            (folder / KINDS[case.kind].file).write_bytes(valid[case.kind])
+        os.dup2(devnull, stream)
+    pipe.send("ready")
+    while True:
+        pipe.send(function(pipe.recv()))
 
 
 class Worker:
-    """A process that judges cases, replaced where one brings it down or keeps it too long."""
+    """A process that calls a function with numbers; replaced after a crash, or when a call takes too long."""
 
-    def __init__(self, seed: int, valid: dict[str, bytes]):
-        self.seed, self.valid = seed, valid
+    def __init__(self, function: Callable[[int], str], patience: float = PATIENCE):
+        self.function, self.patience = function, patience
         self._start()
 
     def _start(self) -> None:
         self.pipe, end = FORKS.Pipe()
-        self.process = FORKS.Process(target=work, args=(self.seed, self.valid, end), daemon=True)
+        self.process = FORKS.Process(target=serve, args=(self.function, end), daemon=True)
         with for_a_worker():
             self.process.start()
         end.close()
+        self.pipe.recv()
 
     def outcome(self, number: int) -> str:
         self.pipe.send(number)
         try:
-            if self.pipe.poll(PATIENCE):
+            if self.pipe.poll(self.patience):
                 return self.pipe.recv()
-            what = f"no end within {PATIENCE:g} s"
+            outcome = f"no end within {self.patience:g} s"
         except (EOFError, ConnectionError):
             self.process.join()
-            what = f"the process ended with status {self.process.exitcode}"
+            outcome = f"the process ended with status {self.process.exitcode}"
         self.close()
         self._start()
-        return what
+        return outcome
 
     def close(self) -> None:
         self.process.kill()
@@ -628,51 +600,44 @@ class Worker:
         self.pipe.close()
 
 
-def run(seed: int, mutations: int, seconds: float) -> bool:
-    """Judge cases until there are so many, or the time is over; print what came of them, and whether all ended well."""
-    started, counts, failures = time.monotonic(), Counter(), 0
-    with tempfile.TemporaryDirectory() as folder:
-        valid = make_valid(Path(folder))
-    worker = Worker(seed, valid)
-    number = 0
+def run(seed: int, mutations: int, seconds: float, folder: Path) -> bool:
+    """Judge cases until their number or the time is reached. Prints the outcomes; returns whether none failed."""
+    valid = make_valid(folder)
+    worker = Worker(partial(judge_number, seed, valid, folder))
+    started, counts, number = time.monotonic(), Counter(), 0
     while number < mutations and time.monotonic() - started < seconds:
-        outcome = worker.outcome(number)
-        kind = list(KINDS)[number % len(KINDS)]
-        counts[kind, outcome if outcome in ("clean", "accepted") else "failed"] += 1
-        if outcome not in ("clean", "accepted"):
-            failures += 1
-            report(seed, number, case_of(seed, number, valid), outcome)
+        case, outcome = case_of(seed, number, valid), worker.outcome(number)
+        failed = outcome not in ("clean", "accepted")
+        counts[case.kind, "failed" if failed else outcome] += 1
+        if failed:
+            file = KINDS[case.kind].file
+            (folder / file).write_bytes(valid[case.kind])  # a crash leaves the damaged one
+            KEPT.mkdir(parents=True, exist_ok=True)
+            kept = KEPT / f"{seed}-{number}-{Path(file).name}"
+            kept.write_bytes(case.content)
+            print(f"{case.kind}, {kept}: python -m tests.fuzz --seed {seed} --case {number}\n{outcome}", flush=True)
         number += 1
     worker.close()
     print(f"seed {seed}, {time.monotonic() - started:.0f} s")
     for kind in KINDS:
         print(f"  {kind:22} {counts[kind, 'clean']:5} clean errors  {counts[kind, 'accepted']:5} accepted")
-    clean, accepted = (sum(counts[kind, outcome] for kind in KINDS) for outcome in ("clean", "accepted"))
-    print(f"mutations {number}, clean errors {clean}, accepted {accepted}, tracebacks {failures}")
-    return failures == 0
-
-
-def report(seed: int, number: int, case: Case, outcome: str) -> None:
-    """Say what failed, and keep the file."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    kept = KEPT / f"{seed}-{number}-{Path(KINDS[case.kind].file).name}"
-    kept.write_bytes(case.content)
-    print(f"{case.kind}, {kept}: python -m tests.fuzz --seed {seed} --case {number}\n{outcome}", flush=True)
+    clean, accepted, failed = (sum(counts[kind, name] for kind in KINDS) for name in ("clean", "accepted", "failed"))
+    print(f"mutations {number}, clean errors {clean}, accepted {accepted}, tracebacks {failed}")
+    return failed == 0
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seed", type=int, default=SEED)
-    parser.add_argument("--mutations", type=int, default=MUTATIONS, help="how many at the most")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long at the most")
-    parser.add_argument("--case", type=int, help="this case alone, in this process")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mutations", type=int, default=10_000, help="at most so many")
+    parser.add_argument("--seconds", type=float, default=120, help="at most so long")
+    parser.add_argument("--case", type=int, help="only this case, in this process")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.case is None:
-        sys.exit(0 if run(args.seed, args.mutations, args.seconds) else 1)
     with tempfile.TemporaryDirectory() as folder:
-        valid = make_valid(Path(folder))
-        print(judge(case_of(args.seed, args.case, valid), Path(folder)))
+        if args.case is None:
+            sys.exit(not run(args.seed, args.mutations, args.seconds, Path(folder)))
+        print(judge_number(args.seed, make_valid(Path(folder)), Path(folder), args.case))
 
 
 if __name__ == "__main__":

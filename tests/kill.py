@@ -1,4 +1,4 @@
-"""The kill test: every command is killed at random moments and run again; the end must be the undisturbed one.
+"""Kill every command at random moments and run it again: its outputs must equal those of an undisturbed run.
 
 python -m tests.kill [--kills 20] [--seed 0]; test_survival.py runs a short form.
 """
@@ -23,19 +23,19 @@ from utils.trial.caveats import caveat_of
 from utils.trial.names import CONF, LAST, METRICS
 from utils.trial.trial import Trial
 
-WRITING_FROM = 0.5  # of a command's time: before, it imports
+WRITING_FROM = 0.5  # of a command's time; before that it imports
 
 
 def kill(stages: Stages, stage: str, moment: float) -> bool:
-    """Start a stage from its beginning and SIGKILL it after `moment` of its time; whether it was still running."""
+    """Start a stage anew and SIGKILL it after `moment` of its time. Returns whether it was still running."""
     stages.rewind(stage)
     streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     start = time.perf_counter()
     process = subprocess.Popen(stages.command(stage), cwd=ROOT, start_new_session=True, **streams)
     with suppress(subprocess.TimeoutExpired):
         process.wait(moment * stages.seconds[stage])
-        stages.seconds[stage] = time.perf_counter() - start  # faster than before: less else is going on
-    process.kill()  # the command alone: its worker processes have to notice
+        stages.seconds[stage] = time.perf_counter() - start  # faster than before, as the machine is less busy
+    process.kill()  # not its worker processes, which must notice
     killed = process.wait() == -signal.SIGKILL
     for _ in range(100):
         try:
@@ -48,15 +48,15 @@ def kill(stages: Stages, stage: str, moment: float) -> bool:
 
 
 def outcome(stages: Stages, stage: str) -> str:
-    """Run a killed stage again: '' where the end is the undisturbed one, byte for byte, else what is wrong.
+    """Run a killed stage again: '' where its outputs equal the undisturbed run's, byte for byte, else what is wrong.
 
-    Where training was killed, its trial is said to be unfinished, unless it had no epoch left.
+    A trial whose training was killed must be reported as unfinished, unless no epoch was left.
     """
     for path in stages.work.glob(f"output/*/*/{LAST}") if stage == TRAINING else ():
         conf = load_conf(path.parent / CONF)
         is_last = torch.load(path, weights_only=True)["epoch"] == conf.param_conf.num_epoch
         if is_last != (caveat_of(Trial(path.parent, conf)) is None) and (path.parent / METRICS).exists():
-            return "its trial is not said to be unfinished, or though it is finished"
+            return "its trial is wrongly reported as finished or unfinished"
     done = stages.run(stage)
     if done.returncode != 0:
         return f"exit status {done.returncode}: {done.stderr.strip()}"
@@ -64,7 +64,7 @@ def outcome(stages: Stages, stage: str) -> str:
 
 
 def survive(stages: Stages, kills: int, rng: random.Random) -> tuple[int, int]:
-    """Kill the stages in turn; the numbers of kills and of those survived."""
+    """Kill the stages in turn. Returns the number of kills, and how many were survived."""
     survived = 0
     for number in range(kills):
         stage = stages.names[number % len(stages.names)]

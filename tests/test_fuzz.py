@@ -1,24 +1,23 @@
+import os
 import re
-import subprocess
-import sys
+import time
+
+import pytest
 
 from tests import fuzz
-from tests.helpers import ROOT
+from tests.helpers import call
+from utils.common.errors import UserError
 
 
 def test_damaged_files_end_in_clean_errors():
     """A short run of what `make fuzz` runs for two minutes."""
-    command = [sys.executable, "-m", "tests.fuzz", "--mutations", "300", "--seconds", "60"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout
-    summary = re.fullmatch(
-        r"mutations (\d+), clean errors (\d+), accepted (\d+), tracebacks 0", done.stdout.splitlines()[-1]
-    )
-    mutations, clean, accepted = map(int, summary.groups())
+    printed = call("-m", "tests.fuzz", "--mutations", "300", "--seconds", "60")
+    summary = r"mutations (\d+), clean errors (\d+), accepted (\d+), tracebacks 0"
+    mutations, clean, accepted = map(int, re.fullmatch(summary, printed.splitlines()[-1]).groups())
     assert mutations == clean + accepted > 100 and clean > 0 and accepted > 0
 
 
-def test_a_seed_and_a_number_stand_for_one_file(tmp_path):
+def test_a_seed_and_a_number_define_a_file(tmp_path):
     valid = fuzz.make_valid(tmp_path)
     cases = [fuzz.case_of(0, number, valid) for number in range(2 * len(fuzz.KINDS))]
     assert cases == [fuzz.case_of(0, number, valid) for number in range(len(cases))]
@@ -26,29 +25,36 @@ def test_a_seed_and_a_number_stand_for_one_file(tmp_path):
     assert all(case.content != valid[case.kind] for case in cases)
 
 
-def test_whatever_is_no_clean_error_is_told(tmp_path, monkeypatch):
-    """A traceback, an error that names no file, a hang and a crash each count."""
-    valid = {"captions": b""}
-
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        (KeyError("x"), "Traceback"),
+        (UserError("something is wrong"), "an error that does not name the file"),
+        (UserError("{path}: wrong"), "clean"),
+        (None, "accepted"),
+    ],
+)
+def test_only_a_user_error_that_names_the_file_is_clean(tmp_path, error, outcome):
     def load(path):
-        match path.read_bytes():
-            case b"0":
-                raise KeyError("x")
-            case b"1":
-                raise fuzz.UserError("something is wrong")
-            case b"2":
-                fuzz.time.sleep(60)
-            case b"3":
-                fuzz.os._exit(3)
-            case b"4":
-                raise fuzz.UserError(f"{path}: wrong")
+        assert path.read_bytes() == b"damaged"
+        if error:
+            raise type(error)(error.args[0].format(path=path))
 
-    monkeypatch.setattr(fuzz, "KINDS", {"captions": fuzz.Kind("c.csv", None, load)})
-    monkeypatch.setattr(fuzz, "PATIENCE", 0.5)
-    monkeypatch.setattr(fuzz, "case_of", lambda seed, number, valid: fuzz.Case("captions", str(number).encode()))
-    worker = fuzz.Worker(0, valid)
-    outcomes = [worker.outcome(number) for number in range(6)]
+    (tmp_path / "c.csv").write_bytes(b"valid")
+    assert fuzz.judge(fuzz.Kind("c.csv", None, load), b"damaged", tmp_path).startswith(outcome)
+    assert (tmp_path / "c.csv").read_bytes() == b"valid"
+
+
+def misbehave(number):
+    if number == 1:
+        time.sleep(60)
+    if number == 2:
+        os._exit(3)
+    return "accepted"
+
+
+def test_a_worker_is_replaced_when_it_hangs_or_crashes():
+    worker = fuzz.Worker(misbehave, patience=0.5)
+    outcomes = [worker.outcome(number) for number in range(4)]
     worker.close()
-    assert "KeyError" in outcomes[0] and outcomes[1].startswith("an error that does not say where")
-    assert outcomes[2] == "no end within 0.5 s" and outcomes[3] == "the process ended with status 3"
-    assert outcomes[4:] == ["clean", "accepted"]
+    assert outcomes == ["accepted", "no end within 0.5 s", "the process ended with status 3", "accepted"]

@@ -1,4 +1,4 @@
-"""Short forms of the kill test and of the full-disk test; `make survival` runs them in full."""
+"""Short forms of tests/kill.py and tests/full_disk.py; `make survival` runs them in full."""
 
 import random
 
@@ -15,10 +15,10 @@ def stages(tmp_path_factory):
     return Stages(tmp_path_factory.mktemp("survival") / "stages", [EXTRACT, TRAIN])
 
 
-def test_killed_commands_end_as_undisturbed_ones(stages):
+def test_killed_commands_end_like_undisturbed_ones(stages):
     assert kill.survive(stages, 2, random.Random(1)) == (2, 2)
 
 
 @pytest.mark.parametrize("stage", [EXTRACT, TRAIN])
-def test_a_full_disk_is_said_and_nothing_lost(stages, stage):
+def test_a_full_disk_is_reported_and_nothing_is_lost(stages, stage):
     assert full_disk.outcome(stages, stage, full_disk.limits(stages, stage)[1]) == ""
