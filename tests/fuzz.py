@@ -276,6 +276,10 @@ def make_measured(path: Path) -> None:
     record_files(path.parent, MEASURING, [pairs], [], **measured_by(conf))
 
 
+def load_measured(path: Path) -> None:
+    as_measured(Trial(path.parent, CONF))
+
+
 def make_own(path: Path) -> None:
     with own_file(path.with_name("own.csv"), "ranking") as temporary:
         temporary.write_text("x")
@@ -412,7 +416,7 @@ KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | 
     "word scores": Kind("word_scores.hdf5", make_scores, load_and_index),
     "queries": Kind("queries.csv", make_pairs, read_queries),
     "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
-    "record of measuring": Kind(f"measured/{PROVENANCE}", make_measured, lambda path: as_measured(Trial(path.parent, CONF))),
+    "record of measuring": Kind(f"measured/{PROVENANCE}", make_measured, load_measured),
     "record of a ranking": Kind(OWN, make_own, lambda path: require_own_file(path.with_name("own.csv"), "ranking")),
     "a sound's scores": Kind("part.npy", make_part, load_scores_of_a_sound, sealed=True),
     "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
