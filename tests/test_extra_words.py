@@ -182,7 +182,7 @@ def test_scoring_refuses_extra_words_that_step_3_did_not_keep(folder):
         ),
         (
             ["CRNNWordModel.text_enc.trainable=true", extra(1)],
-            "word2vec_embeddings.extra_words is 1, but with CRNNWordModel.text_enc.trainable=true word vectors are",
+            "word2vec_embeddings.extra_words is 1 but CRNNWordModel.text_enc.trainable is true",
         ),
     ],
 )
