@@ -17,6 +17,9 @@ from utils.common.memory import keep_freed_memory
 GB = 1e9
 CPU = torch.device("cpu")
 
+FORKS = get_context("forkserver")  # this process has threads: a fork of it can hang
+FORKS.set_forkserver_preload([__name__])  # imports once for all child processes
+
 
 def arguments(usage: str | None, clips: Sequence[int] = ()) -> ArgumentParser:
     """A parser of a benchmark's arguments, with --clips if there are default numbers of clips."""
@@ -37,7 +40,7 @@ def one_thread() -> None:
 
 def isolated(function: Callable, *args: Any) -> Any:
     """Call function(*args) in a child process, so that its memory, caches and threads do not affect later ones."""
-    with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
+    with ProcessPoolExecutor(1, mp_context=FORKS) as process:
         return process.submit(function, *args).result()
 
 

@@ -487,7 +487,7 @@ WORD_VECTORS = [  # of a file of word vectors, when the vocabulary gets its vect
     ("missing", removed("word_vectors"), "no such file … word2vec_embeddings.file"),
     ("header of terabytes", vectors(b"3000000000 300\na 1 2\n"), "3000000000 vectors of 300"),
     ("NaN", vectors(b"2 2\na 1 2\nthe nan 2\n"), "'the' is not finite"),
-    ("too few dimensions promised", vectors(b"1 2\na 1 2 3\n"), "promises 1 vectors of 2 … row 1 has 3: 'a 1 2 3'"),
+    ("too few dimensions promised", vectors(b"1 2\na 1 2 3\n"), "promises 1 vector of 2 … row 1 has 3: 'a 1 2 3'"),
     ("as of GloVe", vectors(b"a 1 2\nthe 1 2\n"), "no first line … put the line '2 2' before it"),
     ("zip archive", vectors(b"PK\3\4"), "a zip archive; unpack it"),
     ("web page", vectors(b"<!DOCTYPE html>\n<html></html>\n"), "a web page … download"),

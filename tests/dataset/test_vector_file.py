@@ -107,7 +107,7 @@ def rows_of(count, size):
         (b"the 0.1 -0.2 3e-4\nof 1 2 3\nto 1 2 3\n", "put the line '3 3' before it"),  # as GloVe's
         (b"5 3\na 1 2 3\n", "promises 5 vectors of 3 dimensions, but it holds 1"),
         (b"2 3\na 1 2 3\n" + b" " * 9, "promises 2 vectors of 3 dimensions, but it holds 1"),
-        (b"1 3\na 1 2\n", "promises 1 vectors of 3 dimensions, but row 1 has 2: 'a 1 2'"),
+        (b"1 3\na 1 2\n", "promises 1 vector of 3 dimensions, but row 1 has 2: 'a 1 2'"),
         (b"2 3\na 1 2 3\nb 1 2\n", "row 2 has 2: 'b 1 2'"),
         (b"2 3\na 1 2 3\nb 1 2 x\n", "row 2 is not a word and its numbers: 'b 1 2 x'"),
         (b"1 3\na 1 2 3\nb 1 2 3\n", "holds more than 1;"),
@@ -120,7 +120,7 @@ def rows_of(count, size):
         (b"2 4\nsome page of text\nand more of it\n" * 9, "fits neither text nor binary form: 'some page of text'"),
         (b"2 4\n" + b"\0" * 20_000, "neither text nor binary form"),
         (b"9999999999999 300\na" + b" 1" * 300, "promises 9999999999999 vectors of 300 dimensions, but it holds 1"),
-        (b"1 9999999999999\na \0\0\0", "promises 1 vectors of 9999999999999 dimensions; correct"),
+        (b"1 9999999999999\na \0\0\0", "promises 1 vector of 9999999999999 dimensions; correct"),
         (b"-1 3\na 1 2 3\n", "promises -1 vectors"),
         (b"1 0\na\n", "of 0 dimensions"),
         (b"1 3\na 1 2 nan\n", "the vector of 'a' is not finite"),

@@ -194,7 +194,7 @@ def test_further_words_are_the_first_that_a_query_can_hold(vectors):
 @pytest.mark.parametrize(
     ("arrays", "what"),
     [
-        ({"words": np.array(["c"]), "vectors": VECTORS[:1]}, "holds 1 words, but .*extra_words is 2"),
+        ({"words": np.array(["c"]), "vectors": VECTORS[:1]}, "holds 1 word, but .*extra_words is 2"),
         ({"words": np.array(["b", "c"]), "vectors": VECTORS[:2]}, "does not belong to the vocabulary"),
         ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2, 1:]}, "does not belong to the vocabulary"),
         ({"words": np.array(["c", "c"]), "vectors": VECTORS[:2]}, "do not belong together"),

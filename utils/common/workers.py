@@ -18,6 +18,7 @@ from multiprocessing.reduction import ForkingPickler
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any, TypeVar
 
+from utils.common.counts import counted
 from utils.common.errors import UserError
 
 T = TypeVar("T")
@@ -82,8 +83,8 @@ class _Team:
                     process.start()
                 except OSError as error:
                     pipe.close()
-                    count = len(self.processes) + 1
-                    warnings.warn(f"{count} workers, since no more can be started ({error.strerror})", stacklevel=1)
+                    count = counted(len(self.processes) + 1, "worker")
+                    warnings.warn(f"{count}, since no more can be started ({error.strerror})", stacklevel=1)
                     return
                 finally:
                     end.close()
@@ -109,6 +110,9 @@ class _Team:
         try:
             outcomes = pipe.recv()
         except (EOFError, ConnectionError):
+            if pipe not in self.ready:  # it failed to import what it needs, and has no task
+                warnings.warn("a worker could not start; the others do its share", stacklevel=1)
+                return False
             raise _Killed from None
         self.ready.add(pipe)
         self.outcomes |= outcomes or {}

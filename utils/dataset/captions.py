@@ -49,7 +49,9 @@ def clean_caption(raw: str) -> str:
 
     `wordsOf` in utils/explore/templates/ranking.js does the same.
     """
-    text = HTML_ENTITY.sub(lambda entity: html.unescape(entity[0]) or " ", raw)
+    text = raw
+    for _ in range(2):  # some data sets escape twice: &amp;#39;
+        text = HTML_ENTITY.sub(lambda entity: html.unescape(entity[0]) or " ", text)
     text = normalize("NFC", "".join(map(_clean_character, text.lower())))
     words = ("".join(dropwhile(_is_mark, word)) for word in text.split())  # a mark belongs to the letter before it
     return " ".join(filter(None, words))

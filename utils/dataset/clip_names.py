@@ -22,18 +22,23 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
     return matches
 
 
-def why_absent(name: str, files: list[str]) -> str:
-    """Say why a caption names no clip, and which of the other files it may mean."""
+def similar_names(files: Iterable[str]) -> dict[str, str]:
+    """Files by their names without case and suffix, for `why_absent`; of several the first by name."""
+    return {_loosely(file): file for file in sorted(files, reverse=True)}
+
+
+def why_absent(name: str, similar: dict[str, str]) -> str:
+    """Say why a caption names no clip, and which of the other files (`similar_names`) it may mean."""
     if Path(name).name != name:
         return "is not a file name: clips lie in the split's folder itself"
     if Path(name).suffix.lower() in OTHER_SOUNDS:
         return f"{UNSUPPORTED}, and name that here"
-    for file in files:
-        if _loosely(file) == _loosely(name):
-            if Path(file).suffix.lower() in AUDIO_SUFFIXES:
-                return f"no such audio file; did you mean {file!r}?"
-            return f"no such audio file; {file!r} is not called {AUDIO_FILES}: rename it"
-    return "no such audio file"
+    file = similar.get(_loosely(name))
+    if file is None:
+        return "no such audio file"
+    if Path(file).suffix.lower() in AUDIO_SUFFIXES:
+        return f"no such audio file; did you mean {file!r}?"
+    return f"no such audio file; {file!r} is not called {AUDIO_FILES}: rename it"
 
 
 def _loosely(name: str) -> str:

@@ -16,7 +16,7 @@ from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, Probe, probe_clip
 from utils.dataset.captions import CAPTION_COLUMNS, has_words, hyphenated_words
-from utils.dataset.clip_names import match_names, why_absent
+from utils.dataset.clip_names import match_names, similar_names, why_absent
 from utils.dataset.log_mel_config import LOWEST_RATE, LogMelConfig
 from utils.dataset.paths import UNSUPPORTED, DatasetPaths, sounds_in
 
@@ -219,10 +219,10 @@ class _Indexer:
         for file in sorted(set(files) - matched):
             self._clip_problem(file, "the clip has no captions")
         reported = {problem.file_name for problem in self.problems if problem.source == self.split}
-        unmatched = sorted({path.name for path in self.paths.audio(self.split).iterdir()} - matched)
+        similar = similar_names({path.name for path in self.paths.audio(self.split).iterdir()} - matched)
         for name, line in lines.items():
             if name not in matches and name not in reported:
-                self._caption_problem(line, name, why_absent(name, unmatched))
+                self._caption_problem(line, name, why_absent(name, similar))
         return {name: probes[file] for name, file in matches.items() if file in probes}
 
     def _audio_files(self, lines: dict[str, int]) -> list[str]:

@@ -17,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from utils.common.counts import counted
 from utils.common.errors import UserError
 
 BLOCK = 10_000_000  # bytes read at a time
@@ -68,7 +69,7 @@ class _Promise(NamedTuple):
     size: int  # dimensions
 
     def __str__(self) -> str:
-        return f"its first line promises {self.count} vectors of {self.size} dimensions"
+        return f"its first line promises {counted(self.count, 'vector')} of {counted(self.size, 'dimension')}"
 
 
 def _checked_rows(stream: BinaryIO) -> Iterator[Row]:
@@ -79,7 +80,7 @@ def _checked_rows(stream: BinaryIO) -> Iterator[Row]:
     number = 0
     for number, (name, vector) in enumerate(rows, 1):
         try:
-            word = name.decode()
+            word = name.removeprefix(codecs.BOM_UTF8).decode()
         except UnicodeDecodeError:
             raise ValueError(f"not word vectors with words in UTF-8: the word of row {number} is {name!r}") from None
         if number > promise.count:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import atomic_write, require_file
 from utils.common.steps import EMBEDDING
@@ -147,8 +148,8 @@ def further_words(
     words = list(islice(others, count))
     if len(words) < count:
         raise UserError(
-            f"word2vec_embeddings.extra_words: is {count}, but the word vectors have only {len(words)} words outside "
-            "the vocabulary that a query can hold; lower it"
+            f"word2vec_embeddings.extra_words: is {count}, but the word vectors have only "
+            f"{counted(len(words), 'word')} outside the vocabulary that a query can hold; lower it"
         )
     return WordEmbeddings(words, np.array([vectors[word] for word in words], np.float32))
 
@@ -219,8 +220,8 @@ def load_further_words(path: Path, count: int, vocabulary: list[str], size: int)
     words, vectors = _read_embeddings(path)
     if len(words) < count:
         raise UserError(
-            f"{path}: holds {len(words)} words, but word2vec_embeddings.extra_words is {count}; run {EMBEDDING} with "
-            "that setting, or lower it"
+            f"{path}: holds {counted(len(words), 'word')}, but word2vec_embeddings.extra_words is {count}; run "
+            f"{EMBEDDING} with that setting, or lower it"
         )
     if vectors.shape[1] != size or not set(vocabulary).isdisjoint(words):
         raise UserError(f"{path}: does not belong to the vocabulary and its vectors; run {EMBEDDING} again")

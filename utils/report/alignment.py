@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib import colormaps, rc_context
 from matplotlib.figure import Figure
 
+from utils.common.counts import counted
 from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, RED, SETTINGS, Picture, column_means, picture_of
 
 COLOURS = colormaps["viridis"].resampled(48)
@@ -90,5 +91,5 @@ def _in_words(alignment: Alignment) -> str:
     ]
     return (
         f"Log-mel of {len(alignment.log_mel) * alignment.hop:.1f} s, above the similarity of its frames with "
-        f"{len(by_word)} words. Highest: {'; '.join(strongest)}."
+        f"{counted(len(by_word), 'word')}. Highest: {'; '.join(strongest)}."
     )

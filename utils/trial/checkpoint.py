@@ -23,6 +23,7 @@ from utils.common.steps import TRAINING
 from utils.score_utils import Score
 
 SEAL = b"sha256 "  # then 64 hexadecimal digits
+REQUIRED = {"epoch", "lr", "val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std"}
 
 
 def sealed(archive: bytes) -> bytes:
@@ -95,7 +96,7 @@ def _check_form(checkpoint: dict) -> None:
 def check_history(history: list[dict[str, float]]) -> None:
     """Raise ValueError unless a list holds a trial's epochs, in order from 0, with finite numbers."""
     for epoch, results in enumerate(history):
-        known = isinstance(results, dict) and {"epoch", "lr", "val_obj", "val_map", "score_std"} <= results.keys()
+        known = isinstance(results, dict) and results.keys() >= REQUIRED and type(results["epoch"]) is int
         if not known or results["epoch"] != epoch or not all(map(_is_finite, results.values())):
             raise ValueError(f"history: epoch {epoch} is {results!r:.80}")
 

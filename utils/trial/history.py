@@ -5,6 +5,7 @@ import math
 from itertools import zip_longest
 from pathlib import Path
 
+from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import require_file
 from utils.common.steps import EMBEDDING, TRAINING
@@ -108,5 +109,6 @@ def require_lines(trial: Path, history: History, checkpoint: str) -> None:
         if line != expected:
             advice = "resume the trial to mend it" if checkpoint == LAST else "put this trial's own back"
             raise UserError(
-                f"{path}: line {number} is not as {checkpoint}, which has {len(history)} epochs, says; {advice}"
+                f"{path}: line {number} is not as {checkpoint}, which has {counted(len(history), 'epoch')}, says; "
+                f"{advice}"
             )

@@ -37,7 +37,8 @@ function decoded(entity) {
 
 /** Clean a text as `clean_caption` in utils/dataset/captions.py does, correct its words and return them. */
 function wordsOf(text) {
-  const visible = text.replace(htmlEntity, decoded).toLowerCase().replace(/[\p{Cf}\p{Variation_Selector}]/gu, "");
+  const plain = text.replace(htmlEntity, decoded).replace(htmlEntity, decoded);  // some data sets escape twice
+  const visible = plain.toLowerCase().replace(/[\p{Cf}\p{Variation_Selector}]/gu, "");
   const clean = visible.normalize("NFC").replace(/(?:[^\p{L}\p{M}\p{N}\p{Pd}]|^)\p{M}*/gu, " ");
   const split = text => text.split(/\s+/u).filter(word => word);
   return split(split(clean).map(word => correctionOf.get(word) ?? word).join(" "));
