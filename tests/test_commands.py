@@ -67,7 +67,7 @@ def test_a_batch_larger_than_memory_is_refused_before_a_trial_is_created(pipelin
 
 def test_training_reports_in_one_line_that_memory_ran_out(pipeline, tmp_path):
     code = """
-import resource, runpy, sys, torch, main
+import resource, runpy, sys, torch, torch._dynamo, main
 used = next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
 resource.setrlimit(resource.RLIMIT_AS, (used + 5 * 10**7, resource.RLIM_INFINITY))
 sys.argv[:] = ["main.py", *sys.argv[1:]]
