@@ -46,6 +46,12 @@ class Stage(StrEnum):
         ("audio_info.json",),
         ("{split}_audio_logmels.hdf5",),
     )
+    FEATURES = (
+        "preprocessing/5_audio_features.py",
+        "audio_features",
+        ("audio_info.json",),  # and the network's weights
+        ("{split}_audio_features.hdf5",),
+    )
     TRAINING = "main.py"
     SCORING = (
         "postprocessing/1_xmodal_scores.py",
@@ -61,7 +67,7 @@ class Stage(StrEnum):
     )
 
 
-SYNTHESIS, CLEANING, INDEXING, EMBEDDING, LOG_MELS, TRAINING, SCORING, MEASURING = Stage
+SYNTHESIS, CLEANING, INDEXING, EMBEDDING, LOG_MELS, FEATURES, TRAINING, SCORING, MEASURING = Stage
 PREPROCESSING = (CLEANING, INDEXING, EMBEDDING, LOG_MELS)
 SWEEPING = f"{TRAINING} --sweep"
 

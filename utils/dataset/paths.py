@@ -95,6 +95,9 @@ class DatasetPaths:
     def log_mels(self, split: str) -> Path:
         return Path(self.root) / f"{split}_audio_logmels.hdf5"
 
+    def audio_features(self, split: str) -> Path:
+        return Path(self.root) / f"{split}_audio_features.hdf5"
+
     @property
     def audio_info(self) -> Path:
         return Path(self.root) / "audio_info.json"
