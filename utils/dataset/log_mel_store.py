@@ -1,19 +1,21 @@
-"""The log-mels of a split: computed clip by clip, kept if the process is killed, and assembled in one HDF5 file.
+"""Arrays of a split's clips, such as log-mels: computed clip by clip, kept through a kill, assembled in one HDF5 file.
 
-Until all are computed, each worker process appends its finished log-mels to a file of its own.
+Until all are computed, each worker process appends its finished arrays to a file of its own.
 """
 
 import math
 import os
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from secrets import token_hex
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import h5py
+import numpy as np
 import torch
 
 from utils.common.chunks import Place, append_part, appended_parts, make_folder, read_place
@@ -21,17 +23,17 @@ from utils.common.errors import UserError
 from utils.common.hdf5 import get_dataset, require_room_for, texts_of, write_dataset
 from utils.common.io import atomic_write, is_plain_file, read_json, write_json
 from utils.common.memory import keep_freed_memory
-from utils.common.steps import INDEXING, LOG_MELS
+from utils.common.steps import INDEXING, LOG_MELS, Stage
 from utils.dataset.audio import Clip, read_audio
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
 
-SOUND = "audio_sha256"  # attribute of a clip's log-mel: the SHA-256 of its audio file
+SOUND = "audio_sha256"  # attribute of a clip's array: the SHA-256 of its audio file
 SHA256 = 64  # hexadecimal digits
 
 
 class Sound(NamedTuple):
-    """A clip that needs a log-mel."""
+    """A clip that needs an array."""
 
     fid: str
     clip: Clip
@@ -40,50 +42,68 @@ class Sound(NamedTuple):
 
 
 def part_name(fid: str, clip: Clip) -> str:
-    """The name of a finished log-mel: its clip and the content of its audio file."""
+    """The name of a finished array: its clip and the content of its audio file."""
     return f"{fid} {clip.sha256}"
 
 
-class LogMelStore:
-    """A split's HDF5 file of log-mels, a (T, n_mels) float32 data set by fid, and the finished parts of the next one.
+class ClipStore(ABC):
+    """A split's HDF5 file of arrays, (frames, columns) float32 by fid, and the finished parts of the next file.
 
     Args:
         path: the HDF5 file.
-        config: log-mels by another config do not count as finished.
+        recipe: what decides the arrays, as JSON; arrays by another recipe do not count as finished.
+        attributes: of the file; a file with others does not count as finished.
     """
 
-    def __init__(self, path: Path, config: LogMelConfig):
-        self.path, self.config = path, config
+    made_by: ClassVar[Stage]
+    noun: ClassVar[str]  # plural, for messages
+    unit: ClassVar[str]  # of the columns, plural
+
+    def __init__(self, path: Path, recipe: dict[str, Any], attributes: dict[str, Any] | None = None):
+        self.path, self.recipe, self.attributes = path, recipe, attributes or {}
         self.parts = path.with_name(f".{path.stem}.parts")
         self.run = token_hex(8)  # never append to a file that an earlier run may have left incomplete
 
+    @property
+    @abstractmethod
+    def columns(self) -> int:
+        """Columns of each array."""
+
+    @abstractmethod
+    def compute(self, path: Path, content: bytes | None) -> np.ndarray:
+        """The array (frames, columns) float32 of an audio file, or of its content.
+
+        Raises UserError if the file cannot be decoded or transformed.
+        """
+
     def stored(self) -> dict[str, str]:
-        """{fid: SHA-256 of the audio file} of the HDF5 file, in its order; provenance.json records its config."""
+        """{fid: SHA-256 of the audio file} of the HDF5 file, in its order; provenance.json records its settings."""
         try:
             with h5py.File(self.path, "r") as store:
-                return texts_of(store, SOUND, SHA256)
+                is_ours = all(store.attrs[name] == value for name, value in self.attributes.items())
+                return texts_of(store, SOUND, SHA256) if is_ours else {}
         except (OSError, KeyError, ValueError, TypeError, RuntimeError, AttributeError):
-            return {}  # missing, damaged or not a file of log-mels
+            return {}  # missing, damaged or not a file of such arrays
 
     def prepare(self) -> bool:
-        """Make room for parts; returns whether it dropped parts of another config."""
-        config_file, config = self.parts / "recipe.json", asdict(self.config)
+        """Make room for parts; returns whether it dropped parts by another recipe."""
+        recipe_file = self.parts / "recipe.json"
         make_folder(self.parts)
         is_stale = any(self.parts.iterdir()) and (
-            not is_plain_file(config_file) or read_json(config_file, LOG_MELS) != config
+            not is_plain_file(recipe_file) or read_json(recipe_file, self.made_by) != self.recipe
         )
         if is_stale:
             self.clear()
             make_folder(self.parts)
-        write_json(config_file, config)
+        write_json(recipe_file, self.recipe)
         return is_stale
 
     def finished(self) -> dict[str, Place]:
-        """The places of log-mels that an earlier run finished, by `part_name`."""
+        """The places of arrays that an earlier run finished, by `part_name`."""
         return {name: place for file in sorted(self.parts.glob("*.part")) for name, place in appended_parts(file)}
 
     def finish(self, batch: list[Sound]) -> list[Place | None]:
-        """Compute the log-mels of a batch into this process's part file; returns their places, None if done earlier.
+        """Compute the arrays of a batch into this process's part file; returns their places, None if done earlier.
 
         Raises UserError if an audio file has changed since it was indexed, or cannot be decoded or transformed.
         """
@@ -98,11 +118,11 @@ class LogMelStore:
                 if is_done:
                     places.append(None)
                 else:
-                    places.append(append_part(part, part_name(fid, clip), read_log_mel(path, self.config, content)))
+                    places.append(append_part(part, part_name(fid, clip), self.compute(path, content)))
         return places
 
     def assemble(self, clips: dict[str, Clip], stored: dict[str, str], finished: dict[str, Place]) -> int:
-        """Write the HDF5 file from the old one's log-mels and the finished parts; returns the number of frames."""
+        """Write the HDF5 file from the old one's arrays and the finished parts; returns the number of frames."""
         places = {
             fid: finished[part_name(fid, clip)] for fid, clip in clips.items() if stored.get(fid) != clip.sha256
         }
@@ -111,15 +131,33 @@ class LogMelStore:
         frames = 0
         old_file = h5py.File(self.path, "r") if stored else nullcontext()
         with old_file as old, atomic_write(self.path) as temporary, h5py.File(temporary, "w") as store:
+            store.attrs.update(self.attributes)
             for fid, clip in clips.items():
-                log_mel = read_place(places[fid]) if fid in places else get_dataset(old, fid, LOG_MELS)[()]
-                write_dataset(store, fid, log_mel, SOUND, clip.sha256)
-                frames += len(log_mel)
+                array = read_place(places[fid]) if fid in places else get_dataset(old, fid, self.made_by)[()]
+                write_dataset(store, fid, array, SOUND, clip.sha256)
+                frames += len(array)
         return frames
 
     def clear(self) -> None:
         """Remove the parts."""
         shutil.rmtree(self.parts, ignore_errors=True)
+
+
+class LogMelStore(ClipStore):
+    """A split's log-mels, (T, n_mels) each; log-mels by another config do not count as finished."""
+
+    made_by, noun, unit = LOG_MELS, "log-mels", "bands"
+
+    def __init__(self, path: Path, config: LogMelConfig):
+        super().__init__(path, asdict(config))
+        self.config = config
+
+    @property
+    def columns(self) -> int:
+        return self.config.n_mels
+
+    def compute(self, path: Path, content: bytes | None) -> np.ndarray:
+        return read_log_mel(path, self.config, content)
 
 
 @contextmanager
