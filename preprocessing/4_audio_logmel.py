@@ -27,7 +27,8 @@ def main() -> None:
     splits = indexed_clips(conf)
     useful_workers = 1 + sum(map(len, splits.values())) // CLIPS_PER_WORKER
     workers = conf.audio_logmel.workers or min(os.cpu_count(), useful_workers)
-    write_clip_arrays(conf, splits, lambda split: LogMelStore(paths.log_mels(split), config), workers)
+    stores = {split: LogMelStore(paths.log_mels(split), config) for split in splits}
+    write_clip_arrays(conf, splits, stores, workers)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,10 @@ from utils.common.digests import HELD
 from utils.common.errors import UserError
 from utils.common.workers import SPAWN
 from utils.dataset.audio import probe_clip
+from utils.dataset.clip_store import Sound, part_name
 from utils.dataset.log_mel import log_mel_spectrogram, read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
-from utils.dataset.log_mel_store import LogMelStore, Sound, part_name
+from utils.dataset.log_mel_store import LogMelStore
 
 LOG_MEL_CONFIG = LogMelConfig(fmax=4000)
 

@@ -180,6 +180,12 @@ class LogMelConf(Section):
         return LogMelConfig(**self.model_dump(exclude={"workers"}))
 
 
+class AudioFeaturesConf(Section):
+    model: Literal["efficientat", "own"] = "efficientat"
+    weights: Name = "mn04_as"
+    workers: Annotated[Count | None, Role.RUNTIME] = None
+
+
 # --- training ------------------------------------------------------------------------------------------
 
 
@@ -306,6 +312,7 @@ class Conf(Section):
     clotho_dataset: Annotated[ClothoDatasetConf, Role.RUNTIME]  # bad_data.csv lists what it leaves out
     word2vec_embeddings: WordEmbeddingsConf
     audio_logmel: LogMelConf
+    audio_features: AudioFeaturesConf = AudioFeaturesConf()
     param_conf: ParamConf
     CRNNWordModel: ModelConf
     score: ScoreConf
@@ -365,7 +372,10 @@ def role_of(key: str) -> Role:
 
 def default_of(key: str) -> Any:
     """The value of a dotted key in trials that are older than the setting; None if the schema has no default."""
-    return None if key not in FIELDS or FIELDS[key].is_required() else FIELDS[key].default
+    if key not in FIELDS or FIELDS[key].is_required():
+        return None
+    default = FIELDS[key].default
+    return default.model_dump() if isinstance(default, Section) else default
 
 
 def unused_because(conf: Conf, key: str) -> str | None:
@@ -379,6 +389,8 @@ def unused_because(conf: Conf, key: str) -> str | None:
         return "AdamOptimizer.weight_decay=0"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
+    if key == "audio_features.weights" and conf.audio_features.model == "own":
+        return "audio_features.model=own"
     return None
 
 

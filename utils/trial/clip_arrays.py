@@ -1,6 +1,6 @@
 """Make an array of each clip of a data set, such as its log-mel: by several workers, with progress and provenance."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -13,8 +13,8 @@ from utils.common.steps import CLEANING, INDEXING
 from utils.common.workers import results_of
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
+from utils.dataset.clip_store import ClipStore, Sound, part_name
 from utils.dataset.index import read_clips
-from utils.dataset.log_mel_store import ClipStore, Sound, part_name
 from utils.dataset.paths import DatasetPaths
 from utils.trial.dataset_provenance import check_steps, holds, record_step_outputs
 
@@ -35,7 +35,7 @@ def indexed_clips(conf: Conf) -> dict[str, dict[str, Clip]]:
 def write_clip_arrays(
     conf: Conf,
     splits: dict[str, dict[str, Clip]],
-    store_of: Callable[[str], ClipStore],
+    stores: dict[str, ClipStore],
     workers: int,
     *more_inputs: Path,
 ) -> None:
@@ -44,11 +44,10 @@ def write_clip_arrays(
     Args:
         conf: names the data set.
         splits: the clips of each split, by fid.
-        store_of: makes a split's store.
+        stores: of each split, all of one step.
         workers: processes.
         more_inputs: files beside the sounds that the arrays are made from.
     """
-    stores = {split: store_of(split) for split in splits}
     made_by = next(iter(stores.values())).made_by
     killed = f"{made_by} keeps finished clips: run it again, with fewer {made_by.section}.workers"
     # One record for all splits: a partial one would vouch for the other splits' older files
@@ -88,7 +87,7 @@ class _Split:
         """Write the arrays once `places` yields those of this split's batches."""
         split, clips, store = self.split, self.clips, self.store
         clip_places = chain.from_iterable(islice(places, len(self.batches)))
-        title = f"{store.noun.removesuffix('s')} {split}"
+        title = f"{store.noun} {split}"
         results = zip(clips.items(), progress(clip_places, title, total=len(clips)), strict=True)
         computed = {part_name(fid, clip): place for (fid, clip), place in results if place is not None}
         if self.stored == {fid: clip.sha256 for fid, clip in clips.items()}:
