@@ -22,6 +22,7 @@ import soxr
 import torch
 import yaml
 
+from models.mobilenet import MobileNetV3
 from tests.helpers import ROOT, SEARCH, STAGES, call, run_here
 from utils.common.digests import KEPT
 from utils.dataset.log_mel import log_mel_spectrogram
@@ -29,7 +30,7 @@ from utils.dataset.log_mel_config import LogMelConfig
 from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE, REPORT = STAGES
-EXPLORE = "postprocessing/5_explore.py"
+STEP_5, EXPLORE = "preprocessing/5_audio_features.py", "postprocessing/5_explore.py"
 SIZE = 8  # of the word vectors
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
 CLEAN_HEADER = "line,file_name,column,raw_text"
@@ -46,6 +47,7 @@ class Folder:
         self.root, self.data, self.conf = root, root / "data", root / "conf.yaml"
         self.captions = self.data / "clotho_captions_development.csv"
         self.log_mels = self.data / "development_audio_logmels.hdf5"
+        self.weights, self.features = root / "weights.pt", self.data / "development_audio_features.hdf5"
         self.word_vectors, self.embeds = root / "vectors", self.data / "word2vec_embeds.npz"
         self.wav = min((self.data / "development").iterdir())
         self.fid = hashlib.sha256(f"development/{self.wav.name}".encode()).hexdigest()[:16]  # of that clip
@@ -101,8 +103,10 @@ def good(tmp_path_factory):
     root = tmp_path_factory.mktemp("good")
     write_conf(root)
     (root / "vectors").write_text(f"1 {SIZE}\na{' 0.5' * SIZE}\n")
+    torch.save(MobileNetV3(0.1).state_dict(), root / "weights.pt")
     for script in (STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE):
         call(script, "--conf", root / "conf.yaml")
+    call(STEP_5, "--conf", root / "conf.yaml", f"audio_features.weights={root / 'weights.pt'}")
     return root
 
 
@@ -257,6 +261,26 @@ def store(file: str, change: Callable[[h5py.File, str], object]) -> Spoil:
 def log_mels(content: object) -> Spoil:
     """Other content for the first clip's log-mels."""
     return store("log_mels", lambda opened, fid: replace(opened, fid, content))
+
+
+def features(content: object) -> Spoil:
+    """Other content for the first clip's features."""
+    return store("features", lambda opened, fid: replace(opened, fid, content))
+
+
+def named_model(name: str | None) -> Spoil:
+    """Features of a model of this name."""
+
+    def rename(opened: h5py.File, _: str) -> None:
+        del opened.attrs["model"]
+        if name:
+            opened.attrs["model"] = name
+
+    return store("features", rename)
+
+
+def other_network(path: Path) -> None:
+    torch.save(torch.nn.Linear(3, 3).state_dict(), path)
 
 
 def scores(name: str, content: object) -> Spoil:
@@ -482,6 +506,30 @@ LOG_MELS = [  # of log-mels, in training
     ("beyond float32", log_mels(np.full((9, 64), 1e300)), "{fid} … not finite" + MADE),
     ("external link", log_mels(ELSEWHERE), "{fid} … not a data set of this file" + MADE),
     ("storage in another file", store("log_mels", raw), "{fid} … not stored in this file" + MADE),
+]
+ENCODE = [STEP_5, "--conf", "{conf}", "audio_features.weights={weights}"]
+CHECK_OWN = [STEP_5, "--conf", "{conf}", "audio_features.model=own"]
+WEIGHTS = [  # of the weights of a pretrained network, when clips are encoded
+    ("missing", removed("weights"), "audio_features.weights: no such file: {weights}; name a file, or one of mn01_as"),
+    ("cut short", cut("weights"), "{weights}: damaged, or not a file of weights … download it again"),
+    ("text", lambda folder: folder.weights.write_text("none"), "{weights}: damaged, or not a file of weights alone"),
+    ("malicious", malicious("weights", torch.save), "{weights}: damaged, or not a file of weights alone"),
+    ("malicious plain pickle", malicious("weights", pickled), "{weights}: damaged, or not a file of weights alone"),
+    ("of another network", in_place_of("weights", other_network), "{weights}: weights of another network"),
+    ("a sound that changed", audio(noise()), f"{{wav}}: … {STEP_2} read it; run that again"),
+    ("features of another model", named_model("PANNs"), "{features}: holds features of another model … model to own"),
+]
+OWN_FEATURES = [  # of features that the user wrote, when they are checked
+    ("missing", removed("features"), "no such file; write it"),
+    ("cut short", cut("features"), "not a readable HDF5 file … the program that wrote it again"),
+    ("without a model", named_model(None), "the attribute model is missing"),
+    ("a clip is missing", store("features", lambda opened, fid: opened.pop(fid)), "lacks 1 clip … {fid}"),
+    ("of another size", features(np.zeros((3, 40), "f4")), "has 96 dimensions, but {fid} has 40"),
+    ("one-dimensional", features(np.zeros(96, "f4")), "{fid} … has the shape (96,)"),
+    ("without frames", features(np.zeros((0, 96), "f4")), "{fid} … has no frames"),
+    ("integers", features(np.zeros((3, 96), int)), "{fid} holds int64"),
+    ("NaN", features(np.full((3, 96), np.nan, "f4")), "{fid} … not finite"),
+    ("external link", features(ELSEWHERE), "{fid} … not a data set of this file"),
 ]
 WORD_VECTORS = [  # of a file of word vectors, when the vocabulary gets its vectors
     ("missing", removed("word_vectors"), "no such file … word2vec_embeddings.file"),
@@ -718,6 +766,8 @@ REFUSED = [
     *group("captions", [STEP_1, STEP_2], "{captions.name} line ", PAIRED_CAPTIONS, "all 1 … " + ADVICE),
     *group("audio", [STEP_2], "development ('{wav.name}'): … ", AUDIO, "all 1 … " + ADVICE),
     *group("log-mels", [TRAIN], "{log_mels}: … ", LOG_MELS),
+    *group("weights", ENCODE, "", WEIGHTS),
+    *group("own features", CHECK_OWN, "{features}: … ", OWN_FEATURES),
     *group("word vectors", [STEP_3, *FROM_FILE], "{word_vectors}: … ", WORD_VECTORS),
     *group("embeds", [TRAIN], "{embeds}: … ", EMBEDS),
     *group("checkpoint", [SCORE, *TRIAL], "{best}: … ", CHECKPOINTS),

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -20,6 +21,7 @@ import torch
 import yaml
 
 from models.core import CRNNWordModel
+from models.mobilenet import MobileNetV3
 from tests.common.test_workers import NO_THREADS
 from tests.helpers import ROOT, STAGES, call, closed_pipe, equal, only_trial, run_pipeline, tiny_conf
 from utils.common.digests import KEPT
@@ -344,6 +346,66 @@ def test_changed_log_mels_are_computed_anew(copy_of_data):
     assert f"{path}: is not as preprocessing/4_audio_logmel.py wrote it; run that again" in message
     call("preprocessing/4_audio_logmel.py", "--conf", conf)
     assert path.read_bytes() == before
+
+
+# --- features of a pretrained network --------------------------------------------------------------------
+
+STEP_5 = "preprocessing/5_audio_features.py"
+SPLITS = ("development", "validation", "evaluation")
+
+
+@pytest.fixture
+def encode(copy_of_data, tmp_path):
+    """encode(settings) -> what step 5 prints with random weights; and the data set's directory."""
+    data, conf = copy_of_data
+    torch.manual_seed(0)
+    torch.save(MobileNetV3(0.1).state_dict(), tmp_path / "mn01.pt")
+    command = (STEP_5, "--conf", conf, f"audio_features.weights={tmp_path / 'mn01.pt'}")
+    return partial(call, *command), data
+
+
+def features_of(data):
+    return [(data / f"{split}_audio_features.hdf5").read_bytes() for split in SPLITS]
+
+
+def test_features_are_the_same_by_any_number_of_workers(encode):
+    encode, data = encode
+    made = []
+    for workers in (1, 2):
+        printed = encode(f"audio_features.workers={workers}")
+        assert printed.startswith("development: 8 clips, ") and " frames of 96 dimensions -> " in printed
+        made.append(features_of(data))
+        for split in SPLITS:
+            (data / f"{split}_audio_features.hdf5").unlink()
+    assert made[0] == made[1]
+
+
+def test_features_are_recorded_with_their_weights_and_kept(encode):
+    encode, data = encode
+    encode()
+    made, weights = features_of(data), data.parent / "mn01.pt"
+    entry = json.loads((data / "provenance.json").read_text())[STEP_5]
+    assert entry["settings"] == {"audio_features.model": "efficientat", "audio_features.weights": str(weights)}
+    assert entry["inputs"].keys() == {"audio_info.json", str(weights)} and len(entry["outputs"]) == 3
+    assert entry["inputs"][str(weights)] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert entry["outputs"].keys() == {f"{split}_audio_features.hdf5" for split in SPLITS}
+    assert encode().count(" clips, as they are in ") == 3
+    (data / "validation_audio_features.hdf5").unlink()
+    assert "validation: 4 clips, " in encode() and features_of(data) == made
+    torch.manual_seed(1)
+    torch.save(MobileNetV3(0.1).state_dict(), weights)
+    assert "as they are in" not in encode() and features_of(data)[0] != made[0]
+
+
+def test_features_of_ones_own_are_written_as_documented_and_then_checked_and_recorded(copy_of_data):
+    data, conf = copy_of_data
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "features.md").read_text(), re.DOTALL)
+    exec(block.replace("data/Clotho", str(data)), {"encode": lambda path: np.ones((3, 7), "f4")})
+    made = features_of(data)
+    printed = call(STEP_5, "--conf", conf, "audio_features.model=own")
+    assert "evaluation: 4 clips, 12 frames of 7 dimensions, as they are in" in printed and features_of(data) == made
+    entry = json.loads((data / "provenance.json").read_text())[STEP_5]
+    assert entry["settings"] == {"audio_features.model": "own"} and len(entry["outputs"]) == 3
 
 
 # --- several processes -----------------------------------------------------------------------------------

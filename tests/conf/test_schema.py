@@ -8,8 +8,8 @@ import yaml
 
 from tests.helpers import ROOT
 from utils.common.errors import UserError
-from utils.common.steps import CLEANING, EMBEDDING, LOG_MELS, PREPROCESSING
-from utils.conf.load import load_conf
+from utils.common.steps import CLEANING, EMBEDDING, FEATURES, LOG_MELS, PREPROCESSING
+from utils.conf.load import checked, load_conf
 from utils.conf.schema import FIELDS, default_of, flat, result_settings, role_of, unused_because
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import Score
@@ -73,6 +73,7 @@ def test_the_papers_settings_are_the_default():
         ("metrics={obj: {margin: 0.5, sampling: hard-NS}}", "metrics.obj.[key]", "choose another name"),
         ("text_cleaning.corrections={Birsd: birds}", "text_cleaning.corrections", "'Birsd': 'birds'"),
         ("text_cleaning.corrections={two words: one}", "text_cleaning.corrections", "one before the colon"),
+        ("audio_features.model=panns", "audio_features.model", "'efficientat' or 'own'"),
         ("audio_logmel.backend=sox", "audio_logmel.backend", "'torch', 'librosa' or 'torchaudio'"),
         ("audio_logmel.n_mels=65", "audio_logmel.n_mels", "multiple of 64"),
         ("audio_logmel.fmin=9000", "audio_logmel", "fmin (9000 Hz) must be below fmax (8000 Hz)"),
@@ -111,6 +112,11 @@ def test_words_of_corrections_and_variants_are_normalized_like_captions():
     assert conf.text_cleaning.corrections == {"étes": "éte"} and conf.word2vec_embeddings.variants == {"éte": ["a"]}
 
 
+def test_a_configuration_from_before_audio_features_has_its_defaults():
+    tree = load_conf(CONF).model_dump()
+    assert checked({key: value for key, value in tree.items() if key != "audio_features"}, "conf") == load_conf(CONF)
+
+
 def test_encoder_sizes_must_fit_the_data_if_they_are_set():
     given = ["CRNNWordModel.audio_enc.in_dim=128", "CRNNWordModel.audio_enc.out_dim=20"]
     assert load_conf(CONF, ["audio_logmel.n_mels=128", *given]).audio_logmel.n_mels == 128
@@ -126,6 +132,8 @@ def test_encoder_sizes_must_fit_the_data_if_they_are_set():
     [
         ("audio_logmel.backend", True, False, False),
         ("audio_logmel.workers", True, False, False),
+        ("audio_features.weights", False, True, True),
+        ("audio_features.workers", True, False, False),
         ("data_conf.cache", True, False, False),
         ("data_conf.dataset", True, False, False),
         ("trial_base", True, False, False),
@@ -173,6 +181,9 @@ def test_result_settings_are_those_that_decide_numbers():
         ("audio_logmel.hop=0.01", [LOG_MELS]),
         ("audio_logmel.backend=librosa", []),
         ("audio_logmel.workers=1", []),
+        ("audio_features.weights=mn10_as", [FEATURES]),
+        ("audio_features.model=own", [FEATURES]),
+        ("audio_features.workers=1", []),
         ("clotho_dataset.on_bad_data=skip", []),
         ("word2vec_embeddings.unk_max_dot=0.5", [EMBEDDING]),
         ("word2vec_embeddings.train.window=9", []),  # read only with source=train
@@ -182,7 +193,8 @@ def test_result_settings_are_those_that_decide_numbers():
 )
 def test_a_changed_setting_outdates_the_outputs_of_its_step(override, steps):
     before, after = load_conf(CONF), load_conf(CONF, [override])
-    assert [step for step in PREPROCESSING if step_settings(before, step) != step_settings(after, step)] == steps
+    steps_of_all = (*PREPROCESSING, FEATURES)
+    assert [step for step in steps_of_all if step_settings(before, step) != step_settings(after, step)] == steps
 
 
 @pytest.mark.parametrize(
@@ -198,6 +210,7 @@ def test_a_changed_setting_outdates_the_outputs_of_its_step(override, steps):
         (["word2vec_embeddings.source=train"], "word2vec_embeddings.train.epochs", None),
         (["word2vec_embeddings.source=file", "word2vec_embeddings.file=x"], "word2vec_embeddings.file", None),
         ([], "metrics.random.margin", None),
+        (["audio_features.model=own"], "audio_features.weights", "audio_features.model=own"),
     ],
 )
 def test_an_unused_setting_is_explained_by_the_setting_that_makes_it_so(settings, key, reason):

@@ -53,11 +53,12 @@ def _faults(path: Path, clips: dict[str, Clip], sizes: dict[Path, Sizes]) -> Ite
         return
     with open_hdf5(path, WRITER) as store:
         yield from _faults_of_attributes(path, store)
+        present = [fid for fid in clips if fid in store]
         if missing := [fid for fid in clips if fid not in store]:
             example = f"{missing[0]} ({clips[missing[0]].file_name!r})"
             yield f"{path}: lacks {counted(len(missing), 'clip')} of the split, such as {example}; add their features"
-        frames, sizes_seen = 0, {}
-        for fid in clips.keys() - set(missing):
+        frames, sizes_seen = 0, {}  # the first clip of each size
+        for fid in present:
             try:
                 features = get_dataset(store, fid, WRITER)
             except UserError as error:
@@ -71,7 +72,7 @@ def _faults(path: Path, clips: dict[str, Clip], sizes: dict[Path, Sizes]) -> Ite
     for size, fid in list(sizes_seen.items())[1:]:
         other_size, other = next(iter(sizes_seen.items()))
         yield f"{path}: {fid} has {size} dimensions, but {other} has {other_size}; write all by one model"
-    if sizes_seen:
+    if len(sizes_seen) == 1:
         sizes[path] = Sizes(frames, next(iter(sizes_seen)))
 
 
@@ -89,4 +90,6 @@ def _fault(features: h5py.Dataset) -> str | None:
         return f"has the shape {features.shape}; write (frames, dimensions)"
     if not len(features):
         return "has no frames; write one or more"
-    return None if np.isfinite(features[()].astype(np.float32)).all() else "has features that are not finite"
+    with np.errstate(over="ignore"):
+        is_finite = np.isfinite(features[()].astype(np.float32)).all()
+    return None if is_finite else "has features that are not finite"

@@ -1,6 +1,7 @@
 """Weights of EfficientAT's networks, which have heard AudioSet: by a published name, downloaded once, or by a path."""
 
 import sys
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -53,10 +54,11 @@ def load_network(path: Path) -> MobileNetV3:
     """A process's one copy of the network of a file, for inference. Raises UserError where there is none in it."""
     again = f"download it again, or name another in {KEY} (such as {RELEASE}/{PUBLISHED['mn04_as']})"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for damaged files
-        reason = (str(error) or type(error).__name__).partition("\n")[0]
-        raise UserError(f"{path}: damaged, or not a file of weights ({reason:.80}); {again}") from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many types for damaged files, and advises to allow code
+        raise UserError(f"{path}: damaged, or not a file of weights alone; {again}") from None
     try:
         network = MobileNetV3.from_state_dict(state)
     except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, ValueError):

@@ -1,0 +1,168 @@
+"""Features are those of the clip alone and whole, or of its windows; they are kept while sound and weights stay."""
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import utils.dataset.audio
+import utils.dataset.audio_features
+from models.mobilenet import MobileNetV3
+from tests.helpers import CPU
+from utils.common.errors import UserError
+from utils.dataset.audio import probe_clip
+from utils.dataset.audio_features import SECONDS_PER_FRAME, FeatureStore, read_features, refuse_to_replace
+from utils.dataset.clip_store import Sound, part_name
+from utils.dataset.kaldi_log_mel import SAMPLE_RATE, kaldi_log_mel
+from utils.dataset.pretrained_weights import find_weights
+
+FRAME = 10_240  # samples
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """The weights of a small random network."""
+    return save_weights(tmp_path_factory.mktemp("weights") / "mn01.pt", seed=0)
+
+
+def save_weights(path, seed):
+    torch.manual_seed(seed)
+    torch.save(MobileNetV3(0.1).state_dict(), path)
+    return find_weights(str(path))
+
+
+@pytest.fixture
+def network(weights):
+    return utils.dataset.audio_features.network_of(weights.path)
+
+
+def noise(samples, seed=0):
+    return np.random.default_rng(seed).uniform(-0.5, 0.5, samples).astype(np.float32)
+
+
+@torch.inference_mode()
+def encoded(network, waveform):
+    return network(kaldi_log_mel(waveform, CPU)[None])[0].numpy()
+
+
+# --- log-mels --------------------------------------------------------------------------------------------
+
+
+def test_golden_log_mel(golden):
+    arrays = golden("mn01_random")
+    log_mel = kaldi_log_mel(arrays["pcm16"].astype(np.float32) / 32768, CPU)
+    assert log_mel.shape == (128, 150)
+    np.testing.assert_allclose(log_mel, arrays["log_mel"], atol=1e-4)
+
+
+@pytest.mark.parametrize("samples", [2, 3, 320, 321, 512, 513, 514, 640])
+def test_a_frame_of_log_mels_for_every_hop_begun(samples):
+    log_mel = kaldi_log_mel(noise(samples), CPU)
+    assert log_mel.shape == (128, -(-samples // 320)) and log_mel.isfinite().all()
+
+
+# --- of a file -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("samples", [300, FRAME, FRAME + 1, 5 * FRAME - 1])
+def test_features_of_a_file_are_those_of_its_waveform(tmp_path, network, samples):
+    waveform = noise(samples)
+    soundfile.write(tmp_path / "x.wav", np.stack([waveform, waveform], axis=1), SAMPLE_RATE, subtype="FLOAT")
+    features = read_features(tmp_path / "x.wav", network)
+    assert features.shape == (-(-samples // FRAME), network.size) and features.dtype == np.float32
+    np.testing.assert_allclose(features, encoded(network, waveform), atol=1e-6)
+
+
+def test_a_file_read_in_blocks_has_the_features_of_the_whole(tmp_path, network, monkeypatch):
+    soundfile.write(tmp_path / "x.wav", noise(50_000), 44100)
+    whole = read_features(tmp_path / "x.wav", network)
+    monkeypatch.setattr(utils.dataset.audio, "BLOCK", 7001)
+    assert whole.shape[0] == -(-round(50_000 / 44100 * SAMPLE_RATE) // FRAME)
+    np.testing.assert_allclose(read_features(tmp_path / "x.wav", network), whole, atol=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "cuts"), [(4 * FRAME - 1, []), (4 * FRAME, [2]), (7 * FRAME + 9, [2, 4])])
+def test_a_long_clip_is_encoded_in_windows_and_a_shorter_one_whole(tmp_path, network, monkeypatch, samples, cuts):
+    waveform = noise(samples)
+    soundfile.write(tmp_path / "x.wav", waveform, SAMPLE_RATE, subtype="FLOAT")
+    monkeypatch.setattr(utils.dataset.audio_features, "WINDOW", 2 * FRAME)
+    monkeypatch.setattr(utils.dataset.audio, "BLOCK", 9001)
+    windows = np.split(waveform, [FRAME * cut for cut in cuts])
+    expected = np.concatenate([encoded(network, window) for window in windows])
+    features = read_features(tmp_path / "x.wav", network)
+    assert len(features) == -(-samples // FRAME)
+    np.testing.assert_allclose(features, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(("samples", "rate", "words"), [(1, SAMPLE_RATE, "too short"), (2000, 900, "900 Hz is too")])
+def test_sounds_that_cannot_be_encoded_are_refused(tmp_path, network, samples, rate, words):
+    soundfile.write(tmp_path / "x.wav", noise(samples), rate)
+    with pytest.raises(UserError, match=rf"x\.wav: .*{words}.*; remove it and its row of captions"):
+        read_features(tmp_path / "x.wav", network)
+
+
+# --- of a split ------------------------------------------------------------------------------------------
+
+
+def finish(store, clips, folder):
+    """Finish clips and assemble the file; returns the fids of the computed ones."""
+    stored = store.stored()
+    store.prepare()
+    finished = store.finished()
+    batch = [
+        Sound(fid, clip, folder / clip.file_name, stored.get(fid) == clip.sha256 or part_name(fid, clip) in finished)
+        for fid, clip in clips.items()
+    ]
+    places = dict(zip(clips, store.finish(batch), strict=True))
+    computed = [fid for fid in clips if places[fid] is not None]
+    store.assemble(clips, stored, finished | {part_name(fid, clips[fid]): places[fid] for fid in computed})
+    return computed
+
+
+@pytest.fixture
+def clips(tmp_path):
+    for i, name in enumerate("abc"):
+        soundfile.write(tmp_path / f"{name}.wav", noise(9000 * (i + 1), i), 16000)
+    return {name: probe_clip(tmp_path / f"{name}.wav").clip for name in "abc"}
+
+
+def test_a_file_of_features_holds_each_clip_encoded_alone_and_says_by_which_model(tmp_path, clips, weights, network):
+    store = FeatureStore(tmp_path / "x.hdf5", weights)
+    assert finish(store, clips, tmp_path) == ["a", "b", "c"]
+    with h5py.File(tmp_path / "x.hdf5") as opened:
+        model = {"model": "efficientat mn01", "seconds_per_frame": SECONDS_PER_FRAME, "weights_sha256": weights.sha256}
+        assert dict(opened.attrs) == model and SECONDS_PER_FRAME == 0.32
+        for fid in clips:
+            assert np.array_equal(opened[fid][()], read_features(tmp_path / f"{fid}.wav", network))
+            assert opened[fid].attrs["audio_sha256"] == clips[fid].sha256.encode()
+    (tmp_path / "y").mkdir()
+    finish(FeatureStore(tmp_path / "y" / "x.hdf5", weights), dict(reversed(clips.items())), tmp_path)
+    with h5py.File(tmp_path / "x.hdf5") as one, h5py.File(tmp_path / "y" / "x.hdf5") as other:
+        assert all(np.array_equal(one[fid][()], other[fid][()]) for fid in clips)
+
+
+def test_finished_features_are_kept_until_the_sound_or_the_weights_change(tmp_path, clips, weights):
+    store = FeatureStore(tmp_path / "x.hdf5", weights)
+    finish(store, clips, tmp_path)
+    store.clear()
+    assert finish(FeatureStore(tmp_path / "x.hdf5", weights), clips, tmp_path) == []
+    soundfile.write(tmp_path / "b.wav", noise(9000, 9), 16000)
+    clips["b"] = probe_clip(tmp_path / "b.wav").clip
+    assert finish(FeatureStore(tmp_path / "x.hdf5", weights), clips, tmp_path) == ["b"]
+    others = FeatureStore(tmp_path / "x.hdf5", save_weights(tmp_path / "mn01.pt", seed=1))
+    assert others.stored() == {} and others.prepare()
+    assert finish(others, clips, tmp_path) == ["a", "b", "c"]
+
+
+def test_features_that_the_user_wrote_are_not_replaced(tmp_path, clips, weights):
+    path = tmp_path / "x.hdf5"
+    refuse_to_replace(path)  # absent
+    finish(FeatureStore(path, weights), clips, tmp_path)
+    refuse_to_replace(path)
+    with h5py.File(path, "a") as store:
+        store.attrs["model"] = "PANNs"
+    with pytest.raises(UserError, match=rf"^{path}: holds features of another model \(PANNs\) .*model to own"):
+        refuse_to_replace(path)
+    path.write_bytes(b"damaged")
+    refuse_to_replace(path)
