@@ -25,6 +25,7 @@ from benchmarks import harness, inputs, published
 from benchmarks.harness import CPU, alternating, isolated, peak_memory, seconds
 from benchmarks.inputs import dataset_conf
 from models.tensors import upsample
+from utils.audio_input import audio_input
 from utils.common.io import read_json
 from utils.common.memory import keep_freed_memory
 from utils.common.steps import CLEANING, INDEXING
@@ -225,7 +226,7 @@ def _splits(size: Size) -> tuple[list[Split], np.ndarray, str]:
     conf, paths = dataset_conf(size.root), DatasetPaths(size.root)
     words, vectors = load_embeddings(paths.word_embeds, inputs.DIM)
     with redirect_stdout(io.StringIO()) as printed:
-        splits = [load_split(paths, split, words, conf.audio_logmel.n_mels) for split in conf.data_conf.splits]
+        splits = [load_split(paths, split, words, audio_input(conf)) for split in conf.data_conf.splits]
     return splits, vectors, printed.getvalue().splitlines()[0]
 
 
@@ -235,8 +236,8 @@ def scoring(size: Size) -> Iterator[Row]:
     split = inputs.synthetic_split(size.scored_clips, size.scored_frames)
     model, encoded = inputs.new_model(), inputs.encoded_model()
     plain = published.Model(model.state_dict())
-    log_mels, captions = split.log_mels[: size.sampled[0]], split.captions[: size.sampled[1]]
-    pairs, sampled = len(split.log_mels) * len(split.captions), len(log_mels) * len(captions)
+    log_mels, captions = split.audio[: size.sampled[0]], split.captions[: size.sampled[1]]
+    pairs, sampled = len(split.audio) * len(split.captions), len(log_mels) * len(captions)
     theirs, theirs_scoring, ours, ours_scoring = [], [], [], []
     for scorer in (model, plain, encoded):
         scorer.train(False)
@@ -247,8 +248,8 @@ def scoring(size: Size) -> Iterator[Row]:
         keep_freed_memory(False)
         encoding, scoring = _published_scoring(plain, log_mels, captions)
         theirs_scoring.append(scoring / sampled * pairs)
-        theirs.append(encoding / len(log_mels) * len(split.log_mels) + theirs_scoring[-1])
-    what = f"scoring {len(split.log_mels)} x {len(split.captions)}"
+        theirs.append(encoding / len(log_mels) * len(split.audio) + theirs_scoring[-1])
+    what = f"scoring {len(split.audio)} x {len(split.captions)}"
     sample = f"(theirs extrapolated from {sampled} pairs)"
     yield faster(f"{what}, with encoding {sample}", theirs, ours, target=40)
     yield faster(f"{what}, after encoding {sample}", theirs_scoring, ours_scoring, target=400)

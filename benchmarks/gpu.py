@@ -120,7 +120,7 @@ def peaks(device: torch.device, side: int) -> dict[str, float]:
 def own_frames(split: Split, seed: int) -> Split:
     """The split with log-mels that share no memory."""
     generator = torch.Generator().manual_seed(seed)
-    return replace(split, log_mels=[2 * torch.randn(len(x), N_MELS, generator=generator) - 8 for x in split.log_mels])
+    return replace(split, audio=[2 * torch.randn(len(x), N_MELS, generator=generator) - 8 for x in split.audio])
 
 
 def padded(split: Split, batch_size: int) -> list[tuple[int, int, int]]:
@@ -233,12 +233,12 @@ def train_whole(row: Row, splits: list[Split], size: Size, device: torch.device,
     """
     for split in splits:
         with h5py.File(folder / f"{id(split)}.hdf5", "w") as store:
-            for fid, log_mel in zip(split.fids, split.log_mels, strict=True):
+            for fid, log_mel in zip(split.fids, split.audio, strict=True):
                 store[fid] = log_mel.numpy()
     start, (train, val) = time.perf_counter(), splits
     for split in splits:
         with h5py.File(folder / f"{id(split)}.hdf5") as store:
-            split.log_mels[:] = [torch.from_numpy(store[fid][()]) for fid in split.fids]
+            split.audio[:] = [torch.from_numpy(store[fid][()]) for fid in split.fids]
     state, history, training, evaluation = new_state(row.settings, device), [], [], []
     loader = batches(train, row.batch_size, shuffle=True)
     for epoch in range(size.epochs + 1):

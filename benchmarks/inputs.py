@@ -19,7 +19,7 @@ from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
 from utils.common.digests import file_digest
 from utils.common.io import write_csv, write_json
-from utils.common.steps import CLEANING, EMBEDDING, INDEXING, PREPROCESSING, SCORING, Stage
+from utils.common.steps import CLEANING, EMBEDDING, INDEXING, SCORING, Stage
 from utils.conf.load import load_conf, save_conf
 from utils.conf.schema import Conf
 from utils.data_utils import Split
@@ -31,7 +31,7 @@ from utils.model_utils import TrainState, build_state
 from utils.retrieval_utils import slices
 from utils.score_utils import Batch, caption_word_weights
 from utils.trial.checkpoint import checkpoint_bytes
-from utils.trial.dataset_provenance import record_step_outputs, step_outputs
+from utils.trial.dataset_provenance import preprocessing, record_step_outputs, step_outputs
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
 from utils.trial.provenance import record_outputs
@@ -55,7 +55,7 @@ def synthetic_split(clips: int, frames: tuple[int, int] = CLIP_FRAMES, captions_
     log_mel = 2 * torch.randn(frames[1], N_MELS, generator=torch.Generator().manual_seed(0)) - 8
     return Split(
         fids=[f"clip{i}" for i in range(clips)],
-        log_mels=[log_mel[:length] for length in rng.integers(*frames, clips)],
+        audio=[log_mel[:length] for length in rng.integers(*frames, clips)],
         tids=[f"caption{i}" for i in range(captions_each * clips)],
         captions=[torch.from_numpy(ids) for ids in random_captions(rng, captions_each * clips, VOCABULARY)],
         caption_clips=np.repeat(np.arange(clips), captions_each),
@@ -205,7 +205,7 @@ def write_trial(root: Path | str, clips: int) -> Path:
     write_json(paths.audio_info, clip_info({other: {} for other in conf.data_conf.splits} | {split: index}))
     write_captions(paths.text(split), rng, index, WORDS)
     soundfile.write(Path(root) / "query.wav", _waveform(rng, 20.0), RATE)
-    record_as_made(conf, *PREPROCESSING)
+    record_as_made(conf, *preprocessing(conf))
     begin(trial, conf, {})
     checkpoint = {"model": new_model().state_dict(), "words": WORDS, "conf": {}, "history": [], "epoch": 0}
     (trial / BEST).write_bytes(checkpoint_bytes(checkpoint | {"trial": identity(trial)}))

@@ -212,7 +212,7 @@ def shuffled_batches(split: Split, batch_size: int) -> Iterator[Batch]:
 
     def collate(captions: list[int]) -> Batch:
         clips = split.caption_clips[captions]
-        audio, text = [split.log_mels[clip] for clip in clips], [split.captions[caption] for caption in captions]
+        audio, text = [split.audio[clip] for clip in clips], [split.captions[caption] for caption in captions]
         return Batch(
             pad_sequence(audio, batch_first=True),
             pad_sequence(text, batch_first=True),

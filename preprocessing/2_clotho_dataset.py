@@ -12,7 +12,7 @@ from utils.common.errors import UserError, begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-from models.audio_encoders import CRNNEncoder
+from utils.audio_input import encoder_class
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, INDEXING
 from utils.conf.command import conf_from_command
@@ -36,7 +36,7 @@ def main() -> None:
     conf = conf_from_command(__doc__)
     paths, config, splits = DatasetPaths(conf.data_conf.dataset), conf.audio_logmel.config, conf.data_conf.splits
     check_steps(conf, CLEANING)
-    required = Requirement(CRNNEncoder.rate, config) if conf.clotho_dataset.require_audio else None
+    required = Requirement(encoder_class(conf).rate, config) if conf.clotho_dataset.require_audio else None
     with record_step_outputs(conf, INDEXING):
         index = {split: index_split(paths, split, required) for split in splits}
         report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")

@@ -35,6 +35,7 @@ import soundfile
 import torch
 
 from tests.helpers import ROOT, record_files, unread_nltk_words, write_nltk_data
+from utils.audio_input import audio_input
 from utils.common.chunks import load_part, save_part
 from utils.common.errors import UserError
 from utils.common.folders import WRITTEN, own_file, require_own_file
@@ -236,7 +237,7 @@ def make_log_mels(path: Path) -> None:
 
 def load_data(path: Path) -> None:
     for cache in ("memory", "disk"):
-        split = load_split(DatasetPaths(str(path.parent)), "dev", WORDS, CONF.audio_logmel.n_mels, cache)
+        split = load_split(DatasetPaths(str(path.parent)), "dev", WORDS, audio_input(CONF), cache)
         collate(split, list(range(len(split.captions))))
 
 

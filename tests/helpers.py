@@ -29,10 +29,10 @@ from scipy.sparse import csr_array
 from benchmarks.inputs import record_as_made
 from models.core import CRNNWordModel
 from tests.pretend_cuda.build import COMPILER
+from utils.audio_input import audio_input
 from utils.common.digests import KEPT
 from utils.common.io import write_json
 from utils.common.steps import MEASURING, SCORING
-from utils.common.steps import PREPROCESSING as PREPROCESSING_STEPS
 from utils.conf.load import load_conf, save_conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import Split, load_split
@@ -47,7 +47,7 @@ from utils.report.rankings import Queries
 from utils.retrieval_utils import CaptionScores
 from utils.score_utils import BatchScores, Score, caption_means, caption_word_weights, score_matrix, word_scores
 from utils.trial.checkpoint import checkpoint_bytes
-from utils.trial.dataset_provenance import record_step_outputs
+from utils.trial.dataset_provenance import preprocessing, record_step_outputs
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST, LOG
 from utils.trial.provenance import record_outputs
@@ -210,7 +210,7 @@ def random_split(longest=40):
     generator = torch.Generator().manual_seed(0)
     return Split(
         fids=[f"clip{i}" for i in range(6)],
-        log_mels=[torch.randn(int(rng.integers(9, longest)), 64, generator=generator) - 5 for _ in range(6)],
+        audio=[torch.randn(int(rng.integers(9, longest)), 64, generator=generator) - 5 for _ in range(6)],
         tids=[f"caption{i}" for i in range(18)],
         captions=[torch.from_numpy(rng.integers(1, VOCABULARY, rng.integers(2, 7))) for _ in range(18)],
         caption_clips=np.repeat(np.arange(6), 3),
@@ -306,7 +306,7 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     (trial / BEST).write_bytes(checkpoint_bytes(content | {"trial": identity(trial)}))
     metrics, files = {}, []
     for name in conf.data_conf.splits:
-        split = load_split(paths, name, WORDS, conf.audio_logmel.n_mels)
+        split = load_split(paths, name, WORDS, audio_input(conf))
         scores = of_all_words(model, split)
         captions = Captions(split.tids, [split.fids[clip] for clip in split.caption_clips], scores.weights)
         files += [word_scores_path(trial, name), scores_path(trial, name)]
@@ -333,7 +333,7 @@ def record_files(root, step, inputs, outputs, settings=None, **more):
 
 def record_preprocessing(conf):
     """Record all preprocessing steps in the same way; missing outputs are created empty."""
-    record_as_made(conf, *PREPROCESSING_STEPS)
+    record_as_made(conf, *preprocessing(conf))
 
 
 def write_split(paths, split, files, captions_each, config, rng):

@@ -93,7 +93,7 @@ def test_published_scores_equal_ours(models):
     split = random_split()
     for model in models:
         model.train(False)
-    scores = published.score_split(models[0], split.log_mels, split.captions)
+    scores = published.score_split(models[0], split.audio, split.captions)
     np.testing.assert_allclose(scores, matrix_of(score_split(models[1], split).cross), atol=1e-5)
 
 
@@ -293,7 +293,7 @@ def test_bare_sparse_matrix_equals_scipys():
 
 def test_gpu_benchmark_counts_padding_and_clips_share_no_memory():
     split = gpu.own_frames(synthetic_split(5, (20, 30), 2), 0)
-    assert len({log_mel.untyped_storage().data_ptr() for log_mel in split.log_mels}) == 5
+    assert len({log_mel.untyped_storage().data_ptr() for log_mel in split.audio}) == 5
     sizes = gpu.padded(split, 4)
     assert [pairs for pairs, _, _ in sizes] == [4, 4, 2]
     assert sum(pairs * frames for pairs, frames, _ in sizes) > 2 * sum(split.frames)

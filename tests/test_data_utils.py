@@ -8,17 +8,27 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CPU, random_split
+from tests.helpers import CPU, ROOT, random_split
 from utils import data_utils
+from utils.audio_input import audio_input
 from utils.common.errors import UserError
 from utils.common.io import write_csv
-from utils.data_utils import DiskLogMels, batches, load_split, on_device
+from utils.conf.load import load_conf
+from utils.data_utils import DiskAudio, batches, load_split, on_device
 from utils.dataset.index import TEXT_COLUMNS
 from utils.dataset.paths import DatasetPaths
-from utils.device_utils import DeviceLogMels
+from utils.device_utils import DeviceAudio
 from utils.model_utils import seed_epoch
 
 WORDS = ["<pad>", "a", "b"]
+
+
+def audio_of(*settings):
+    """What a configuration of these settings reads."""
+    return audio_input(load_conf(ROOT / "conf.yaml", settings))
+
+
+AUDIO = audio_of()
 
 
 @pytest.fixture
@@ -33,22 +43,22 @@ def dataset(tmp_path):
 
 
 def test_load_split(dataset):
-    split = load_split(dataset, "dev", WORDS, 64)
+    split = load_split(dataset, "dev", WORDS, AUDIO)
     assert split.fids == ["f0", "f1"] and split.caption_clips.tolist() == [0, 0, 1, 1]
     assert [caption.tolist() for caption in split.captions] == [[1, 2]] * 4
-    assert [log_mel.dtype for log_mel in split.log_mels] == [torch.float32] * 2  # the first is stored as float64
+    assert [log_mel.dtype for log_mel in split.audio] == [torch.float32] * 2  # the first is stored as float64
 
 
 def test_log_mels_on_disk_are_those_in_memory(dataset, capsys, monkeypatch):
-    memory = load_split(dataset, "dev", WORDS, 64)
+    memory = load_split(dataset, "dev", WORDS, AUDIO)
     assert "in memory" in capsys.readouterr().out
-    disk = load_split(dataset, "dev", WORDS, 64, cache="disk")
+    disk = load_split(dataset, "dev", WORDS, AUDIO, cache="disk")
     assert "read from disk" in capsys.readouterr().out
-    assert isinstance(disk.log_mels, DiskLogMels) and disk.frames == memory.frames == [5, 7]
-    for ours, theirs in zip(disk.log_mels, memory.log_mels, strict=True):
+    assert isinstance(disk.audio, DiskAudio) and disk.frames == memory.frames == [5, 7]
+    for ours, theirs in zip(disk.audio, memory.audio, strict=True):
         assert torch.equal(ours, theirs)
     monkeypatch.setattr("utils.data_utils.free_memory", lambda: 1000.0)
-    assert isinstance(load_split(dataset, "dev", WORDS, 64).log_mels, DiskLogMels)
+    assert isinstance(load_split(dataset, "dev", WORDS, AUDIO).audio, DiskAudio)
     assert "do not fit into memory" in capsys.readouterr().out
 
 
@@ -58,7 +68,7 @@ def test_batches_are_zero_padded_and_visit_every_caption_once():
     for batch in batches(split, batch_size=4, shuffle=True):
         assert batch.audio.shape[1] == batch.audio_lens.max() and batch.text.shape[1] == batch.text_lens.max()
         for i, clip in enumerate(batch.clips):
-            torch.testing.assert_close(batch.audio[i, : batch.audio_lens[i]], split.log_mels[clip])
+            torch.testing.assert_close(batch.audio[i, : batch.audio_lens[i]], split.audio[clip])
             assert not batch.audio[i, batch.audio_lens[i] :].any() and not batch.text[i, batch.text_lens[i] :].any()
             seen.append((clip.item(), batch.text[i, : batch.text_lens[i]].tolist()))
     clips = split.caption_clips.tolist()
@@ -70,7 +80,7 @@ def test_batches_from_disk_are_those_from_memory(dataset, monkeypatch):
     monkeypatch.delattr(os, "fork")
     epochs = []
     for cache in ("memory", "disk"):
-        loader = batches(load_split(dataset, "dev", WORDS, 64, cache), 3, shuffle=True)
+        loader = batches(load_split(dataset, "dev", WORDS, AUDIO, cache), 3, shuffle=True)
         epochs.append([])
         for epoch in (1, 2):
             seed_epoch(0, epoch)
@@ -85,9 +95,9 @@ def test_batches_from_a_device_are_those_from_memory(monkeypatch, rank, ranks):
     monkeypatch.setattr("utils.common.processes.rank", lambda: rank)
     monkeypatch.setattr("utils.common.processes.world_size", lambda: ranks)
     split = random_split()
-    there = replace(split, log_mels=DeviceLogMels(split.log_mels, CPU))
-    assert there.frames == split.frames and len(there.log_mels) == 6
-    assert all(torch.equal(*pair) for pair in zip(there.log_mels, split.log_mels, strict=True))
+    there = replace(split, audio=DeviceAudio(split.audio, CPU))
+    assert there.frames == split.frames and len(there.audio) == 6
+    assert all(torch.equal(*pair) for pair in zip(there.audio, split.audio, strict=True))
     epochs = []
     for loader in (batches(split, 4, shuffle=True), batches(there, 4, shuffle=True)):
         seed_epoch(0, 1)
@@ -99,11 +109,11 @@ def test_batches_from_a_device_are_those_from_memory(monkeypatch, rank, ranks):
 
 def test_log_mels_go_to_a_gpu_that_has_room_and_it_is_said(monkeypatch, capsys):
     split, cuda = random_split(), torch.device("cuda", 0)
-    size = sum(log_mel.nbytes for log_mel in split.log_mels)
-    monkeypatch.setattr(data_utils, "DeviceLogMels", lambda log_mels, device: f"on {device}")
+    size = sum(log_mel.nbytes for log_mel in split.audio)
+    monkeypatch.setattr(data_utils, "DeviceAudio", lambda log_mels, device: f"on {device}")
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * size + 100, 1e12))
     for cache in ("memory", "device"):
-        assert on_device(split, "dev", cuda, cache, 100).log_mels == "on cuda:0"
+        assert on_device(split, "dev", cuda, cache, 100).audio == "on cuda:0"
         assert "dev: 6 clips, log-mels on the device (0 MB)" in capsys.readouterr().out
         assert on_device(split, "dev", cuda, cache, 102) is split  # what a step needs is left
         assert "stay in memory: they do not fit on the device" in capsys.readouterr().out
@@ -112,21 +122,21 @@ def test_log_mels_go_to_a_gpu_that_has_room_and_it_is_said(monkeypatch, capsys):
 
 def test_a_split_of_one_clip_cannot_be_trained_on(dataset):
     write_csv(dataset.text("dev"), TEXT_COLUMNS, [["t0", "f0", "x.wav", "A", "a b", '["a", "b"]']])
-    assert load_split(dataset, "dev", WORDS, 64).fids == ["f0"]
+    assert load_split(dataset, "dev", WORDS, AUDIO).fids == ["f0"]
     with pytest.raises(UserError, match=r"dev_text\.csv: .*negatives need two"):
-        load_split(dataset, "dev", WORDS, 64, needs_negatives=True)
+        load_split(dataset, "dev", WORDS, AUDIO, needs_negatives=True)
 
 
 def test_unfit_captions_are_refused(dataset):
     with pytest.raises(UserError, match=r"dev_text\.csv: the word 'b' has no vector.* run .*3_word2vec_embeddings\.py"):
-        load_split(dataset, "dev", WORDS[:2], 64)
+        load_split(dataset, "dev", WORDS[:2], AUDIO)
     with pytest.raises(UserError, match=r"test_text\.csv: no such file; preprocessing/2_clotho_dataset\.py makes it"):
-        load_split(dataset, "test", WORDS, 64)
+        load_split(dataset, "test", WORDS, AUDIO)
 
 
 def test_log_mels_of_other_bands_are_refused(dataset):
     with pytest.raises(UserError, match=r"f0.*\(5, 64\).*audio_logmel\.n_mels.*128.* run .*4_audio_logmel\.py"):
-        load_split(dataset, "dev", WORDS, 128)
+        load_split(dataset, "dev", WORDS, audio_of("audio_logmel.n_mels=128"))
 
 
 @pytest.mark.parametrize(
@@ -145,13 +155,13 @@ def test_unfit_log_mels_are_refused(dataset, log_mel, message):
         if log_mel is not None:
             store["f1"] = log_mel
     with pytest.raises(UserError, match=rf"dev_audio_logmels\.hdf5: .*{message}"):
-        load_split(dataset, "dev", WORDS, 64)
+        load_split(dataset, "dev", WORDS, AUDIO)
 
 
 def test_damaged_and_missing_log_mels_are_refused(dataset):
     dataset.log_mels("dev").write_bytes(b"\x89HDF")
     with pytest.raises(UserError, match=r"not a readable HDF5 file.* run preprocessing/4_audio_logmel\.py"):
-        load_split(dataset, "dev", WORDS, 64)
+        load_split(dataset, "dev", WORDS, AUDIO)
     dataset.log_mels("dev").unlink()
     with pytest.raises(UserError, match=r"preprocessing/4_audio_logmel\.py makes it"):
-        load_split(dataset, "dev", WORDS, 64)
+        load_split(dataset, "dev", WORDS, AUDIO)

@@ -40,13 +40,13 @@ def test_scores_of_a_split_are_those_of_each_clip_and_caption_alone(split, model
     scores = score_split(model, split)
     for clip, caption in np.ndindex(*matrix_of(scores.cross).shape):
         with torch.no_grad():
-            audio, text = model(split.log_mels[clip].unsqueeze(0), split.captions[caption].unsqueeze(0))
+            audio, text = model(split.audio[clip].unsqueeze(0), split.captions[caption].unsqueeze(0))
         assert matrix_of(scores.cross)[clip, caption] == pytest.approx(score_matrix(audio, text).item(), abs=1e-6)
     assert scores.clips is None
 
 
 def test_a_long_clip_is_encoded_apart(split, model, monkeypatch):
-    split.log_mels[3] = torch.randn(400, 64) - 5
+    split.audio[3] = torch.randn(400, 64) - 5
     whole, encoded = score_split(model, split, keep_encoded=True), []
     monkeypatch.setattr(evaluation_utils, "FRAMES_AT_ONCE", 80)
     monkeypatch.setattr(padded_clips, "BLOCK", 64)
@@ -65,7 +65,7 @@ def test_all_words_have_their_scores_by_id(split, model):
     np.testing.assert_allclose(matrix_of(scores), matrix_of(score_split(model, split).cross), atol=1e-6)
     for word, clip in np.ndindex(*scores.by_word.shape):
         with torch.no_grad():
-            audio, text = model(split.log_mels[clip].unsqueeze(0), torch.tensor([[word]]))
+            audio, text = model(split.audio[clip].unsqueeze(0), torch.tensor([[word]]))
         assert scores.by_word[word, clip].item() == pytest.approx(score_matrix(audio, text).item(), abs=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_scores_of_a_split_by_another_score(split, model, frames, words):
     for clip, caption in np.ndindex(*scores.shape):
         ids = split.captions[caption].unsqueeze(0)
         with torch.no_grad():
-            audio, text = model(split.log_mels[clip].unsqueeze(0), ids)
+            audio, text = model(split.audio[clip].unsqueeze(0), ids)
         expected = embedding_scores(audio, text, score=score, ids=ids).audio_text
         assert scores[clip, caption] == pytest.approx(expected.item(), abs=1e-5)
 
@@ -95,7 +95,7 @@ def test_scores_of_a_split_by_another_score(split, model, frames, words):
 def plain_scores(model, split, captions, mask_words, score=None):
     """The scores among captions and their clips, of embeddings that were made clip by clip."""
     batch = collate(split, captions)
-    frames = [model.audio_branch(split.log_mels[clip].unsqueeze(0))[0] for clip in batch.clips]
+    frames = [model.audio_branch(split.audio[clip].unsqueeze(0))[0] for clip in batch.clips]
     text_lens = batch.text_lens if mask_words else None
     return embedding_scores(
         pad_sequence(frames, batch_first=True), model.text_branch(batch.text), batch.audio_lens, text_lens, score,
@@ -135,7 +135,7 @@ def test_clips_and_captions_that_are_the_same_tie_exactly(split, model):
 def plain_objective(model, split, name, batch_size, mask_words):
     """The mean loss over the batches, by loops over clips and captions in float64."""
     model, order, losses = model.double(), np.random.default_rng(0).permutation(len(split.captions)), []
-    audio = [model.audio_branch(log_mel.double().unsqueeze(0))[0] for log_mel in split.log_mels]
+    audio = [model.audio_branch(log_mel.double().unsqueeze(0))[0] for log_mel in split.audio]
     text = [model.text_branch(caption.unsqueeze(0))[0] for caption in split.captions]
     generator = torch.Generator().manual_seed(0)
     for start in range(0, len(order), batch_size):

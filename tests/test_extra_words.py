@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import yaml
 
 from tests.helpers import STAGES, call, only_trial, tiny_conf
+from utils.audio_input import audio_input
 from utils.conf.load import load_conf
 from utils.data_utils import load_split
 from utils.dataset.paths import DatasetPaths
@@ -115,9 +116,9 @@ def test_scoring_with_extra_words_changes_no_other_number(folder):
     np.testing.assert_array_equal(after[: len(vocabulary)], before)
     assert [(trial / name).read_bytes() for name in files] == contents
     best, conf = open_trial(trial, []).best, load_conf(trial / "conf.yaml")
-    split = load_split(DatasetPaths(conf.data_conf.dataset), "evaluation", best.words, conf.audio_logmel.n_mels)
+    split = load_split(DatasetPaths(conf.data_conf.dataset), "evaluation", best.words, audio_input(conf))
     vectors = F.normalize(torch.from_numpy(kept_vectors(folder)[1][:4]), dim=1)
-    for clip, log_mel in enumerate(split.log_mels):
+    for clip, log_mel in enumerate(split.audio):
         with torch.no_grad():
             expected = score_matrix(best.model.audio_branch(log_mel[None]), vectors.unsqueeze(1))[0]
         np.testing.assert_allclose(after[len(vocabulary) :, clip], expected, atol=1e-6)

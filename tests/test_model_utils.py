@@ -121,7 +121,7 @@ def test_training_lowers_the_loss(split, model):
 
 
 def test_batches_without_negatives_are_skipped(split, model):
-    one_clip = Split(split.fids[:1], split.log_mels[:1], split.tids[:3], split.captions[:3], split.caption_clips[:3])
+    one_clip = Split(split.fids[:1], split.audio[:1], split.tids[:3], split.captions[:3], split.caption_clips[:3])
     before = copy.deepcopy(model.state_dict())
     results = train_epoch(state_of(model, FULL), batches(one_clip, 2))
     assert results == {"train_loss": 0.0, "active": 0.0}
@@ -129,7 +129,7 @@ def test_batches_without_negatives_are_skipped(split, model):
 
 
 def test_a_step_that_is_not_finite_names_its_clips_and_updates_nothing(split, model):
-    split.log_mels[2][0, 0] = torch.inf
+    split.audio[2][0, 0] = torch.inf
     before = {name: weight.detach().clone() for name, weight in model.named_parameters()}
     with pytest.raises(Diverged) as stop:
         step(state_of(model, FULL), split, [0, 6, 12])
@@ -241,7 +241,7 @@ def test_compiling_without_a_compiler_is_said(model, monkeypatch):
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_a_gpu_takes_the_same_step(split, model, name):
     captions = split.captions[::3], split.caption_clips[::3]  # of one clip they tie, and rounding decides
-    one_each = Split(split.fids, split.log_mels, split.tids[::3], *captions)
+    one_each = Split(split.fids, split.audio, split.tids[::3], *captions)
     losses = []
     for device, each in ((CPU, copy.deepcopy(model)), (CUDA, model)):
         prepare_model(conf_with(), each, device)
@@ -258,7 +258,7 @@ def test_a_gpu_takes_the_same_step(split, model, name):
 
 def test_the_longest_batch_is_said_or_refused(split, tmp_path, monkeypatch, capsys):
     conf = conf_with(f"data_conf.dataset={tmp_path}", "param_conf.batch_size=4")
-    split.log_mels[3] = torch.randn(5000, 64)
+    split.audio[3] = torch.randn(5000, 64)
     rows = [[f"t{fid}", fid, f" {fid} é.wav", "A", "a", '["a"]'] for fid in split.fids]
     write_csv(DatasetPaths(str(tmp_path)).text("development"), TEXT_COLUMNS, rows)
     need = step_memory(conf, 20, 4, 5000, 4 * max(map(len, split.captions)))

@@ -191,7 +191,7 @@ def test_an_epoch_reports_the_picks_of_its_strategy(name):
     """Of six pairs in batches of 4 and 2; the batches' scores are made once more, from the embeddings."""
     split, model = random_split(), random_model()
     one_each = split.captions[::3], split.caption_clips[::3]  # of one clip they tie, and rounding decides
-    split = Split(split.fids, split.log_mels, split.tids[::3], *one_each)
+    split = Split(split.fids, split.audio, split.tids[::3], *one_each)
     model.audio_enc.cnn[-1].p = 0.0  # dropout
     state = state_of(model, TripletLoss(0.5, name))
     state.optimizer.param_groups[0]["lr"] = 0.0

@@ -17,40 +17,43 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
-from models.audio_encoders import CRNNEncoder
+from utils.audio_input import AudioInput
 from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.hdf5 import get_dataset, open_hdf5
 from utils.common.memory import free_memory
 from utils.common.processes import shard
-from utils.common.steps import EMBEDDING, INDEXING, LOG_MELS, TRAINING
+from utils.common.steps import EMBEDDING, INDEXING, TRAINING
 from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
-from utils.device_utils import DeviceLogMels
+from utils.device_utils import DeviceAudio
 from utils.score_utils import Batch
 
 AHEAD = 4  # batches that are read from disk while others are computed with
-FREE_MEMORY_SHARE = 0.5  # the largest share of it that a split's log-mels may take
+FREE_MEMORY_SHARE = 0.5  # the largest share of it that a split's audio may take
 
 
-class DiskLogMels(Sequence[Tensor]):
-    """Log-mels that stay in their HDF5 file; each is read and checked when it is needed.
+class DiskAudio(Sequence[Tensor]):
+    """Log-mels or features that stay in their HDF5 file; each clip's are read and checked when they are needed.
 
     Args:
         path: the file.
-        fids: C clips, whose log-mels it holds.
+        fids: the C clips that it holds.
         frames: C numbers of frames.
+        audio: what it holds of them, of a known width.
     """
 
-    def __init__(self, path: Path, fids: list[str], frames: list[int]):
-        self.path, self.fids, self.frames = path, fids, frames
+    def __init__(self, path: Path, fids: list[str], frames: list[int], audio: AudioInput):
+        self.path, self.fids, self.frames, self.audio = path, fids, frames, audio
+        self.width = audio.width
 
     def __len__(self) -> int:
         return len(self.fids)
 
     def __getitem__(self, clip: int) -> Tensor:
-        with open_hdf5(self.path, LOG_MELS) as store:
-            return _finite(get_dataset(store, self.fids[clip], LOG_MELS)[()], self.path, self.fids[clip])
+        fid, made_by = self.fids[clip], self.audio.stage
+        with open_hdf5(self.path, made_by) as store:
+            return _finite(get_dataset(store, fid, made_by)[()], self.path, fid, self.audio)
 
 
 @dataclass(frozen=True)
@@ -58,37 +61,43 @@ class Split:
     """A split: C clips and M captions."""
 
     fids: list[str]  # C
-    log_mels: Sequence[Tensor]  # C of (T, n_mels) float32: in memory, DiskLogMels or DeviceLogMels
+    audio: Sequence[Tensor]  # C of (T, D) float32, log-mels or features: in memory, DiskAudio or DeviceAudio
     tids: list[str]  # M
     captions: list[Tensor]  # M of (W,) int64 word ids
     caption_clips: np.ndarray  # (M,) int64: the clip, in [0, C), that each caption describes
+    noun: str = "log-mels"  # what `audio` holds, in messages
 
     @cached_property
     def frames(self) -> list[int]:
         """C numbers of frames, without reading any."""
-        if isinstance(self.log_mels, DiskLogMels | DeviceLogMels):
-            return self.log_mels.frames
-        return [len(log_mel) for log_mel in self.log_mels]
+        if isinstance(self.audio, DiskAudio | DeviceAudio):
+            return self.audio.frames
+        return [len(frames) for frames in self.audio]
+
+    @property
+    def width(self) -> int:
+        """D, the values of a frame: bands of log-mels, or the size of features."""
+        return self.audio.width if isinstance(self.audio, DiskAudio | DeviceAudio) else self.audio[0].shape[1]
 
 
 def load_split(
     paths: DatasetPaths,
     split: str,
     words: list[str],
-    n_mels: int,
+    audio: AudioInput,
     cache: str = "memory",
     needs_negatives: bool = False,
 ) -> Split:
-    """Read a split's captions and log-mels, and print where the log-mels are kept.
+    """Read a split's captions and its log-mels or features, and print where the latter are kept.
 
     Args:
         words: the vocabulary; a word's id is its index.
-        n_mels: the number of bands that the log-mels must have.
-        cache: "memory" or "device" keeps the log-mels in memory if they fit, "disk" leaves them in their file.
+        audio: what to read of the clips.
+        cache: "memory" or "device" keeps that in memory if it fits, "disk" leaves it in its file.
         needs_negatives: whether at least two clips are needed.
 
     Raises:
-        UserError: a file is missing, a word has no vector, a clip has no or unfit log-mels, or clips are too few.
+        UserError: a file is missing, a word has no vector, a clip has no or unfit audio, or clips are too few.
     """
     table, captions = load_captions(paths, split, words)
     fids = list(dict.fromkeys(table["fid"]))
@@ -97,10 +106,11 @@ def load_split(
     places = {fid: i for i, fid in enumerate(fids)}
     return Split(
         fids=fids,
-        log_mels=_open_log_mels(paths, split, fids, n_mels, cache),
+        audio=_open_audio(audio.path(paths, split), split, fids, audio, cache),
         tids=table["tid"].tolist(),
         captions=captions,
         caption_clips=np.array([places[fid] for fid in table["fid"]]),
+        noun=audio.noun,
     )
 
 
@@ -122,22 +132,22 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd
 
 
 def on_device(split: Split, name: str, device: torch.device, cache: str, needed: float) -> Split:
-    """Move a split's log-mels to a CUDA device if they fit there, unless they stay on disk; print which it is.
+    """Move a split's log-mels or features to a CUDA device if they fit there, unless they stay on disk; print which.
 
     Args:
         name: the split's name.
         cache: "device", "memory" (which means the device where there is one), or "disk".
         needed: bytes to leave free for a training step.
     """
-    if device.type != "cuda" or cache == "disk" or isinstance(split.log_mels, DiskLogMels):
+    if device.type != "cuda" or cache == "disk" or isinstance(split.audio, DiskAudio):
         return split
-    size = sum(log_mel.nbytes for log_mel in split.log_mels)
+    size = sum(frames.nbytes for frames in split.audio)
     free = torch.cuda.mem_get_info(device)[0] - needed
     if size > FREE_MEMORY_SHARE * free:
-        print(f"{name}: its log-mels ({size / 1e6:.0f} MB) stay in memory: they do not fit on the device")
+        print(f"{name}: its {split.noun} ({size / 1e6:.0f} MB) stay in memory: they do not fit on the device")
         return split
-    print(f"{name}: {counted(len(split.fids), 'clip')}, log-mels on the device ({size / 1e6:.0f} MB)")
-    return replace(split, log_mels=DeviceLogMels(split.log_mels, device))
+    print(f"{name}: {counted(len(split.fids), 'clip')}, {split.noun} on the device ({size / 1e6:.0f} MB)")
+    return replace(split, audio=DeviceAudio(split.audio, device))
 
 
 def batches(split: Split, batch_size: int, shuffle: bool = False) -> "DataLoader | ReadAhead":
@@ -148,7 +158,7 @@ def batches(split: Split, batch_size: int, shuffle: bool = False) -> "DataLoader
         shuffle=shuffle,
         collate_fn=lambda captions: collate(split, captions),
     )
-    return ReadAhead(loader) if isinstance(split.log_mels, DiskLogMels) else loader
+    return ReadAhead(loader) if isinstance(split.audio, DiskAudio) else loader
 
 
 def batch_order(split: Split, batch_size: int, shuffle: bool = False) -> DataLoader:
@@ -181,7 +191,7 @@ def collate(split: Split, captions: list[int]) -> Batch:
     clips, text = split.caption_clips[captions], [split.captions[caption] for caption in captions]
     audio_lens = torch.tensor([split.frames[clip] for clip in clips])
     return Batch(
-        audio=_padded(split.log_mels, clips[shard(len(clips))], int(audio_lens.max())),  # to the longest of all shards
+        audio=_padded(split.audio, clips[shard(len(clips))], int(audio_lens.max())),  # to the longest of all shards
         text=pad_sequence(text, batch_first=True),
         clips=torch.from_numpy(clips),
         audio_lens=audio_lens,
@@ -189,12 +199,12 @@ def collate(split: Split, captions: list[int]) -> Batch:
     )
 
 
-def _padded(log_mels: Sequence[Tensor], clips: np.ndarray, frames: int) -> Tensor:
-    """The log-mels of clips (n,), zero-padded: (n, frames, n_mels), on the device that holds them."""
-    if isinstance(log_mels, DeviceLogMels):
-        return log_mels.padded(clips, frames)
-    audio = pad_sequence([log_mels[clip] for clip in clips], batch_first=True)
-    return F.pad(audio, (0, 0, 0, frames - audio.shape[1])) if audio.shape[1] < frames else audio
+def _padded(audio: Sequence[Tensor], clips: np.ndarray, frames: int) -> Tensor:
+    """The audio of clips (n,), zero-padded: (n, frames, D), on the device that holds it."""
+    if isinstance(audio, DeviceAudio):
+        return audio.padded(clips, frames)
+    padded = pad_sequence([audio[clip] for clip in clips], batch_first=True)
+    return F.pad(padded, (0, 0, 0, frames - padded.shape[1])) if padded.shape[1] < frames else padded
 
 
 def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, int]) -> Tensor:
@@ -213,42 +223,45 @@ def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, 
         ) from None
 
 
-def _open_log_mels(
-    paths: DatasetPaths, split: str, fids: list[str], n_mels: int, cache: str
-) -> Sequence[Tensor]:
-    """The clips' log-mels, every shape checked."""
-    path = paths.log_mels(split)
-    with open_hdf5(path, LOG_MELS) as store:
-        frames = [_checked_frames(store, path, fid, n_mels) for fid in fids]
-        size = 4 * n_mels * sum(frames)  # bytes
+def _open_audio(path: Path, split: str, fids: list[str], audio: AudioInput, cache: str) -> Sequence[Tensor]:
+    """The clips' audio in a split's file, every shape checked."""
+    with open_hdf5(path, audio.stage) as store:
+        if audio.width is None:
+            audio = audio.of_width(_checked_shape(store, path, fids[0], audio)[1], f"clip {fids[0]} has")
+        frames = [_checked_frames(store, path, fid, audio) for fid in fids]
+        size = 4 * audio.width * sum(frames)  # bytes
         fits = size < FREE_MEMORY_SHARE * free_memory()
         if cache != "disk" and fits:
-            print(f"{split}: {counted(len(fids), 'clip')}, log-mels in memory ({size / 1e6:.0f} MB)")
-            return [_finite(store[fid][()], path, fid) for fid in fids]
+            print(f"{split}: {counted(len(fids), 'clip')}, {audio.noun} in memory ({size / 1e6:.0f} MB)")
+            return [_finite(store[fid][()], path, fid, audio) for fid in fids]
     why = "as set" if cache == "disk" else "they do not fit into memory"
-    print(f"{split}: {counted(len(fids), 'clip')}, log-mels read from disk ({size / 1e6:.0f} MB; {why})")
-    return DiskLogMels(path, fids, frames)
+    print(f"{split}: {counted(len(fids), 'clip')}, {audio.noun} read from disk ({size / 1e6:.0f} MB; {why})")
+    return DiskAudio(path, fids, frames, audio)
 
 
-def _checked_frames(store: h5py.File, path: Path, fid: str, n_mels: int) -> int:
-    """The number of a clip's frames, from its log-mels' checked shape."""
+def _checked_frames(store: h5py.File, path: Path, fid: str, audio: AudioInput) -> int:
+    """The number of a clip's frames, from the checked shape of its audio."""
+    frames, _ = _checked_shape(store, path, fid, audio)
+    if not audio.encoder.frames_out(frames):
+        needed = f"the model needs at least {audio.encoder.rate}"
+        raise UserError(f"{path}: clip {fid} has {counted(frames, 'frame')}; {needed}")
+    return frames
+
+
+def _checked_shape(store: h5py.File, path: Path, fid: str, audio: AudioInput) -> tuple[int, int]:
+    """The shape (T, D) of a clip's audio, D as asked for or, where any will do, at least 1."""
     if fid not in store:
-        raise UserError(f"{path}: no log-mels of clip {fid}; run {LOG_MELS} again")
-    shape = get_dataset(store, fid, LOG_MELS).shape
-    if len(shape) != 2 or shape[1] != n_mels:
-        raise UserError(
-            f"{path}: clip {fid} has the shape {shape}, but audio_logmel.n_mels asks for (frames, {n_mels}); run "
-            f"{LOG_MELS} again"
-        )
-    if not CRNNEncoder.frames_out(shape[0]):
-        needed = f"the model needs at least {CRNNEncoder.rate}"
-        raise UserError(f"{path}: clip {fid} has {counted(shape[0], 'frame')}; {needed}")
-    return shape[0]
+        raise UserError(f"{path}: no {audio.noun} of clip {fid}; run {audio.stage} again")
+    shape = get_dataset(store, fid, audio.stage).shape
+    if len(shape) != 2 or not shape[1] or shape[1] != (audio.width or shape[1]):
+        needed = f"{audio.width_source} (frames, {audio.width or 'size'})"
+        raise UserError(f"{path}: clip {fid} has the shape {shape}, but {needed}; run {audio.stage} again")
+    return shape
 
 
-def _finite(log_mel: np.ndarray, path: Path, fid: str) -> Tensor:
+def _finite(frames: np.ndarray, path: Path, fid: str, audio: AudioInput) -> Tensor:
     with np.errstate(over="ignore"):
-        log_mel = log_mel.astype(np.float32, copy=False)
-    if not np.isfinite(log_mel).all():
-        raise UserError(f"{path}: the log-mels of clip {fid} are not finite; run {LOG_MELS} again")
-    return torch.from_numpy(log_mel)
+        frames = frames.astype(np.float32, copy=False)
+    if not np.isfinite(frames).all():
+        raise UserError(f"{path}: the {audio.noun} of clip {fid} are not finite; run {audio.stage} again")
+    return torch.from_numpy(frames)

@@ -61,21 +61,21 @@ class FiniteSteps:
                 raise Diverged(f"the loss is {loss:g} and the gradient's length {length:g}", clips.tolist())
 
 
-class DeviceLogMels(Sequence[Tensor]):
-    """The log-mels of C clips on a device, in one tensor: a batch is one look-up.
+class DeviceAudio(Sequence[Tensor]):
+    """The log-mels or features of C clips on a device, in one tensor: a batch is one look-up.
 
     Args:
-        log_mels: C of (T, n_mels).
+        audio: C of (T, D).
         device: the target device.
     """
 
-    def __init__(self, log_mels: Sequence[Tensor], device: torch.device):
-        self.frames, self.device = [len(log_mel) for log_mel in log_mels], device
-        self.rows = torch.zeros(sum(self.frames) + 1, log_mels[0].shape[1], device=device)  # the last is the padding
+    def __init__(self, audio: Sequence[Tensor], device: torch.device):
+        self.frames, self.width, self.device = [len(clip) for clip in audio], audio[0].shape[1], device
+        self.rows = torch.zeros(sum(self.frames) + 1, self.width, device=device)  # the last is the padding
         starts = torch.tensor([0, *self.frames]).cumsum(0)  # (C + 1,)
         self.places: list[int] = starts.tolist()
-        for log_mel, start in zip(log_mels, self.places, strict=False):
-            self.rows[start : start + len(log_mel)] = log_mel
+        for clip, start in zip(audio, self.places, strict=False):
+            self.rows[start : start + len(clip)] = clip
         self.starts, self.lens = to_device(starts[:-1], device), to_device(torch.tensor(self.frames), device)
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class DeviceLogMels(Sequence[Tensor]):
         return self.rows[start : start + self.frames[clip]]
 
     def padded(self, clips: np.ndarray, frames: int) -> Tensor:
-        """The log-mels of clips (n,), zero-padded: (n, frames, n_mels)."""
+        """The frames of clips (n,), zero-padded: (n, frames, D)."""
         clips = to_device(torch.from_numpy(clips), self.device)
         place = torch.arange(frames, device=self.device)  # (T,)
         row = self.starts[clips].unsqueeze(1) + place  # (n, T)

@@ -112,10 +112,10 @@ def score_words(
 
 def encode_clips(model: CRNNWordModel, split: Split, clips: list[int]) -> Tensor:
     """Encode clips, those with the most outputs first: (N, L, E), each clip's first outputs as of the clip alone."""
-    log_mels = [split.log_mels[clip] for clip in clips]
-    audio = pad_sequence(log_mels, batch_first=True)
+    frames = [split.audio[clip] for clip in clips]
+    audio = pad_sequence(frames, batch_first=True)
     audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
-    lengths = torch.tensor([len(log_mel) for log_mel in log_mels])
+    lengths = torch.tensor([len(clip) for clip in frames])
     return model.encode_audio(to_device(audio, model.device), lengths)
 
 

@@ -56,20 +56,27 @@ def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> 
 def step_memory(conf: Conf, dim: int, clips: int, frames: int, words: int) -> float:
     """The bytes of a training step, within a quarter of the measured ones.
 
-    They hold the CNN's images, the similarities of frames with words, and those of frames with frames where the
-    strategy compares clips.
+    They hold the CNN's images of log-mels, the similarities of frames with words, and those of frames with frames where
+    the strategy compares clips.
 
     Args:
         dim: E, the embedding dimension.
         clips, frames: the size of the padded batch, or of a rank's shard.
         words: the padded words of all captions of the batch.
     """
+    of_frame = WORD_COPIES[conf.score.frames] * 4 * words
+    if conf.data_conf.audio == "logmels":  # features pass no CNN
+        of_frame += IMAGE_COPIES * _images_of_frame(conf, dim)
+    compares = compares_clips(build_criterion(conf))
+    return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)
+
+
+def _images_of_frame(conf: Conf, dim: int) -> float:
+    """The bytes of the CNN's images for a frame of log-mels."""
     encoder, images = CRNNEncoder(conf.audio_logmel.n_mels, dim).eval(), 0
     x = torch.zeros(1, 1, encoder.rate, conf.audio_logmel.n_mels)
     with torch.autocast("cpu", torch.bfloat16, enabled=conf.param_conf.precision == "bfloat16"):
         for layer in encoder.cnn:
             before, x = x, layer(x)
             images += x.nbytes if x.data_ptr() != before.data_ptr() else 0
-    of_frame = IMAGE_COPIES * images / encoder.rate + WORD_COPIES[conf.score.frames] * 4 * words
-    compares = compares_clips(build_criterion(conf))
-    return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)
+    return images / encoder.rate

@@ -86,7 +86,7 @@ def train(case, device=CPU):
     state = TrainState(model, criterion, optimizer, None, device, score=score)
     draws = Draws(seed_epoch(0, 1), device)
     steps = []
-    split = replace(split, log_mels=[log_mel.double() for log_mel in split.log_mels])
+    split = replace(split, audio=[log_mel.double() for log_mel in split.audio])
     if "audio" in case.strategy:  # clips tie with themselves, and rounding decides which of their captions it is
         split = replace(split, captions=[split.captions[3 * clip] for clip in split.caption_clips])
     for batch in batches(split, case.batch_size, shuffle=True):
@@ -153,7 +153,7 @@ def evaluate_apart(clips):
     split = replace(
         whole,
         fids=whole.fids[:clips],
-        log_mels=whole.log_mels[:clips],
+        audio=whole.audio[:clips],
         captions=[whole.captions[caption] for caption in kept],
         caption_clips=whole.caption_clips[kept],
     )

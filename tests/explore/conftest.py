@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers import ODD_NAMES, WORDS, call, record_files, write_trial
+from utils.audio_input import audio_input
 from utils.common.steps import SCORING
 from utils.data_utils import load_split
 from utils.dataset.paths import DatasetPaths
@@ -31,7 +32,7 @@ TWINS = (7, 3)  # clips that score the same
 def write_word_scores(trial, conf, score):
     """Word scores of the evaluation split: most low, some high, two clips alike; signed as the step's own."""
     split, rng = conf.data_conf.eval_data, np.random.default_rng(0)
-    fids = load_split(DatasetPaths(conf.data_conf.dataset), split, VOCABULARY, conf.audio_logmel.n_mels).fids
+    fids = load_split(DatasetPaths(conf.data_conf.dataset), split, VOCABULARY, audio_input(conf)).fids
     scores = (rng.random((len(VOCABULARY), len(fids))) ** 3 * rng.random((len(VOCABULARY), 1))).astype(np.float32)
     scores[0], scores[5] = 0, 0.25  # the padding, and a word that tells nothing
     scores[:, TWINS[0]] = scores[:, TWINS[1]]

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from benchmarks.inputs import dataset_conf, new_state, synthetic_split
 from utils.data_utils import batches
-from utils.device_utils import DeviceLogMels
+from utils.device_utils import DeviceAudio
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, seed_epoch, train_epoch
 from utils.sampling_utils import STRATEGIES
@@ -59,7 +59,7 @@ def of_step(settings: list[str]) -> Watch:
     watches = []
     for pairs in (2, PAIRS, 2 * PAIRS):
         split = synthetic_split(pairs, FRAMES, 1)
-        split = replace(split, log_mels=DeviceLogMels(split.log_mels, state.device))
+        split = replace(split, audio=DeviceAudio(split.audio, state.device))
         loader = batches(split, PAIRS, shuffle=True)
         with Watch() as watch:
             train_epoch(state, loader, seed_epoch(0, 1))

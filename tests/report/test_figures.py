@@ -20,7 +20,7 @@ def test_figures_follow_the_readers_colours_and_have_alternative_texts():
 def align(frames, word, weights=None):
     """An alignment of one word, silent and without similarity."""
     weights = np.full((frames, 1), 1 / frames) if weights is None else weights
-    return Alignment(np.full((frames, 64), -36.0), np.zeros((frames, 1)), weights, [word], "max", 0.02)
+    return Alignment(np.full((frames, 64), -36.0), np.zeros((frames, 1)), weights, [word], "max", 0.02, 0.02)
 
 
 def test_figures_of_broken_runs_can_be_drawn():

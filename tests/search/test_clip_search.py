@@ -71,7 +71,7 @@ def data(tmp_path_factory):
         model.text_enc.embedding.weight[1:] += 8 * model.audio_branch(log_mels[0][None])[0].mean(dim=0)
     split = Split(
         fids=[f"{i:016x}" for i in range(len(FILES))],
-        log_mels=log_mels,
+        audio=log_mels,
         tids=[f"tid{i}" for i in range(len(TEXTS))],
         captions=[torch.tensor([WORDS.index(word) for word in text.split()]) for text in TEXTS],
         caption_clips=np.array(CLIPS),
@@ -112,7 +112,7 @@ def sign(trial):
 @torch.no_grad()
 def plain_score(data, clip, text):
     """S of a clip and a text, by its definition as published."""
-    frames = data["model"].audio_branch(data["split"].log_mels[clip][None])[0]
+    frames = data["model"].audio_branch(data["split"].audio[clip][None])[0]
     words = data["model"].text_branch(torch.tensor([[WORDS.index(word) for word in text.split()]]))[0]
     return sum(max(0.0, float(a @ w)) for a in frames for w in words) / (len(frames) * len(words))
 

@@ -15,6 +15,7 @@ from utils.dataset.captions import clean_caption
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.sampling_utils import STRATEGIES
 
+AUDIO_SECTIONS = {"logmels": "audio_logmel", "features": "audio_features"}  # what decides data_conf.audio's input
 DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 
 
@@ -195,6 +196,7 @@ class DataConf(Section):
     val_data: FileName
     eval_data: Annotated[FileName, Role.EVALUATION]
     relevance: Annotated[Name | None, Role.EVALUATION] = None
+    audio: Literal["logmels", "features"] = "logmels"
     cache: Annotated[Literal["device", "memory", "disk"], Role.RUNTIME]
 
     @property
@@ -222,7 +224,7 @@ class ParamConf(Section):
 
 
 class AudioEncConf(Section):
-    in_dim: Bands | None
+    in_dim: Count | None
     out_dim: EmbeddingDim | None
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
 
@@ -333,7 +335,7 @@ class Conf(Section):
     @model_validator(mode="after")
     def _sections_agree(self) -> "Conf":
         n_mels, in_dim = self.audio_logmel.n_mels, self.CRNNWordModel.audio_enc.in_dim
-        if in_dim not in (None, n_mels):
+        if self.data_conf.audio == "logmels" and in_dim not in (None, n_mels):
             raise ValueError(
                 f"audio_logmel.n_mels is {n_mels} but CRNNWordModel.audio_enc.in_dim is {in_dim}; leave in_dim at null"
             )
@@ -380,7 +382,7 @@ def default_of(key: str) -> Any:
 
 def unused_because(conf: Conf, key: str) -> str | None:
     """The setting that makes a dotted key irrelevant in a configuration; None if the key matters."""
-    criterion, source = conf.param_conf.criterion, conf.word2vec_embeddings.source
+    criterion, source, audio = conf.param_conf.criterion, conf.word2vec_embeddings.source, conf.data_conf.audio
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
         return f"param_conf.criterion={criterion}"
     if key in ("score.sharpness", "score.learn_sharpness") and conf.score.frames != "softmax":
@@ -389,6 +391,8 @@ def unused_because(conf: Conf, key: str) -> str | None:
         return "AdamOptimizer.weight_decay=0"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
+    if (section := key.partition(".")[0]) in AUDIO_SECTIONS.values() and section != AUDIO_SECTIONS[audio]:
+        return f"data_conf.audio={audio}"
     if key == "audio_features.weights" and conf.audio_features.model == "own":
         return "audio_features.model=own"
     return None

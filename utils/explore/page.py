@@ -8,9 +8,7 @@ from matplotlib.image import imsave
 
 from utils.common.errors import UserError
 from utils.common.folders import atomic_folder
-from utils.common.hdf5 import get_dataset, open_hdf5
 from utils.common.io import progress
-from utils.common.steps import LOG_MELS
 from utils.data_utils import load_captions
 from utils.dataset.captions import is_typed
 from utils.dataset.word_vectors import PAD
@@ -18,6 +16,7 @@ from utils.explore.packing import DIGITS, packed
 from utils.explore.sounds import copy_sound
 from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, column_means
 from utils.report.page import Page
+from utils.report.playable import drawn_log_mel
 from utils.score_utils import caption_word_weights
 from utils.search.clip_search import ClipSearch, best
 from utils.trial.caveats import caveat_of
@@ -111,9 +110,7 @@ def _clips(search: ClipSearch, captions: Captions, folder: Path, copy: bool) -> 
         path, picture, sound = search.path(fid), f"logmels/{fid}.webp", f"sounds/{fid}.ogg"
         if not path.is_file():
             raise UserError(f"{path}: no such audio file; put it back")
-        with open_hdf5(search.paths.log_mels(search.split), LOG_MELS) as store:  # closed before other files are written
-            log_mel = get_dataset(store, fid, LOG_MELS)[()]  # (T, n_mels)
-        _draw(log_mel, folder / picture)
+        _draw(drawn_log_mel(search.conf, search.split, fid, path), folder / picture)
         if copy:
             copy_sound(path, folder / sound)
         clips.append(

@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from utils.audio_input import audio_input
 from utils.common.errors import UserError
 from utils.common.steps import SCORING
 from utils.conf.schema import Conf
+from utils.dataset.paths import DatasetPaths
 from utils.report import alignment
 from utils.report.alignment import Alignment
 from utils.report.numbers import choose_queries
@@ -56,8 +58,10 @@ class Gallery:
     """
 
     def __init__(self, best: Trained, conf: Conf, ranking: Ranking, page: Page):
-        self.best, self.page, self.hop = best, page, conf.audio_logmel.hop
-        self.split = PlayableSplit(conf.data_conf.eval_data, conf, best.words, page)
+        self.best, self.page, name = best, page, conf.data_conf.eval_data
+        self.split = PlayableSplit(name, conf, best.words, page)
+        self.log_mel_hop = conf.audio_logmel.hop
+        self.hop = audio_input(conf).seconds_per_frame(DatasetPaths(conf.data_conf.dataset), name)
         self.data = self.split.data
         if (self.data.fids, self.data.tids) != (ranking.queries.fids, ranking.queries.tids):
             raise UserError(f"{self.split.text_file}: these captions were not scored; run {SCORING} again")
@@ -98,13 +102,14 @@ class Gallery:
     @torch.no_grad()
     def align(self, clip: int, caption: int) -> Alignment:
         """Compare a clip's frames with a caption's words."""
-        ids, log_mel = self.data.captions[caption], self.data.log_mels[clip]
+        ids = self.data.captions[caption]
         if clip not in self.encoded:
-            self.encoded[clip] = self.best.model.audio_branch(log_mel.unsqueeze(0))[0]
+            self.encoded[clip] = self.best.model.audio_branch(self.data.audio[clip].unsqueeze(0))[0]
         by_frame = similarities(self.encoded[clip], self.best.model.text_branch(ids.unsqueeze(0))[0])  # (T, W)
         weights = self.best.score.frame_weights(by_frame).numpy()
         words = [self.best.words[word] for word in ids]
-        return Alignment(log_mel.numpy(), by_frame.numpy(), weights, words, self.best.score.frames, self.hop)
+        log_mel, pooling = self.split.log_mel(clip), self.best.score.frames
+        return Alignment(log_mel, by_frame.numpy(), weights, words, pooling, self.hop, self.log_mel_hop)
 
     def _total(self, shown: Alignment, caption: int) -> str:
         """How the words' scores add up to the caption's: their mean, or their sum weighted by IDF."""

@@ -4,9 +4,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from utils.common.errors import UserError
-from utils.common.steps import PREPROCESSING, TRAINING
+from utils.common.steps import TRAINING
 from utils.conf.schema import default_of
-from utils.trial.dataset_provenance import check_steps
+from utils.trial.dataset_provenance import check_steps, preprocessing
 from utils.trial.history import require_lines
 from utils.trial.identity import fixed_settings, training_of
 from utils.trial.names import LAST
@@ -37,7 +37,7 @@ def check_trial(trial: Trial, *steps: str, reads: Iterable[Path] = ()) -> None:
         steps: of the trial, in their order.
         reads: their output files that are about to be read.
     """
-    check_steps(trial.conf, *PREPROCESSING)
+    check_steps(trial.conf, *preprocessing(trial.conf))
     check_data(trial, *steps)
     check_made(trial, *steps, reads=reads)
 

@@ -8,15 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from utils.audio_input import audio_input
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, Stage, stage_files
-from utils.conf.schema import Conf, result_settings
+from utils.conf.schema import AUDIO_SECTIONS, Conf, result_settings
 from utils.dataset.index import read_clips
 from utils.dataset.paths import DatasetPaths
 from utils.trial.provenance import PROVENANCE, Entry, check_entry, check_files, read_provenance, record_outputs
 
 WORD_VECTORS = "word vectors"  # in `sources`
+
+
+def preprocessing(conf: Conf) -> tuple[Stage, ...]:
+    """The steps that make what a configuration's training reads."""
+    return (CLEANING, INDEXING, EMBEDDING, audio_input(conf).stage)
 
 
 def step_outputs(conf: Conf, step: Stage) -> list[Path]:
@@ -25,7 +31,10 @@ def step_outputs(conf: Conf, step: Stage) -> list[Path]:
 
 
 def step_settings(conf: Conf, step: Stage) -> dict[str, Any]:
-    """The settings that decide what a preprocessing step writes, by dotted key."""
+    """The settings that decide what a preprocessing step writes, by dotted key, whether training reads that or not."""
+    for audio, section in AUDIO_SECTIONS.items():
+        if section == step.section:
+            conf = conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"audio": audio})})
     return {key: value for key, value in result_settings(conf).items() if key.startswith(f"{step.section}.")}
 
 

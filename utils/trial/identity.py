@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from utils.audio_input import audio_input
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import TRAINING
@@ -34,8 +35,9 @@ def fixed_settings(conf: Conf) -> dict[str, Any]:
 
 def data_digests(conf: Conf, splits: Iterable[str], *more: Path) -> dict[str, str]:
     """SHA-256 of the data set's files that training or scoring these splits reads, and of `more`."""
-    paths = DatasetPaths(conf.data_conf.dataset)
-    files = [paths.word_embeds, *more, *(file(split) for split in splits for file in (paths.text, paths.log_mels))]
+    paths, audio = DatasetPaths(conf.data_conf.dataset), audio_input(conf)
+    of_splits = [file for split in splits for file in (paths.text(split), audio.path(paths, split))]
+    files = [paths.word_embeds, *more, *of_splits]
     return digests(paths.root, [name_from(paths.root, file) for file in files])
 
 

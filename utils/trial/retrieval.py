@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from utils.audio_input import audio_input
 from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import write_json
@@ -48,7 +49,7 @@ def score_trial(trial: Trial) -> None:
     conf, paths, splits = trial.conf, trial.dataset, trial.conf.data_conf.splits
     check_trial(trial, TRAINING)
     best = trial.best
-    extra = extra_words(conf, best)
+    extra, audio = extra_words(conf, best), audio_input(conf)
     device = pick_device()
     prepare_model(conf, best.model, device)
     best.score.to(device)
@@ -56,7 +57,8 @@ def score_trial(trial: Trial) -> None:
     data = data_digests(conf, splits, *([paths.word_extra] if extra else []))
     with record_outputs(trial.path, SCORING, inputs, outputs, data=data, sources=sources(conf)):
         for name in splits:
-            split = load_split(paths, name, best.words, conf.audio_logmel.n_mels, conf.data_conf.cache)
+            split = load_split(paths, name, best.words, audio, conf.data_conf.cache)
+            audio = audio.of_width(split.width, f"the clips of {name} have")  # the first split is that of training
             scores_path(trial.path, name).unlink(missing_ok=True)  # an earlier one: nothing tells it from the new
             path = word_scores_path(trial.path, name)
             words = write_word_scores(path, split, best, extra)

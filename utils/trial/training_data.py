@@ -4,14 +4,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from utils.audio_input import audio_input
 from utils.common.processes import pick_device
-from utils.common.steps import PREPROCESSING
 from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split, on_device
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import load_embeddings
 from utils.memory_utils import require_memory
-from utils.trial.dataset_provenance import check_steps
+from utils.trial.dataset_provenance import check_steps, preprocessing
 from utils.trial.identity import data_digests
 from utils.trial.relevance import require_pairs
 
@@ -29,14 +29,14 @@ class TrainingData(NamedTuple):
 def load_training_data(conf: Conf) -> TrainingData:
     """Read the data set; UserError where preprocessing by this configuration would not make it."""
     paths, data = DatasetPaths(conf.data_conf.dataset), conf.data_conf
-    check_steps(conf, *PREPROCESSING)
+    check_steps(conf, *preprocessing(conf))
     require_pairs(conf)  # read after training only: refuse it before
     files = data_digests(conf, [data.train_data, data.val_data])
     words, vectors = load_embeddings(paths.word_embeds, conf.CRNNWordModel.audio_enc.out_dim)
-    train, val = (
-        load_split(paths, split, words, conf.audio_logmel.n_mels, data.cache, needs_negatives=True)
-        for split in (data.train_data, data.val_data)
-    )
+    audio = audio_input(conf)
+    train = load_split(paths, data.train_data, words, audio, data.cache, needs_negatives=True)
+    audio = audio.of_width(train.width, f"the clips of {data.train_data} have")
+    val = load_split(paths, data.val_data, words, audio, data.cache, needs_negatives=True)
     device = pick_device()
     needed = require_memory(conf, vectors.shape[1], train, device)
     train = on_device(train, data.train_data, device, data.cache, needed)
