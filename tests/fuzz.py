@@ -235,6 +235,22 @@ def make_log_mels(path: Path) -> None:
             store[f"f{i}"] = np.full((6 + i, 64), -9, np.float32)
 
 
+def make_features(path: Path) -> None:
+    with h5py.File(path, "w") as store:
+        store.attrs["model"], store.attrs["seconds_per_frame"] = "efficientat mn04_as", 0.32
+        for i in range(2):
+            store[f"f{i}"] = np.full((2 + i, 8), -0.5, np.float32)
+
+
+def load_features(path: Path) -> None:
+    paths = DatasetPaths(str(path.parent))
+    features = audio_input(load_conf(ROOT / "conf.yaml", ["data_conf.audio=features"]))
+    for cache in ("memory", "disk"):
+        split = load_split(paths, "dev", WORDS, features, cache)
+        collate(split, list(range(len(split.captions))))
+    features.seconds_per_frame(paths, "dev")
+
+
 def load_data(path: Path) -> None:
     for cache in ("memory", "disk"):
         split = load_split(DatasetPaths(str(path.parent)), "dev", WORDS, audio_input(CONF), cache)
@@ -414,6 +430,7 @@ KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | 
     "provenance": Kind(PROVENANCE, make_provenance, load_provenance),
     "configuration": Kind("conf.yaml", partial(shutil.copy, ROOT / "conf.yaml"), load_and_save_conf),
     "log-mels": Kind("dev_audio_logmels.hdf5", make_log_mels, load_data),
+    "features": Kind("dev_audio_features.hdf5", make_features, load_features),
     "scores": Kind("scores.hdf5", make_scores, load_and_measure),
     "word scores": Kind("word_scores.hdf5", make_scores, load_and_index),
     "queries": Kind("queries.csv", make_pairs, read_queries),

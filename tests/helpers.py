@@ -358,6 +358,15 @@ def write_split(paths, split, files, captions_each, config, rng):
     return {"num_clips": len(clips), "seconds": 0.5 * len(clips), "clips": clips}
 
 
+def write_features(path, features, seconds_per_frame=0.32):
+    """Write a split's features, {fid: (T, D)}, as step 5 writes them."""
+    with h5py.File(path, "w") as store:
+        store.attrs["model"], store.attrs["seconds_per_frame"] = "random", seconds_per_frame
+        for fid, frames in features.items():
+            store[fid] = frames
+            store[fid].attrs["audio_sha256"] = "0" * 64
+
+
 def write_history(trial, epochs=3, offset=0.0):
     """Write metrics.jsonl; epoch 0 has no training loss."""
     lines = []

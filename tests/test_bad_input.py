@@ -23,8 +23,10 @@ import torch
 import yaml
 
 from models.mobilenet import MobileNetV3
-from tests.helpers import ROOT, SEARCH, STAGES, call, run_here
+from tests.helpers import ROOT, SEARCH, STAGES, call, record_step, run_here, write_features
 from utils.common.digests import KEPT
+from utils.common.steps import FEATURES
+from utils.conf.load import load_conf
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.trial.checkpoint import sealed
@@ -283,6 +285,31 @@ def other_network(path: Path) -> None:
     torch.save(torch.nn.Linear(3, 3).state_dict(), path)
 
 
+def on_features(spoil: Spoil) -> Spoil:
+    """A data set with features of four dimensions, one frame a clip, in place of log-mels; then spoiled."""
+
+    def prepare(folder: Folder) -> None:
+        for split, clips in json.loads((folder.data / "audio_info.json").read_text()).items():
+            (folder.data / f"{split}_audio_logmels.hdf5").unlink()
+            frames = {fid: np.zeros((1, 4), np.float32) for fid in clips["clips"]}
+            write_features(folder.data / f"{split}_audio_features.hdf5", frames)
+        record_step(load_conf(folder.conf), FEATURES)
+        spoil(folder)
+
+    return prepare
+
+
+def without_features(folder: Folder) -> None:
+    """A data set without a record of step 5."""
+    path = folder.data / "provenance.json"
+    path.write_text(json.dumps({step: made for step, made in json.loads(path.read_text()).items() if step != FEATURES}))
+
+
+def trained_on(content: object) -> Spoil:
+    """Other content for the first clip's features."""
+    return on_features(store("features", lambda opened, fid: replace(opened, fid, content)))
+
+
 def scores(name: str, content: object) -> Spoil:
     """Other content for one of the scores' data sets."""
     return store("scores", lambda opened, _: replace(opened, name, content))
@@ -440,7 +467,8 @@ PAIR, RANKING = "file_name,caption", "caption_query,file_name_1"
 COMPARE = [REPORT, "--compare", "{trial}"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
 FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
-INDEXED, EMBEDDED, MADE, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, SCORE))  # to be run again
+INDEXED, EMBEDDED, MADE, ENCODED, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, FEATURES, SCORE))
+TRAIN_ON_FEATURES = [TRAIN, "--conf", "{conf}", "data_conf.audio=features"]
 
 LARGER, UNSET = resized(lambda size: size + 8), resized(lambda size: 0)
 STRANGE_FORMAT = edited_text("record", '"format": 2', '"format": "two"')
@@ -530,6 +558,16 @@ OWN_FEATURES = [  # of features that the user wrote, when they are checked
     ("integers", features(np.zeros((3, 96), int)), "{fid} holds int64"),
     ("NaN", features(np.full((3, 96), np.nan, "f4")), "{fid} … not finite"),
     ("external link", features(ELSEWHERE), "{fid} … not a data set of this file"),
+]
+UNFIT_FEATURES = [  # of features, in training
+    ("missing", on_features(removed("features")), f"no such file … {FEATURES} makes it"),
+    ("truncated", on_features(cut("features")), "not a readable HDF5 file" + ENCODED),
+    ("other size", trained_on(np.zeros((2, 3), "f4")), "has the shape … but clip … has (frames," + ENCODED),
+    ("one axis", trained_on(np.zeros(4, "f4")), "{fid} … (4,)" + ENCODED),
+    ("no frames", trained_on(np.zeros((0, 4), "f4")), "{fid} … 0 frames; the model needs at least 1"),
+    ("missing clip", on_features(store("features", lambda opened, fid: opened.pop(fid))), "{fid}" + ENCODED),
+    ("NaN", on_features(number("features", np.nan)), "{fid} … not finite" + ENCODED),
+    ("external link", trained_on(ELSEWHERE), "{fid} … not a data set of this file" + ENCODED),
 ]
 WORD_VECTORS = [  # of a file of word vectors, when the vocabulary gets its vectors
     ("missing", removed("word_vectors"), "no such file … word2vec_embeddings.file"),
@@ -768,6 +806,19 @@ REFUSED = [
     *group("log-mels", [TRAIN], "{log_mels}: … ", LOG_MELS),
     *group("weights", ENCODE, "", WEIGHTS),
     *group("own features", CHECK_OWN, "{features}: … ", OWN_FEATURES),
+    *group("features", TRAIN_ON_FEATURES, "{features}: … ", UNFIT_FEATURES),
+    (
+        "features: none",
+        TRAIN_ON_FEATURES,
+        without_features,
+        [f"{{data}}/provenance.json: no record of {FEATURES}; run it"],
+    ),
+    (
+        "features: not of the size asked for",
+        [*TRAIN_ON_FEATURES, "CRNNWordModel.audio_enc.in_dim=5"],
+        on_features(conf("")),
+        ["{features}: … (1, 4), but CRNNWordModel.audio_enc.in_dim … (frames, 5)" + ENCODED],
+    ),
     *group("word vectors", [STEP_3, *FROM_FILE], "{word_vectors}: … ", WORD_VECTORS),
     *group("embeds", [TRAIN], "{embeds}: … ", EMBEDS),
     *group("checkpoint", [SCORE, *TRIAL], "{best}: … ", CHECKPOINTS),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CPU, ROOT, random_split
+from tests.helpers import CPU, ROOT, random_split, write_features
 from utils import data_utils
 from utils.audio_input import audio_input
 from utils.common.errors import UserError
@@ -28,7 +28,7 @@ def audio_of(*settings):
     return audio_input(load_conf(ROOT / "conf.yaml", settings))
 
 
-AUDIO = audio_of()
+AUDIO, FEATURES = audio_of(), audio_of("data_conf.audio=features")
 
 
 @pytest.fixture
@@ -60,6 +60,24 @@ def test_log_mels_on_disk_are_those_in_memory(dataset, capsys, monkeypatch):
     monkeypatch.setattr("utils.data_utils.free_memory", lambda: 1000.0)
     assert isinstance(load_split(dataset, "dev", WORDS, AUDIO).audio, DiskAudio)
     assert "do not fit into memory" in capsys.readouterr().out
+
+
+def test_features_are_read_in_place_of_log_mels(dataset, capsys):
+    """The log-mels are gone; the size of the features is that in their file, and a single frame is enough."""
+    dataset.log_mels("dev").unlink()
+    features = {"f0": np.arange(10, dtype=np.float32).reshape(1, 10), "f1": np.ones((3, 10), np.float32)}
+    write_features(dataset.audio_features("dev"), features)
+    memory, disk = (load_split(dataset, "dev", WORDS, FEATURES, cache) for cache in ("memory", "disk"))
+    said = capsys.readouterr().out
+    assert "dev: 2 clips, features in memory (0 MB)" in said and "features read from disk" in said
+    assert isinstance(disk.audio, DiskAudio) and not isinstance(memory.audio, DiskAudio)
+    device = replace(memory, audio=DeviceAudio(memory.audio, CPU))
+    for split in (memory, disk, device):
+        assert split.width == 10 and split.frames == [1, 3]
+        (batch,) = batches(split, 4)
+        assert batch.audio.shape == (4, 3, 10) and batch.audio_lens.tolist() == [1, 1, 3, 3]
+        np.testing.assert_array_equal(batch.audio[0, 0], features["f0"][0])
+        assert not batch.audio[0, 1:].any() and (batch.audio[2] == 1).all()
 
 
 def test_batches_are_zero_padded_and_visit_every_caption_once():
@@ -165,3 +183,55 @@ def test_damaged_and_missing_log_mels_are_refused(dataset):
     dataset.log_mels("dev").unlink()
     with pytest.raises(UserError, match=r"preprocessing/4_audio_logmel\.py makes it"):
         load_split(dataset, "dev", WORDS, AUDIO)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (
+            np.zeros((3, 9)),
+            r"f1 has the shape \(3, 9\), but clip f0 has \(frames, 10\); run .*5_audio_features\.py again",
+        ),
+        (np.zeros(10), r"clip f1 has the shape \(10,\), but clip f0 has \(frames, 10\)"),
+        (np.zeros((0, 10)), "clip f1 has 0 frames; the model needs at least 1"),
+        (np.full((3, 10), np.nan), r"the features of clip f1 are not finite; run .*5_audio_features\.py again"),
+        (None, r"no features of clip f1; run .*5_audio_features\.py again"),
+    ],
+    ids=["other size", "one axis", "no frames", "NaN", "missing"],
+)
+def test_unfit_features_are_refused(dataset, features, message):
+    clips = {"f0": np.zeros((3, 10)), "f1": features}
+    write_features(dataset.audio_features("dev"), {fid: clip for fid, clip in clips.items() if clip is not None})
+    with pytest.raises(UserError, match=rf"dev_audio_features\.hdf5: .*{message}"):
+        load_split(dataset, "dev", WORDS, FEATURES)
+
+
+def test_features_of_another_size_than_asked_for_are_refused(dataset):
+    write_features(dataset.audio_features("dev"), {"f0": np.zeros((3, 10)), "f1": np.zeros((3, 10))})
+    sized = audio_of("data_conf.audio=features", "CRNNWordModel.audio_enc.in_dim=10")
+    assert load_split(dataset, "dev", WORDS, sized).width == 10
+    other = audio_of("data_conf.audio=features", "CRNNWordModel.audio_enc.in_dim=12")
+    with pytest.raises(UserError, match=r"f0 has the shape \(3, 10\), but CRNNWordModel\.audio_enc\.in_dim .* 12\)"):
+        load_split(dataset, "dev", WORDS, other)
+    train = FEATURES.of_width(12, "the clips of development have")
+    with pytest.raises(UserError, match=r"but the clips of development have \(frames, 12\); run .*5_audio_features"):
+        load_split(dataset, "dev", WORDS, train)
+
+
+def test_missing_features_are_refused(dataset):
+    with pytest.raises(UserError, match=r"dev_audio_features\.hdf5: no such file; .*5_audio_features\.py makes it"):
+        load_split(dataset, "dev", WORDS, FEATURES)
+
+
+@pytest.mark.parametrize("value", [None, 0, -1.0, np.nan, np.inf, "soon", [0.1, 0.2]])
+def test_the_seconds_between_frames_are_those_of_the_settings_or_of_the_file(dataset, value):
+    assert AUDIO.seconds_per_frame(dataset, "dev") == 0.02
+    path = dataset.audio_features("dev")
+    write_features(path, {"f0": np.zeros((3, 10))})
+    assert FEATURES.seconds_per_frame(dataset, "dev") == 0.32
+    with h5py.File(path, "a") as store:
+        del store.attrs["seconds_per_frame"]
+        if value is not None:
+            store.attrs["seconds_per_frame"] = value
+    with pytest.raises(UserError, match=r"dev_audio_features\.hdf5: .* run .*5_audio_features\.py again"):
+        FEATURES.seconds_per_frame(dataset, "dev")

@@ -210,7 +210,15 @@ def test_a_changed_setting_outdates_the_outputs_of_its_step(override, steps):
         (["word2vec_embeddings.source=train"], "word2vec_embeddings.train.epochs", None),
         (["word2vec_embeddings.source=file", "word2vec_embeddings.file=x"], "word2vec_embeddings.file", None),
         ([], "metrics.random.margin", None),
-        (["audio_features.model=own"], "audio_features.weights", "audio_features.model=own"),
+        (
+            ["audio_features.model=own", "data_conf.audio=features"],
+            "audio_features.weights",
+            "audio_features.model=own",
+        ),
+        ([], "audio_logmel.hop", None),
+        ([], "audio_features.weights", "data_conf.audio=logmels"),
+        (["data_conf.audio=features"], "audio_logmel.hop", "data_conf.audio=features"),
+        (["data_conf.audio=features"], "audio_features.weights", None),
     ],
 )
 def test_an_unused_setting_is_explained_by_the_setting_that_makes_it_so(settings, key, reason):
@@ -218,6 +226,26 @@ def test_an_unused_setting_is_explained_by_the_setting_that_makes_it_so(settings
     assert unused_because(conf, key) == reason
     if key in flat(conf.model_dump()):
         assert (key in result_settings(conf)) == (reason is None)
+
+
+def test_the_settings_of_log_mels_count_for_step_4_whatever_training_reads():
+    log_mels, features = load_conf(CONF), load_conf(CONF, ["data_conf.audio=features"])
+    assert step_settings(log_mels, LOG_MELS) == step_settings(features, LOG_MELS) != {}
+    assert "audio_logmel.hop" in result_settings(log_mels) and "audio_logmel.hop" not in result_settings(features)
+
+
+def test_a_trial_that_is_older_than_features_reads_log_mels(tmp_path):
+    tree = yaml.safe_load(CONF.read_text())
+    del tree["data_conf"]["audio"]
+    (tmp_path / "conf.yaml").write_text(yaml.safe_dump(tree))
+    conf = load_conf(tmp_path / "conf.yaml")
+    assert conf == load_conf(CONF) and conf.data_conf.audio == default_of("data_conf.audio") == "logmels"
+
+
+def test_the_input_size_of_the_encoder_is_that_of_log_mels_or_any_of_features():
+    with pytest.raises(UserError, match=r"n_mels is 64 but CRNNWordModel\.audio_enc\.in_dim is 96; leave in_dim"):
+        load_conf(CONF, ["CRNNWordModel.audio_enc.in_dim=96"])
+    load_conf(CONF, ["CRNNWordModel.audio_enc.in_dim=96", "data_conf.audio=features"])
 
 
 def test_conf_yaml_has_every_setting_and_every_default_of_older_trials():

@@ -16,9 +16,9 @@ import soundfile
 from PIL import Image
 
 from tests.explore.conftest import NAMES, VOCABULARY
-from tests.helpers import RATE, ROOT, Tags
+from tests.helpers import RATE, ROOT, Tags, record_step, write_features
 from utils.common.errors import UserError
-from utils.common.steps import INDEXING
+from utils.common.steps import FEATURES, INDEXING
 from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
 from utils.explore import page
@@ -53,6 +53,20 @@ def test_the_folder_holds_only_the_files_that_the_page_shows(pages):
     assert files == shown | {"index.html", ".written.json"} and len(shown) == 2 * len(NAMES)
     assert all(re.fullmatch(r"(sounds/[0-9a-f]{16}\.ogg|logmels/[0-9a-f]{16}\.webp)", name) for name in shown)
     assert [clip["name"] for clip in clips] == NAMES
+
+
+def test_where_training_reads_features_the_pictures_are_made_from_the_sounds(trial, pages):
+    path, conf = trial
+    conf = conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"audio": "features"})})
+    paths = DatasetPaths(conf.data_conf.dataset)
+    for split in conf.data_conf.splits:
+        fids = read_table(paths.text(split), ["fid"], INDEXING)["fid"].unique()
+        write_features(paths.audio_features(split), {fid: np.zeros((2, 8), np.float32) for fid in fids})
+        paths.log_mels(split).unlink(missing_ok=True)
+    record_step(conf, FEATURES)
+    folder = write_explore(Trial(path, conf), copy=False).parent
+    for picture in (pages["mean"].parent / "logmels").iterdir():
+        assert (folder / "logmels" / picture.name).read_bytes() == picture.read_bytes()
 
 
 def test_copies_are_the_clips_in_ogg_vorbis(trials, pages):

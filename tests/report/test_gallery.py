@@ -1,10 +1,17 @@
 import json
+import shutil
 
+import numpy as np
 import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
 
-from tests.helpers import matrix_of
+from tests.helpers import RATE, matrix_of, write_features
 from utils.common.errors import UserError
+from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
+from utils.report.alignment import draw
 from utils.report.gallery import Gallery
 from utils.report.page import Page
 from utils.report.playable import clip_files
@@ -47,3 +54,37 @@ def test_the_mean_of_an_alignment_map_is_the_score(report):
         assert alignment.similarities.shape == (26, len(gallery.data.captions[caption]))
         assert alignment.similarities.mean() == pytest.approx(scores[clip, caption], abs=1e-6)
         assert alignment.by_word.mean() == pytest.approx(scores[clip, caption], abs=1e-6)
+
+
+class FeaturesAsEmbeddings:
+    """A model whose audio embeddings are the features themselves."""
+
+    def __init__(self, model):
+        self.text_branch = model.text_branch
+
+    def audio_branch(self, features):
+        return F.normalize(features, dim=-1)
+
+
+def test_features_are_aligned_below_a_log_mel_made_from_the_sound(report, tmp_path):
+    """Each on its own frames, over the seconds of the sound."""
+    trial, conf, _ = report
+    best, shared = load_model(trial / "checkpoint_best.pt"), DatasetPaths(conf.data_conf.dataset)
+    shutil.copytree(shared.root, tmp_path / "data", ignore=shutil.ignore_patterns("*_audio_logmels.hdf5"))
+    data = conf.data_conf.model_copy(update={"audio": "features"})
+    paths, ranking = DatasetPaths(str(tmp_path / "data")), load_rankings(Trial(trial, conf), "evaluation", best.epoch)
+    rng = np.random.default_rng(0)
+    features = {fid: rng.random((2, 300), np.float32) for fid in ranking["text_to_audio"].queries.fids}
+    write_features(paths.audio_features("evaluation"), features, seconds_per_frame=0.25)
+    conf = conf.model_copy(update={"data_conf": data.model_copy(update={"dataset": paths.root})})
+    best = best._replace(model=FeaturesAsEmbeddings(best.model))
+    gallery = Gallery(best, conf, ranking["text_to_audio"], Page(tmp_path))
+    alignment, file = gallery.align(1, 3), gallery.split.files[1]
+    sound, _ = soundfile.read(file, dtype="float32")
+    np.testing.assert_array_equal(alignment.log_mel, log_mel_spectrogram(sound, RATE, conf.audio_logmel.config))
+    assert alignment.similarities.shape == (2, len(alignment.words)) and alignment.hop == 0.25
+    embeddings = F.normalize(torch.from_numpy(features[gallery.data.fids[1]]), dim=-1)
+    words = best.model.text_branch(gallery.data.captions[3][None])[0]
+    np.testing.assert_allclose(alignment.similarities, (embeddings @ words.T).clamp(min=0), atol=1e-6)
+    drawn = draw(alignment, 1.0)
+    assert "Log-mel of 0.5 s" in drawn.alt

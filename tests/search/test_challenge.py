@@ -18,7 +18,7 @@ import torch
 from tests.helpers import RATE, ROOT, WORDS, call, write_trial
 from utils.common.digests import file_digest
 from utils.dataset.log_mel import log_mel_spectrogram
-from utils.search.clip_search import ClipSearch
+from utils.search.sounds import LogMels
 from utils.trial.checkpoint import checkpoint_bytes, load_model
 from utils.trial.identity import identity
 from utils.trial.names import BEST
@@ -60,11 +60,11 @@ def files_of(size):
 def ranked(made, tmp_path, monkeypatch):
     """ranked(captions, sounds, arguments) -> the rows of the ranking; `.encoded` are the sounds encoded for it."""
     trial, given = made
-    log_mel = ClipSearch._log_mel
+    read = LogMels.read
 
-    def remember(search, path):
+    def remember(sounds, path):
         rank.encoded.append(path.name)
-        return log_mel(search, path)
+        return read(sounds, path)
 
     def rank(captions=CAPTIONS, sounds=given, *arguments, status=0, out="out.csv", column="caption", room=None):
         with (tmp_path / "queries.csv").open("w", newline="") as stream:
@@ -85,7 +85,7 @@ def ranked(made, tmp_path, monkeypatch):
         return subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)
 
     rank.apart = apart
-    monkeypatch.setattr(ClipSearch, "_log_mel", remember)
+    monkeypatch.setattr(LogMels, "read", remember)
     return rank
 
 

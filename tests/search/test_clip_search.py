@@ -326,12 +326,12 @@ def test_a_sound_is_resampled_to_the_trials_rate_or_that_of_most_clips(data, tri
         for entry in clips[:changed]:
             entry["sample_rate"] = 44100
         resampled = soxr.resample(sound, SAMPLE_RATE, rate, quality="HQ")
-        log_mel = ClipSearch.open(trial)._log_mel(path)
+        log_mel = ClipSearch.open(trial).sounds.read(path)
         np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, rate, config), atol=1e-4)
     search = ClipSearch.open(trial)
     search.conf = load_conf(trial / CONF, ["audio_logmel.sample_rate=22050"])
     resampled = soxr.resample(sound, SAMPLE_RATE, 22050, quality="HQ")
-    log_mel = search._log_mel(path)
+    log_mel = search.sounds.read(path)
     np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, 22050, config), atol=1e-4)
 
 

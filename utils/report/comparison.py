@@ -20,7 +20,7 @@ from utils.report.rankings import load_queries
 from utils.report.tables import COLUMNS, NOT_APART, SIDES, compare, comparison_frame, comparison_markdown
 from utils.trial.caveats import UNFINISHED, caveat_of
 from utils.trial.checks import check_made, check_metrics
-from utils.trial.dataset_provenance import WORD_VECTORS
+from utils.trial.dataset_provenance import OWN_FEATURES, WORD_VECTORS
 from utils.trial.directory import open_trial
 from utils.trial.history import best_of
 from utils.trial.names import RETRIEVAL_METRICS
@@ -103,7 +103,7 @@ def require_same_data(one: TrialResult, other: TrialResult) -> None:
     splits = [result.conf.data_conf.eval_data for result in (one, other)]
     if splits[0] != splits[1]:
         raise UserError(f"{other.trial}: measured on {splits[1]}, but {one.trial} on {splits[0]}; compare one split")
-    for source in one.sources.keys() & other.sources.keys() - {WORD_VECTORS}:
+    for source in one.sources.keys() & other.sources.keys() - {WORD_VECTORS, OWN_FEATURES}:
         if one.sources[source] != other.sources[source]:
             raise UserError(f"{other.trial}: {source} differ from those of {one.trial}; compare trials of one data set")
     if not one.queries.same_items(other.queries):

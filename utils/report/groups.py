@@ -16,7 +16,7 @@ from utils.report.numbers import plain, shown
 from utils.report.rankings import Queries
 from utils.sampling_utils import STRATEGIES
 from utils.trial.caveats import Caveat
-from utils.trial.dataset_provenance import WORD_VECTORS
+from utils.trial.dataset_provenance import OWN_FEATURES, WORD_VECTORS
 
 COLLAPSED = "collapsed"
 
@@ -92,7 +92,7 @@ class Group:
 def group_trials(results: Iterable[TrialResult]) -> list[Group]:
     """Group trials that differ only in their seeds, in the order of the strategies.
 
-    Raises UserError where two trials of a group have the same seed, or different word vectors.
+    Raises UserError where two trials of a group have the same seed, or different word vectors or features.
     """
     by_experiment: dict[tuple, list[TrialResult]] = {}
     for result in results:
@@ -102,8 +102,9 @@ def group_trials(results: Iterable[TrialResult]) -> list[Group]:
         for one, other in pairwise(group):
             if one.seed == other.seed:
                 raise UserError(f"{other.trial}: same settings and seed as {one.trial}; leave one out")
-            if one.sources.get(WORD_VECTORS) != other.sources.get(WORD_VECTORS):
-                raise UserError(f"{other.trial}: word vectors differ from those of {one.trial}, but not the settings")
+            for source in (WORD_VECTORS, OWN_FEATURES):
+                if one.sources.get(source) != other.sources.get(source):
+                    raise UserError(f"{other.trial}: {source} differ from those of {one.trial}, but not the settings")
     groups = [Group(label, group) for label, group in zip(_labels(members), members, strict=True)]
     order = [*STRATEGIES, *CRITERIA]
     return sorted(groups, key=lambda group: (order.index(group.strategy), group.label))

@@ -39,7 +39,6 @@ class PlayableSplit:
         path = self.files[clip]
         return Player(path.name, self.page.clip(path, self.data.fids[clip]))
 
-
     def log_mel(self, clip: int) -> np.ndarray:
         """`drawn_log_mel` of a clip."""
         return drawn_log_mel(self.conf, self.name, self.data.fids[clip], self.files[clip])

@@ -10,7 +10,6 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -104,7 +103,7 @@ class FolderSearch(ClipSearch):
         files = list(sounds_in(folder))
         self.files = [name for name, problem in files if problem is None]
         self.problems = [f"{folder / name}: {problem}" for name, problem in files if problem]
-        self.low_rates: list[str] = []  # sounds whose sample rate is too low for the log-mels
+        self.low_rates: list[str] = []  # sounds whose sample rate is too low for the model
         self.encoded = 0  # sounds, in this run
         if not files:
             raise UserError(f"{folder}: holds no {AUDIO_FILES} files")
@@ -144,7 +143,7 @@ class FolderSearch(ClipSearch):
         known = set(self.words[1:]) & {word for query in self.queries for word in self._tokens(query.text)}
         ids = np.array([i for i, word in enumerate(self.words) if word in known], dtype=np.int64)
         scores, names = np.empty((len(ids), len(self.files)), np.float32), []
-        made_by = [identity(self.trial.path), self.epoch, self.conf.score.model_dump(), asdict(self._log_mel_config)]
+        made_by = [identity(self.trial.path), self.epoch, self.conf.score.model_dump(), self.sounds.settings]
         mark = digest_of(made_by)[:16]
         with filling(self.cache, mark):
             for name in progress(self.files, f"scoring {self.folder}", total=len(self.files)):
@@ -157,19 +156,19 @@ class FolderSearch(ClipSearch):
 
     def _word_scores(self, path: Path, mark: str) -> np.ndarray | None:
         """A sound's scores with all words (V,), from the cache or computed; None, and a problem, if it is unusable."""
-        log_mel = None
+        audio = None
         try:
             part = self.cache / f"{mark}-{file_digest(path)}.npy"
             scores = load_part(part, (len(self.words),))
             if scores is None:
-                log_mel = self._log_mel(path)
-            if highest_frequency(path) < self._log_mel_config.fmax:
+                audio = self.sounds.read(path)
+            if highest_frequency(path) < self.sounds.fmax:
                 self.low_rates.append(path.name)
         except (UserError, OSError) as error:
             self.problems.append(str(error) if isinstance(error, UserError) else f"{path}: {error.strerror}")
             return None
-        if log_mel is not None:  # outside `try`: a full disk is not a problem of the sound
-            scores = self._sound_scores(log_mel, np.arange(len(self.words)))
+        if audio is not None:  # outside `try`: a full disk is not a problem of the sound
+            scores = self._sound_scores(audio, np.arange(len(self.words)))
             save_part(part, scores)
             self.encoded += 1
         return scores
@@ -186,7 +185,7 @@ class FolderSearch(ClipSearch):
             raise UserError(f"{self.folder}: no sound is left to be ranked")
         if self.low_rates:
             low = f"{counted(len(self.low_rates), 'sound')} of a low sample rate, e.g. {self.low_rates[0]!r}"
-            missing = f"nothing up to the {self._log_mel_config.fmax:g} Hz that log-mels go up to"
+            missing = f"nothing up to the {self.sounds.fmax:g} Hz that {self.sounds.noun} go up to"
             warnings.warn(f"{self.folder}: {low}: {missing}: their ranks may be wrong", stacklevel=2)
         kept = f" ({len(names) - self.encoded} kept from an earlier run)" if self.encoded < len(names) else ""
         sizes = f"{counted(len(names), 'sound')}{kept} x {counted(len(self.words), 'word')}"

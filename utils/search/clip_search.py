@@ -4,9 +4,7 @@ Shapes: C clips, M captions, V vocabulary.
 """
 
 import warnings
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -15,8 +13,6 @@ import numpy as np
 import torch
 from scipy.sparse import csr_array
 
-from models.audio_encoders import CRNNEncoder
-from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.folders import own_file
 from utils.common.steps import INDEXING, SCORING, TRAINING
@@ -24,11 +20,9 @@ from utils.data_utils import load_captions
 from utils.dataset.audio import Clip, highest_frequency
 from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
-from utils.dataset.log_mel import read_log_mel
-from utils.dataset.log_mel_config import LogMelConfig
-from utils.dataset.paths import AUDIO_FILES
 from utils.fast_score_utils import EncodedClips, split_word_scores
 from utils.score_utils import caption_word_weights
+from utils.search.sounds import LogMels, SoundReader
 from utils.trial.caveats import warn_of
 from utils.trial.checks import check_data, check_made, check_trial
 from utils.trial.directory import open_trial
@@ -188,45 +182,30 @@ class ClipSearch:
     def by_audio(self, path: Path | str, top: int = 5) -> list[CaptionHit]:
         """Find the `top` captions, or all, with the highest scores with a sound; ties keep the split's order.
 
-        A sound at another sample rate is resampled to that of most of the split's clips.
+        For log-mels, a sound at another sample rate is resampled to that of most of the split's clips.
 
         Raises UserError if the file cannot be read, or is too short for the model.
         """
         path = Path(path)
         tids, texts, words, weights = self._captions
-        scores = weights @ self._sound_scores(self._log_mel(path), words)  # (M,)
-        if (highest := highest_frequency(path)) < self._log_mel_config.fmax:
-            band = f"holds nothing above {highest:g} Hz, but log-mels go up to {self._log_mel_config.fmax:g} Hz"
+        scores = weights @ self._sound_scores(self.sounds.read(path), words)  # (M,)
+        if (highest := highest_frequency(path)) < self.sounds.fmax:
+            band = f"holds nothing above {highest:g} Hz, but {self.sounds.noun} go up to {self.sounds.fmax:g} Hz"
             warnings.warn(f"{path}: {band}: results may be poor", stacklevel=2)
         return [CaptionHit(rank, float(scores[i]), tids[i], texts[i]) for rank, i in self._ranked(scores, top)]
 
     @torch.no_grad()
-    def _sound_scores(self, log_mel: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """Score a sound (T, n_mels) with words, by their ids (V,): (V,) float32."""
+    def _sound_scores(self, audio: np.ndarray, words: np.ndarray) -> np.ndarray:
+        """Score a sound (T, D) with words, by their ids (V,): (V,) float32."""
         embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]  # (V, E)
-        encoded = self.model.encode_audio(torch.from_numpy(log_mel).unsqueeze(0))  # (1, L, E)
-        clip = EncodedClips.of_batch(encoded, np.array([encoded.shape[1]]), np.array([len(log_mel)]))
+        encoded = self.model.encode_audio(torch.from_numpy(audio).unsqueeze(0))  # (1, L, E)
+        clip = EncodedClips.of_batch(encoded, np.array([encoded.shape[1]]), np.array([len(audio)]))
         return split_word_scores(clip, embeds, self.score.pool)[:, 0].numpy()
 
-    def _log_mel(self, path: Path) -> np.ndarray:
-        """(T, n_mels), computed with the trial's settings at the data set's sample rate."""
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; name a {AUDIO_FILES} file")
-        log_mel = read_log_mel(path, self._log_mel_config)
-        if not CRNNEncoder.frames_out(len(log_mel)):
-            shortest = (CRNNEncoder.rate - 1) * self.conf.audio_logmel.hop
-            needed = f"the model needs {CRNNEncoder.rate}, about {shortest:g} s"
-            raise UserError(f"{path}: too short: {counted(len(log_mel), 'frame')}; {needed}")
-        return log_mel
-
     @cached_property
-    def _log_mel_config(self) -> LogMelConfig:
-        """The trial's settings, with the sample rate of most of the split's clips if they set none."""
-        config = self.conf.audio_logmel.config
-        if config.sample_rate is not None or not self.clips:
-            return config
-        rates = Counter(clip.sample_rate for clip in self.clips.values())
-        return replace(config, sample_rate=rates.most_common(1)[0][0])
+    def sounds(self) -> SoundReader:
+        """Reads sounds as training read those of the data set."""
+        return LogMels(self.conf, self.clips.values())
 
     @cached_property
     def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:

@@ -21,7 +21,8 @@ def require_same_run(trial: Trial) -> None:
     """
     settings = training_of(trial.path).settings, fixed_settings(trial.conf)
     both, either = settings[0].keys() & settings[1].keys(), settings[0].keys() ^ settings[1].keys()
-    for key in [*sorted(both), *sorted(either)]:  # a setting that counts on one side alone does so due to another
+    # A setting that counts on one side alone does so due to another, or is newer than the trial and has a default
+    for key in [*sorted(both), *sorted(either, key=lambda key: (default_of(key) is None, key))]:
         before, after = (values.get(key, default_of(key)) for values in settings)
         if before != after:
             raise UserError(

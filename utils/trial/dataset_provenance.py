@@ -11,13 +11,13 @@ from typing import Any
 from utils.audio_input import audio_input
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
-from utils.common.steps import CLEANING, EMBEDDING, INDEXING, Stage, stage_files
+from utils.common.steps import CLEANING, EMBEDDING, FEATURES, INDEXING, Stage, stage_files
 from utils.conf.schema import AUDIO_SECTIONS, Conf, result_settings
 from utils.dataset.index import read_clips
 from utils.dataset.paths import DatasetPaths
 from utils.trial.provenance import PROVENANCE, Entry, check_entry, check_files, read_provenance, record_outputs
 
-WORD_VECTORS = "word vectors"  # in `sources`
+WORD_VECTORS, OWN_FEATURES = "word vectors", "features"  # in `sources`
 
 
 def preprocessing(conf: Conf) -> tuple[Stage, ...]:
@@ -94,16 +94,19 @@ def sounds(conf: Conf) -> dict[str, str]:
 
 
 def sources(conf: Conf) -> dict[str, str]:
-    """SHA-256 of what a data set was made from, by "captions of SPLIT", "sounds of SPLIT" and "word vectors".
+    """SHA-256 of what a data set was made from, by "captions of SPLIT", "sounds of SPLIT", "word vectors", "features".
 
-    Settings have no part in them. Word vectors are there where a file held them.
+    Settings have no part in them. Word vectors are there where a file held them; features, of the training split, where
+    training reads features that the user made.
     """
     paths, entries = DatasetPaths(conf.data_conf.dataset), read_provenance(conf.data_conf.dataset)
-    captions, embedded = (entries.get(step, Entry()) for step in (CLEANING, EMBEDDING))
+    captions, embedded, features = (entries.get(step, Entry()) for step in (CLEANING, EMBEDDING, FEATURES))
     found = {}
     if embedded.settings.get("word2vec_embeddings.source") == "file":  # which may be within the data set
         others = (digest for file, digest in embedded.inputs.items() if file != paths.vocab_info.name)
         found[WORD_VECTORS] = next(others, None)
+    if conf.data_conf.audio == "features" and features.settings.get("audio_features.model") == "own":
+        found[OWN_FEATURES] = features.outputs.get(paths.audio_features(conf.data_conf.train_data).name)
     clips = sorted(sounds(conf).items())
     for split in conf.data_conf.splits:
         found[f"captions of {split}"] = captions.inputs.get(paths.raw_captions(split).name)
