@@ -228,10 +228,11 @@ def test_an_unused_setting_is_explained_by_the_setting_that_makes_it_so(settings
         assert (key in result_settings(conf)) == (reason is None)
 
 
-def test_the_settings_of_log_mels_count_for_step_4_whatever_training_reads():
+def test_the_settings_of_steps_4_and_5_count_for_these_whatever_training_reads():
     log_mels, features = load_conf(CONF), load_conf(CONF, ["data_conf.audio=features"])
-    assert step_settings(log_mels, LOG_MELS) == step_settings(features, LOG_MELS) != {}
-    assert "audio_logmel.hop" in result_settings(log_mels) and "audio_logmel.hop" not in result_settings(features)
+    for step, key, reader in ((LOG_MELS, "audio_logmel.hop", log_mels), (FEATURES, "audio_features.weights", features)):
+        assert key in step_settings(log_mels, step) and step_settings(log_mels, step) == step_settings(features, step)
+        assert [conf for conf in (log_mels, features) if key in result_settings(conf)] == [reader]
 
 
 def test_a_trial_that_is_older_than_features_reads_log_mels(tmp_path):

@@ -22,7 +22,7 @@ from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
 from utils.fast_score_utils import EncodedClips, split_word_scores
 from utils.score_utils import caption_word_weights
-from utils.search.sounds import LogMels, SoundReader
+from utils.search.sounds import Features, LogMels
 from utils.trial.caveats import warn_of
 from utils.trial.checks import check_data, check_made, check_trial
 from utils.trial.directory import open_trial
@@ -203,8 +203,10 @@ class ClipSearch:
         return split_word_scores(clip, embeds, self.score.pool)[:, 0].numpy()
 
     @cached_property
-    def sounds(self) -> SoundReader:
+    def sounds(self) -> LogMels | Features:
         """Reads sounds as training read those of the data set."""
+        if self.conf.data_conf.audio == "features":
+            return Features(self.conf, self.paths.audio_features(self.split))
         return LogMels(self.conf, self.clips.values())
 
     @cached_property

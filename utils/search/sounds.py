@@ -1,31 +1,28 @@
-"""Sounds from outside the data set, as a trial's model reads them."""
+"""Sounds from outside the data set, read as training read those of the data set.
+
+A reader has `noun`, what it reads; `fmax`, the highest frequency (Hz) that counts; and `settings`, which decide what is
+read of a sound.
+"""
 
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 
 from utils.audio_input import encoder_class
 from utils.common.counts import counted
 from utils.common.errors import UserError
+from utils.common.hdf5 import open_hdf5
+from utils.common.steps import FEATURES
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
+from utils.dataset.audio_features import network_of, read_features
+from utils.dataset.kaldi_log_mel import FMAX
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import AUDIO_FILES
-
-
-class SoundReader(Protocol):
-    """Reads sounds as training read those of the data set."""
-
-    noun: str  # "log-mels" or "features"
-    fmax: float  # Hz, the highest frequency that counts
-    settings: dict[str, Any]  # all that decides what is read of a sound
-
-    def read(self, path: Path) -> np.ndarray:
-        """(T, D) float32; raises UserError where the sound cannot be read, or is too short for the model."""
+from utils.dataset.pretrained_weights import find_weights
 
 
 class LogMels:
@@ -41,6 +38,7 @@ class LogMels:
         self.config, self.fmax, self.settings = config, config.fmax, asdict(config)
 
     def read(self, path: Path) -> np.ndarray:
+        """(T, n_mels) float32; raises UserError where a sound cannot be read, or is too short for the model."""
         require_sound(path)
         log_mel = read_log_mel(path, self.config)
         if not self.encoder.frames_out(len(log_mel)):
@@ -48,6 +46,31 @@ class LogMels:
             needed = f"the model needs {self.encoder.rate}, about {shortest:g} s"
             raise UserError(f"{path}: too short: {counted(len(log_mel), 'frame')}; {needed}")
         return log_mel
+
+
+class Features:
+    """Features by the weights that step 5 used, of which a split's file of features has the digest.
+
+    Raises UserError where there are no such weights, or the user made the features.
+    """
+
+    noun, fmax = "features", FMAX
+
+    def __init__(self, conf: Conf, file: Path):
+        if conf.audio_features.model == "own":
+            advice = "no features can be made of another sound; search for the data set's clips by a text"
+            raise UserError(f"audio_features.model: is own: {advice}")
+        weights = find_weights(conf.audio_features.weights)
+        with open_hdf5(file, FEATURES) as store:
+            made_by = store.attrs.get("weights_sha256")
+        if made_by != weights.sha256:
+            raise UserError(f"{weights.path}: not the weights that {file} was made by; put those back")
+        self.network, self.settings = network_of(weights.path), {"weights": weights.sha256}
+
+    def read(self, path: Path) -> np.ndarray:
+        """(L, D) float32; raises UserError where a sound cannot be read."""
+        require_sound(path)
+        return read_features(path, self.network)
 
 
 def require_sound(path: Path) -> None:

@@ -1,0 +1,61 @@
+"""Sounds from outside the data set, as a model on features reads them."""
+
+import h5py
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from tests.helpers import GOLDEN, ROOT, write_features
+from utils.common.digests import file_digest
+from utils.common.errors import UserError
+from utils.conf.load import load_conf
+from utils.dataset.audio_features import network_of, read_features
+from utils.search.sounds import Features
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of random weights."""
+    path = tmp_path_factory.mktemp("weights") / "mn01_random.pt"
+    with np.load(GOLDEN / "mn01_random.npz") as golden:
+        names = [name for name in golden if name.startswith("state/")]
+        torch.save({name.removeprefix("state/"): torch.from_numpy(golden[name]) for name in names}, path)
+    return path
+
+
+@pytest.fixture
+def made(weights, tmp_path):
+    """The configuration, and a split's features."""
+    path = tmp_path / "evaluation_audio_features.hdf5"
+    write_features(path, {"f0": np.zeros((2, 96), np.float32)})
+    with h5py.File(path, "a") as store:
+        store.attrs["weights_sha256"] = file_digest(weights)
+    return conf_with(f"audio_features.weights={weights}"), path
+
+
+def conf_with(*settings):
+    return load_conf(ROOT / "conf.yaml", ["data_conf.audio=features", *settings])
+
+
+def test_a_sound_is_read_by_the_weights_of_step_5(made, weights, tmp_path):
+    sound = tmp_path / "sound.wav"
+    soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
+    features = Features(*made).read(sound)
+    assert features.shape == (4, 96)  # of 0.32 s
+    np.testing.assert_array_equal(features, read_features(sound, network_of(weights)))
+    with pytest.raises(UserError, match=r"x\.wav: no such file"):
+        Features(*made).read(tmp_path / "x.wav")
+
+
+def test_other_weights_are_refused(made):
+    conf, path = made
+    with h5py.File(path, "a") as store:
+        store.attrs["weights_sha256"] = "0" * 64
+    with pytest.raises(UserError, match=r"mn01_random\.pt: not the weights that .*_features\.hdf5 was made by"):
+        Features(conf, path)
+
+
+def test_features_of_the_user_cannot_be_made_of_a_sound(made):
+    with pytest.raises(UserError, match=r"audio_features\.model: is own: no features can be made of another sound"):
+        Features(conf_with("audio_features.model=own"), made[1])
