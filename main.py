@@ -81,7 +81,7 @@ def train(trial: Trial, data: TrainingData) -> None:
     """Run the epochs that are missing from the trial's record; epoch 0 only evaluates."""
     conf, params = trial.conf, trial.conf.param_conf
     torch.manual_seed(params.seed)
-    state = build_state(conf, data.vectors, pick_device(), data.train.captions)
+    state = build_state(conf, data.vectors, pick_device(), data.train.captions, data.train.width)
     metrics = {name: TripletLoss(**settings.model_dump()) for name, settings in conf.metrics.items()}
     loader = batches(data.train, params.batch_size, shuffle=True)
     record = TrialRecord(trial, data.words)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.harness import CPU
 from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
+from models.text_encoders import WordEncoder
 from utils.common.digests import file_digest
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING, SCORING, Stage
@@ -92,7 +93,7 @@ def word_vectors(count: int) -> Tensor:
 def new_model() -> CRNNWordModel:
     """The paper's model over random word vectors."""
     torch.manual_seed(0)
-    return CRNNWordModel(N_MELS, DIM, word_vectors(VOCABULARY))
+    return CRNNWordModel(CRNNEncoder(N_MELS, DIM), WordEncoder(word_vectors(VOCABULARY)))
 
 
 def new_state(conf: Conf, device: torch.device = CPU) -> TrainState:
@@ -105,6 +106,7 @@ class NoEncoder(nn.Module):
     """Stands in for CRNNEncoder: the same random outputs for every clip, (N, T, in_dim) -> (N, T // 4, E)."""
 
     frames_out = CRNNEncoder.frames_out
+    padded_to = CRNNEncoder.padded_to
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,8 @@
-"""Audio encoders: log-mel frames to embeddings, several frames to one."""
+"""Audio encoders, by name in AUDIO_ENCODERS: frames of log-mels or of pretrained features to embeddings.
+
+An encoder declares its `rate`, how many frames become one output, and `padded_to`, the multiple of frames to which
+evaluation pads a batch. A further encoder is one class here and one row in the table.
+"""
 
 from contextlib import nullcontext
 
@@ -23,9 +27,11 @@ class CRNNEncoder(nn.Module):
     """
 
     rate = 4  # log-mel frames to one output
+    padded_to = 64  # frames: convolutions keep memory for each input size
 
     def __init__(self, in_dim: int, out_dim: int, dropout: float = DROPOUT):
         super().__init__()
+        self.out_dim = out_dim
         # The modules' places in the list are the published state dict's keys; Identity keeps the place of a LeakyReLU.
         self.cnn = nn.Sequential(
             nn.BatchNorm2d(1),
@@ -51,6 +57,12 @@ class CRNNEncoder(nn.Module):
         self.gru = nn.GRU(CHANNELS * (in_dim // MEL_POOLING), out_dim // 2, bidirectional=True, batch_first=True)
 
     @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> "CRNNEncoder":
+        """An encoder of the sizes that a (published) state dict of the whole model has."""
+        in_dim = state["audio_enc.gru.weight_ih_l0"].shape[1] // CHANNELS * MEL_POOLING
+        return cls(in_dim, 2 * state["audio_enc.gru.weight_hh_l0"].shape[1])
+
+    @classmethod
     def frames_out(cls, frames):
         """How many outputs L the encoder makes of T frames; of a number, or of an array or tensor of numbers."""
         return frames // cls.rate
@@ -70,6 +82,45 @@ class CRNNEncoder(nn.Module):
     def encode_padded(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
         """`forward` of each clip of a padded batch as of the clip alone: see `models.padded_clips.encode_padded`."""
         return encode_padded(self, audio, lengths)
+
+
+class FeatureEncoder(nn.Module):
+    """Pretrained audio features as they are; what learns is the projection behind it.
+
+    Args:
+        in_dim: D, the features' dimension.
+        dropout: the share of the features that a training step drops.
+    """
+
+    rate = 1
+    padded_to = 1
+
+    def __init__(self, in_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.out_dim = in_dim
+        self.dropout = nn.Dropout(dropout)
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Tensor]) -> "FeatureEncoder":
+        """An encoder of the features' dimension: that of the projection's input, or else of the text."""
+        text = state.get("text_projection.weight", state["text_enc.embedding.weight"].T)  # (E, W)
+        return cls(state["audio_projection.weight"].shape[1] if "audio_projection.weight" in state else len(text))
+
+    @classmethod
+    def frames_out(cls, frames):
+        """As `CRNNEncoder.frames_out`."""
+        return frames
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """(N, L, D) -> (N, L, D)."""
+        return self.dropout(audio)
+
+    def encode_padded(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """As `CRNNEncoder.encode_padded`: a frame does not depend on its neighbours."""
+        return self.forward(audio)
+
+
+AUDIO_ENCODERS = {"crnn": CRNNEncoder, "features": FeatureEncoder}
 
 
 def _convolution(in_channels: int, out_channels: int) -> nn.Conv2d:

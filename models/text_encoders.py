@@ -13,6 +13,7 @@ class WordEncoder(nn.Module):
 
     def __init__(self, word_embeds: Tensor, trainable: bool = False):
         super().__init__()
+        self.out_dim = word_embeds.shape[1]
         # padding_idx: through the norm of the zero vector, row 0's gradient would be without bound
         self.embedding = nn.Embedding.from_pretrained(word_embeds, freeze=not trainable, padding_idx=0)
 

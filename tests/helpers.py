@@ -27,7 +27,9 @@ import yaml
 from scipy.sparse import csr_array
 
 from benchmarks.inputs import record_as_made
+from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
+from models.text_encoders import WordEncoder
 from tests.pretend_cuda.build import COMPILER
 from utils.audio_input import audio_input
 from utils.common.digests import KEPT
@@ -40,7 +42,7 @@ from utils.dataset.audio import probe_clip
 from utils.dataset.index import clip_id
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
-from utils.evaluation_utils import embed_words, score_words
+from utils.evaluation_utils import encode_words, score_words
 from utils.metric_utils import both_directions, per_query_metrics, relevant_pairs
 from utils.model_utils import TrainState, build_optimizer
 from utils.report.rankings import Queries
@@ -222,7 +224,7 @@ def random_model(trainable_words=False):
     torch.manual_seed(0)
     words = torch.randn(VOCABULARY, 20)
     words[0] = 0
-    return CRNNWordModel(64, 20, words, trainable_words)
+    return CRNNWordModel(CRNNEncoder(64, 20), WordEncoder(words, trainable_words))
 
 
 def make_frames(encoded, frames):
@@ -257,7 +259,7 @@ def results_of(epoch, val_obj=1.0, val_map=0.1):
 
 def record_of(trial, conf, epochs):
     """A trial's record with these epochs' results, and its checkpointables; the model's first weight is the epoch."""
-    state = state_of(CRNNWordModel(64, 4, torch.zeros(3, 4)), TripletLoss(0.5, "random-NS"))
+    state = state_of(CRNNWordModel(CRNNEncoder(64, 4), WordEncoder(torch.zeros(3, 4))), TripletLoss(0.5, "random-NS"))
     record = TrialRecord(Trial(trial, conf), ["<pad>", "a", "b"])
     for results in epochs:
         with torch.no_grad():
@@ -299,7 +301,7 @@ def write_trial(folder, names=ODD_NAMES, captions_each=3):
     torch.manual_seed(0)
     vectors = torch.randn(len(WORDS), 300)
     vectors[0] = 0
-    model = CRNNWordModel(64, 300, vectors).eval()
+    model = CRNNWordModel(CRNNEncoder(64, 300), WordEncoder(vectors)).eval()
     record_preprocessing(conf)
     begin(trial, conf, data_digests(conf, [conf.data_conf.train_data]))
     content = {"model": model.state_dict(), "words": WORDS, "conf": conf.model_dump(), "history": [], "epoch": 1}
@@ -391,7 +393,7 @@ def write_history(trial, epochs=3, offset=0.0):
 def of_all_words(model, split, score=None):
     """CaptionScores of a split with scores of all words that the model knows, not only of the captions' words."""
     score, ids = score or Score(), np.arange(model.text_enc.embedding.num_embeddings)
-    by_word, _ = score_words(model, split, [embed_words(model, ids)], score.pool)
+    by_word, _ = score_words(model, split, [score.word_embeds(encode_words(model, ids))], score)
     weights = caption_word_weights([caption.numpy() for caption in split.captions], len(ids), score.idf_values)[1]
     return CaptionScores(weights, by_word)
 

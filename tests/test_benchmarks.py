@@ -15,7 +15,9 @@ from benchmarks import gpu, published
 from benchmarks.bare import SparseRows, paper_settings
 from benchmarks.growth import exponent
 from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_clotho_like, write_random_word_scores
+from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
+from models.text_encoders import WordEncoder
 from tests.helpers import ROOT, call, embedding_scores, matrix_of, random_model, random_split, state_of
 from utils.conf.load import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
@@ -127,7 +129,7 @@ def test_a_published_epoch_trains_once_and_evaluates_without_training(models):
 def test_step_flops_equal_the_count_of_pytorch():
     batch = synthetic_batch(2, 40, 3)
     torch.manual_seed(0)
-    model = CRNNWordModel(64, 300, torch.randn(4400, 300)).train(False)
+    model = CRNNWordModel(CRNNEncoder(64, 300), WordEncoder(torch.randn(4400, 300))).train(False)
     with FlopCounterMode(display=False) as counter:
         audio, text = model(batch.audio, batch.text)
         torch.mm(audio.flatten(0, 1), text.flatten(0, 1).T)

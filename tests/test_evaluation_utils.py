@@ -16,7 +16,7 @@ from tests.helpers import (
     random_split,
     state_of,
 )
-from utils import evaluation_utils
+from utils import evaluation_utils, score_utils
 from utils.criterion_utils import InfoNCE, TripletLoss
 from utils.data_utils import collate
 from utils.device_utils import Diverged
@@ -182,15 +182,15 @@ def test_a_split_without_negatives_has_an_objective_of_0(split, model):
 
 
 def test_a_strategy_that_compares_no_clips_has_none_compared(split, model, monkeypatch):
-    monkeypatch.setattr(evaluation_utils, "clip_pair_scores", None)
-    monkeypatch.setattr(evaluation_utils, "caption_scores", None)
+    monkeypatch.setattr(score_utils, "clip_pair_scores", None)
+    monkeypatch.setattr(score_utils, "caption_scores", None)
     assert np.isfinite(evaluate(state_of(model, TripletLoss(0.5, "semi-hard-NS")), split, {}, 5)["val_obj"])
 
 
 def test_each_pair_of_clips_is_scored_once(split, model, monkeypatch):
-    scored, score = [], evaluation_utils.clip_pair_scores
+    scored, score = [], score_utils.clip_pair_scores
     monkeypatch.setattr(
-        evaluation_utils, "clip_pair_scores", lambda clips, pairs: (scored.append(pairs), score(clips, pairs))[1]
+        score_utils, "clip_pair_scores", lambda clips, pairs: (scored.append(pairs), score(clips, pairs))[1]
     )
     hard, easy = TripletLoss(0.5, "hard-audio-NS"), TripletLoss(0.5, "easy-audio-NS")
     evaluate(state_of(model, hard), split, {"easy": easy}, 5)

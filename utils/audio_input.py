@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from models.audio_encoders import CRNNEncoder
+from models.audio_encoders import AUDIO_ENCODERS
 from utils.common.errors import UserError
 from utils.common.hdf5 import open_hdf5
 from utils.common.steps import FEATURES, LOG_MELS, Stage, stage_files
@@ -45,17 +45,9 @@ class AudioInput:
         return seconds
 
 
-class _FeatureFrames:
-    rate = 1
-
-    @classmethod
-    def frames_out(cls, frames):
-        return frames
-
-
 def encoder_class(conf: Conf) -> type:
     """The class of the configured audio encoder."""
-    return CRNNEncoder if conf.data_conf.audio == "logmels" else _FeatureFrames
+    return AUDIO_ENCODERS[conf.CRNNWordModel.audio_enc.name]
 
 
 def audio_input(conf: Conf) -> AudioInput:

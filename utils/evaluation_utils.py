@@ -22,13 +22,12 @@ from utils.common.processes import all_reduce_sum, broadcast_buffers, on_rank_ze
 from utils.criterion_utils import compares_clips, negative_mask
 from utils.data_utils import Split
 from utils.device_utils import Diverged
-from utils.fast_score_utils import EncodedClips, caption_scores, clip_pair_scores, split_word_scores
+from utils.fast_score_utils import EncodedClips
 from utils.metric_utils import averages, per_query_by_counts, relevant_pairs
 from utils.model_utils import TrainState
 from utils.retrieval_utils import CaptionScores, rank_counts, spread
-from utils.score_utils import BatchScores, Pool, Score, caption_word_weights, mean_over_frames
+from utils.score_utils import BatchScores, Score, caption_word_weights
 
-LENGTH_STEP = 64  # frames; clips are padded to its multiples, since convolutions keep memory for each input size
 FRAMES_AT_ONCE = 2**17  # frames of all clips that are encoded together: 64 clips of 40 s
 
 
@@ -37,8 +36,9 @@ class SplitScores:
     """A split's scores under a model, each clip and caption at its own length, on the model's device."""
 
     split: Split
+    score: Score
     words: Tensor  # (V, E) embeddings
-    weights: csr_array  # (M, V) each word's share of each caption, all words weighing the same
+    weights: csr_array  # (M, V) of `Score.text_weights`
     cross: CaptionScores  # of every clip with every caption
     clips: EncodedClips | None  # the encoder's outputs, where they are kept
 
@@ -57,18 +57,23 @@ def score_split(
     """
     score = score or Score()
     captions = [ids.numpy() for ids in split.captions]
-    ids, weights = caption_word_weights(captions)  # (V,), (M, V)
-    words = embed_words(model, ids)
-    by_word, clips = score_words(model, split, [words], score.pool, keep_encoded)
-    idf = score.idf_values
-    weighed = weights if idf is None else caption_word_weights(captions, idf=idf)[1]
-    return SplitScores(split, words, weights, CaptionScores(weighed, by_word), clips)
+    words = score.word_embeds(encode_words(model, caption_word_weights(captions)[0]))  # (V, E)
+    by_word, clips = score_words(model, split, [words], score, keep_encoded)
+    cross = CaptionScores(score.caption_weights(captions, words), by_word)
+    return SplitScores(split, score, words, score.text_weights(captions, words), cross, clips)
 
 
 @torch.no_grad()
-def embed_words(model: CRNNWordModel, ids: np.ndarray) -> Tensor:
-    """The embeddings of words by id, (V,) -> (V, E), on the model's device."""
-    return model.text_branch(to_device(torch.from_numpy(ids), model.device).unsqueeze(0))[0]
+def caption_weights(model: CRNNWordModel, score: Score, captions: list[np.ndarray]) -> tuple[np.ndarray, csr_array]:
+    """The ids (V,) of the captions' words, and what each counts in each of M captions: (M, V)."""
+    ids, _ = caption_word_weights(captions)
+    return ids, score.caption_weights(captions, score.word_embeds(encode_words(model, ids)))
+
+
+@torch.no_grad()
+def encode_words(model: CRNNWordModel, ids: np.ndarray) -> Tensor:
+    """Words by id, (V,) -> (V, E) of `CRNNWordModel.encode_text`, on the model's device."""
+    return model.encode_text(to_device(torch.from_numpy(ids), model.device).unsqueeze(0))[0]
 
 
 @torch.no_grad()
@@ -76,12 +81,12 @@ def score_words(
     model: CRNNWordModel,
     split: Split,
     tables: list[Tensor],
-    pool: Pool = mean_over_frames,
+    score: Score,
     keep_encoded: bool = False,
     part: slice | None = None,
 ) -> tuple[Tensor, EncodedClips | None]:
-    """Score the words of tables (V, E) with every clip, or those of a part: (sum of V, C), and the encoder's outputs,
-    if they are kept.
+    """Score the words of tables (V, E) of `Score.word_embeds` with every clip, or those of a part: (sum of V, C), and
+    the encoder's outputs, if they are kept.
 
     Each table has its own matrix product, so that a word's scores have the same bits whatever the other tables are.
     Each rank encodes and scores a share of the groups, and gets the results of all. A clip's outputs have the same bits
@@ -91,15 +96,16 @@ def score_words(
     frames = np.array(split.frames[part])
     lengths = model.audio_enc.frames_out(frames)
     groups = _groups(frames, lengths, at_once=64 if model.device.type == "cuda" else 4)
+    lengths = score.outputs(lengths)
     order = np.concatenate(groups)
     counts, longest = np.array([[len(clips), lengths[clips[0]]] for clips in groups]).T
     columns, rows = (np.cumsum(sizes) - sizes for sizes in (counts, counts * longest))  # where each group begins
     scores = tables[0].new_zeros(sum(map(len, tables)), len(frames))
     kept = scores.new_zeros(counts @ longest if keep_encoded else 0, tables[0].shape[1])
     for clips, column, row in own_share(list(zip(groups, columns, rows, strict=True))):
-        encoded = encode_clips(model, split, [part.start + clip for clip in clips])  # (N, L, E)
+        encoded = encode_clips(model, split, [part.start + clip for clip in clips], score)  # (N, L, E)
         group = EncodedClips.of_batch(encoded, lengths[clips], frames[clips])
-        scores[:, column : column + len(clips)] = torch.cat([split_word_scores(group, words, pool) for words in tables])
+        scores[:, column : column + len(clips)] = torch.cat([score.of_words(group, words) for words in tables])
         if keep_encoded:
             kept[row : row + len(group.rows)] = group.rows
     all_reduce_sum(scores)
@@ -110,13 +116,13 @@ def score_words(
     return by_word, EncodedClips(kept, starts[places], lengths, frames) if keep_encoded else None
 
 
-def encode_clips(model: CRNNWordModel, split: Split, clips: list[int]) -> Tensor:
+def encode_clips(model: CRNNWordModel, split: Split, clips: list[int], score: Score) -> Tensor:
     """Encode clips, those with the most outputs first: (N, L, E), each clip's first outputs as of the clip alone."""
     frames = [split.audio[clip] for clip in clips]
     audio = pad_sequence(frames, batch_first=True)
-    audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % LENGTH_STEP))
+    audio = F.pad(audio, (0, 0, 0, -audio.shape[1] % model.audio_enc.padded_to))
     lengths = torch.tensor([len(clip) for clip in frames])
-    return model.encode_audio(to_device(audio, model.device), lengths)
+    return score.encode_audio(model, to_device(audio, model.device), lengths)
 
 
 def _groups(frames: np.ndarray, lengths: np.ndarray, at_once: int) -> list[list[int]]:
@@ -168,7 +174,7 @@ class PairBatches:
         cross = self.scores.cross.with_clips(captions, np.tile(clips, (len(clips), 1))).T  # (N clips, N captions)
 
         def text_text() -> Tensor:
-            within = caption_scores(self.scores.words, self.scores.weights[captions])
+            within = self.scores.score.of_captions(self.scores.words, self.scores.weights[captions])
             return within if self.mask_words else within * shares.unsqueeze(1) * shares.unsqueeze(0)
 
         def audio_audio() -> Tensor:
@@ -187,7 +193,7 @@ class PairBatches:
         pairs = pairs[pairs[:, 0] <= pairs[:, 1]]  # (P, 2)
         within = encoded.rows.new_full((count, count), torch.nan)
         i, j = to_device(torch.from_numpy(pairs), within.device).unbind(dim=1)
-        within[i, j] = within[j, i] = clip_pair_scores(encoded, pairs)
+        within[i, j] = within[j, i] = self.scores.score.of_clips(encoded, pairs)
         return within
 
 

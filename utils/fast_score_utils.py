@@ -182,16 +182,10 @@ def _pair_scores(outputs: Tensor, weights: Tensor, other_outputs: Tensor, other_
             frames = torch.lerp(other_outputs[:, left[part]], other_outputs[:, right[part]], p[part].unsqueeze(1))
             scores += _pair_scores(outputs, weights, frames, other_weights[:, part])
         return scores
-    by_frame = _at_frames(outputs @ other_outputs.mT, weights)  # (P, T, L')
+    by_frame = upsample(outputs @ other_outputs.mT, weights.shape[1])  # (P, T, L')
     # Upsampling goes row by row, through memory as it lies.
-    similarities = _at_frames(by_frame.mT.contiguous(), other_weights).clamp_(min=0)  # (P, T', T)
+    similarities = upsample(by_frame.mT.contiguous(), other_weights.shape[1]).clamp_(min=0)  # (P, T', T)
     return (torch.bmm(similarities, weights.unsqueeze(2)).squeeze(2) * other_weights).sum(dim=1)
-
-
-def _at_frames(values: Tensor, weights: Tensor) -> Tensor:
-    """(P, L, K) -> (P, T, K) for weights (P, T)."""
-    frames = weights.shape[1]
-    return values if values.shape[1] == frames else upsample(values, frames)
 
 
 def _weighted(clips: EncodedClips, chosen: Sequence[int]) -> tuple[Tensor, Tensor]:

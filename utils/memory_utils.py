@@ -64,10 +64,10 @@ def step_memory(conf: Conf, dim: int, clips: int, frames: int, words: int) -> fl
         clips, frames: the size of the padded batch, or of a rank's shard.
         words: the padded words of all captions of the batch.
     """
-    of_frame = WORD_COPIES[conf.score.frames] * 4 * words
+    of_frame = WORD_COPIES[conf.score.frames] * 4 * words if conf.score.level == "frame" else 0
     if conf.data_conf.audio == "logmels":  # features pass no CNN
         of_frame += IMAGE_COPIES * _images_of_frame(conf, dim)
-    compares = compares_clips(build_criterion(conf))
+    compares = conf.score.level == "frame" and compares_clips(build_criterion(conf))
     return clips * frames * of_frame + compares * PAIR_COPIES * 4 * min(frames**2, AT_ONCE)
 
 

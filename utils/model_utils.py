@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from models.audio_encoders import CRNNEncoder, FeatureEncoder
 from models.core import CRNNWordModel
 from models.tensors import to_device
+from models.text_encoders import WordEncoder
 from utils.common.errors import UserError
 from utils.common.memory import keep_freed_memory
 from utils.common.processes import (
@@ -26,9 +28,8 @@ from utils.common.processes import (
 from utils.conf.schema import Conf
 from utils.criterion_utils import CRITERIA, LossTerms, negative_mask
 from utils.device_utils import Draws, FiniteSteps
-from utils.fast_score_utils import clip_scores
 from utils.negative_utils import pick_statistics
-from utils.score_utils import Batch, BatchScores, Score
+from utils.score_utils import Batch, BatchScores, Score, configured_score
 from utils.swa_utils import WeightAverage
 
 # torch.compile's mode "reduce-overhead": it records a CUDA graph for each padded length that it meets, and replays it
@@ -66,29 +67,52 @@ class TrainState:
 
 
 def build_state(
-    conf: Conf, word_vectors: np.ndarray, device: torch.device, captions: Iterable[Tensor] = ()
+    conf: Conf,
+    word_vectors: np.ndarray,
+    device: torch.device,
+    captions: Iterable[Tensor] = (),
+    in_dim: int | None = None,
 ) -> TrainState:
-    """Build the configured model around the word vectors (V, E), its score, criterion and optimiser, on a device.
+    """Build the configured model around the word vectors (V, W), its score, criterion and optimiser, on a device.
 
-    `captions`, the training split's word ids, set the idf of a score that weighs words by it. Weights are drawn from
-    torch's generator.
+    `captions`, the training split's word ids, set the idf of a score that weighs words by it. `in_dim` is the dimension
+    of the features; None: log-mels. Weights are drawn from torch's generator.
     """
     params = conf.param_conf
-    model = build_model(conf, word_vectors)
+    model = build_model(conf, word_vectors, in_dim)
     prepare_model(conf, model, device)
     criterion = build_criterion(conf).to(device)
-    score = Score(**conf.score.model_dump(), vocabulary=len(word_vectors))
+    score = configured_score(conf.score.model_dump(), len(word_vectors))
     score.count_words(captions)
     optimizer, scheduler = build_optimizer(conf, model, criterion, score.to(device))
     average = None if params.average_from is None else WeightAverage(model, params.average_from)
     return TrainState(model, criterion, optimizer, scheduler, device, params.precision, score, average)
 
 
-def build_model(conf: Conf, word_vectors: np.ndarray) -> CRNNWordModel:
-    """The configured model around the word vectors (V, E)."""
-    sizes, words = (conf.audio_logmel.n_mels, word_vectors.shape[1]), torch.from_numpy(word_vectors)
-    model = conf.CRNNWordModel
-    return CRNNWordModel(*sizes, words, model.text_enc.trainable, model.audio_enc.dropout)
+def build_model(conf: Conf, word_vectors: np.ndarray, in_dim: int | None = None) -> CRNNWordModel:
+    """The configured model around the word vectors (V, W), on features of `in_dim` dimensions, or on log-mels."""
+    audio, text, words = conf.CRNNWordModel.audio_enc, conf.CRNNWordModel.text_enc, torch.from_numpy(word_vectors)
+    out_dim = encoder_dim(conf, words.shape[1], in_dim)
+    if audio.name == "features":
+        encoder = FeatureEncoder(out_dim, audio.dropout)
+    else:
+        encoder = CRNNEncoder(conf.audio_logmel.n_mels, out_dim, audio.dropout)
+    return CRNNWordModel(encoder, WordEncoder(words, text.trainable), audio.projection, text.projection)
+
+
+def encoder_dim(conf: Conf, words: int, in_dim: int | None) -> int:
+    """The dimension of the audio encoder's outputs, for word vectors of `words` dimensions and features of `in_dim`.
+
+    Raises UserError where clips and captions would be of different dimensions.
+    """
+    audio, text_dim = conf.CRNNWordModel.audio_enc, conf.CRNNWordModel.text_enc.projection or words
+    out_dim = in_dim if audio.name == "features" else audio.out_dim or (words if audio.projection else text_dim)
+    if (audio.projection or out_dim) != text_dim:
+        raise UserError(
+            f"CRNNWordModel: clips would have {audio.projection or out_dim} dimensions but captions {text_dim}; set "
+            "audio_enc.projection and text_enc.projection to one number"
+        )
+    return out_dim
 
 
 def build_criterion(conf: Conf) -> nn.Module:
@@ -146,11 +170,12 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
         Diverged: before the update; on CUDA some steps later, which have not changed anything: see `FiniteSteps`.
     """
     batch, draws = batch.to(state.device), draws or Draws(None, state.device)
+    own_clips = batch._replace(audio_lens=batch.audio_lens[shard(len(batch.text))])
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
-        encoded = state.model.encode_audio(batch.audio)
+        encoded = state.score.encode_audio(state.model, batch.audio, state.score.training_lengths(own_clips))
     encoded = encoded.to(batch.audio.dtype)  # (N, L, E), bfloat16 under autocast; of several ranks, this one's shard
-    shard_lens = batch.audio_lens[shard(len(batch.text))]
-    scores = state.score(encoded, state.model.text_branch(batch.text), batch._replace(audio_lens=shard_lens))
+    words = state.score.word_embeds(state.model.encode_text(batch.text))
+    scores = state.score(encoded, words, own_clips)
     if world_size() > 1:
         scores = gather_scores(state, scores, encoded, batch)
     terms = state.criterion(scores, to_device(negatives, state.device), draws.take(2, *negatives.shape))
@@ -174,8 +199,7 @@ def gather_scores(state: TrainState, scores: BatchScores, encoded: Tensor, batch
 
     def audio_audio() -> Tensor:
         anchors = range(rank(), pairs, world_size())  # interleaved: rows of a triangle differ in length
-        lens = batch.audio_lens if state.score.mask_frames else None
-        return all_reduce_sum(clip_scores(gather_rows(encoded.detach(), pairs), batch.audio.shape[1], lens, anchors))
+        return all_reduce_sum(state.score.audio_audio(gather_rows(encoded.detach(), pairs), batch, anchors))
 
     return scores._replace(audio_text=gather_rows(scores.audio_text, pairs), audio_audio=audio_audio)
 

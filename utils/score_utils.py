@@ -3,7 +3,7 @@
 As published, the pool is the mean over frames, and all words weigh the same. `score_matrix` is the definition. `Score`
 is what training calls, with the configured pool, word weights and masks; it takes the encoder's outputs before
 upsampling, by `fast_score_utils`. Lengths decide whether padding takes part, as published, or only an item's own frames
-and words.
+and words. `ClipScore` is S at the clip level: the cosine of the clip's and the caption's vectors.
 
 Shapes: N, M items; T frames; W words; L encoder outputs; E embedding dimension; V vocabulary; C clips.
 Source: Xie, Räsänen, Virtanen, "On Negative Sampling for Contrastive Audio-Text Retrieval", ICASSP 2023.
@@ -15,11 +15,24 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from models.tensors import to_device
-from utils.fast_score_utils import AT_ONCE, clip_scores, frame_norms, frame_similarities, symmetric
+from models.core import CRNNWordModel
+from models.tensors import to_device, upsample
+from utils.fast_score_utils import (
+    AT_ONCE,
+    EncodedClips,
+    caption_scores,
+    caption_sums,
+    clip_pair_scores,
+    clip_scores,
+    frame_norms,
+    frame_similarities,
+    split_word_scores,
+    symmetric,
+)
 
 # --- the definition --------------------------------------------------------------------------------------
 
@@ -199,7 +212,7 @@ def caption_word_weights(
 class Batch(NamedTuple):
     """N caption-clip pairs, zero-padded to the longest; each rank has its own shard of the audio."""
 
-    audio: Tensor  # (N, T, n_mels) float32; of several ranks (n, T, n_mels), n its shard of N
+    audio: Tensor  # (N, T, D) float32, log-mels or features; of several ranks (n, T, D), n its shard of N
     text: Tensor  # (N, W) int64 word ids
     clips: Tensor  # (N,) int64, on the CPU: which clip; equal where two captions describe one clip
     audio_lens: Tensor  # (N,) int64 true frames
@@ -253,12 +266,28 @@ class Score(nn.Module):
             self.log_sharpness = nn.Parameter(log_sharpness, requires_grad=learn_sharpness)
         self.register_buffer("idf", (torch.arange(vocabulary) > 0).float() if words == "idf" else None)
 
+    def encode_audio(self, model: CRNNWordModel, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What the score takes of clips (N, T, D): the encoder's outputs (N, L, E), of `lengths` (N,) or all of T."""
+        return model.encode_audio(audio, lengths)
+
+    def training_lengths(self, batch: Batch) -> Tensor | None:
+        """The lengths by which a training batch is encoded: padded, as published."""
+        return None
+
+    def outputs(self, lengths: np.ndarray) -> np.ndarray:
+        """How many rows `encode_audio` gives of clips of so many encoder outputs (N,)."""
+        return lengths
+
+    def word_embeds(self, encoded: Tensor) -> Tensor:
+        """What the score takes of words (..., E) of `CRNNWordModel.encode_text`: unit vectors."""
+        return F.normalize(encoded, dim=-1)
+
     def forward(self, encoded: Tensor, words: Tensor, batch: Batch) -> BatchScores:
         """The scores of a batch of N pairs.
 
         Args:
-            encoded: (N, L, E) of `CRNNWordModel.encode_audio`.
-            words: (N, W, E) of `CRNNWordModel.text_branch`.
+            encoded: (N, L, E) of `encode_audio`.
+            words: (N, W, E) of `word_embeds`.
             batch: whose padded length T, word ids and true lengths decide what is averaged over.
         """
         frames = batch.audio.shape[1]
@@ -269,8 +298,39 @@ class Score(nn.Module):
         return BatchScores(
             audio_text=caption_means(by_word, self.word_weights(batch.text, text_lens, by_word)),
             text_text=lambda: self_score_matrix(words, text_lens),
-            audio_audio=lambda: clip_scores(encoded.detach(), frames, audio_lens),
+            audio_audio=lambda: self.audio_audio(encoded.detach(), batch),
         )
+
+    def audio_audio(self, encoded: Tensor, batch: Batch, anchors: range | None = None) -> Tensor:
+        """S(a_i, a_j) of a batch's clips, all of them encoded: (N, N); with `anchors` as in `clip_scores`."""
+        return clip_scores(encoded, batch.audio.shape[1], batch.audio_lens if self.mask_frames else None, anchors)
+
+    # --- of a whole split, every clip and caption at its own length
+
+    def of_words(self, clips: EncodedClips, words: Tensor) -> Tensor:
+        """The scores of words (V, E) with clips: (V, C)."""
+        return split_word_scores(clips, words, self.pool)
+
+    def caption_weights(self, captions: list[np.ndarray], words: Tensor, vocabulary: int | None = None) -> csr_array:
+        """The weights (M, V) of captions by whose product with `of_words` S follows, as `caption_word_weights`.
+
+        Args:
+            captions, vocabulary: as there.
+            words: (V, E), of all columns.
+        """
+        return caption_word_weights(captions, vocabulary, self.idf_values)[1]
+
+    def of_clips(self, clips: EncodedClips, pairs: np.ndarray) -> Tensor:
+        """S(a_i, a_j) of pairs (P, 2) of clips: (P,)."""
+        return clip_pair_scores(clips, pairs)
+
+    def text_weights(self, captions: list[np.ndarray], words: Tensor) -> csr_array:
+        """The weights (M, V) for `of_captions`: as published, all words weigh the same."""
+        return caption_word_weights(captions)[1]
+
+    def of_captions(self, words: Tensor, weights: csr_array) -> Tensor:
+        """S(t_i, t_j) of captions (N, V) of words (V, E): (N, N)."""
+        return caption_scores(words, weights)
 
     def pool(self, similarities: Tensor, norms: Tensor | None = None, lens: Tensor | None = None) -> Tensor:
         """(N, T, K) -> (N, K), as the functions of POOLINGS."""
@@ -302,6 +362,15 @@ class Score(nn.Module):
         """(V,) idf on the host, which waits for a GPU; None where words weigh the same."""
         return None if self.idf is None else self.idf.cpu().numpy()
 
+    def alignment(self, encoded: Tensor, frames: int, words: Tensor, weights: Tensor) -> Tensor:
+        """What a clip's frames have in common with a caption's words: max(0, a_f . e_w), (frames, W).
+
+        Args:
+            encoded: (L, E) of `CRNNWordModel.encode_audio`.
+            words: (W, E) of `word_embeds`; weights: (W,) what each counts, needed at the clip level.
+        """
+        return similarities(F.normalize(upsample(encoded.unsqueeze(0), frames)[0], dim=-1), words)
+
     @torch.no_grad()
     def frame_weights(self, similarities: Tensor) -> Tensor:
         """What each frame counts in each word's score: (T, W) -> (T, W); S_w = sum over frames of weight * value."""
@@ -316,3 +385,102 @@ class Score(nn.Module):
         # by the host in double precision: the same text wherever the parameter is
         pool = f"softmax({math.exp(self.log_sharpness.item()):.6g})" if self.frames == "softmax" else self.frames
         return f"frames={pool}, words={self.words}"
+
+
+class ClipScore(Score):
+    """S at the clip level: S(a, t) = cos(mean over the encoder's outputs, weighted mean over words).
+
+    Both means are taken before the projections, with which they commute. S is additive over words: a word's score with
+    a clip is the dot product of its embedding with the clip's unit vector, and a caption's weights are divided by the
+    length of its vector. It may be negative. Padding words are zero, so `mask_words` makes no difference.
+
+    Args:
+        words, mask_frames, vocabulary: as in `Score`.
+    """
+
+    def __init__(self, words: str = "mean", mask_frames: bool = False, vocabulary: int = 1):
+        super().__init__(words=words, mask_words=True, mask_frames=mask_frames, vocabulary=vocabulary)
+
+    def encode_audio(self, model: CRNNWordModel, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Clips (N, T, D) -> (N, 1, E): the mean of the encoder's outputs, of `lengths` (N,) or of all T frames."""
+        return model.encode_clips(audio, lengths)
+
+    def training_lengths(self, batch: Batch) -> Tensor | None:
+        """Each clip's own length where frames are masked."""
+        return batch.audio_lens if self.mask_frames else None
+
+    def outputs(self, lengths: np.ndarray) -> np.ndarray:
+        """One row a clip."""
+        return np.ones_like(lengths)
+
+    def word_embeds(self, encoded: Tensor) -> Tensor:
+        """Words (..., E) as they are: their lengths count in the mean."""
+        return encoded
+
+    def forward(self, encoded: Tensor, words: Tensor, batch: Batch) -> BatchScores:
+        """The scores of a batch of N pairs; arguments as in `Score.forward`, encoded (N, 1, E)."""
+        audio = F.normalize(encoded.squeeze(1), dim=-1)  # (N, E)
+        weights = self.word_weights(batch.text, batch.text_lens, words)  # (N, W)
+        text = F.normalize(torch.bmm(weights.unsqueeze(1), words).squeeze(1), dim=-1)  # (N, E)
+        return BatchScores(
+            audio_text=audio @ text.T,
+            text_text=lambda: text.detach() @ text.detach().T,
+            audio_audio=lambda: self.audio_audio(encoded.detach(), batch),
+        )
+
+    def audio_audio(self, encoded: Tensor, batch: Batch, anchors: range | None = None) -> Tensor:
+        """The cosines of clips (N, 1, E) with each other; with `anchors` as in `clip_scores`."""
+        audio = F.normalize(encoded.squeeze(1), dim=-1)
+        scores = audio @ audio.T
+        if anchors is not None:
+            inside = torch.isin(torch.arange(len(scores)), torch.tensor(anchors))
+            scores = scores * inside.to(scores.device).unsqueeze(1)
+        return symmetric(scores)
+
+    @torch.no_grad()
+    def of_words(self, clips: EncodedClips, words: Tensor) -> Tensor:
+        """The scores of words (V, E) with clips: (V, C)."""
+        return words @ F.normalize(clips.rows, dim=-1).T
+
+    def caption_weights(self, captions: list[np.ndarray], words: Tensor, vocabulary: int | None = None) -> csr_array:
+        """As `Score.caption_weights`; each caption's weights are divided by the length of its vector."""
+        weights = super().caption_weights(captions, words, vocabulary)
+        lengths = caption_sums(weights, words).norm(dim=-1).clamp(min=1e-12).cpu().numpy()  # (M,)
+        weights.data /= np.repeat(lengths, np.diff(weights.indptr))
+        return weights
+
+    def text_weights(self, captions: list[np.ndarray], words: Tensor) -> csr_array:
+        """The weights of `caption_weights`."""
+        return self.caption_weights(captions, words)
+
+    def of_clips(self, clips: EncodedClips, pairs: np.ndarray) -> Tensor:
+        """The cosines of pairs (P, 2) of clips: (P,)."""
+        vectors = F.normalize(clips.outputs(range(len(clips.starts))).squeeze(1), dim=-1)  # (C, E)
+        i, j = to_device(torch.from_numpy(pairs), vectors.device).unbind(dim=1)
+        return (vectors @ vectors.T)[i, j]
+
+    def of_captions(self, words: Tensor, weights: csr_array) -> Tensor:
+        """The cosines of captions (N, V) with each other: (N, N)."""
+        vectors = caption_sums(weights, words)
+        return vectors @ vectors.T
+
+    def alignment(self, encoded: Tensor, frames: int, words: Tensor, weights: Tensor) -> Tensor:
+        """What each output and each word add to S, times their numbers: (L, W), whose weighted mean is S."""
+        return (encoded @ words.T) / (encoded.mean(dim=0).norm() * (weights @ words).norm())
+
+    @torch.no_grad()
+    def frame_weights(self, similarities: Tensor) -> Tensor:
+        """Every output counts the same."""
+        return torch.full_like(similarities, 1 / len(similarities))
+
+    def __str__(self) -> str:
+        """What decides the scores of whole clips and captions."""
+        return f"level=clip, words={self.words}"
+
+
+def configured_score(settings: dict[str, object], vocabulary: int) -> Score:
+    """The score of a configuration's section `score`: at its level, with the settings that matter there."""
+    settings = dict(settings)
+    if settings.pop("level", "frame") == "frame":
+        return Score(**settings, vocabulary=vocabulary)
+    return ClipScore(settings["words"], settings["mask_frames"], vocabulary)

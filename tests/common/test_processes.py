@@ -221,9 +221,9 @@ def test_each_rank_encodes_its_share(monkeypatch):
     monkeypatch.setattr(evaluation_utils, "all_reduce_sum", lambda tensor: tensor)
     encode_clips = evaluation_utils.encode_clips
 
-    def noted(model, split, clips):
+    def noted(model, split, clips, score):
         encoded[-1] += clips
-        return encode_clips(model, split, clips)
+        return encode_clips(model, split, clips, score)
 
     monkeypatch.setattr(evaluation_utils, "encode_clips", noted)
     for place in range(3):

@@ -12,7 +12,7 @@ from utils.common.steps import CLEANING, EMBEDDING, FEATURES, INDEXING, LOG_MELS
 from utils.conf.load import checked, load_conf
 from utils.conf.schema import FIELDS, default_of, flat, result_settings, role_of, unused_because
 from utils.sampling_utils import STRATEGIES
-from utils.score_utils import Score
+from utils.score_utils import configured_score
 from utils.trial.dataset_provenance import step_settings
 from utils.trial.score_files import PUBLISHED
 
@@ -26,7 +26,8 @@ def test_the_papers_settings_are_the_default():
     assert conf.param_conf.criterion == "TripletLoss" and conf.param_conf.precision == "float32"
     assert conf.CRNNWordModel.audio_enc.dropout == 0.3
     assert conf.criteria.TripletLoss.model_dump() == {"margin": 0.5, "sampling": "random-NS"}
-    assert Score(**conf.score.model_dump()).state_dict() == {} and str(Score(**conf.score.model_dump())) == PUBLISHED
+    score = configured_score(conf.score.model_dump(), 1)
+    assert score.state_dict() == {} and str(score) == PUBLISHED
     assert not conf.score.mask_words and not conf.score.mask_frames
     assert conf.AdamOptimizer.model_dump() == {"lr": 1e-3, "weight_decay": 0, "decoupled_weight_decay": False}
     assert conf.ReduceLROnPlateau.model_dump() == {"factor": 0.1, "patience": 5, "threshold": 0.005, "min_lr": 1e-6}

@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from models import padded_clips
+from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
+from models.text_encoders import WordEncoder
 
 
 @pytest.fixture
@@ -17,7 +19,7 @@ def state(golden):
 def small_model(trainable_words=False):
     words = torch.randn(11, 300)
     words[0] = 0
-    return CRNNWordModel(64, 300, words, trainable_words)
+    return CRNNWordModel(CRNNEncoder(64, 300), WordEncoder(words, trainable_words))
 
 
 def test_golden_model(golden, state):
@@ -39,7 +41,7 @@ def test_parameter_count_is_the_published_one():
 
 @pytest.mark.parametrize("frames", [4, 5, 50])
 def test_frames_and_bands_in_embeddings_out(frames):
-    model = CRNNWordModel(128, 20, torch.randn(5, 20)).eval()
+    model = CRNNWordModel(CRNNEncoder(128, 20), WordEncoder(torch.randn(5, 20))).eval()
     audio = model.audio_branch(torch.randn(1, frames, 128))
     assert audio.shape == (1, frames, 20)
     torch.testing.assert_close(audio.norm(dim=-1), torch.ones(1, frames))
@@ -110,4 +112,4 @@ def test_word_vectors_are_frozen_unless_asked():
 
 def test_word_vectors_of_another_dimension_are_refused():
     with pytest.raises(ValueError, match="200 dimensions"):
-        CRNNWordModel(64, 300, torch.randn(5, 200))
+        CRNNWordModel(CRNNEncoder(64, 300), WordEncoder(torch.randn(5, 200)))

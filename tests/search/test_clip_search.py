@@ -14,7 +14,9 @@ import soundfile
 import soxr
 import torch
 
+from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
+from models.text_encoders import WordEncoder
 from tests.helpers import ROOT, matrix_of, of_all_words, record_files, record_preprocessing
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
@@ -64,7 +66,7 @@ def data(tmp_path_factory):
     torch.manual_seed(0)
     vectors = torch.randn(len(WORDS), 20)
     vectors[0] = 0
-    model = CRNNWordModel(64, 20, vectors).eval()
+    model = CRNNWordModel(CRNNEncoder(64, 20), WordEncoder(vectors)).eval()
     config = conf.audio_logmel.config
     log_mels = [torch.from_numpy(log_mel_spectrogram(sound, SAMPLE_RATE, config)) for sound in sounds]
     with torch.no_grad():  # words near what the untrained CRNN makes of a sound: no score is 0

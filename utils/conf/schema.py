@@ -11,6 +11,7 @@ from unicodedata import normalize
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
+from models.audio_encoders import AUDIO_ENCODERS
 from utils.dataset.captions import clean_caption
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.sampling_utils import STRATEGIES
@@ -224,12 +225,15 @@ class ParamConf(Section):
 
 
 class AudioEncConf(Section):
+    name: Literal[tuple(AUDIO_ENCODERS)] = "crnn"
     in_dim: Count | None
     out_dim: EmbeddingDim | None
+    projection: Count | None = None
     dropout: Annotated[Number, Field(ge=0, lt=1)] = 0.3
 
 
 class TextEncConf(Section):
+    projection: Count | None = None
     trainable: bool
 
 
@@ -239,12 +243,24 @@ class ModelConf(Section):
 
 
 class ScoreConf(Section):
+    level: Literal["frame", "clip"] = "frame"
     frames: Literal["mean", "max", "softmax"] = "mean"
     sharpness: Annotated[Number, Field(gt=0, le=1000)] = 10.0
     learn_sharpness: bool = False
     words: Literal["mean", "idf"] = "mean"
     mask_words: bool
     mask_frames: bool
+
+    @model_validator(mode="after")
+    def _clips_have_no_pool(self) -> "ScoreConf":
+        if self.level == "clip":
+            for key in ("frames", "sharpness", "learn_sharpness"):
+                value, default = getattr(self, key), ScoreConf.model_fields[key].default
+                if value != default:
+                    raise ValueError(
+                        f"{key} is {value} but level is clip, where frames are averaged; set {key} to {default}"
+                    )
+        return self
 
 
 class TripletLossConf(Section):
@@ -334,8 +350,14 @@ class Conf(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> "Conf":
-        n_mels, in_dim = self.audio_logmel.n_mels, self.CRNNWordModel.audio_enc.in_dim
-        if self.data_conf.audio == "logmels" and in_dim not in (None, n_mels):
+        encoder = self.CRNNWordModel.audio_enc
+        n_mels, in_dim = self.audio_logmel.n_mels, encoder.in_dim
+        if (encoder.name == "features") != (self.data_conf.audio == "features"):
+            raise ValueError(
+                f"data_conf.audio is {self.data_conf.audio} but CRNNWordModel.audio_enc.name is {encoder.name}; the "
+                "encoder `features` reads features, crnn reads logmels"
+            )
+        if encoder.name == "crnn" and in_dim not in (None, n_mels):
             raise ValueError(
                 f"audio_logmel.n_mels is {n_mels} but CRNNWordModel.audio_enc.in_dim is {in_dim}; leave in_dim at null"
             )
@@ -385,8 +407,14 @@ def unused_because(conf: Conf, key: str) -> str | None:
     criterion, source, audio = conf.param_conf.criterion, conf.word2vec_embeddings.source, conf.data_conf.audio
     if key.startswith("criteria.") and key.split(".")[1] != criterion:
         return f"param_conf.criterion={criterion}"
+    if key in ("score.frames", "score.sharpness", "score.learn_sharpness", "score.mask_words") and (
+        conf.score.level == "clip"
+    ):
+        return "score.level=clip"
     if key in ("score.sharpness", "score.learn_sharpness") and conf.score.frames != "softmax":
         return f"score.frames={conf.score.frames}"
+    if key == "CRNNWordModel.audio_enc.out_dim" and conf.CRNNWordModel.audio_enc.name == "features":
+        return "CRNNWordModel.audio_enc.name=features"
     if key == "AdamOptimizer.decoupled_weight_decay" and conf.AdamOptimizer.weight_decay == 0:
         return "AdamOptimizer.weight_decay=0"
     if key.startswith("word2vec_embeddings.train.") and source != "train":

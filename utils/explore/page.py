@@ -12,12 +12,12 @@ from utils.common.io import progress
 from utils.data_utils import load_captions
 from utils.dataset.captions import is_typed
 from utils.dataset.word_vectors import PAD
+from utils.evaluation_utils import caption_weights
 from utils.explore.packing import DIGITS, packed
 from utils.explore.sounds import copy_sound
 from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, column_means
 from utils.report.page import Page
 from utils.report.playable import drawn_log_mel
-from utils.score_utils import caption_word_weights
 from utils.search.clip_search import ClipSearch, best
 from utils.trial.caveats import caveat_of
 from utils.trial.trial import Trial
@@ -93,7 +93,7 @@ def _captions(search: ClipSearch, scores: np.ndarray) -> Captions:
         return Captions([], {}, [[]] * scores.shape[1])
     table, ids = load_captions(search.paths, search.split, search.words)
     captions = [caption.numpy() for caption in ids]
-    words, weights = caption_word_weights(captions, idf=search.score.idf_values)
+    words, weights = caption_weights(search.model, search.score, captions)
     of_clip = {fid: rows.tolist() for fid, rows in table.groupby("fid").indices.items()}
     by_clip = (weights @ scores[words]).T  # (C, M)
     best_captions = [[(int(i), round(float(row[i]), 6)) for i in best(row, BEST_CAPTIONS)] for row in by_clip]

@@ -17,7 +17,6 @@ from utils.report.numbers import choose_queries
 from utils.report.page import Page
 from utils.report.playable import PlayableSplit, Player
 from utils.report.rankings import Ranking
-from utils.score_utils import similarities
 from utils.trial.checkpoint import Trained
 
 TOP = 5  # results shown of a query
@@ -65,7 +64,7 @@ class Gallery:
         self.data = self.split.data
         if (self.data.fids, self.data.tids) != (ranking.queries.fids, ranking.queries.tids):
             raise UserError(f"{self.split.text_file}: these captions were not scored; run {SCORING} again")
-        self.encoded: dict[int, Tensor] = {}  # (T, E) of the clips so far
+        self.encoded: dict[int, Tensor] = {}  # (L, E) of the clips so far
 
     def groups(self, ranking: Ranking) -> dict[str, list[Query]]:
         """Some of the best, the typical and the worst queries of a direction."""
@@ -102,14 +101,17 @@ class Gallery:
     @torch.no_grad()
     def align(self, clip: int, caption: int) -> Alignment:
         """Compare a clip's frames with a caption's words."""
-        ids = self.data.captions[caption]
+        ids, audio = self.data.captions[caption], self.data.audio[clip]
+        model, score = self.best.model, self.best.score
         if clip not in self.encoded:
-            self.encoded[clip] = self.best.model.audio_branch(self.data.audio[clip].unsqueeze(0))[0]
-        by_frame = similarities(self.encoded[clip], self.best.model.text_branch(ids.unsqueeze(0))[0])  # (T, W)
-        weights = self.best.score.frame_weights(by_frame).numpy()
+            self.encoded[clip] = model.encode_audio(audio.unsqueeze(0))[0]
+        embeds = score.word_embeds(model.encode_text(ids))  # (W, E)
+        word_weights = score.word_weights(ids.unsqueeze(0), torch.tensor([len(ids)]), embeds)[0]
+        by_frame = score.alignment(self.encoded[clip], len(audio), embeds, word_weights)  # (T, W)
+        weights, hop = score.frame_weights(by_frame).numpy(), self.hop * len(audio) / len(by_frame)
         words = [self.best.words[word] for word in ids]
         log_mel, pooling = self.split.log_mel(clip), self.best.score.frames
-        return Alignment(log_mel, by_frame.numpy(), weights, words, pooling, self.hop, self.log_mel_hop)
+        return Alignment(log_mel, by_frame.numpy(), weights, words, pooling, hop, self.log_mel_hop)
 
     def _total(self, shown: Alignment, caption: int) -> str:
         """How the words' scores add up to the caption's: their mean, or their sum weighted by IDF."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from utils.common.io import progress
 from utils.conf.schema import Conf
@@ -86,7 +87,7 @@ class Negatives:
 
     def _draw(self, best: Trained) -> list[DrawnBatch]:
         with torch.no_grad():
-            vectors = best.model.text_branch(torch.arange(len(best.words)).unsqueeze(0))[0].numpy()  # (V, E)
+            vectors = F.normalize(best.model.text_enc(torch.arange(len(best.words))), dim=-1).numpy()  # (V, W)
         ids = [caption.numpy() for caption in self.data.captions]
         likeness = CaptionLikeness(ids, self.data.caption_clips, best.words, vectors)
         order = drawn_captions(self.data, self.conf, self.first_epoch)
@@ -186,7 +187,8 @@ def drawn_captions(split: Split, conf: Conf, epoch: int) -> Iterator[tuple[list[
 @torch.no_grad()
 def terms_of_strategies(best: Trained, batch: Batch, margin: float, generator: torch.Generator) -> dict[str, LossTerms]:
     """The triplet loss and the picks of each strategy in a batch that is scored once."""
-    scores = best.score(best.model.encode_audio(batch.audio), best.model.text_branch(batch.text), batch)
+    encoded = best.score.encode_audio(best.model, batch.audio, best.score.training_lengths(batch))
+    scores = best.score(encoded, best.score.word_embeds(best.model.encode_text(batch.text)), batch)
     scores = scores._replace(text_text=cache(scores.text_text), audio_audio=cache(scores.audio_audio))
     negatives = negative_mask(batch.clips)
     return {name: TripletLoss(margin, name)(scores, negatives, generator) for name in STRATEGIES}

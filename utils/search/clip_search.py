@@ -20,8 +20,8 @@ from utils.data_utils import load_captions
 from utils.dataset.audio import Clip, highest_frequency
 from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
-from utils.fast_score_utils import EncodedClips, split_word_scores
-from utils.score_utils import caption_word_weights
+from utils.evaluation_utils import caption_weights, encode_words
+from utils.fast_score_utils import EncodedClips
 from utils.search.sounds import Features, LogMels
 from utils.trial.caveats import warn_of
 from utils.trial.checks import check_data, check_made, check_trial
@@ -197,10 +197,10 @@ class ClipSearch:
     @torch.no_grad()
     def _sound_scores(self, audio: np.ndarray, words: np.ndarray) -> np.ndarray:
         """Score a sound (T, D) with words, by their ids (V,): (V,) float32."""
-        embeds = self.model.text_branch(torch.from_numpy(words).unsqueeze(0))[0]  # (V, E)
-        encoded = self.model.encode_audio(torch.from_numpy(audio).unsqueeze(0))  # (1, L, E)
+        embeds = self.score.word_embeds(encode_words(self.model, words))  # (V, E)
+        encoded = self.score.encode_audio(self.model, torch.from_numpy(audio).unsqueeze(0))  # (1, L, E)
         clip = EncodedClips.of_batch(encoded, np.array([encoded.shape[1]]), np.array([len(audio)]))
-        return split_word_scores(clip, embeds, self.score.pool)[:, 0].numpy()
+        return self.score.of_words(clip, embeds)[:, 0].numpy()
 
     @cached_property
     def sounds(self) -> LogMels | Features:
@@ -211,10 +211,10 @@ class ClipSearch:
 
     @cached_property
     def _captions(self) -> tuple[list[str], list[str], np.ndarray, csr_array]:
-        """The split's tids (M), raw captions (M) and `caption_word_weights`."""
+        """The split's tids (M), raw captions (M), the ids (V,) of their words, and what each counts in each (M, V)."""
         table, ids = load_captions(self.paths, self.split, self.words)
-        weights = caption_word_weights([caption.numpy() for caption in ids], idf=self.score.idf_values)
-        return table["tid"].tolist(), table["raw_text"].tolist(), *weights
+        words, weights = caption_weights(self.model, self.score, [caption.numpy() for caption in ids])
+        return table["tid"].tolist(), table["raw_text"].tolist(), words, weights
 
 
 def best(scores: np.ndarray, top: int) -> np.ndarray:

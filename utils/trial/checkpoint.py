@@ -20,7 +20,7 @@ from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import require_file
 from utils.common.steps import TRAINING
-from utils.score_utils import Score
+from utils.score_utils import Score, configured_score
 
 SEAL = b"sha256 "  # then 64 hexadecimal digits
 REQUIRED = {"epoch", "lr", "val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std"}
@@ -121,7 +121,7 @@ def load_model(path: Path, identity: str | None = None) -> Trained:
     words = checkpoint["words"]
     try:
         model = CRNNWordModel.from_state_dict(checkpoint["model"])
-        score = Score(**checkpoint["conf"].get("score", {}), vocabulary=len(words))
+        score = configured_score(checkpoint["conf"].get("score", {}), len(words))
         score.load_state_dict(checkpoint.get("score", {}))  # earlier checkpoints have no score
     except Exception as error:  # torch raises many types for sizes that do not fit
         raise UserError(f"{path}: not a checkpoint of CRNNWordModel and its score ({first_line(error)})") from None

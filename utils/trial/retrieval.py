@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from utils.audio_input import audio_input
 from utils.common.counts import counted
@@ -17,11 +16,11 @@ from utils.data_utils import Split, load_split
 from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import WordEmbeddings, load_further_words
-from utils.evaluation_utils import embed_words, score_words
+from utils.evaluation_utils import encode_words, score_words
 from utils.metric_utils import averages, chance_both_directions, relevant_pairs
 from utils.model_utils import prepare_model
 from utils.retrieval_utils import per_query_both_directions, slices
-from utils.score_utils import Score, caption_word_weights, inverse_document_frequency
+from utils.score_utils import Score, inverse_document_frequency
 from utils.trial.checkpoint import Trained
 from utils.trial.checks import check_trial
 from utils.trial.dataset_provenance import holds, sources
@@ -98,16 +97,18 @@ def stored_word_weights(conf: Conf, score: Score, words: int) -> np.ndarray | No
 def write_word_scores(path: Path, split: Split, best: Trained, extra: WordEmbeddings | None = None) -> int:
     """Write a split's word scores, some clips at a time. Returns the number of words, extra ones too."""
     model, score = best.model, best.score
-    tables = [embed_words(model, np.arange(len(best.words)))]
+    tables = [score.word_embeds(encode_words(model, np.arange(len(best.words))))]
     if extra:
-        tables.append(F.normalize(torch.from_numpy(extra.vectors), dim=-1).to(model.device))
+        with torch.no_grad():
+            vectors = model.text_projection(torch.from_numpy(extra.vectors).to(model.device))
+        tables.append(score.word_embeds(vectors))
     words = [*best.words, *(extra.words if extra else [])]
     ids = [caption.numpy() for caption in split.captions]
-    _, weights = caption_word_weights(ids, len(best.words), score.idf_values)
+    weights = score.caption_weights(ids, tables[0], len(best.words))
     captions = Captions(split.tids, [split.fids[clip] for clip in split.caption_clips], weights)
     with new_word_scores(path, words, split.fids, captions, best.epoch, str(score)) as write:
         for clips in slices(len(split.fids), CLIPS_AT_ONCE):
-            by_word, _ = score_words(model, split, tables, score.pool, part=clips)
+            by_word, _ = score_words(model, split, tables, score, part=clips)
             if not by_word.isfinite().all():
                 raise UserError(f"{path}: its scores would be NaN: the model is broken; look at the trial's train.log")
             write(clips, by_word.cpu().numpy())
