@@ -55,18 +55,6 @@ def seconds(function: Callable[[], Any], device: torch.device = CPU) -> float:
     return time.perf_counter() - start
 
 
-def cpu_seconds(function: Callable, *args: Any) -> float:
-    """CPU seconds of a call and of the processes that it starts."""
-    before = _cpu_so_far()
-    function(*args)
-    return _cpu_so_far() - before
-
-
-def _cpu_so_far() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
 def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
     """Seconds of each contender in each round; a round runs them in turn, the published code first.
 
