@@ -2,7 +2,6 @@
 
 import os
 import resource
-import statistics
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -66,11 +65,6 @@ def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[li
             keep_freed_memory(i > 0)
             times[i].append(seconds(contender))
     return times
-
-
-def median_ratio(theirs: list[float], ours: list[float]) -> float:
-    """The median of theirs / ours over the rounds."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def peak_memory() -> float:

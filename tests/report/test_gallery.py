@@ -6,8 +6,7 @@ from tests.helpers import matrix_of
 from utils.common.errors import UserError
 from utils.dataset.paths import DatasetPaths
 from utils.report.gallery import Gallery
-from utils.report.page import Page
-from utils.report.playable import clip_files
+from utils.report.page import Page, clip_files
 from utils.report.rankings import load_rankings
 from utils.trial.checkpoint import load_model
 from utils.trial.score_files import load_scores, word_scores_path
