@@ -69,10 +69,6 @@ class Size:
         """Rounds of measurements that take minutes."""
         return max(1, self.rounds // 3)
 
-    @property
-    def step(self) -> str:
-        return f"{self.batch} pairs x {self.frames} frames x {self.words} words"
-
 
 QUICK = Size(
     rounds=1, clips=(4, 2, 2), clip_seconds=0.5, batch=4, frames=24, words=5, long_frames=40, scored_clips=6,
@@ -101,8 +97,9 @@ class Row:
 
 
 def faster(what: str, theirs: list[float], ours: list[float], target: float) -> Row:
-    """The row of a speed-up, from the seconds of each round."""
-    return Row(what, statistics.median(theirs), statistics.median(ours), target, harness.median_ratio(theirs, ours))
+    """The row of a speed-up, the median of theirs / ours, from the seconds of each round."""
+    ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
+    return Row(what, statistics.median(theirs), statistics.median(ours), target, ratio)
 
 
 # --- the measurements: each yields rows, in a child process of its own -----------------------------------
@@ -139,8 +136,9 @@ def training_step(size: Size) -> Iterator[Row]:
     steps = [step_of(side, size) for side in ("published", *PRECISIONS)]
     alternating(steps, 1)  # warm up
     theirs, float32, bfloat16 = alternating(steps, size.rounds)
-    yield faster(f"training step, {size.step}, float32", theirs, float32, target=1.5)
-    yield faster(f"training step, {size.step}, bfloat16", theirs, bfloat16, target=3)
+    what = f"training step, {size.batch} pairs x {size.frames} frames x {size.words} words"
+    yield faster(f"{what}, float32", theirs, float32, target=1.5)
+    yield faster(f"{what}, bfloat16", theirs, bfloat16, target=3)
 
 
 def step_of(side: str, size: Size) -> Callable[[], object]:

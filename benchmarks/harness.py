@@ -2,7 +2,6 @@
 
 import os
 import resource
-import statistics
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -55,18 +54,6 @@ def seconds(function: Callable[[], Any], device: torch.device = CPU) -> float:
     return time.perf_counter() - start
 
 
-def cpu_seconds(function: Callable, *args: Any) -> float:
-    """CPU seconds of a call and of the processes that it starts."""
-    before = _cpu_so_far()
-    function(*args)
-    return _cpu_so_far() - before
-
-
-def _cpu_so_far() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(usage.ru_utime + usage.ru_stime for usage in used)
-
-
 def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[list[float]]:
     """Seconds of each contender in each round; a round runs them in turn, the published code first.
 
@@ -78,11 +65,6 @@ def alternating(contenders: Sequence[Callable[[], Any]], rounds: int) -> list[li
             keep_freed_memory(i > 0)
             times[i].append(seconds(contender))
     return times
-
-
-def median_ratio(theirs: list[float], ours: list[float]) -> float:
-    """The median of theirs / ours over the rounds."""
-    return statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
 
 
 def peak_memory() -> float:

@@ -43,15 +43,9 @@ def log_mel(path: Path) -> np.ndarray:
     y, sample_rate = librosa.load(path, sr=None, mono=True)
     window, hop = int(sample_rate * 0.04), int(sample_rate * 0.02)
     mel = librosa.feature.melspectrogram(
-        y=y,
-        sr=sample_rate,
-        n_fft=2 ** int(np.ceil(np.log2(window))),
-        hop_length=hop,
-        win_length=window,
-        n_mels=64,
-        fmin=12,
-        fmax=8000,
-    )  # (64, T)
+        y=y, sr=sample_rate, n_fft=2 ** int(np.ceil(np.log2(window))), hop_length=hop, win_length=window,
+        n_mels=64, fmin=12, fmax=8000,
+    )  # (64, T)  # fmt: skip
     return np.log(mel + float(np.spacing(1))).T  # a Python float: stays float32
 
 

@@ -1,7 +1,8 @@
 """Score every clip of each split with every word of the vocabulary and with every caption, each at its own length.
 
-Writes {split}_word_scores.hdf5 into the trial directory, which the scripts after it read; and for its user
-{split}_xmodal_scores.hdf5, clips x captions, where that takes 2 GB at most (or always, or never: xmodal_scores)."""
+Writes two files into the trial directory. The later scripts read {split}_word_scores.hdf5. For your own analysis,
+{split}_xmodal_scores.hdf5 holds the scores of clips x captions, if it takes at most 2 GB; the setting xmodal_scores
+writes it always or never."""
 
 import sys
 from pathlib import Path

@@ -1,6 +1,6 @@
-"""Retrieval metrics of each split, in both directions.
+"""Compute the retrieval metrics of each split, in both directions.
 
-Reads {split}_word_scores.hdf5, writes retrieval_metrics.json into the trial directory."""
+Reads {split}_word_scores.hdf5 and writes retrieval_metrics.json into the trial directory."""
 
 import sys
 from pathlib import Path

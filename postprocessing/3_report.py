@@ -1,6 +1,6 @@
-"""A page to look at and to listen to: TRIAL/report/report.html, or the comparison of several trials.
+"""Write a trial's report, with figures and sounds (TRIAL/report/report.html), or compare several trials.
 
-A report reads the trial's scores and its best checkpoint; a comparison reads each trial's metrics and scores."""
+A report reads the trial's scores and its best checkpoint. A comparison reads each trial's metrics and scores."""
 
 import sys
 from pathlib import Path
@@ -21,20 +21,21 @@ from utils.trial.relevance import SETTING
 
 def main() -> None:
     parser = trial_parser(__doc__)
-    what, where = "compare these trials instead", "folder of the comparison (default: comparison/ beside the first)"
-    parser.add_argument("--compare", type=path_argument, nargs="+", metavar="TRIAL_DIR", help=what)
+    where = "with --compare: the comparison's folder (default: comparison/ beside the first trial)"
+    unfinished = "with --compare: include unfinished trials and mark them"
+    parser.add_argument("--compare", type=path_argument, nargs="+", metavar="TRIAL_DIR", help="compare these trials")
     parser.add_argument("--out", type=path_argument, metavar="DIR", help=where)
-    parser.add_argument("--unfinished", action="store_true", help="compare unfinished trials as well, marked")
+    parser.add_argument("--unfinished", action="store_true", help=unfinished)
     args = parse_command(parser)
     if args.compare is None:
         if args.out:
             raise UserError(f"--out {args.out}: goes with --compare; a report is written into its trial")
         if args.unfinished:
-            raise UserError("--unfinished: goes with --compare; a report says so by itself: leave it out")
+            raise UserError("--unfinished: goes with --compare; a report says so itself: leave it out")
         page = write_report(trial_of(args), is_given(args.overrides, SETTING))
     else:
         if args.trial or args.conf or args.overrides:
-            raise UserError("--compare: goes by the trials' own configurations; leave out --trial, --conf and settings")
+            raise UserError("--compare: uses each trial's saved configuration; leave out --trial, --conf and settings")
         out = args.out or args.compare[0].resolve().parent / "comparison"
         page = write_comparison(args.compare, out, args.unfinished)
     print(f"-> {page}")

@@ -1,7 +1,7 @@
-"""Search a split: its clips by a text, or its captions by a sound. Or rank a folder's sounds for a file of captions.
+"""Find a split's clips by a text, or its captions by a sound; or rank a folder's sounds for each caption of a file.
 
-QUERY is one text, in quotes. Whatever begins with a section of the configuration, such as data_conf.dataset=DIR, is a
-setting instead. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes; a folder needs no scores."""
+Put QUERY in quotes. An argument that starts with a section of the configuration, such as data_conf.dataset=DIR, is a
+setting. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes; ranking a folder needs no scores."""
 
 import argparse
 import json
@@ -24,8 +24,8 @@ from utils.search.challenge import rank_folder
 from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
 from utils.trial.directory import trial_of, trial_parser
 
-CHALLENGE = ("queries", "clips", "csv")  # options that go together,
-ALONE = ("audio", "split", "json", "play_list")  # and without these
+CHALLENGE = ("queries", "clips", "csv")  # options that are given together
+SEARCH = ("audio", "split", "json", "play_list")  # options of a search in a split
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def require_challenge(args: argparse.Namespace, queries: list[str]) -> None:
     for name in CHALLENGE:
         if not getattr(args, name):
             raise UserError(f"--{name} is missing: --queries FILE, --clips DIR and --csv OUT go together")
-    others = [*map(repr, queries), *(f"--{name.replace('_', '-')}" for name in ALONE if getattr(args, name))]
+    others = [*map(repr, queries), *(f"--{name.replace('_', '-')}" for name in SEARCH if getattr(args, name))]
     if others:
         raise UserError(f"{others[0]}: plays no part beside --queries; leave it out")
 
@@ -69,14 +69,14 @@ def search_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
     what = "(QUERY | --audio FILE | --queries FILE --clips DIR --csv OUT)"
     parser.usage = f"%(prog)s {what} [options] [section.key=value ...]"
-    parser.add_argument("--audio", type=path_argument, metavar="FILE", help="search for captions of this sound")
-    parser.add_argument("--queries", type=path_argument, metavar="FILE", help="rank for each caption of this CSV file,")
-    parser.add_argument("--clips", type=path_argument, metavar="DIR", help="the sounds of this folder,")
-    parser.add_argument("--csv", type=path_argument, metavar="OUT", help="and write the ranking to this CSV file")
-    parser.add_argument("--top", type=int, metavar="K", help="results (default: 5; with --queries 10)")
+    parser.add_argument("--audio", type=path_argument, metavar="FILE", help="sound (file) to find captions for")
+    parser.add_argument("--queries", type=path_argument, metavar="FILE", help="CSV file of captions to rank sounds for")
+    parser.add_argument("--clips", type=path_argument, metavar="DIR", help="with --queries: folder of the sounds")
+    parser.add_argument("--csv", type=path_argument, metavar="OUT", help="with --queries: CSV file for the ranking")
+    parser.add_argument("--top", type=int, metavar="K", help="number of results (default: 5; with --queries 10)")
     parser.add_argument("--split", metavar="NAME", help="split to search (default: data_conf.eval_data)")
     parser.add_argument("--json", action="store_true", help="print the results as a JSON list")
-    parser.add_argument("--play-list", type=path_argument, metavar="FILE", help="write the clips as a play list")
+    parser.add_argument("--play-list", type=path_argument, metavar="FILE", help="write the clips to this play list")
     return parser
 
 

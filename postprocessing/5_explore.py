@@ -1,7 +1,7 @@
-"""A page that finds a split's clips while one types, to listen to: TRIAL/explore/index.html.
+"""Write a live page that searches a split's clips as you type, and plays them: TRIAL/explore/index.html.
 
-It opens from disk. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes, and the split's log-mels and
-sounds."""
+The page opens from disk. Reads the split's log-mels and sounds, and {split}_word_scores.hdf5, which
+1_xmodal_scores.py writes."""
 
 import sys
 from pathlib import Path
@@ -21,7 +21,7 @@ from utils.trial.directory import trial_of, trial_parser
 def main() -> None:
     parser = trial_parser(__doc__)
     parser.add_argument("--split", metavar="NAME", help="split to explore (default: data_conf.eval_data)")
-    what = "copy the clips as Ogg Vorbis, or play them where they lie (default: %(default)s)"
+    what = "copy the clips as Ogg Vorbis, or link to the data set's files (default: %(default)s)"
     parser.add_argument("--clips", choices=("copy", "link"), default="copy", help=what)
     args = parse_command(parser)
     print(f"-> {write_explore(trial_of(args), args.split, args.clips == 'copy')}")

@@ -1,4 +1,4 @@
-"""JavaScript that tests run in pages: the lowest contrast of their texts, and whether a player plays."""
+"""Pages in a browser: open one, measure the lowest contrast of its texts, and tell whether a player plays."""
 
 CONTRAST = """() => {
   const parse = css => css.match(/[\\d.]+/g).map(Number);
@@ -27,3 +27,16 @@ PLAY = """async player => {
   player.pause();
   return [player.currentTime, player.duration, player.error && player.error.message];
 }"""
+
+
+def opened(browser, url, width=1280, colours="light"):
+    """A new page at a URL, the URLs that it requests, and its error messages."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours)
+    page, requests, complaints = context.new_page(), [], []
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("requestfailed", lambda request: complaints.append(f"{request.url}: {request.failure}"))
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
+    page.goto(url)
+    return page, requests, complaints

@@ -136,11 +136,6 @@ def test_step_flops_equal_the_count_of_pytorch():
     assert step_flops(2, 40, 3) == 3 * counter.get_total_flops()
 
 
-def table_of(out):
-    """The cells of a printed table's rows."""
-    return [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if line.startswith("|")]
-
-
 def test_exponent_of_a_power_law():
     assert exponent([1, 10, 100], [3, 300, 30_000]) == pytest.approx(2)
 
@@ -170,18 +165,6 @@ def test_bench_prints_every_row():
     for row, line in zip(rows, lines, strict=True):
         assert re.match(rf"\| {row}.*\|.*\|.*\d.*\|.*\| +[<>]= [\d.]+( s|x| GB| %), (met|missed) +\|$", line), line
     assert len(re.findall(r"GFLOP/s, +[\d.]+% of the measured peak", out)) == 3
-
-
-def test_profile_step_prints_operators_of_each_side():
-    out = call("-m", "benchmarks.studies.profile_step", "--quick", "--steps", "1", "--rows", "100")
-    assert len(re.findall(r"^peak, (float32|bfloat16): \d+ GFLOP/s$", out, re.M)) == 2
-    rows = {name: cells for name, *cells in table_of(out)}
-    assert rows["operator"][::4] == [f"{side}: ms" for side in ("published", "float32", "bfloat16")]
-    for name in ("mkldnn_convolution", "convolution_backward", "mm"):
-        cells = rows[f"`{name}`"]
-        for ms, share, calls, rate in zip(*(iter(cells),) * 4, strict=True):
-            assert float(ms) > 0 and 0 < float(share[:-1]) < 100 and int(calls) >= 5 and rate.isdigit()
-    assert all(float(cell) > 0 for cell in rows["all"][::4])
 
 
 def test_growth_prints_a_row_per_size():
@@ -225,15 +208,6 @@ def bare_gpu(*arguments):
     """Run gpu.py in its reduced form on a bare machine. Returns its lines to read, and the JSON after each."""
     lines = call("-c", BARE, "--quick", *arguments).splitlines()
     return lines[::2], [json.loads(line) for line in lines[1::2]]
-
-
-def test_log_mel_steps_add_up_to_the_whole_command():
-    out = call("-m", "benchmarks.studies.log_mels", "--clips", "6", "--seconds", "0.3")
-    taken = {step: float(mean) for step, mean, _ in table_of(out)[2:]}
-    assert list(taken)[:4] == ["read", "digest", "decode", "transform"] and taken["plain librosa"] > 0
-    whole = taken.pop("the whole command, beside its start")
-    parts = [mean for step, mean in taken.items() if step != "plain librosa" and not step.startswith("(")]
-    assert sum(parts) == pytest.approx(whole, abs=0.005 * (len(parts) + 1))
 
 
 def test_gpu_benchmark_needs_only_torch_numpy_and_h5py():

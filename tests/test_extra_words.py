@@ -1,6 +1,5 @@
 """Words that no caption has, through the real commands: step 3 keeps them, trials score and search finds them."""
 
-import csv
 import json
 import math
 import shutil
@@ -17,7 +16,6 @@ from utils.audio_input import audio_input
 from utils.conf.load import load_conf
 from utils.data_utils import load_split
 from utils.dataset.paths import DatasetPaths
-from utils.metric_utils import retrieval_metrics
 from utils.score_utils import score_matrix
 from utils.search.clip_search import ClipSearch
 from utils.trial.directory import open_trial
@@ -202,32 +200,3 @@ def test_trained_word_vectors_take_no_extra_words(folder):
     message = refused(SCORE, "--trial", trial, extra(1))
     assert "text_enc.trainable is true, which trains only the words of captions; set extra_words to 0" in message
     call(SCORE, "--trial", trial)
-
-
-def test_synonyms_study_prints_a_row_per_unseen_scored_synonym(folder):
-    trial, table = only_trial(folder), folder / "synonyms.csv"
-    keep(folder, 3)
-    call(SCORE, "--trial", trial, extra(3))
-    with (folder / "data" / "evaluation_text.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    word, seen = max(rows[0]["text"].split(), key=len), rows[0]["text"].split()[0]
-    pairs = [(word, "poodle"), (word, seen), (word, "zebra"), (word, "thunder-storm"), ("zebra", "poodle")]
-    table.write_text("word,synonym\n" + "".join(f"{one},{other}\n" for one, other in pairs))
-    out = call("-m", "benchmarks.studies.synonyms", "--trial", trial, "--table", table).splitlines()
-    assert out[0] == f"{word} -> {seen}: left out, a caption has it"
-    assert out[1] == f"{word} -> zebra: left out, it has no scores"
-    held = [row for row in rows if word in row["text"].split()]
-    first, second, every = ([cell.strip() for cell in line.strip("|").split("|")] for line in out[4:])
-    assert first[:3] == [word, "poodle", str(len(held))] and second[:3] == [word, "thunder-storm", str(len(held))]
-    assert every[:2] == ["any", "the first"] and every[2:6] == first[2:6]  # the only word
-    with h5py.File(trial / "evaluation_xmodal_scores.hdf5") as store:
-        scores, (fids, tids) = store["scores"][()], (store[name].asstr()[()].tolist() for name in ("fids", "tids"))
-    columns, right = [tids.index(row["tid"]) for row in held], [fids.index(row["fid"]) for row in held]
-    relevance = np.arange(len(fids)) == np.array(right)[:, None]
-    expected = retrieval_metrics(scores[:, columns].T, relevance)["mAP"]
-    assert float(first[3]) == pytest.approx(expected, abs=1e-3)
-    named = np.isin(np.arange(len(fids)), right)[None]
-    words, _, by_word = word_scores(trial)
-    for place, query in ((6, word), (7, "poodle")):
-        expected = retrieval_metrics(by_word[words.index(query)][None], named)["mAP"]
-        assert float(first[place]) == pytest.approx(expected, abs=1e-3)

@@ -44,7 +44,7 @@ def name_of(group: Group, first: Group) -> str:
     """Name a variant by the settings that differ from the first variant's, or by its strategy if none do."""
     settings, published = group.results[0].experiment, first.results[0].experiment
     changes = [f"{key.rpartition('.')[2]}={value}" for key, value in settings.items() if published.get(key) != value]
-    return escaped(", ".join(changes) or group.results[0].strategy)
+    return escaped(", ".join(changes) or group.strategy)
 
 
 def variants_table(groups: list[Group], chosen: Group) -> list[str]:

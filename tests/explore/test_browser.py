@@ -7,7 +7,7 @@ from html.entities import html5
 import numpy as np
 import pytest
 
-from tests.browser import CONTRAST, PLAY
+from tests.browser import CONTRAST, PLAY, opened
 from tests.explore.conftest import NAMES, TWINS, VOCABULARY
 from utils.search.clip_search import ClipSearch
 
@@ -36,24 +36,17 @@ ODD_TEXTS = [
 @pytest.fixture
 def open_page(browser, pages):
     """open_page(words, fragment) -> a new page. Fails on requests that fail or leave the disk, and on messages."""
-    contexts, complaints = [], []
+    found = []
 
-    def open_page(words="mean", fragment="", width=1280, colours="light"):
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("request", lambda request: request.url.startswith(("file:", "data:")) or complaints.append(request.url))
-        page.on("requestfailed", lambda request: complaints.append(f"{request.url}: {request.failure}"))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.goto(pages[words].as_uri() + fragment)
-        return page
+    def open_page(words="mean", fragment="", **options):
+        found.append(opened(browser, pages[words].as_uri() + fragment, **options))
+        return found[-1][0]
 
     yield open_page
-    for context in contexts:
-        context.close()
-    assert complaints == []
+    for page, _, _ in found:
+        page.context.close()
+    for _, requests, complaints in found:
+        assert complaints == [] and all(url.startswith(("file:", "data:")) for url in requests)
 
 
 def queries():

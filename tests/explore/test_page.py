@@ -23,8 +23,7 @@ from utils.dataset.index import read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import DatasetPaths
 from utils.explore import page
-from utils.explore.page import write_explore
-from utils.explore.sounds import copy_sound
+from utils.explore.page import copy_sound, write_explore
 from utils.trial.score_files import word_scores_path
 from utils.trial.trial import Trial
 

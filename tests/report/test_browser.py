@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from tests.browser import CONTRAST, PLAY
+from tests.browser import CONTRAST, PLAY, opened
 from tests.helpers import ODD_NAMES, write_finished
 from utils.report.comparison import write_comparison
 
@@ -32,14 +32,7 @@ def open_page(browser, pages):
 
     @cache
     def open_page(name, width=1280, colours="light"):
-        context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=colours)
-        page, requests, complaints = context.new_page(), [], []
-        page.on("request", lambda request: requests.append(request.url))
-        page.on("requestfailed", lambda request: complaints.append(f"{request.url}: {request.failure}"))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (complaints.append(dialog.message), dialog.dismiss()))
-        page.goto(pages[name].as_uri())
+        page, requests, complaints = opened(browser, pages[name].as_uri(), width, colours)
         page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
         page.evaluate("document.querySelectorAll('img').forEach(image => image.loading = 'eager')")
         page.wait_for_function("[...document.images].every(image => image.complete)")

@@ -165,7 +165,7 @@ def test_groups_are_compared_with_the_best_and_with_the_first(scored, tmp_path):
     table = pd.read_csv(folder / "comparison.csv", keep_default_na=False).set_index(["trials", "direction"])
     trials = {}
     for result in map(read_result, scored):
-        trials.setdefault(result.strategy, []).append(result.queries)
+        trials.setdefault(result.conf.objective, []).append(result.queries)
     markdown, page = (folder / "comparison.md").read_text(), Tags(folder / "comparison.html").text
     for name, reference in (("best", "semi-hard-NS"), ("first", "random-NS")):
         assert set(table.loc[reference, f"mAP_minus_{name}_verdict"]) == {f"the {name}"}

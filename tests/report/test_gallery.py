@@ -13,8 +13,7 @@ from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
 from utils.report.alignment import draw
 from utils.report.gallery import Gallery
-from utils.report.page import Page
-from utils.report.playable import clip_files
+from utils.report.page import Page, clip_files
 from utils.report.rankings import load_rankings
 from utils.trial.checkpoint import load_model
 from utils.trial.score_files import load_scores, word_scores_path

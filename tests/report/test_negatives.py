@@ -109,18 +109,19 @@ def test_anchors_are_shown_with_what_was_picked_for_them(negatives):
     anchors, first = negatives.anchors(), negatives.drawn[0]
     assert len(anchors) == 2  # of two clips
     for anchor in anchors:
-        i = [negatives.split.captions[caption] for caption in first.captions].index(anchor.caption)
+        i = [negatives.split.captions[caption] for caption in first.captions].index(anchor["caption"])
         own = negatives.data.caption_clips[first.captions[i]]
-        assert anchor.clip.name == negatives.split.files[own].name and len(anchor.others) == 2
-        assert anchor.picks["full-batch-NS"] == (3, 3)
-        for name, sides in anchor.picks.items():
+        assert anchor["clip"]["name"] == negatives.split.files[own].name and len(anchor["others"]) == 2
+        assert anchor["picks"]["full-batch-NS"] == (3, 3)
+        for name, sides in anchor["picks"].items():
             picked = first.terms[name].picked
             for item, mask, scores in zip(sides, picked[2:], (picked.scores.T, picked.scores), strict=True):
                 if name != "full-batch-NS":
                     (j,) = mask[i].nonzero().flatten().tolist()
-                    assert item.caption == negatives.split.captions[first.captions[j]] and item.clip != anchor.clip
-                    assert item.score == scores[i, j] and item.above == bool(scores[i, j] > scores[i, i])
-                    assert item.likely_false == first.likely_false[i, j]
+                    assert item["caption"] == negatives.split.captions[first.captions[j]]
+                    assert item["clip"] != anchor["clip"]
+                    assert item["score"] == scores[i, j] and item["above"] == bool(scores[i, j] > scores[i, i])
+                    assert item["likely_false"] == first.likely_false[i, j]
 
 
 def test_a_page_plays_its_anchors_and_their_negatives(report):

@@ -1,23 +1,24 @@
 """The live page, which ranks a split's clips as the reader types: TRIAL/explore/index.html."""
 
+import io
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import soundfile
 from matplotlib.image import imsave
 
 from utils.common.errors import UserError
 from utils.common.folders import atomic_folder
 from utils.common.io import progress
 from utils.data_utils import load_captions
+from utils.dataset.audio import mono_blocks, open_audio, resampled
 from utils.dataset.captions import is_typed
 from utils.dataset.word_vectors import PAD
 from utils.evaluation_utils import caption_weights
 from utils.explore.packing import DIGITS, packed
-from utils.explore.sounds import copy_sound
 from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, column_means
-from utils.report.page import Page
-from utils.report.playable import drawn_log_mel
+from utils.report.page import Page, drawn_log_mel
 from utils.search.clip_search import ClipSearch, best
 from utils.trial.caveats import caveat_of
 from utils.trial.trial import Trial
@@ -27,6 +28,8 @@ TEMPLATES = Path(__file__).with_name("templates")
 BEST_CAPTIONS = 5  # shown of a clip
 MAX_COLUMNS = 400  # of a log-mel picture; the frames of longer clips are averaged
 WEBP_QUALITY = 50  # of 100
+SOUND_RATES = (8000, 48_000)  # Hz that every browser plays; at others libsndfile's encoder may crash
+SOUND_BLOCK = 2**16  # samples encoded at a time: libsndfile keeps them on its stack
 MAX_BYTES = 14_000_000  # of packed scores: more opens slowly in a browser
 
 
@@ -40,19 +43,18 @@ def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> 
     """
     search = ClipSearch(trial, split)
     stored, scores = search.stored, search.stored.scores[()]  # (V, C)
-    if not np.isfinite(scores).all():
-        raise UserError(f"{trial}: scores are NaN: the model is broken; see the trial's train.log")
+    search.require_finite(scores)
     rows = _shown_words(search)
-    captions = _captions(search, scores)
-    levels = packed(scores[rows])
+    texts, captions = _captions(search, scores)
+    low, step, levels = packed(scores[rows])
     with atomic_folder(trial.path / "explore", PAGE) as folder:
         content = {
             "words": [stored.words[row] for row in rows],
-            "low": levels.low,
-            "step": levels.step,
+            "low": low,
+            "step": step,
             "wordWeights": search.word_weights and [search.word_weights[stored.words[row]] for row in rows],
             "corrections": trial.conf.text_cleaning.corrections,
-            "captions": captions.texts,
+            "captions": texts,
             "clips": _clips(search, captions, folder, copy),
         }
         Page(folder, TEMPLATES).render(
@@ -63,9 +65,9 @@ def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> 
             epoch=search.epoch,
             caveat=caveat_of(trial),
             weighted=search.score.idf is not None,
-            example=captions.texts[0] if captions.texts else "",
+            example=texts[0] if texts else "",
             content=content,
-            levels=levels.levels,
+            levels=levels,
         )
     return trial.path / "explore" / PAGE
 
@@ -80,33 +82,27 @@ def _shown_words(search: ClipSearch) -> list[int]:
     return rows[:limit]
 
 
-class Captions(NamedTuple):
-    """A split's captions; empty where the split has no caption file."""
-
-    texts: list[str]  # M
-    of_clip: dict[str, list[int]]  # by fid
-    best: list[list[tuple[int, float]]]  # C: the captions with the highest scores with a clip, and these scores
-
-
-def _captions(search: ClipSearch, scores: np.ndarray) -> Captions:
+def _captions(search: ClipSearch, scores: np.ndarray) -> tuple[list[str], list[dict[str, list]]]:
+    """The split's captions, and for each clip its own ones and those with the highest scores; empty without a file."""
     if not search.paths.text(search.split).exists():
-        return Captions([], {}, [[]] * scores.shape[1])
+        return [], [{"own": [], "best": []} for _ in search.stored.fids]
     table, ids = load_captions(search.paths, search.split, search.words)
-    captions = [caption.numpy() for caption in ids]
-    words, weights = caption_weights(search.model, search.score, captions)
-    of_clip = {fid: rows.tolist() for fid, rows in table.groupby("fid").indices.items()}
+    words, weights = caption_weights(search.model, search.score, [caption.numpy() for caption in ids])
+    own = {fid: rows.tolist() for fid, rows in table.groupby("fid").indices.items()}
     by_clip = (weights @ scores[words]).T  # (C, M)
-    best_captions = [[(int(i), round(float(row[i]), 6)) for i in best(row, BEST_CAPTIONS)] for row in by_clip]
-    return Captions(table["raw_text"].tolist(), of_clip, best_captions)
+    return table["raw_text"].tolist(), [
+        {"own": own.get(fid, []), "best": [(int(i), round(float(row[i]), 6)) for i in best(row, BEST_CAPTIONS)]}
+        for fid, row in zip(search.stored.fids, by_clip, strict=True)
+    ]
 
 
-def _clips(search: ClipSearch, captions: Captions, folder: Path, copy: bool) -> list[dict[str, Any]]:
+def _clips(search: ClipSearch, captions: list[dict[str, list]], folder: Path, copy: bool) -> list[dict[str, Any]]:
     """Write each clip's picture, and its sound if `copy`. Returns the page's entry for each clip."""
     fids, clips = search.stored.fids, []
     (folder / "logmels").mkdir()
     if copy:
         (folder / "sounds").mkdir()
-    for fid, best_captions in progress(zip(fids, captions.best, strict=True), "clips", len(fids)):
+    for fid, own_and_best in progress(zip(fids, captions, strict=True), "clips", len(fids)):
         path, picture, sound = search.path(fid), f"logmels/{fid}.webp", f"sounds/{fid}.ogg"
         if not path.is_file():
             raise UserError(f"{path}: no such audio file; put it back")
@@ -119,8 +115,7 @@ def _clips(search: ClipSearch, captions: Captions, folder: Path, copy: bool) -> 
                 "seconds": search.clips[fid].seconds,
                 "source": sound if copy else path.resolve().as_uri(),
                 "picture": picture,
-                "own": captions.of_clip.get(fid, []),
-                "best": best_captions,
+                **own_and_best,
             }
         )
     return clips
@@ -133,3 +128,16 @@ def _draw(log_mel: np.ndarray, path: Path) -> None:
         path, column_means(log_mel, MAX_COLUMNS), cmap=LOG_MEL_COLOURS, vmin=loudest - LOG_MEL_RANGE, vmax=loudest,
         origin="lower", format="webp", pil_kwargs={"quality": WEBP_QUALITY},
     )  # fmt: skip
+
+
+def copy_sound(clip: Path, path: Path) -> None:
+    """Write a clip to `path` as Ogg Vorbis, channels averaged as for the model. UserError where it is damaged."""
+    encoded = io.BytesIO()  # libsndfile itself does not report a full disk
+    with open_audio(clip) as stream:
+        low, high = SOUND_RATES
+        rate = stream.samplerate if low <= stream.samplerate <= high else high
+        with soundfile.SoundFile(encoded, "w", rate, 1, format="OGG", subtype="VORBIS") as ogg:
+            for block in resampled(mono_blocks(clip, stream), stream.samplerate, rate):
+                for start in range(0, len(block), SOUND_BLOCK):
+                    ogg.write(block[start : start + SOUND_BLOCK])
+    path.write_bytes(encoded.getvalue())

@@ -16,8 +16,8 @@ from utils.report.figures import Picture, variable
 from utils.report.groups import COLLAPSED, Group, TrialResult
 from utils.report.numbers import METRICS
 from utils.report.page import DIRECTIONS, Page
-from utils.report.rankings import load_queries
-from utils.report.tables import COLUMNS, NOT_APART, SIDES, compare, comparison_frame, comparison_markdown
+from utils.report.rankings import split_queries
+from utils.report.tables import COLUMNS, NOT_APART, SIDES, Comparison, comparison_frame, comparison_markdown
 from utils.trial.caveats import UNFINISHED, caveat_of
 from utils.trial.checks import check_made, check_metrics
 from utils.trial.dataset_provenance import OWN_FEATURES, WORD_VECTORS
@@ -26,8 +26,7 @@ from utils.trial.history import best_of
 from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.provenance import read_provenance
 from utils.trial.relevance import as_measured
-from utils.trial.score_files import word_scores_path
-from utils.trial.trial import Trial
+from utils.trial.score_files import load_scores, word_scores_path
 
 COMPARISON = "comparison.html"
 
@@ -45,7 +44,7 @@ def write_comparison(trials: list[Path], out: Path, unfinished: bool = False) ->
     results = [read_result(trial, unfinished=unfinished) for trial in dict.fromkeys(map(Path.resolve, trials))]
     for result in results[1:]:
         require_same_data(results[0], result)
-    comparison = compare(results)
+    comparison = Comparison(results)
     groups = comparison.groups
     caveats = [result.caveat.line for group in groups for result in group.results if result.caveat]
     with atomic_folder(out, COMPARISON) as folder:
@@ -82,6 +81,7 @@ def read_result(path: Path, overrides: Sequence[str] = (), unfinished: bool = Fa
     if caveat and caveat.mark == UNFINISHED and not unfinished:
         raise UserError(f"{caveat.line}; resume it, leave it out, or include it with --unfinished")
     measured, split = path / RETRIEVAL_METRICS, trial.conf.data_conf.eval_data
+    scores = word_scores_path(path, split)
     check_made(trial, SCORING, MEASURING, reads=[measured])
     conf, history = as_measured(trial).conf, trial.history
     content = read_json(measured, MEASURING)
@@ -91,8 +91,8 @@ def read_result(path: Path, overrides: Sequence[str] = (), unfinished: bool = Fa
         }
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{measured}: lacks metrics of the split {split}; run {MEASURING} again") from None
-    check_made(trial, SCORING, reads=[word_scores_path(path, split)])
-    queries = load_queries(Trial(path, conf), split, best_of(history, conf)["epoch"])
+    check_made(trial, SCORING, reads=[scores])
+    queries = split_queries(conf, split, load_scores(scores, best_of(history, conf)["epoch"]))
     if caveat:
         warnings.warn(caveat.line, stacklevel=2)
     return TrialResult(path, conf, metrics, history, read_provenance(path)[SCORING].sources, queries, caveat)

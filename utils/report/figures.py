@@ -71,11 +71,6 @@ def note(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="right", fontsize=8, fontweight="normal")
 
 
-def percent(share: float, _: int) -> str:
-    """Format the ticks of an axis of shares."""
-    return f"{100 * share:.0f} %"
-
-
 def column_means(frames: np.ndarray, limit: int) -> np.ndarray:
     """Average frames (T, n) into at most `limit` columns: (n, columns)."""
     return np.stack([column.mean(axis=0) for column in np.array_split(frames, min(limit, len(frames)))], axis=1)

@@ -1,7 +1,5 @@
 """Examples of queries and their results, to look at and to listen to."""
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,36 +12,12 @@ from utils.dataset.paths import DatasetPaths
 from utils.report import alignment
 from utils.report.alignment import Alignment
 from utils.report.numbers import choose_queries
-from utils.report.page import Page
-from utils.report.playable import PlayableSplit, Player
+from utils.report.page import Page, PlayableSplit
 from utils.report.rankings import Ranking
 from utils.trial.checkpoint import Trained
 
 TOP = 5  # results shown of a query
 QUERIES = 2  # shown of the best, of the typical and of the worst
-
-
-class Result(NamedTuple):
-    """A result of a query."""
-
-    rank: int
-    score: float
-    relevant: bool
-    clip: Player | None  # the result of a caption
-    caption: str | None  # the result of a clip
-    total: str  # how the words' scores add up
-    picture: dict
-
-
-class Query(NamedTuple):
-    """A query with its first results; if none of them is relevant, the first relevant one follows."""
-
-    clip: Player
-    captions: list[str]  # the query, or the captions of the query's clip
-    first_rank: float  # of a relevant result,
-    tied: bool  # with irrelevant ones: an expected value
-    top: float  # the similarity of the pictures' brightest colour
-    results: list[Result]
 
 
 class Gallery:
@@ -66,37 +40,44 @@ class Gallery:
             raise UserError(f"{self.split.text_file}: these captions were not scored; run {SCORING} again")
         self.encoded: dict[int, Tensor] = {}  # (L, E) of the clips so far
 
-    def groups(self, ranking: Ranking) -> dict[str, list[Query]]:
-        """Some of the best, the typical and the worst queries of a direction."""
+    def groups(self, ranking: Ranking) -> dict[str, list[dict[str, object]]]:
+        """Some of the best, the typical and the worst queries of a direction, as the template shows them."""
         margin = ranking.positive - ranking.negative
         chosen = choose_queries(ranking.values["first_rank"], margin, ranking.query_clips, QUERIES)
         return {name: [self._query(ranking, query) for query in queries] for name, queries in chosen.items()}
 
-    def _query(self, ranking: Ranking, query: int) -> Query:
+    def _query(self, ranking: Ranking, query: int) -> dict[str, object]:
+        """A query with its first results; if none of them is relevant, the first relevant one follows."""
         (scores, relevant), query_clip = ranking.of_query(query), ranking.query_clips[query]
         order = np.argsort(-scores, kind="stable")
-        places = list(range(len(order)))[:TOP]
+        ranks = list(range(1, 1 + len(order[:TOP])))
         if not relevant[order[:TOP]].any():
-            places.append(int(relevant[order].argmax()))
-        items = order[places].tolist()
-        alignments = [self.align(item, query) if ranking.by_text else self.align(query, item) for item in items]
-        top = max(float(shown.similarities.max()) for shown in alignments)
+            ranks.append(1 + int(relevant[order].argmax()))
+        items = [int(order[rank - 1]) for rank in ranks]
+        pairs = [(item, query) if ranking.by_text else (query, item) for item in items]  # a clip and a caption
+        alignments = [self.align(*pair) for pair in pairs]
+        top = max(float(shown.similarities.max()) for shown in alignments)  # the brightest colour of all pictures
         results = [
-            Result(
-                place + 1,
-                float(scores[item]),
-                bool(relevant[item]),
-                self.split.player(item) if ranking.by_text else None,
-                None if ranking.by_text else self.split.captions[item],
-                self._total(shown, query if ranking.by_text else item),
-                self.page.picture(alignment.draw(shown, top)),
-            )
-            for place, item, shown in zip(places, items, alignments, strict=True)
+            {
+                "rank": rank,
+                "score": float(scores[item]),
+                "relevant": relevant[item],
+                "clip": self.split.player(clip) if ranking.by_text else None,  # a caption's result
+                "caption": self.split.captions[caption],
+                "total": self._total(shown, caption),
+                "picture": self.page.picture(alignment.draw(shown, top)),
+            }
+            for rank, item, (clip, caption), shown in zip(ranks, items, pairs, alignments, strict=True)
         ]
         captions = [query] if ranking.by_text else np.flatnonzero(ranking.item_clips == query_clip)
-        first_rank, tied = float(ranking.values["first_rank"][query]), bool(ranking.values["tied"][query])
-        texts = [self.split.captions[caption] for caption in captions]
-        return Query(self.split.player(query_clip), texts, first_rank, tied, top, results)
+        return {
+            "clip": self.split.player(query_clip),
+            "captions": [self.split.captions[caption] for caption in captions],
+            "first_rank": float(ranking.values["first_rank"][query]),
+            "tied": ranking.values["tied"][query],
+            "top": top,
+            "results": results,
+        }
 
     @torch.no_grad()
     def align(self, clip: int, caption: int) -> Alignment:

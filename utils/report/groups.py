@@ -11,6 +11,7 @@ import numpy as np
 from utils.common.errors import UserError
 from utils.conf.schema import Conf, result_settings, role_of
 from utils.criterion_utils import CRITERIA
+from utils.metric_utils import AVERAGED, averages
 from utils.report.bootstrap import BOTH
 from utils.report.numbers import plain, shown
 from utils.report.rankings import Queries
@@ -34,11 +35,6 @@ class TrialResult:
     caveat: Caveat | None = None
 
     @property
-    def strategy(self) -> str:
-        """The sampling strategy, or the criterion if it has none."""
-        return self.conf.objective
-
-    @property
     def seed(self) -> int:
         return self.conf.param_conf.seed
 
@@ -57,19 +53,13 @@ class TrialResult:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that differ only in their seeds, by seed."""
+    """Trials that differ only in their seeds, by seed; or chance: random rankings of the same queries, of no trials."""
 
     label: str  # the strategy, and the settings that distinguish the group
+    strategy: str  # or the criterion if it has none
     results: list[TrialResult]
-
-    @property
-    def strategy(self) -> str:
-        """The sampling strategy, or the criterion if it has none."""
-        return self.results[0].strategy
-
-    @property
-    def queries(self) -> list[Queries]:
-        return [result.queries for result in self.results]
+    metrics: list[dict[str, dict[str, float]]]  # of each trial, by direction; chance has no MedR
+    queries: list[Queries]
 
     @property
     def mark(self) -> str:
@@ -77,16 +67,28 @@ class Group:
         counts, seeds = Counter(mark for result in self.results for mark in result.marks), len(self.results)
         return ", ".join(mark if count == seeds else f"{count} of {seeds} {mark}" for mark, count in counts.items())
 
-    def mean(self, direction: str, metric: str) -> float:
-        """The mean over seeds, in one direction or of BOTH."""
-        return float(np.mean(self._values(direction, metric)))
+    def mean(self, side: str, metric: str) -> float | None:
+        """The mean over seeds, in one direction or of BOTH; None for chance's median rank, which has no closed form."""
+        values = self._values(side, metric)
+        return float(np.mean(values)) if values else None
 
-    def std(self, direction: str, metric: str) -> float | None:
-        """The sample standard deviation over seeds; None for one seed."""
-        return float(np.std(self._values(direction, metric), ddof=1)) if len(self.results) > 1 else None
+    def std(self, side: str, metric: str) -> float | None:
+        """The sample standard deviation over seeds; None for one seed and for chance."""
+        values = self._values(side, metric)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
 
-    def _values(self, direction: str, metric: str) -> list[float]:
-        return [of_direction(result.metrics, direction, metric) for result in self.results]
+    def _values(self, side: str, metric: str) -> list[float]:
+        if side == BOTH:
+            return [float(np.mean([values[metric] for values in by_side.values()])) for by_side in self.metrics]
+        return [by_side[side][metric] for by_side in self.metrics if metric in by_side[side]]
+
+
+def chance_of(queries: Queries) -> Group:
+    """The expected metrics of random rankings."""
+    expected = queries.by_chance()
+    averaged = {side: averages(values) for side, values in expected.values.items()}
+    metrics = {side: {name: values[name] for name in AVERAGED} for side, values in averaged.items()}
+    return Group("chance", "chance", [], [metrics], [expected])
 
 
 def group_trials(results: Iterable[TrialResult]) -> list[Group]:
@@ -105,7 +107,16 @@ def group_trials(results: Iterable[TrialResult]) -> list[Group]:
             for source in (WORD_VECTORS, OWN_FEATURES):
                 if one.sources.get(source) != other.sources.get(source):
                     raise UserError(f"{other.trial}: {source} differ from those of {one.trial}, but not the settings")
-    groups = [Group(label, group) for label, group in zip(_labels(members), members, strict=True)]
+    groups = [
+        Group(
+            label,
+            group[0].conf.objective,
+            group,
+            [result.metrics for result in group],
+            [result.queries for result in group],
+        )
+        for label, group in zip(_labels(members), members, strict=True)
+    ]
     order = [*STRATEGIES, *CRITERIA]
     return sorted(groups, key=lambda group: (order.index(group.strategy), group.label))
 
@@ -114,14 +125,14 @@ def _labels(members: list[list[TrialResult]]) -> list[str]:
     """Each group's strategy and, where several share it, the settings in which they differ."""
     labels = []
     for first, *_ in members:
-        peers = [other.experiment for other, *_ in members if other.strategy == first.strategy]
+        peers = [other.experiment for other, *_ in members if other.conf.objective == first.conf.objective]
         keys = [key for key in sorted(set().union(*peers)) if len({peer.get(key) for peer in peers}) > 1]
         names = {key: key.rpartition(".")[2] for key in keys}
         counts = Counter(names.values())  # where two keys end alike, labels have the whole keys
         settings = [
             f"{name if counts[name] == 1 else key}={first.experiment.get(key, 'null')}" for key, name in names.items()
         ]
-        labels.append(", ".join([first.strategy, *settings]))
+        labels.append(", ".join([first.conf.objective, *settings]))
     return labels
 
 
@@ -135,10 +146,3 @@ def best_groups(groups: list[Group], direction: str, metric: str) -> set[str]:
     means = {group.label: float(shown(metric, group.mean(direction, metric))) for group in groups}
     best = (min if metric == "MedR" else max)(means.values())
     return {label for label, value in means.items() if value == best and len(groups) > 1}
-
-
-def of_direction(metrics: dict[str, dict[str, float]], direction: str, metric: str) -> float:
-    """A metric in one direction, or its mean over BOTH."""
-    if direction == BOTH:
-        return float(np.mean([values[metric] for values in metrics.values()]))
-    return metrics[direction][metric]

@@ -2,9 +2,10 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import PercentFormatter
 
 from utils.report import figures
-from utils.report.figures import FILLED, INK, OUTLINED, RED, Picture, house_style, panel, percent, picture_of
+from utils.report.figures import FILLED, INK, OUTLINED, RED, Picture, house_style, panel, picture_of
 
 BINS = 40
 MIN_REACH = 0.01  # of an axis to either side of 0, so that a collapse stays a spike
@@ -28,7 +29,7 @@ def rank_histogram(title: str, labels: list[str], observed: np.ndarray, chance: 
     axes.plot([], [], color=RED, linewidth=2, linestyle=(0, (3, 1)), label="by chance")
     figure.legend(loc="outside lower center")
     axes.set_xticks(places, labels, rotation=45 if len(labels) > 7 else 0)
-    axes.yaxis.set_major_formatter(percent)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
     axes.set_ylim(0, top)
     shares = [
         f"rank {label}: {100 * share:.0f} % (by chance {100 * expected:.0f} %)"
@@ -88,7 +89,7 @@ def gap_histogram(
     if margin < edges[-1]:
         axes.axvline(margin, color=figures.GREY, linewidth=1, linestyle=(0, (5, 2)), label="margin")
     axes.set_xlim(edges[0], edges[-1])
-    axes.yaxis.set_major_formatter(percent)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0, " %"))
     axes.locator_params(axis="y", nbins=5)
     figure.legend(loc="outside lower center", ncols=3)
     sides = [

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from utils.common.io import progress
 from utils.conf.schema import Conf
@@ -31,34 +32,13 @@ from utils.negative_utils import (
     share_of_picks,
 )
 from utils.report.histograms import gap_histogram
-from utils.report.page import Page
-from utils.report.playable import PlayableSplit, Player
+from utils.report.page import Page, PlayableSplit
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import Batch
 from utils.trial.checkpoint import Trained
 
 BATCHES = 20  # drawn; those without any negative are skipped, as in training
 ANCHORS = 4  # shown with their negatives, all from one batch, to copy few clips
-
-
-class Item(NamedTuple):
-    """An anchor's negative."""
-
-    clip: Player
-    caption: str  # of the same pair
-    score: float  # S(a_j, t_i) or S(a_i, t_k)
-    above: bool  # the score of the anchor pair
-    likely_false: bool
-
-
-class Anchor(NamedTuple):
-    """An anchor pair and each strategy's audio and text negative, or their number where it picks none or several."""
-
-    clip: Player
-    caption: str
-    others: list[str]  # the clip's other captions
-    score: float
-    picks: dict[str, tuple[Item | int, Item | int]]
 
 
 class DrawnBatch(NamedTuple):
@@ -112,12 +92,12 @@ class Negatives:
             "epochs": (self.first_epoch, self.first_epoch + (BATCHES - 1) // batches_an_epoch),
             "margin": self.margin,
             "cosine": SHARED_MEANING,
-            "rows": self.rows(),
+            "rows": self._rows(),
             "agreement": dict(zip(STRATEGIES, agreement(picked).tolist(), strict=True)),
             "anchors": self.anchors(),
         }
 
-    def rows(self) -> list[dict[str, object]]:
+    def _rows(self) -> list[dict[str, object]]:
         """Each strategy's name, numbers and histogram; the histograms share one axis."""
         sides = {}  # by strategy: the gaps of its audio negatives and of its text negatives
         for name in STRATEGIES:
@@ -125,52 +105,50 @@ class Negatives:
             sides[name] = [np.concatenate(side) for side in zip(*by_batch, strict=True)]
         values = np.concatenate([side for both in sides.values() for side in both])
         reach = float(values.min()), float(values.max())
-        pictures = [self.page.picture(gap_histogram(name, *both, self.margin, reach)) for name, both in sides.items()]
-        return [
-            {"strategy": name, "numbers": self._numbers(name), "picture": picture}
-            for name, picture in zip(STRATEGIES, pictures, strict=True)
-        ]
+        rows = []
+        for name, both in sides.items():
+            terms = [batch.terms[name] for batch in self.drawn]
+            false = [share_of_picks(batch.terms[name].picked, batch.likely_false) for batch in self.drawn]
+            numbers = {
+                "loss": float(np.mean([term.loss for term in terms])),
+                "active": float(np.mean([term.active for term in terms])),
+                "likely_false": float(np.mean(false)),
+                **pick_statistics([term.picked for term in terms]),
+            }
+            picture = self.page.picture(gap_histogram(name, *both, self.margin, reach))
+            rows.append({"strategy": name, "numbers": numbers, "picture": picture})
+        return rows
 
-    def _numbers(self, name: str) -> dict[str, float]:
-        """Loss, active, likely_false and STATISTICS."""
-        terms = [batch.terms[name] for batch in self.drawn]
-        false = [share_of_picks(batch.terms[name].picked, batch.likely_false) for batch in self.drawn]
-        return {
-            "loss": float(np.mean([term.loss for term in terms])),
-            "active": float(np.mean([term.active for term in terms])),
-            "likely_false": float(np.mean(false)),
-            **pick_statistics([term.picked for term in terms]),
-        }
-
-    def anchors(self) -> list[Anchor]:
-        """The first anchors of the first batch, each of another clip, with their negatives."""
+    def anchors(self) -> list[dict[str, object]]:
+        """The first anchors of the first batch, each of another clip, with the negatives of each strategy."""
         batch = self.drawn[0]
         _, firsts = np.unique(self.data.caption_clips[batch.captions], return_index=True)
-        return [self._anchor(batch, i) for i in sorted(firsts)[:ANCHORS]]
-
-    def _anchor(self, batch: DrawnBatch, i: int) -> Anchor:
-        caption = batch.captions[i]
-        clip = self.data.caption_clips[caption]
-        others = np.flatnonzero(self.data.caption_clips == clip)
-        texts = [self.split.captions[other] for other in others if other != caption]
         scores = next(iter(batch.terms.values())).picked.scores  # the same for all strategies
-        picks = {name: self._picks(batch, name, i) for name in STRATEGIES}
-        return Anchor(self.split.player(clip), self.split.captions[caption], texts, float(scores[i, i]), picks)
+        anchors = []
+        for i in sorted(firsts)[:ANCHORS]:
+            pair, picks = self._pair(batch.captions[i]), {}
+            siblings = np.flatnonzero(self.data.caption_clips == self.data.caption_clips[batch.captions[i]])
+            others = [self.split.captions[caption] for caption in siblings if caption != batch.captions[i]]
+            for name, terms in batch.terms.items():
+                _, _, audio, text = terms.picked
+                picks[name] = self._pick(batch, i, audio[i], scores[:, i]), self._pick(batch, i, text[i], scores[i])
+            anchors.append(pair | {"others": others, "score": float(scores[i, i]), "picks": picks})
+        return anchors
 
-    def _picks(self, batch: DrawnBatch, name: str, i: int) -> tuple[Item | int, Item | int]:
-        scores, _, audio, text = batch.terms[name].picked
+    def _pick(self, batch: DrawnBatch, i: int, mask: Tensor, scores: Tensor) -> dict[str, object] | int:
+        """Anchor i's negative in a mask (N,), with scores (N,); the number of negatives if it is not one."""
+        picked = mask.nonzero().flatten().tolist()
+        if len(picked) != 1:
+            return len(picked)
+        (j,) = picked
+        above, likely_false = bool(scores[j] > scores[i]), bool(batch.likely_false[i, j])
+        return self._pair(batch.captions[j]) | {
+            "score": float(scores[j]), "above": above, "likely_false": likely_false
+        }  # fmt: skip
 
-        def shown(mask: torch.Tensor, side_scores: torch.Tensor) -> Item | int:
-            picked = mask.nonzero().flatten().tolist()
-            if len(picked) != 1:
-                return len(picked)
-            (j,) = picked
-            caption, score = batch.captions[j], side_scores[j]
-            above, likely_false = bool(score > scores[i, i]), bool(batch.likely_false[i, j])
-            player = self.split.player(self.data.caption_clips[caption])
-            return Item(player, self.split.captions[caption], float(score), above, likely_false)
-
-        return shown(audio[i], scores[:, i]), shown(text[i], scores[i])
+    def _pair(self, caption: int) -> dict[str, object]:
+        """A caption, and its clip for the page to play."""
+        return {"clip": self.split.player(self.data.caption_clips[caption]), "caption": self.split.captions[caption]}
 
 
 def drawn_captions(split: Split, conf: Conf, epoch: int) -> Iterator[tuple[list[int], torch.Generator]]:

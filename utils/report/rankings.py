@@ -34,12 +34,8 @@ class Queries(NamedTuple):
         return self._replace(values=per_query_by_chance(self.pairs, len(self.fids), len(self.tids)))
 
 
-def load_queries(trial: Trial, split: str, epoch: int) -> Queries:
-    """A split's queries, by the stored scores of the checkpoint of this epoch."""
-    return _queries(trial.conf, split, load_scores(word_scores_path(trial.path, split), epoch))
-
-
-def _queries(conf: Conf, split: str, stored: StoredScores) -> Queries:
+def split_queries(conf: Conf, split: str, stored: StoredScores) -> Queries:
+    """A split's queries by its stored scores, with the extra relevant pairs of a configuration."""
     clips = stored.caption_clips
     pairs = relevant_pairs(clips, extra_relevant_pairs(conf, split, stored))
     query_clips = {"text_to_audio": clips, "audio_to_text": np.arange(len(stored.fids))}
@@ -49,57 +45,44 @@ def _queries(conf: Conf, split: str, stored: StoredScores) -> Queries:
 class Ranking(NamedTuple):
     """A split's rankings in one direction."""
 
-    direction: str
     queries: Queries
+    by_text: bool  # whether the queries are captions, and the items clips
+    values: dict[str, np.ndarray]  # (Q,) each: utils.metric_utils.per_query_metrics
+    query_clips: np.ndarray  # (Q,) the clip that each query is or describes
+    item_clips: np.ndarray  # (I,) the clip that each item is or describes
+    pairs: np.ndarray  # (L, 2): a query and an item that is relevant to it
     scores: CaptionScores
     positive: np.ndarray  # (Q,) each query's best score with a relevant item
     negative: np.ndarray  # (Q,) its best score with an irrelevant one, the hardest negative; 0 if there is none
 
     @property
-    def by_text(self) -> bool:
-        """Whether the queries are captions, and the items clips."""
-        return self.direction == "text_to_audio"
-
-    @property
-    def values(self) -> dict[str, np.ndarray]:
-        """(Q,) each: utils.metric_utils.per_query_metrics."""
-        return self.queries.values[self.direction]
-
-    @property
-    def query_clips(self) -> np.ndarray:
-        """(Q,) the clip that each query is or describes."""
-        return self.queries.query_clips[self.direction]
-
-    @property
-    def item_clips(self) -> np.ndarray:
-        """(I,) the clip that each item is or describes: items are the queries of the other direction."""
-        return self.queries.query_clips["audio_to_text" if self.by_text else "text_to_audio"]
-
-    @property
     def relevant(self) -> np.ndarray:
         """(Q,) each query's number of relevant items."""
-        return np.bincount(self.queries.pairs[:, int(self.by_text)], minlength=len(self.query_clips))
+        return np.bincount(self.pairs[:, 0], minlength=len(self.query_clips))
 
     def of_query(self, query: int) -> tuple[np.ndarray, np.ndarray]:
         """A query's scores (I,), and which items are relevant to it (I,) bool."""
         one, every = slice(query, query + 1), slice(None)
         scores = self.scores.tile(one, every) if self.by_text else self.scores.tile(every, one)
-        side, other = (1, 0) if self.by_text else (0, 1)
-        relevant = np.zeros(len(self.item_clips), dtype=bool)
-        relevant[self.queries.pairs[self.queries.pairs[:, side] == query, other]] = True
+        relevant = np.isin(np.arange(len(self.item_clips)), self.pairs[self.pairs[:, 0] == query, 1])
         return scores.numpy().ravel(), relevant
 
 
 def load_rankings(trial: Trial, split: str, epoch: int, score: str | None = None) -> dict[str, Ranking]:
     """A split's rankings by direction, from the stored scores, with `epoch` and `score` as in `load_scores`."""
     stored = load_scores(word_scores_path(trial.path, split), epoch, score)
-    queries = _queries(trial.conf, split, stored)
-    clips, captions = queries.pairs.T
+    queries = split_queries(trial.conf, split, stored)
+    captions, clips = queries.pairs[:, 1], queries.pairs[:, 0]
     scores = stored.scores.with_clips(captions, clips[:, None])[:, 0].numpy()  # (L,)
-    negatives = hardest_negatives(stored.scores, queries.pairs)
-    rankings = {}
-    for direction, query, negative in zip(queries.query_clips, (captions, clips), negatives, strict=True):
+    query_clips, rankings = queries.query_clips, {}
+    sides = ("text_to_audio", "audio_to_text"), ("audio_to_text", "text_to_audio")
+    for (side, other), negative in zip(sides, hardest_negatives(stored.scores, queries.pairs), strict=True):
+        by_text = side == "text_to_audio"
+        pairs = queries.pairs[:, ::-1] if by_text else queries.pairs
         positive = np.zeros_like(negative)
-        np.maximum.at(positive, query, scores)
-        rankings[direction] = Ranking(direction, queries, stored.scores, positive, negative)
+        np.maximum.at(positive, pairs[:, 0], scores)
+        values = queries.values[side]
+        rankings[side] = Ranking(
+            queries, by_text, values, query_clips[side], query_clips[other], pairs, stored.scores, positive, negative
+        )
     return rankings

@@ -49,7 +49,7 @@ def write_report(trial: Trial, given: bool = False) -> Path:
     main, rows = {}, []
     for name in names:  # one split in memory at a time, beside the first
         rankings = load_rankings(trial, name, best.epoch, str(best.score))
-        rows += [_metric_row(name, ranking) for ranking in rankings.values()]
+        rows += [_metric_row(name, direction, ranking) for direction, ranking in rankings.items()]
         main = main or rankings
     with atomic_folder(path / "report", REPORT) as folder:
         page = Page(folder)
@@ -90,11 +90,11 @@ def training_provenance(trial: Path) -> dict[str, object]:
     return flat(content | runs)
 
 
-def _metric_row(split: str, ranking: Ranking) -> dict[str, object]:
+def _metric_row(split: str, direction: str, ranking: Ranking) -> dict[str, object]:
     """A row of the metrics table; chance is the mAP of random scores."""
     return {
         "split": split,
-        "direction": ranking.direction,
+        "direction": direction,
         "estimates": estimates(ranking.values, ranking.query_clips, len(ranking.queries.fids)),
         "chance": chance_map(ranking.relevant, len(ranking.item_clips)),
         "queries": len(ranking.query_clips),

@@ -117,8 +117,7 @@ class FolderSearch(ClipSearch):
         """(C,) float32: the sounds' scores with a caption; 0 if it has no known word."""
         known = self._known_tokens(query)
         scores = self._clip_scores(known) if known else np.zeros(len(self.names), np.float32)
-        if not np.isfinite(scores).all():
-            raise UserError(f"{self.trial}: scores are NaN: the model is broken; look at the trial's train.log")
+        self.require_finite(scores)
         return scores
 
     def _known_tokens(self, query: Query) -> list[str]:
@@ -133,9 +132,8 @@ class FolderSearch(ClipSearch):
         for line, text in lost[:SHOWN]:
             reason = f"no word of {text[:200]!r} is known: the sounds are sorted by name"
             warnings.warn(f"{source}: line {line}: {reason}", stacklevel=2)
-        if len(lost) > SHOWN:
-            more = counted(len(lost) - SHOWN, "more caption")
-            warnings.warn(f"{source}: {more} without any known word", stacklevel=2)
+        if more := len(lost[SHOWN:]):
+            warnings.warn(f"{source}: {counted(more, 'more caption')} without any known word", stacklevel=2)
 
     @cached_property
     def stored(self) -> WordScores:

@@ -63,12 +63,10 @@ class ClipSearch:
     """
 
     def __init__(self, trial: Trial, split: str | None = None):
-        self.trial, self.conf = trial, trial.conf
-        conf = self.conf
-        self.split = conf.data_conf.eval_data if split is None else split
-        if self.split not in conf.data_conf.splits:
-            raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(conf.data_conf.splits)}")
-        self.paths = trial.dataset
+        self.trial, self.conf, self.paths = trial, trial.conf, trial.dataset
+        self.split = self.conf.data_conf.eval_data if split is None else split
+        if self.split not in self.conf.data_conf.splits:
+            raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(self.conf.data_conf.splits)}")
         check_trial(trial, TRAINING)
         self.model, self.score, self.words, self.epoch = trial.best
 
@@ -83,9 +81,12 @@ class ClipSearch:
         """Ranks and indices of the `top` highest scores."""
         if top < 1:
             raise UserError(f"top: is {top}, but must be at least 1")
+        self.require_finite(scores)
+        return enumerate(best(scores, top), start=1)
+
+    def require_finite(self, scores: np.ndarray) -> None:
         if not np.isfinite(scores).all():
             raise UserError(f"{self.trial}: scores are NaN: the model is broken; look at the trial's train.log")
-        return enumerate(best(scores, top), start=1)
 
     # --- clips by a text ---------------------------------------------------------------------------------
 
@@ -100,8 +101,7 @@ class ClipSearch:
         scores, hits = self._clip_scores(self._known_words(query)), []
         for rank, i in self._ranked(scores, top):
             fid = self.stored.fids[i]
-            path = self.path(fid)
-            captions = self._captions_by_clip.get(fid, [])
+            path, captions = self.path(fid), self._captions_by_clip.get(fid, [])
             hits.append(ClipHit(rank, float(scores[i]), fid, path, self.clips[fid].seconds, captions))
         return hits
 
@@ -138,10 +138,8 @@ class ClipSearch:
     def path(self, fid: str) -> Path:
         """The path of a scored clip; raises UserError if it is no longer in the index."""
         if fid not in self.clips:
-            raise UserError(
-                f"{self.paths.audio_info}: has no clip {fid}, which was scored; run {INDEXING} and the steps after it "
-                "again"
-            )
+            advice = f"run {INDEXING} and the steps after it again"
+            raise UserError(f"{self.paths.audio_info}: has no clip {fid}, which was scored; {advice}")
         return self.paths.clip(self.split, self.clips[fid].file_name)
 
     @cached_property
