@@ -10,6 +10,7 @@ from utils.dataset.captions import (
     correct_words,
     has_words,
     hyphenated_words,
+    is_typed,
     read_captions,
 )
 
@@ -53,6 +54,11 @@ def test_dashes_alone_are_no_words(text):
 
 def test_corrections_replace_whole_words():
     assert correct_words("birsd sing in birsdong", {"birsd": "birds"}) == "birds sing in birsdong"
+
+
+def test_words_that_a_query_can_hold():
+    words = ["Axe", "walkie", "talkie", "dog", "été", "New_York", "--"]
+    assert [word for word in words if is_typed(word, {"walkie": "talkie"})] == ["talkie", "dog", "été"]
 
 
 def test_hyphenated_words():

@@ -13,7 +13,7 @@ from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.dataset.captions import CAPTION_COLUMNS
 from utils.dataset.clip_names import match_names
-from utils.dataset.index import CLEAN_COLUMNS, Requirement, clip_id, clip_info, index_split, read_clips, vocabulary_info
+from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, read_clips, vocabulary_info
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
@@ -46,7 +46,7 @@ LOG_MEL_CONFIG = LogMelConfig(fmax=4000)
 
 
 def index(paths, require_audio=True, config=LOG_MEL_CONFIG):
-    return index_split(paths, "dev", Requirement(4, config) if require_audio else None)
+    return index_split(paths, "dev", config if require_audio else None, min_frames=4)
 
 
 def problems(found):

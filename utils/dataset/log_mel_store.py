@@ -6,8 +6,7 @@ Until all are computed, each worker process appends its finished log-mels to a f
 import math
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from secrets import token_hex
@@ -90,7 +89,9 @@ class LogMelStore:
         keep_freed_memory()
         file = self.parts / f"{self.run}-{os.getpid()}.part"
         places: list[Place | None] = []
-        with _one_thread(), file.open("ab", buffering=0) as part:
+        with ExitStack() as stack, file.open("ab", buffering=0) as part:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(1)  # the result must not depend on how many workers share the cores
             for fid, clip, path, is_done in batch:
                 content, sha256 = read_audio(path) if path.is_file() else (None, None)
                 if sha256 != clip.sha256:
@@ -120,14 +121,3 @@ class LogMelStore:
     def clear(self) -> None:
         """Remove the parts."""
         shutil.rmtree(self.parts, ignore_errors=True)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Compute with one torch thread: the result does not depend on the number of workers, which use the other cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
