@@ -18,7 +18,6 @@ from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions
 from utils.dataset.index import CLEAN_COLUMNS
-from utils.dataset.named_entities import replace_named_entities
 from utils.dataset.paths import DatasetPaths
 from utils.trial.dataset_provenance import record_step_outputs
 
@@ -36,6 +35,8 @@ def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:
     captions = read_captions(paths.raw_captions(split))
     texts = [correct_words(clean_caption(c.raw_text), conf.text_cleaning.corrections) for c in captions]
     if conf.text_cleaning.named_entities == "replace":
+        from utils.dataset.named_entities import replace_named_entities  # imports NLTK, which takes a second
+
         texts = replace_named_entities(texts)
     rows = [(c.line, c.file_name, c.column, c.raw_text, text) for c, text in zip(captions, texts, strict=True)]
     write_csv(paths.clean_captions(split), CLEAN_COLUMNS, rows)

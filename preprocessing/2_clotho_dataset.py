@@ -17,15 +17,7 @@ from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, INDEXING
 from utils.conf.command import conf_from_command
 from utils.dataset import dataset_warnings
-from utils.dataset.index import (
-    TEXT_COLUMNS,
-    Problem,
-    Requirement,
-    SplitIndex,
-    clip_info,
-    index_split,
-    vocabulary_info,
-)
+from utils.dataset.index import TEXT_COLUMNS, Problem, SplitIndex, clip_info, index_split, vocabulary_info
 from utils.dataset.paths import DatasetPaths
 from utils.trial.dataset_provenance import check_steps, record_step_outputs
 
@@ -34,11 +26,12 @@ SHOWN = 20  # problems printed; bad_data.csv lists all
 
 def main() -> None:
     conf = conf_from_command(__doc__)
-    paths, config, splits = DatasetPaths(conf.data_conf.dataset), conf.audio_logmel.config, conf.data_conf.splits
+    paths, config = DatasetPaths(conf.data_conf.dataset), conf.audio_logmel.config
+    required = config if conf.clotho_dataset.require_audio else None
+    min_frames = encoder_class(conf).rate
     check_steps(conf, CLEANING)
-    required = Requirement(encoder_class(conf).rate, config) if conf.clotho_dataset.require_audio else None
     with record_step_outputs(conf, INDEXING):
-        index = {split: index_split(paths, split, required) for split in splits}
+        index = {split: index_split(paths, split, required, min_frames) for split in conf.data_conf.splits}
         report_problems(paths, index, refuse=conf.clotho_dataset.on_bad_data == "refuse")
         write_index(paths, index)
     roles = conf.data_conf.model_dump(include={"train_data", "val_data", "eval_data"})

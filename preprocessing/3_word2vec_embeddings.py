@@ -3,7 +3,8 @@
 If word2vec_embeddings.extra_words is set, word2vec_extra.npz gets words that no caption has, for search."""
 
 import sys
-from itertools import chain
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
@@ -14,39 +15,44 @@ from utils.common.errors import begin_command, run_command
 if __name__ == "__main__":
     begin_command()
 
-import numpy as np
-
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.captions import is_typed
 from utils.dataset.index import TEXT_COLUMNS, read_table, read_vocabulary
 from utils.dataset.paths import DatasetPaths
+from utils.dataset.vector_file import Row
 from utils.dataset.word_vectors import (
-    UnknownVector,
+    choose_vectors,
     embed_vocabulary,
-    further_words,
     save_embeddings,
     source_rows,
     train_vectors,
-    wanted_vectors,
+    unknown_vector,
 )
 from utils.trial.dataset_provenance import check_steps, record_step_outputs
 
 
 def main() -> None:
     conf = conf_from_command(__doc__)
-    settings = conf.word2vec_embeddings
+    settings, corrections = conf.word2vec_embeddings, conf.text_cleaning.corrections
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING, INDEXING)
     sources = {"file": [Path(settings.file or "")], "train": [paths.text(conf.data_conf.train_data)]}
     with record_step_outputs(conf, EMBEDDING, *sources.get(settings.source, [])):
         vocabulary = read_vocabulary(paths)
-        vectors = source_vectors(conf, paths, vocabulary)
-        unknown = UnknownVector(settings.unk_max_dot, settings.unk_max_draws, settings.seed)
+        known = set(vocabulary)
+        vectors, extra = choose_vectors(
+            word_rows(conf, paths),
+            known.union(*settings.variants.values()),
+            lambda word: word not in known and is_typed(word, corrections),
+            settings.extra_words,
+        )
+        unknown = partial(
+            unknown_vector, max_dot=settings.unk_max_dot, max_draws=settings.unk_max_draws, seed=settings.seed
+        )
         embeddings, coverage = embed_vocabulary(vocabulary, vectors, settings.variants, unknown)
         if settings.extra_words:
-            extra = further_words(vectors, vocabulary, settings.extra_words, conf.text_cleaning.corrections)
             save_embeddings(paths.word_extra, extra)
         else:
             paths.word_extra.unlink(missing_ok=True)  # of earlier settings
@@ -60,16 +66,14 @@ def main() -> None:
         print(f"{counted(settings.extra_words, 'word')} that no caption has -> {paths.word_extra}")
 
 
-def source_vectors(conf: Conf, paths: DatasetPaths, vocabulary: list[str]) -> dict[str, np.ndarray]:
-    """Get the vectors that word2vec_embeddings.source names; from pretrained ones only those that are used."""
-    settings, corrections = conf.word2vec_embeddings, conf.text_cleaning.corrections
+def word_rows(conf: Conf, paths: DatasetPaths) -> Iterable[Row]:
+    """The words and vectors that word2vec_embeddings.source names."""
+    settings = conf.word2vec_embeddings
     if settings.source != "train":
-        rows = source_rows(settings.source, settings.file)
-        wanted = {*vocabulary, *chain.from_iterable(settings.variants.values())}
-        return wanted_vectors(rows, wanted, lambda word: is_typed(word, corrections), settings.extra_words)
+        return source_rows(settings.source, settings.file)
     table = read_table(paths.text(conf.data_conf.train_data), TEXT_COLUMNS, INDEXING)
     captions = [text.split() for text in table["text"]]
-    return train_vectors(captions, **settings.train.model_dump(), seed=settings.seed)
+    return train_vectors(captions, **settings.train.model_dump(), seed=settings.seed).items()
 
 
 if __name__ == "__main__":

@@ -62,12 +62,12 @@ from utils.dataset.paths import DatasetPaths
 from utils.dataset.vector_file import vector_rows
 from utils.dataset.word_vectors import (
     PAD,
-    UnknownVector,
     WordEmbeddings,
     embed_vocabulary,
     load_embeddings,
     save_embeddings,
     source_rows,
+    unknown_vector,
 )
 from utils.metric_utils import relevant_pairs
 from utils.model_utils import TrainState, build_state
@@ -102,6 +102,7 @@ KEPT = ROOT / "output" / "fuzz"
 SIZE = 4  # of the word vectors
 NUMBERS = ("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std")  # of an epoch
 WORDS = [PAD, "barks", "dog", "falls", "rain"]
+DRAW_UNKNOWN = partial(unknown_vector, max_dot=1.0, max_draws=3, seed=0)
 CAPTION = 'A "dog" barks,'
 CONF = load_conf(ROOT / "conf.yaml")
 TRIAL = Entry(format=FORMAT)  # the first entry of a trial's provenance
@@ -329,12 +330,12 @@ def word_vectors(binary: bool, compress: Callable[[bytes], bytes] = bytes) -> Ca
 
 
 def load_vectors(path: Path) -> None:
-    embed_vocabulary(WORDS[1:], dict(vector_rows(path)), {}, UnknownVector(1.0, 3, seed=0))
+    embed_vocabulary(WORDS[1:], dict(vector_rows(path)), {}, DRAW_UNKNOWN)
 
 
 def load_download(path: Path) -> None:
     gensim.downloader.BASE_DIR = str(path.parents[1])
-    embed_vocabulary(WORDS[1:], dict(source_rows(path.parent.name, None)), {}, UnknownVector(1.0, 3, seed=0))
+    embed_vocabulary(WORDS[1:], dict(source_rows(path.parent.name, None)), {}, DRAW_UNKNOWN)
 
 
 def new_state() -> TrainState:

@@ -1,6 +1,6 @@
 """Step 2's warnings about a data set."""
 
-from utils.dataset.audio import Clip, Level, Probe
+from utils.dataset.audio import Clip, Probe
 from utils.dataset.dataset_warnings import (
     clip_table,
     mixed_rates,
@@ -20,7 +20,7 @@ def clips(**splits):
         for place, description in enumerate(descriptions.split()):
             sound, rate, peak, mono_peak = (description.split("@") + ["8", "1", "1"][description.count("@") :])[:4]
             clip = Clip(f"{split}{place}.wav", 1.0, int(rate), 1, sound)
-            probes[split][place] = Probe(clip, Level(float(peak), float(mono_peak)))
+            probes[split][place] = Probe(clip, float(peak), float(mono_peak))
     return clip_table(probes)
 
 

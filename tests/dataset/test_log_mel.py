@@ -219,10 +219,7 @@ def test_a_rate_that_no_sound_has_is_not_resampled(tmp_path):
         read_log_mel(tmp_path / "x.wav", replace(PUBLISHED, sample_rate=44100))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
 def test_samples_as_large_as_they_may_be_have_finite_energies(tmp_path, backend):
-    if importable(backend):
-        pytest.skip(f"{backend} cannot be imported here")
     soundfile.write(tmp_path / "x.wav", np.float32(0.99 * LOUDEST) * np.sign(tone(40, 16000)), 16000, subtype="FLOAT")
     for window in (0.04, 40):
         assert np.isfinite(read_log_mel(tmp_path / "x.wav", LogMelConfig(backend, window, hop=window / 2))).all()

@@ -27,11 +27,12 @@ LOG_MEL_CONFIG = LogMelConfig(fmax=4000)
 
 @pytest.fixture
 def sounds(tmp_path):
-    """Three clips by fid, and their folder."""
+    """Three clips by fid, their folder, and a store for their log-mels."""
     rng = np.random.default_rng(0)
     for name in "abc":
         soundfile.write(tmp_path / f"{name}.wav", rng.uniform(-1, 1, 4000), 8000)
-    return {name: probe_clip(tmp_path / f"{name}.wav").clip for name in "abc"}, tmp_path
+    clips = {name: probe_clip(tmp_path / f"{name}.wav").clip for name in "abc"}
+    return clips, tmp_path, LogMelStore(tmp_path / "x.hdf5", LOG_MEL_CONFIG)
 
 
 def finish(store, clips, folder):
@@ -54,8 +55,7 @@ def again(store):
 
 
 def test_log_mels_match_their_clips(sounds):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     computed, finished = finish(store, clips, folder)
     assert computed == ["a", "b", "c"]
     assert store.assemble(clips, {}, finished) == 3 * 26
@@ -68,8 +68,7 @@ def test_log_mels_match_their_clips(sounds):
 
 
 def test_the_file_equals_one_written_by_h5py(sounds):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     store.assemble(clips, {}, finish(store, clips, folder)[1])
     with h5py.File(folder / "plain.hdf5", "w") as plain:
         for fid, clip in clips.items():
@@ -81,8 +80,7 @@ def test_the_file_equals_one_written_by_h5py(sounds):
 @pytest.mark.parametrize("held", [HELD, 100])
 def test_a_sound_is_read_once_unless_it_is_large(sounds, monkeypatch, held):
     """A sound that is read once cannot change between digest and decoding."""
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     monkeypatch.setattr(utils.common.digests, "HELD", held)
 
     def read_after(path, *arguments):
@@ -97,8 +95,7 @@ def test_a_sound_is_read_once_unless_it_is_large(sounds, monkeypatch, held):
 
 
 def test_finished_parts_are_kept_and_damaged_ones_recomputed(sounds):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     _, finished = finish(store, clips, folder)
     assert again(store).finished() == finished
     (part,) = store.parts.glob("*.part")
@@ -119,8 +116,7 @@ def test_finished_parts_are_kept_and_damaged_ones_recomputed(sounds):
 
 
 def test_pipes_and_links_are_not_read_as_parts(sounds):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     finish(store, clips, folder)
     (part,) = store.parts.glob("*.part")
     part.rename(folder / "elsewhere")
@@ -138,8 +134,7 @@ def test_pipes_and_links_are_not_read_as_parts(sounds):
 
 @pytest.mark.parametrize("place", range(0, 120, 7))
 def test_a_part_with_a_damaged_header_is_not_finished(sounds, place):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     finish(store, clips, folder)
     (part,) = store.parts.glob("*.part")
     content = bytearray(part.read_bytes())
@@ -149,8 +144,7 @@ def test_a_part_with_a_damaged_header_is_not_finished(sounds, place):
 
 
 def test_clips_before_one_that_fails_are_kept(sounds):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     (folder / "c.wav").write_bytes(b"none")
     with pytest.raises(UserError, match=r"c\.wav: has changed"):
         finish(store, clips, folder)
@@ -169,8 +163,7 @@ def _finish_until_the_kill(*arguments):
 
 
 def test_clips_before_a_kill_are_kept(sounds):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     worker = SPAWN.Process(target=_finish_until_the_kill, args=(store, clips, folder))
     worker.start()
     worker.join()
@@ -179,8 +172,7 @@ def test_clips_before_a_kill_are_kept(sounds):
 
 
 def test_a_changed_sound_is_refused_until_it_is_indexed_and_then_recomputed(sounds):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     store.assemble(clips, {}, finish(store, clips, folder)[1])
     store.clear()
     soundfile.write(folder / "b.wav", np.zeros(8000), 8000)
@@ -193,8 +185,7 @@ def test_a_changed_sound_is_refused_until_it_is_indexed_and_then_recomputed(soun
 
 
 def test_parts_of_other_settings_are_dropped(sounds):
-    clips, folder = sounds
-    store = LogMelStore(folder / "x.hdf5", LOG_MEL_CONFIG)
+    clips, folder, store = sounds
     finish(store, clips, folder)
     assert not store.prepare()
     other = LogMelStore(folder / "x.hdf5", replace(LOG_MEL_CONFIG, hop=0.01))

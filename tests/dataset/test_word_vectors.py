@@ -2,6 +2,7 @@
 
 import gzip
 import warnings
+from functools import partial
 
 import gensim.downloader
 import numpy as np
@@ -11,16 +12,14 @@ from gensim.models import KeyedVectors
 from utils.common.errors import UserError
 from utils.dataset.word_vectors import (
     PAD,
-    UnknownVector,
+    choose_vectors,
     embed_vocabulary,
-    further_words,
     load_embeddings,
     load_further_words,
     save_embeddings,
     source_rows,
     train_vectors,
     unknown_vector,
-    wanted_vectors,
 )
 
 SIZE = 6
@@ -35,7 +34,8 @@ def vectors():
 
 
 def embed(vocabulary, vectors, variants=None, max_dot=0.25, draws=1000):
-    return embed_vocabulary(vocabulary, vectors, variants or {}, UnknownVector(max_dot, draws, seed=0))
+    unknown = partial(unknown_vector, max_dot=max_dot, max_draws=draws, seed=0)
+    return embed_vocabulary(vocabulary, vectors, variants or {}, unknown)
 
 
 @pytest.fixture
@@ -82,12 +82,15 @@ def test_a_download_folder_without_its_file_is_refused(cache):
         list(source_rows(NEWS, None))
 
 
-def test_wanted_words_and_the_first_others_are_kept_in_their_order():
+def test_wanted_words_and_the_first_extra_words_are_chosen():
     rows = [(word, np.float32([i])) for i, word in enumerate(["b", "New_York", "x", "b", "a", "y", "x", "z"])]
-    kept = wanted_vectors(rows, {"z", "b", "absent"}, str.islower, 3)
-    assert {word: row.tolist() for word, row in kept.items()} == {"b": [0], "x": [2], "a": [4], "y": [5], "z": [7]}
-    assert list(kept) == ["b", "x", "a", "y", "z"]
-    assert list(wanted_vectors(rows, {"z"}, str.islower, 0)) == ["z"]
+    vectors, extra = choose_vectors(rows, {"z", "b", "absent"}, lambda word: word.islower() and word != "b", 3)
+    assert {word: row.tolist() for word, row in vectors.items()} == {"b": [0], "z": [7]}
+    assert extra.words == ["x", "a", "y"] and extra.vectors.tolist() == [[2], [4], [5]]
+    assert choose_vectors(rows, {"x"}, str.islower, 2)[1].words == ["b", "x"]  # a variant may be an extra word
+    assert choose_vectors(rows, {"z"}, str.islower, 0)[1].words == []
+    with pytest.raises(UserError, match=r"extra_words: is 6, .* have only 5 words outside the vocabulary"):
+        choose_vectors(rows, {"z"}, str.islower, 6)
 
 
 def test_each_word_gets_its_own_vector_or_its_variants_or_the_unknown_one(vectors):
@@ -105,18 +108,18 @@ def test_each_word_gets_its_own_vector_or_its_variants_or_the_unknown_one(vector
 
 def test_unknown_vector_resembles_no_word_and_follows_the_seed():
     known = np.random.default_rng(1).normal(size=(500, 300))
-    vector = unknown_vector(known, UnknownVector(0.25, 10_000, seed=3))
+    vector = unknown_vector(known, 0.25, 10_000, seed=3)
     normalised = known / np.linalg.norm(known, axis=1, keepdims=True)
     assert np.linalg.norm(vector) == pytest.approx(1)
     assert np.abs(normalised @ vector).max() <= 0.25
-    np.testing.assert_array_equal(vector, unknown_vector(known, UnknownVector(0.25, 10_000, seed=3)))
-    assert not np.array_equal(vector, unknown_vector(known, UnknownVector(0.25, 10_000, seed=4)))
+    np.testing.assert_array_equal(vector, unknown_vector(known, 0.25, 10_000, seed=3))
+    assert not np.array_equal(vector, unknown_vector(known, 0.25, 10_000, seed=4))
 
 
 def test_unknown_vector_keeps_the_best_draw_if_none_suits():
     known = np.ones((5, 20)) + np.random.default_rng(0).normal(scale=0.01, size=(5, 20))
     with pytest.warns(UserWarning, match="kept the best"):
-        assert np.isfinite(unknown_vector(known, UnknownVector(0.25, 50, seed=0))).all()
+        assert np.isfinite(unknown_vector(known, 0.25, 50, seed=0)).all()
 
 
 def test_no_unknown_vector_is_drawn_if_all_words_are_known(vectors):
@@ -181,14 +184,6 @@ def test_unfit_embeddings_are_refused(tmp_path, arrays, what):
     np.savez(tmp_path / "e.npz", **arrays)
     with pytest.raises(UserError, match=rf"e\.npz: .*{what}.*; run .*again"):
         load_embeddings(tmp_path / "e.npz")
-
-
-def test_further_words_are_the_first_that_a_query_can_hold(vectors):
-    words, rows = further_words(vectors, ["axe"], 3, corrections={"walkie": "talkie"})
-    assert words == ["talkie", "dog", "été"]  # "Axe" is typed as "axe", "walkie" becomes "talkie"
-    np.testing.assert_array_equal(rows, [vectors[word] for word in words])
-    with pytest.raises(UserError, match=r"extra_words: is 4, .* have only 3 words outside the vocabulary"):
-        further_words(vectors, ["axe"], 4, corrections={"walkie": "talkie"})
 
 
 @pytest.mark.parametrize(

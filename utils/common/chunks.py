@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.common.errors import UserError
-from utils.common.io import is_plain_file, unwritable
+from utils.common.io import is_plain_file, written
 
 DIGEST = 32  # bytes of a SHA-256
 HEADER = struct.Struct("<96s2Q")  # of an appended part: name, rows, columns; its float32 values and a SHA-256 follow
@@ -43,10 +43,9 @@ def save_part(part: Path, array: np.ndarray) -> None:
     buffer = io.BytesIO()
     np.save(buffer, array)
     try:
-        temporary.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
-        temporary.replace(part)
-    except OSError as error:
-        raise unwritable(part, error) from None
+        with written(part):
+            temporary.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
+            temporary.replace(part)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -73,12 +72,10 @@ def append_part(stream: FileIO, name: str, array: np.ndarray) -> Place:
     header, values = HEADER.pack(name.encode(), *array.shape), np.ascontiguousarray(array, "<f4").data.cast("B")
     digest = hashlib.sha256(header)
     digest.update(values)
-    try:
+    with written(stream.name):
         for piece in map(memoryview, (header, values, digest.digest())):
             while piece:
                 piece = piece[stream.write(piece) :]
-    except OSError as error:
-        raise unwritable(Path(stream.name), error) from None
     return Place(stream.name, start, array.shape)
 
 

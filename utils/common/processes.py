@@ -10,6 +10,7 @@ hooks into a `forward` that training does not call.
 """
 
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -24,7 +25,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from utils.common.errors import UserError, report_error
-from utils.common.sigterm import call_on_sigterm
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ def process_group() -> Iterator[None]:
     failures = store.clone()  # a second connection: the first may be waiting for another process
     leaving = threading.Lock()  # held by the thread that ends this process
     leave_killed = partial(_leave_killed, failures, leaving)
-    call_on_sigterm(leave_killed)
+    _call_on_sigterm(leave_killed)
     try:
         with _silence() if this_rank > 0 else nullcontext():
             dist.init_process_group(store=store, rank=this_rank, world_size=processes, timeout=TIMEOUT, **_backend())
@@ -148,6 +148,25 @@ def _backend() -> dict[str, Any]:
 def _silence() -> Iterator[None]:
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
+
+
+def _call_on_sigterm(function: Callable[[], None]) -> None:
+    """Call the function, which must end the process, in a thread as soon as torchrun sends SIGTERM.
+
+    The main thread runs signal handlers between two instructions, so never while it waits in C code for a dead peer.
+    But Python writes the signal's number to a pipe at once, where another thread reads it.
+    """
+    signals, pipe = os.pipe()
+    os.set_blocking(pipe, False)
+    signal.set_wakeup_fd(pipe, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda *_: None)
+
+    def wait() -> None:
+        while os.read(signals, 1)[0] != signal.SIGTERM:
+            pass
+        function()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _leave_killed(failures: dist.Store, leaving: threading.Lock) -> None:
@@ -257,8 +276,7 @@ def gather_rows(rows: Tensor, items: int) -> Tensor:
         return rows
     if items < world_size():  # each rank has all rows: keep the values, divide the gradient
         return torch.lerp(rows.detach(), rows, 1 / world_size())
-    own = shard(items)
-    gathered = rows.new_zeros(items, *rows.shape[1:])
+    own, gathered = shard(items), rows.new_zeros(items, *rows.shape[1:])
     gathered[own] = rows.detach()
     all_reduce_sum(gathered)
     return torch.cat([gathered[: own.start], rows, gathered[own.stop :]])

@@ -74,12 +74,10 @@ def visible(text: str, kept: str = KEPT) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(_escape(character) if _moves_cursor(character, kept) else character for character in text)
+    return "".join(character if character in kept else _escaped(character) for character in text)
 
 
-def _moves_cursor(character: str, kept: str) -> bool:
-    return (category(character)[0] == "C" or character in "\u2028\u2029") and character not in kept
-
-
-def _escape(character: str) -> str:
+def _escaped(character: str) -> str:
+    if category(character)[0] != "C" and character not in "\u2028\u2029":
+        return character
     return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"

@@ -44,29 +44,22 @@ def results_of(tasks: Sequence[Task[T]], workers: int, advice: str) -> Iterator[
     if min(workers, len(tasks)) < 2:
         yield (task() for task in tasks)
         return
-    team = _Team(tasks)
+    team = _Team(tasks, advice)
     try:
         team.start(min(workers, len(tasks)) - 1)
         yield team.results()
-    except (_Killed, KeyboardInterrupt, SystemExit) as error:
-        for process in team.processes.values():
-            process.terminate()
-        if isinstance(error, _Killed):
-            raise UserError(f"a process was killed, perhaps for want of memory; {advice}") from None
+    except (KeyboardInterrupt, SystemExit):
+        team.terminate()
         raise
     finally:
         team.end()
 
 
-class _Killed(Exception):
-    """A worker ended before its work was done."""
-
-
 class _Team:
     """This process and its workers."""
 
-    def __init__(self, tasks: Sequence[Task[Any]]):
-        self.tasks = tasks
+    def __init__(self, tasks: Sequence[Task[Any]], advice: str):
+        self.tasks, self.advice = tasks, advice
         self.pickled = SPAWN.RawArray("c", bytes(ForkingPickler.dumps(tasks)))  # writing to a pipe waits for its reader
         self.next_task = SPAWN.Value("q", 0)
         self.processes: dict[Connection, multiprocessing.Process] = {}
@@ -113,10 +106,15 @@ class _Team:
             if pipe not in self.ready:  # it failed to import what it needs, and has no task
                 warnings.warn("a worker could not start; the others do its share", stacklevel=1)
                 return False
-            raise _Killed from None
+            self.terminate()
+            raise UserError(f"a process was killed, perhaps for want of memory; {self.advice}") from None
         self.ready.add(pipe)
         self.outcomes |= outcomes or {}
         return outcomes is not None
+
+    def terminate(self) -> None:
+        for process in self.processes.values():
+            process.terminate()
 
     def end(self) -> None:
         """Wait until the workers have finished their current tasks. Those that are still importing have none."""

@@ -55,18 +55,12 @@ class Clip(NamedTuple):
         return round(self.seconds * self.sample_rate)
 
 
-class Level(NamedTuple):
-    """Peak levels of a clip; full scale is 1."""
-
-    peak: float  # over all channels
-    mono_peak: float  # of the channels' mean
-
-
 class Probe(NamedTuple):
-    """What `probe_clip` measures."""
+    """A decoded audio file and its peak levels; full scale is 1."""
 
     clip: Clip
-    level: Level
+    peak: float  # over all channels
+    mono_peak: float  # of the channels' mean
 
 
 def probe_clip(path: Path) -> Probe:
@@ -81,14 +75,11 @@ def probe_clip(path: Path) -> Probe:
         weights = np.full(stream.channels, 1 / stream.channels, np.float32)
         for block in _blocks(path, stream):
             samples += len(block)
-            peak = max(peak, _peak(block))
-            mono_peak = max(mono_peak, _peak(block if block.ndim == 1 else block @ weights))  # faster than mean()
+            mono = block if block.ndim == 1 else block @ weights  # faster than mean()
+            peak = max(peak, float(block.max()), -float(block.min()))
+            mono_peak = max(mono_peak, float(mono.max()), -float(mono.min()))
         clip = Clip(path.name, round(samples / stream.samplerate, 6), stream.samplerate, stream.channels, sha256)
-    return Probe(clip, Level(peak, mono_peak))
-
-
-def _peak(block: np.ndarray) -> float:
-    return float(max(block.max(), -block.min()))
+    return Probe(clip, peak, mono_peak)
 
 
 def read_audio(path: Path) -> tuple[bytes | None, str]:

@@ -53,7 +53,8 @@ def clean_caption(raw: str) -> str:
     for _ in range(2):  # some data sets escape twice: &amp;#39;
         text = HTML_ENTITY.sub(lambda entity: html.unescape(entity[0]) or " ", text)
     text = normalize("NFC", "".join(map(_clean_character, text.lower())))
-    words = ("".join(dropwhile(_is_mark, word)) for word in text.split())  # a mark belongs to the letter before it
+    # a mark belongs to the letter before it
+    words = ("".join(dropwhile(lambda character: category(character)[0] == "M", word)) for word in text.split())
     return " ".join(filter(None, words))
 
 
@@ -65,10 +66,6 @@ def _clean_character(character: str) -> str:
     if category(character) == "Cf" or "VARIATION SELECTOR" in name(character, ""):
         return ""
     return character if category(character)[0] in "LMN" or category(character) == "Pd" else " "
-
-
-def _is_mark(character: str) -> bool:
-    return category(character)[0] == "M"
 
 
 def has_words(text: str) -> bool:

@@ -33,8 +33,7 @@ def why_absent(name: str, similar: dict[str, str]) -> str:
         return "is not a file name: clips lie in the split's folder itself"
     if Path(name).suffix.lower() in OTHER_SOUNDS:
         return f"{UNSUPPORTED}, and name that here"
-    file = similar.get(_loosely(name))
-    if file is None:
+    if (file := similar.get(_loosely(name))) is None:
         return "no such audio file"
     if Path(file).suffix.lower() in AUDIO_SUFFIXES:
         return f"no such audio file; did you mean {file!r}?"

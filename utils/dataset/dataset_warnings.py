@@ -6,7 +6,7 @@ from itertools import combinations, combinations_with_replacement
 
 import pandas as pd
 
-from utils.dataset.audio import Clip, Level, Probe
+from utils.dataset.audio import Clip, Probe
 from utils.dataset.log_mel_config import LogMelConfig
 
 SILENT = 1e-4  # of full scale: -80 dB
@@ -16,9 +16,9 @@ LOUD = 10  # of full scale: integer samples in a float file
 
 
 def clip_table(probes: dict[str, dict[str, Probe]]) -> pd.DataFrame:
-    """Tabulate clips by split and fid: a row a clip with its split and the fields of Clip and Level."""
-    rows = [(split, *probe.clip, *probe.level) for split, by_fid in probes.items() for probe in by_fid.values()]
-    return pd.DataFrame(rows, columns=["split", *Clip._fields, *Level._fields])
+    """Tabulate the probes {split: {fid: probe}}: a row a clip with its split, the fields of Clip, and peak levels."""
+    rows = [(split, *clip, *peaks) for split, by_fid in probes.items() for clip, *peaks in by_fid.values()]
+    return pd.DataFrame(rows, columns=["split", *Clip._fields, *Probe._fields[1:]])
 
 
 def repeated_splits(roles: dict[str, str]) -> Iterator[str]:

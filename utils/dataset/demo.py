@@ -159,8 +159,7 @@ def _waveform(rng: Rng, scene: Scene, rate: int) -> np.ndarray:
 def refuse_foreign_data(paths: DatasetPaths, split: str, scenes: list[Scene]) -> None:
     """Raise UserError if the split holds audio or captions of other clips: it may be a real data set."""
     audio, captions = paths.audio(split), paths.raw_captions(split)
-    files = audio.iterdir() if audio.is_dir() else ()
-    found = {audio: {file.name for file in files if file.suffix.lower() in AUDIO_SUFFIXES}}
+    found = {audio: {file.name for file in audio.glob("*") if file.suffix.lower() in AUDIO_SUFFIXES}}
     found[captions] = {caption.file_name for caption in read_captions(captions)} if captions.exists() else set()
     for path, names in found.items():
         if foreign := sorted(names - {scene.file_name for scene in scenes}):

@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -52,27 +53,22 @@ class SplitIndex:
         return {fid: probe.clip for fid, probe in self.probes.items()}
 
 
-class Requirement(NamedTuple):
-    """The log-mel that every clip must have."""
+def index_split(paths: DatasetPaths, split: str, config: LogMelConfig | None, min_frames: int = 1) -> SplitIndex:
+    """Pair a split's cleaned captions with its clips, or index them alone where there is no config.
 
-    min_frames: int
-    config: LogMelConfig
-
-
-def index_split(paths: DatasetPaths, split: str, required: Requirement | None) -> SplitIndex:
-    """Pair a split's cleaned captions with its clips, unless no clips are required.
-
-    Leaves out and lists the captions and clips that cannot be paired, read or transformed.
+    Leaves out and lists the captions and clips that cannot be paired, the clips that cannot be read, and those that
+    cannot have a log-mel of `min_frames` by the config.
     """
-    table = read_table(paths.clean_captions(split), CLEAN_COLUMNS, CLEANING)
+    path = paths.clean_captions(split)
+    table = read_table(path, CLEAN_COLUMNS, CLEANING)
     if not table["line"].str.fullmatch("[0-9]{1,9}").all():
-        raise UserError(f"{paths.clean_captions(split)}: holds lines without a number; run {CLEANING} again")
-    table["line"] = table["line"].astype(int)
+        raise UserError(f"{path}: holds lines without a number; run {CLEANING} again")
     indexer = _Indexer(paths, split)
-    table = indexer.usable_rows(table)
+    table = indexer.usable_rows(table.astype({"line": int}))
     probes = {}
-    if required is not None:
-        probes = indexer.probe_clips(dict(zip(table["file_name"], table["line"], strict=True)), required)
+    if config is not None:
+        lines = dict(zip(table["file_name"], table["line"], strict=True))
+        probes = indexer.probe_clips(lines, lambda clip: _probe(clip, config, min_frames))
         table = table[table["file_name"].isin(probes)]
     table = indexer.captions_with_words(table)
     fids = [clip_id(split, name) for name in table["file_name"]]
@@ -82,7 +78,7 @@ def index_split(paths: DatasetPaths, split: str, required: Requirement | None) -
         tokens=[json.dumps(text.split(), ensure_ascii=False) for text in table["text"]],
     )
     names = dict(zip(captions["fid"], captions["file_name"], strict=True))
-    indexed = {fid: probes[name] for fid, name in names.items()} if required is not None else {}
+    indexed = {fid: probes[name] for fid, name in names.items() if probes}
     return SplitIndex(captions[TEXT_COLUMNS], indexed, indexer.problems)
 
 
@@ -181,11 +177,11 @@ class _Indexer:
             if len(table) and column not in set(table["column"]):
                 self._caption_problem(1, "", f"column {column} is missing")
         table = self._rows_with_names(table)
-        first_line = table.groupby("file_name")["line"].transform("first")
-        repeated = table["line"] != first_line
-        for row in table.assign(first_line=first_line)[repeated].drop_duplicates("line").itertuples():
+        table = table.assign(first_line=table.groupby("file_name")["line"].transform("first"))
+        is_first = table["line"] == table["first_line"]
+        for row in table[~is_first].drop_duplicates("line").itertuples():
             self._caption_problem(row.line, row.file_name, f"the same file name as on line {row.first_line}")
-        return table[~repeated]
+        return table[is_first]
 
     def _rows_with_names(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the rows that name a file; all empty rows, as spreadsheets leave them, are one problem."""
@@ -200,55 +196,51 @@ class _Indexer:
         return table.drop(nameless.index)
 
     def captions_with_words(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Keep the captions that hold a word."""
         empty = ~table["text"].map(has_words).astype(bool)
         for row in table[empty].itertuples():
             self._caption_problem(row.line, row.file_name, f"{row.column} holds no words")
         return table[~empty]
 
-    def probe_clips(self, lines: dict[str, int], required: Requirement) -> dict[str, Probe]:
+    def probe_clips(self, lines: dict[str, int], probe: Callable[[Path], Probe]) -> dict[str, Probe]:
         """Probe the clips that captions name, {name: line}; returns the usable ones by that name."""
-        files = self._audio_files(lines)
+        self.paths.require_own(self.split)
+        folder, files = self.paths.audio(self.split), []
+        for name, problem in sounds_in(folder):
+            if problem is None:
+                files.append(name)
+            elif problem != UNSUPPORTED or name not in lines:  # `why_absent` reports an unsupported one that is named
+                self._clip_problem(name, problem)
         matches = match_names(list(lines), files)
         matched = set(matches.values())
         probes = {}
         for file in progress(sorted(matched), f"reading {self.split}", total=len(matched)):
             try:
-                probes[file] = _probe(self.paths.clip(self.split, file), required)
+                probes[file] = probe(self.paths.clip(self.split, file))
             except UserError as error:
                 self._clip_problem(file, str(error).partition(": ")[2])
         for file in sorted(set(files) - matched):
             self._clip_problem(file, "the clip has no captions")
         reported = {problem.file_name for problem in self.problems if problem.source == self.split}
-        similar = similar_names({path.name for path in self.paths.audio(self.split).iterdir()} - matched)
+        similar = similar_names({path.name for path in folder.iterdir()} - matched)
         for name, line in lines.items():
             if name not in matches and name not in reported:
                 self._caption_problem(line, name, why_absent(name, similar))
         return {name: probes[file] for name, file in matches.items() if file in probes}
 
-    def _audio_files(self, lines: dict[str, int]) -> list[str]:
-        """List the split's readable audio files; `why_absent` reports an unsupported one that a caption names."""
-        self.paths.require_own(self.split)
-        files = []
-        for name, problem in sounds_in(self.paths.audio(self.split)):
-            if problem is None:
-                files.append(name)
-            elif problem != UNSUPPORTED or name not in lines:
-                self._clip_problem(name, problem)
-        return files
 
-
-def _probe(path: Path, required: Requirement) -> Probe:
+def _probe(path: Path, config: LogMelConfig, min_frames: int) -> Probe:
     """Probe a clip; raises UserError if it is damaged, or cannot have the required log-mel."""
-    probe, (min_frames, config) = probe_clip(path), required
+    probe = probe_clip(path)
+    clip = probe.clip
     try:
-        frames = config.frames(probe.clip.samples, probe.clip.sample_rate)
-        transform = config.at(probe.clip.sample_rate)
+        frames, transform = config.frames(clip.samples, clip.sample_rate), config.at(clip.sample_rate)
     except ValueError as error:
-        can_resample = config.sample_rate is None and probe.clip.sample_rate >= LOWEST_RATE
+        can_resample = config.sample_rate is None and clip.sample_rate >= LOWEST_RATE
         advice = "audio_logmel.sample_rate resamples all; or " if can_resample else ""
         raise UserError(f"{path}: {error}; {advice}remove it and its row of captions") from None
     if frames < min_frames:
         shortest = (min_frames - 1) * transform.hop_length / transform.sample_rate  # s; the first frame is at 0 s
         needed = f"the model needs {min_frames} frames, {shortest:.4g} s"
-        raise UserError(f"{path}: {probe.clip.seconds:g} s are too short; {needed}")
+        raise UserError(f"{path}: {clip.seconds:g} s are too short; {needed}")
     return probe

@@ -137,14 +137,11 @@ def _torch_window_and_filters(transform: MelTransform) -> tuple:
     """The Hann window, zero-padded to (n_fft,), and filters (2 bins, n_mels) of squared real and imaginary parts."""
     import torch
 
-    before = (transform.n_fft - transform.win_length) // 2
-    window = torch.zeros(transform.n_fft)
-    window[before : before + transform.win_length] = torch.hann_window(transform.win_length)
-    return window, torch.from_numpy(_mel_filters(transform)).T.repeat_interleave(2, dim=0)
-
-
-def _mel_filters(transform: MelTransform) -> np.ndarray:
-    """librosa's Slaney filters (n_mels, bins) up to the last bin that is not zero in all."""
-    fmin, fmax = transform.fmin, transform.fmax
-    filters = mel(sr=transform.sample_rate, n_fft=transform.n_fft, n_mels=transform.n_mels, fmin=fmin, fmax=fmax)
-    return np.ascontiguousarray(filters[:, : int(np.flatnonzero(filters.any(axis=0))[-1]) + 1])
+    sample_rate, n_fft, win_length, _, n_mels, fmin, fmax = transform
+    before = (n_fft - win_length) // 2
+    window = torch.zeros(n_fft)
+    window[before : before + win_length] = torch.hann_window(win_length)
+    filters = mel(sr=sample_rate, n_fft=n_fft, n_mels=n_mels, fmin=fmin, fmax=fmax)  # (n_mels, bins), Slaney's
+    last_bin = np.flatnonzero(filters.any(axis=0))[-1]  # that is not zero in all
+    filters = np.ascontiguousarray(filters[:, : last_bin + 1])
+    return window, torch.from_numpy(filters).T.repeat_interleave(2, dim=0)

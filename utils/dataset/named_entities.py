@@ -5,6 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import nltk
+from nltk.classify.maxent import load_maxent_params
+from nltk.corpus import WordListCorpusReader
+
 from utils.common.errors import UserError
 
 NAMED_ENTITY = "NE"
@@ -17,12 +21,9 @@ def replace_named_entities(texts: list[str]) -> list[str]:
 
     Raises UserError if NLTK's data are damaged, or missing and cannot be downloaded.
     """
-    import nltk
-
-    with _package(WORDS):
-        _check_words()
-    with _package(CHUNKER):
-        _check_chunker()
+    for package, check in ((WORDS, _check_words), (CHUNKER, _check_chunker)):
+        with _package(package):
+            check()
     with _package(TAGGER):
         tagged = nltk.PerceptronTagger().tag_sents(text.split() for text in texts)
     with _package(CHUNKER):
@@ -34,8 +35,6 @@ def replace_named_entities(texts: list[str]) -> list[str]:
 @contextmanager
 def _package(package: str) -> Iterator[None]:
     """Download a package of NLTK's data if it is missing; a failure within names its file."""
-    import nltk
-
     if _place(package) is None:
         try:
             downloaded = nltk.download(package, quiet=True, print_error_to=io.StringIO())
@@ -62,28 +61,21 @@ def _package(package: str) -> Iterator[None]:
 
 def _place(package: str) -> Path | None:
     """Find a package in NLTK's data: a folder or else an archive, in NLTK's order."""
-    import nltk
-
     places = [Path(root) / f"{PLACES[package]}{suffix}" for suffix in ("", ".zip") for root in nltk.data.path]
     return next((place for place in places if place.exists()), None)
 
 
 def _check_words() -> None:
     """Raise ValueError if the list of English words is empty, or a web page."""
-    from nltk.corpus import WordListCorpusReader
-    from nltk.data import find
-
-    words = WordListCorpusReader(find(f"{PLACES[WORDS]}/"), ["en-basic"]).words()
+    words = WordListCorpusReader(nltk.data.find(f"{PLACES[WORDS]}/"), ["en-basic"]).words()
     if not words or any("<" in word for word in words):
         raise ValueError("en-basic: not a list of words")
 
 
 def _check_chunker() -> None:
     """Raise ValueError if the chunker's files do not belong together: one of them is cut or empty."""
-    from nltk.classify.maxent import load_maxent_params
-    from nltk.data import find
-
-    weights, features, labels, always_on = load_maxent_params(find(f"{PLACES[CHUNKER]}/english_ace_binary/"))
+    folder = nltk.data.find(f"{PLACES[CHUNKER]}/english_ace_binary/")
+    weights, features, labels, always_on = load_maxent_params(folder)
     known = {label for _, _, label in features} <= set(labels) and always_on.keys() <= set(labels)
     if not features or not known or len(weights) < len(features) + len(always_on):
         raise ValueError("its weights, features and labels do not belong together")

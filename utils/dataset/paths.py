@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from utils.common.errors import UserError
@@ -16,7 +15,7 @@ APPLE_DOUBLE = b"\0\5\x16\7"  # the first bytes of the `._x.wav` that macOS writ
 
 
 def sounds_in(folder: Path) -> Iterator[tuple[str, str | None]]:
-    """List a folder's sounds by name, each with the problem that shows without reading it, if any.
+    """List a folder's sounds by name, each with the problem that shows without decoding it, if any.
 
     Skips subfolders and macOS's resource forks. Raises UserError if there is no such folder.
     """
@@ -43,15 +42,20 @@ def _is_resource_fork(path: Path) -> bool:
         return False  # the error is reported when the file is read
 
 
-@dataclass(frozen=True)
 class DatasetPaths:
     """The path of every file of a data set."""
 
-    root: str
+    def __init__(self, root: Path | str):
+        self.root = Path(root)
+        self.audio_info = self.root / "audio_info.json"
+        self.vocab_info = self.root / "vocab_info.json"
+        self.word_embeds = self.root / "word2vec_embeds.npz"
+        self.word_extra = self.root / "word2vec_extra.npz"
+        self.bad_data = self.root / "bad_data.csv"
 
     def require(self) -> None:
         """Raise UserError if the data set's directory is missing or empty."""
-        root = Path(self.root)
+        root = self.root
         if not root.is_dir() or not any(root.iterdir()):
             raise UserError(
                 f"{root}: {'is empty' if root.is_dir() else 'no such folder'}; put the data set's {{split}}/ and "
@@ -60,7 +64,7 @@ class DatasetPaths:
             )
 
     def audio(self, split: str) -> Path:
-        return Path(self.root) / split
+        return self.root / split
 
     def require_own(self, split: str) -> None:
         """Raise UserError if a split's folder is a link out of the data set."""
@@ -71,7 +75,7 @@ class DatasetPaths:
             )
 
     def _holds(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(Path(self.root).resolve())
+        return path.resolve().is_relative_to(self.root.resolve())
 
     def clip(self, split: str, file_name: str) -> Path:
         """The path of a clip; raises UserError if it is not an audio file's name, or leads out of the data set."""
@@ -84,36 +88,16 @@ class DatasetPaths:
         return path
 
     def raw_captions(self, split: str) -> Path:
-        return Path(self.root) / f"clotho_captions_{split}.csv"
+        return self.root / f"clotho_captions_{split}.csv"
 
     def clean_captions(self, split: str) -> Path:
-        return Path(self.root) / f"{split}_clean_captions.csv"
+        return self.root / f"{split}_clean_captions.csv"
 
     def text(self, split: str) -> Path:
-        return Path(self.root) / f"{split}_text.csv"
+        return self.root / f"{split}_text.csv"
 
     def log_mels(self, split: str) -> Path:
-        return Path(self.root) / f"{split}_audio_logmels.hdf5"
+        return self.root / f"{split}_audio_logmels.hdf5"
 
     def audio_features(self, split: str) -> Path:
-        return Path(self.root) / f"{split}_audio_features.hdf5"
-
-    @property
-    def audio_info(self) -> Path:
-        return Path(self.root) / "audio_info.json"
-
-    @property
-    def vocab_info(self) -> Path:
-        return Path(self.root) / "vocab_info.json"
-
-    @property
-    def word_embeds(self) -> Path:
-        return Path(self.root) / "word2vec_embeds.npz"
-
-    @property
-    def word_extra(self) -> Path:
-        return Path(self.root) / "word2vec_extra.npz"
-
-    @property
-    def bad_data(self) -> Path:
-        return Path(self.root) / "bad_data.csv"
+        return self.root / f"{split}_audio_features.hdf5"

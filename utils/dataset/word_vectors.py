@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +11,6 @@ from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import atomic_write, require_file
 from utils.common.steps import EMBEDDING
-from utils.dataset.captions import is_typed
 from utils.dataset.vector_file import Row, vector_rows
 
 PAD = "<pad>"
@@ -32,14 +30,6 @@ class Coverage(NamedTuple):
     found: list[str]
     by_variants: list[str]
     unknown: list[str]  # these share one vector
-
-
-class UnknownVector(NamedTuple):
-    """How to draw the vector of unknown words."""
-
-    max_dot: float  # with any known word's vector, both normalised
-    max_draws: int
-    seed: int
 
 
 def source_rows(source: str, file: str | None) -> Iterable[Row]:
@@ -74,22 +64,26 @@ def _downloaded(source: str) -> Path:
         ) from None
 
 
-def wanted_vectors(
+def choose_vectors(
     rows: Iterable[Row], wanted: set[str], is_extra: Callable[[str], bool], count: int
-) -> dict[str, np.ndarray]:
-    """Keep the rows of wanted words, and of the first `count` others that are extra words, in their order.
+) -> tuple[dict[str, np.ndarray], WordEmbeddings]:
+    """Choose the vectors of wanted words, and the first `count` extra words; word vectors are sorted by frequency.
 
-    The first row of a repeated word counts.
+    The first row of a repeated word counts. Raises UserError if there are fewer extra words.
     """
-    kept: dict[str, np.ndarray] = {}
+    vectors: dict[str, np.ndarray] = {}
+    extra: dict[str, np.ndarray] = {}
     for word, vector in rows:
-        if word not in kept:
-            if word not in wanted:
-                if count < 1 or not is_extra(word):
-                    continue
-                count -= 1
-            kept[word] = vector
-    return kept
+        if word in wanted:
+            vectors.setdefault(word, vector)
+        if len(extra) < count and is_extra(word):
+            extra.setdefault(word, vector)
+    if len(extra) < count:
+        raise UserError(
+            f"word2vec_embeddings.extra_words: is {count}, but the word vectors have only "
+            f"{counted(len(extra), 'word')} outside the vocabulary that a query can hold; lower it"
+        )
+    return vectors, WordEmbeddings(list(extra), np.array(list(extra.values()), np.float32))
 
 
 def train_vectors(
@@ -105,9 +99,14 @@ def train_vectors(
 
 
 def embed_vocabulary(
-    vocabulary: list[str], vectors: Mapping[str, np.ndarray], variants: dict[str, list[str]], unknown: UnknownVector
+    vocabulary: list[str],
+    vectors: Mapping[str, np.ndarray],
+    variants: dict[str, list[str]],
+    unknown: Callable[[np.ndarray], np.ndarray],
 ) -> tuple[WordEmbeddings, Coverage]:
     """Give each word its own vector, else the mean of its variants' vectors, else the shared unknown-word vector.
+
+    `unknown` draws that vector from those of the known words (V, E).
 
     Raises UserError if hardly any word is known.
     """
@@ -125,7 +124,7 @@ def embed_vocabulary(
             "they may be of another language: choose others"
         )
     if unknown_words:
-        known |= dict.fromkeys(unknown_words, unknown_vector(np.array(list(known.values())), unknown))
+        known |= dict.fromkeys(unknown_words, unknown(np.array(list(known.values()))))
     words = sorted(vocabulary)
     rows = np.array([known[word] for word in words], dtype=np.float32)
     if (word := _first_not_finite(words, rows)) is not None:
@@ -134,27 +133,7 @@ def embed_vocabulary(
     return embeddings, Coverage(sorted(found), sorted(by_variants), unknown_words)
 
 
-def further_words(
-    vectors: Mapping[str, np.ndarray], vocabulary: list[str], count: int, corrections: dict[str, str]
-) -> WordEmbeddings:
-    """Choose the first `count` words outside the vocabulary (X, E); word vectors are sorted by frequency.
-
-    Skips words that no query can hold once it is cleaned and corrected (capitals, punctuation, underscores).
-
-    Raises UserError if there are fewer.
-    """
-    known = set(vocabulary)
-    others = (word for word in vectors if word not in known and is_typed(word, corrections))
-    words = list(islice(others, count))
-    if len(words) < count:
-        raise UserError(
-            f"word2vec_embeddings.extra_words: is {count}, but the word vectors have only "
-            f"{counted(len(words), 'word')} outside the vocabulary that a query can hold; lower it"
-        )
-    return WordEmbeddings(words, np.array([vectors[word] for word in words], np.float32))
-
-
-def unknown_vector(known: np.ndarray, settings: UnknownVector) -> np.ndarray:
+def unknown_vector(known: np.ndarray, max_dot: float, max_draws: int, seed: int) -> np.ndarray:
     """Draw a unit vector that resembles no known word, from a normal distribution with the mean and standard deviation
     of the normalised known vectors (V, E) in each dimension, until its |dot| with all of them is at most `max_dot`.
 
@@ -162,19 +141,18 @@ def unknown_vector(known: np.ndarray, settings: UnknownVector) -> np.ndarray:
     """
     normalised = known / np.maximum(np.linalg.norm(known, axis=1, keepdims=True), 1e-12)
     mean, std = normalised.mean(axis=0), normalised.std(axis=0)
-    rng = np.random.default_rng(settings.seed)
+    rng = np.random.default_rng(seed)
     best, best_dot = mean, np.inf
-    for _ in range(settings.max_draws):
+    for _ in range(max_draws):
         draw = rng.normal(mean, std)
         draw /= np.linalg.norm(draw)
         dot = np.abs(normalised @ draw).max()
         if dot < best_dot:
             best, best_dot = draw, dot
-        if best_dot <= settings.max_dot:
+        if best_dot <= max_dot:
             return best
     warnings.warn(
-        f"no unknown-word vector with |dot| <= {settings.max_dot} in {settings.max_draws} draws; kept the best, "
-        f"{best_dot:.3f}",
+        f"no unknown-word vector with |dot| <= {max_dot} in {max_draws} draws; kept the best, {best_dot:.3f}",
         stacklevel=2,
     )
     return best
@@ -212,7 +190,7 @@ def load_embeddings(path: Path, out_dim: int | None = None) -> WordEmbeddings:
 
 
 def load_further_words(path: Path, count: int, vocabulary: list[str], size: int) -> WordEmbeddings:
-    """Read the first `count` of the `further_words` outside the vocabulary.
+    """Read the first `count` words outside the vocabulary that step 3 chose.
 
     Raises UserError if the file is missing or damaged, has fewer words, vectors of other than `size` dimensions, or
     words of the vocabulary.
