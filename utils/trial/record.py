@@ -1,17 +1,14 @@
 """The record of a run, written while it trains."""
 
-import logging
 import os
 import shutil
-import sys
 from functools import partial
-from pathlib import Path
 from typing import NoReturn, Protocol
 
 import torch
 
 from utils.common.errors import UserError
-from utils.common.io import atomic_write, unwritable
+from utils.common.io import atomic_write, written
 from utils.common.processes import on_rank_zero, rank, world_size
 from utils.common.steps import TRAINING
 from utils.conf.load import save_conf
@@ -50,7 +47,6 @@ class TrialRecord:
         self.identity, last = identity(self.path), self.path / LAST
         self.checkpoint = load_checkpoint(last, self.identity) if last.exists() else None
         self.history: History = self.checkpoint["history"] if self.checkpoint else []
-        self.logger = _logger(self.path / LOG)
         self.events: EpochEvents | None = None
 
     @property
@@ -70,6 +66,9 @@ class TrialRecord:
             self._load(checkpointables)
         if rank() > 0:
             return
+        log = self.path / LOG
+        if log.is_symlink() or (log.exists() and not log.is_file()):  # it is appended to; the other files are replaced
+            raise UserError(f"{log}: is a link or no file; lines are not added to it: remove it")
         self._keep_conf()
         if self.history:  # a kill may have come between the last checkpoint and what follows it
             self._write_metrics()
@@ -138,7 +137,7 @@ class TrialRecord:
             on_rank_zero(mark)
         elif rank() == 0:
             mark()
-        self.logger.warning(f"{how}{batch}")
+        self.log(f"{how}{batch}")
         raise UserError(
             f"{self.trial}: {how}{batch}; {good}; start a new trial with a lower AdamOptimizer.lr, or look at "
             "these clips"
@@ -171,7 +170,7 @@ class TrialRecord:
             self.events.add(results)
         self.log(f"{epoch_line(results)}  {seconds:.1f} s{' *' if improved else ''}")
         if warning := collapse_warning(results, self.conf):
-            self.logger.warning(warning)
+            self.log(warning)
 
     def _write_metrics(self) -> None:
         with atomic_write(self.path / METRICS) as temporary:
@@ -179,7 +178,10 @@ class TrialRecord:
 
     def log(self, line: str) -> None:
         """Print a line and append it to train.log."""
-        self.logger.info(line)
+        print(line, flush=True)
+        if rank() == 0:
+            with written(self.path / LOG), (self.path / LOG).open("a", encoding="utf-8") as stream:
+                stream.write(f"{line}\n")
 
     def close(self) -> None:
         """Log the best epoch, and close the event file."""
@@ -187,28 +189,3 @@ class TrialRecord:
         self.log(f"best epoch by {params.select_by}: {best['epoch']} -> {self.path / BEST}")
         if self.events:
             self.events.close()
-
-
-class _LogFile(logging.FileHandler):
-    """A log that stops the run where it cannot be written."""
-
-    def handleError(self, record: logging.LogRecord) -> NoReturn:
-        raise unwritable(Path(self.baseFilename), sys.exc_info()[1]) from None
-
-
-def _logger(path: Path) -> logging.Logger:
-    """A logger to the terminal and, on rank zero, to a file.
-
-    Raises UserError where that is a link or no file: it is appended to, while a trial's other files are replaced.
-    """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path}: is a link or no file; lines are not added to it: remove it")
-    logger = logging.getLogger(str(path))
-    logger.setLevel(logging.INFO)
-    handlers = [logging.StreamHandler(sys.stdout)]
-    if rank() == 0:
-        handlers.append(_LogFile(path, encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    return logger
