@@ -29,8 +29,7 @@ from utils.dataset.log_mel_config import LogMelConfig
 from utils.dataset.paths import AUDIO_FILES
 from utils.fast_score_utils import EncodedClips, split_word_scores
 from utils.score_utils import caption_word_weights
-from utils.trial.caveats import warn_of
-from utils.trial.checks import check_data, check_made, check_trial
+from utils.trial.checks import check_data, check_made, check_trial, warn_of
 from utils.trial.directory import open_trial
 from utils.trial.retrieval import stored_word_weights
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path

@@ -19,8 +19,8 @@ from utils.conf.schema import Conf
 from utils.trial.checks import require_same_run
 from utils.trial.directory import create_directory, create_trial, kept_conf, require_last
 from utils.trial.names import CONF, POINTS
+from utils.trial.record import require_tensorboard
 from utils.trial.relevance import require_pairs
-from utils.trial.tensorboard import require_tensorboard
 from utils.trial.trial import Trial
 
 LOCK = "lock"
