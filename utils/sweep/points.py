@@ -88,9 +88,6 @@ def read_points(sweep: Path) -> list[Point]:
     return [Point(sweep, index, settings, conf) for index, settings in enumerate(grid_points(conf))]
 
 
-# --- start and resume ------------------------------------------------------------------------------------
-
-
 def create_sweep(conf: Conf) -> Path:
     """Check a configuration's grid and create a sweep directory for it, locked by this process."""
     if not conf.sweep_conf:

@@ -75,9 +75,6 @@ def check_metrics(trial: Trial) -> None:
         require_lines(trial.path, trial.history, LAST)
 
 
-# --- caveats ---------------------------------------------------------------------------------------------
-
-
 class Caveat(NamedTuple):
     """A caveat of a trial's numbers."""
 

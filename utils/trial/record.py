@@ -179,9 +179,6 @@ class TrialRecord:
             self.events.close()
 
 
-# --- TensorBoard -----------------------------------------------------------------------------------------
-
-
 def require_tensorboard() -> None:
     """Raise UserError unless TensorBoard is installed."""
     try:
