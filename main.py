@@ -36,8 +36,7 @@ from utils.sweep.points import create_sweep, resume_sweep
 from utils.sweep.run import run_sweep
 from utils.trial.directory import create_trial, resume_trial, training_lock
 from utils.trial.history import has_settled
-from utils.trial.record import TrialRecord
-from utils.trial.tensorboard import require_tensorboard
+from utils.trial.record import TrialRecord, require_tensorboard
 from utils.trial.training_data import TrainingData, load_training_data
 from utils.trial.trial import Trial
 

@@ -377,9 +377,6 @@ def load_and_resume(path: Path) -> None:
         step(state)
         state.scheduler.step(record.best["val_obj"])
     finally:
-        for handler in list(record.logger.handlers):
-            record.logger.removeHandler(handler)
-            handler.close()
         (path.parent / BEST).unlink(missing_ok=True)  # restore() wrote it
 
 

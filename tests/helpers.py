@@ -2,7 +2,6 @@
 
 import filecmp
 import json
-import logging
 import os
 import runpy
 import shutil
@@ -51,7 +50,7 @@ from utils.score_utils import BatchScores, Score, caption_means, caption_word_we
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.dataset_provenance import preprocessing, record_step_outputs
 from utils.trial.identity import begin, data_digests, identity
-from utils.trial.names import BEST, LOG
+from utils.trial.names import BEST
 from utils.trial.provenance import record_outputs
 from utils.trial.record import TrialRecord
 from utils.trial.score_files import (
@@ -115,7 +114,6 @@ def run_here(command):
             ended = end.code
         finally:
             sys.argv, sys.path[:], warnings.formatwarning = before
-            close_logs()
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     return subprocess.CompletedProcess(command, ended or 0, out.getvalue(), complaints)
 
@@ -138,15 +136,6 @@ def closed_pipe():
         yield pipe
     finally:
         os.close(pipe)
-
-
-def close_logs():
-    """Close the trials' logs, as the end of a process does; a resumed trial would have two."""
-    for name, logger in logging.Logger.manager.loggerDict.items():
-        if name.endswith(LOG) and isinstance(logger, logging.Logger):
-            for handler in list(logger.handlers):
-                logger.removeHandler(handler)
-                handler.close()
 
 
 def tiny_conf(folder):

@@ -19,7 +19,7 @@ import torch
 from tests.helpers import DISTURBED, ROOT, Stages
 from utils.common.steps import TRAINING
 from utils.conf.load import load_conf
-from utils.trial.caveats import caveat_of
+from utils.trial.checks import caveat_of
 from utils.trial.names import CONF, LAST, METRICS
 from utils.trial.trial import Trial
 

@@ -729,10 +729,10 @@ def first_checkpoint(series, process):
 
 
 def kill_writer(trial):
-    """Kill the process that writes the trial's log."""
+    """Kill the process that trains the trial."""
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
-            if entry.readlink() == trial / "train.log":
+            if entry.readlink() == trial / ".lock":
                 os.kill(int(entry.parts[2]), signal.SIGKILL)
 
 

@@ -71,6 +71,9 @@ def test_a_sweep_resumes_with_its_saved_settings(sweep, monkeypatch):
     monkeypatch.setattr("utils.sweep.points._require_packages", lambda conf: None)  # Ray may be absent
     resume_sweep(sweep, ["ray_conf.trial_resources.cpu=3"])
     assert read_points(sweep)[0].conf.ray_conf.trial_resources.cpu == 3
+    (sweep / "conf.yaml").write_text((sweep / "conf.yaml").read_text().replace("param_conf.seed", "param_conf.sed"))
+    with pytest.raises(UserError, match=r"did you mean param_conf\.seed\?"):
+        resume_sweep(sweep, [])
 
 
 def test_a_sweep_needs_a_grid(sweep):

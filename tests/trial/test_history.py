@@ -2,30 +2,32 @@ import json
 
 import pytest
 
-from tests.helpers import ROOT, record_of, results_of
+from tests.helpers import ROOT, results_of
 from utils.common.errors import UserError
 from utils.conf.load import load_conf
 from utils.trial.checks import check_metrics
-from utils.trial.directory import create_trial
 from utils.trial.history import collapse_warning, load_history
 from utils.trial.names import BEST, LAST, METRICS
 from utils.trial.record import TrialRecord
 from utils.trial.trial import Trial
 
-
-def test_collapsed_features_are_warned_of():
-    conf = load_conf(ROOT / "conf.yaml", ["criteria.TripletLoss.sampling=hard-NS"])
-    warning = collapse_warning({"train_loss": 1.0004, "score_std": 1e-6}, conf)
-    assert "hard-NS" in warning and "1.0004" in warning and "semi-hard-NS avoids it" in warning
-    assert collapse_warning({"train_loss": 0.99, "score_std": 0.05}, conf) is None  # semi-hard's loss, while it learns
-    assert collapse_warning({"train_loss": 0.5, "score_std": 1e-6}, conf) is None
-    assert collapse_warning({"score_std": 1e-6}, conf) is None  # epoch 0
+HARD = "criteria.TripletLoss.sampling=hard-NS"
 
 
-def test_only_the_triplet_loss_shows_a_collapse():
-    collapsed = {"train_loss": 1.0, "score_std": 1e-6}
-    assert "word2vec" in collapse_warning(collapsed, load_conf(ROOT / "conf.yaml"))  # not by hard negatives
-    assert collapse_warning(collapsed, load_conf(ROOT / "conf.yaml", ["param_conf.criterion=InfoNCE"])) is None
+@pytest.mark.parametrize(
+    ("override", "results", "words"),
+    [
+        (HARD, {"train_loss": 1.0004, "score_std": 1e-6}, ("under hard-NS", "1.0004", "semi-hard-NS avoids it")),
+        ("param_conf.seed=0", {"train_loss": 1.0, "score_std": 1e-6}, ("word2vec",)),  # under random-NS
+        (HARD, {"train_loss": 0.99, "score_std": 0.05}, ()),  # semi-hard's loss, while it learns
+        (HARD, {"train_loss": 0.5, "score_std": 1e-6}, ()),
+        (HARD, {"score_std": 1e-6}, ()),  # epoch 0
+        ("param_conf.criterion=InfoNCE", {"train_loss": 1.0, "score_std": 1e-6}, ()),  # only the triplet loss shows it
+    ],
+)
+def test_collapsed_features_are_warned_of(override, results, words):
+    warning = collapse_warning(results, load_conf(ROOT / "conf.yaml", [override]))
+    assert (warning is not None) == bool(words) and all(word in warning for word in words)
 
 
 # --- metrics.jsonl ---------------------------------------------------------------------------------------
@@ -34,14 +36,9 @@ EPOCHS = [results_of(0, 0.9), results_of(1, 0.5), results_of(2, 0.7)]
 
 
 @pytest.fixture
-def conf(tmp_path):
-    return load_conf(ROOT / "conf.yaml", [f"trial_base={tmp_path}"])
-
-
-@pytest.fixture
-def recorded(conf):
-    """The record of a trial whose best epoch is 1 of 2, and the parts it keeps."""
-    return record_of(create_trial(conf, {}), conf, EPOCHS)
+def recorded(begin):
+    """The record of a trial whose best epoch is 1 of 2, and the objects it keeps."""
+    return begin(EPOCHS)
 
 
 def edit(line, **values):
@@ -83,13 +80,13 @@ def test_metrics_jsonl_must_hold_the_epochs_of_the_last_checkpoint(recorded, cha
     assert path.read_bytes() == before and load_history(record.path) == EPOCHS
 
 
-def test_metrics_jsonl_of_another_trial_is_refused(recorded, conf):
-    other, _ = record_of(create_trial(conf, {}), conf, [results_of(0, 0.9), results_of(1, 0.6), results_of(2, 0.4)])
+def test_metrics_jsonl_of_another_trial_is_refused(recorded, begin):
+    other, _ = begin([results_of(0, 0.9), results_of(1, 0.6), results_of(2, 0.4)])
     path = recorded[0].path / METRICS
     path.write_bytes((other.path / METRICS).read_bytes())
     for source, epochs, advice in ((LAST, 3, "resume the trial to mend it"), (BEST, 2, "put this trial's own back")):
         with pytest.raises(UserError, match=f"line 2 is not as {source}, which has {epochs} epochs, says; {advice}"):
-            check_metrics(Trial(path.parent, conf))
+            check_metrics(Trial(path.parent, other.conf))
             load_history(path.parent)
         (path.parent / source).unlink()
 

@@ -2,28 +2,16 @@ import os
 
 import pytest
 
-from tests.helpers import ROOT, record_of, results_of
+from tests.helpers import results_of
 from utils.common.errors import UserError
 from utils.conf.load import load_conf
 from utils.trial.checkpoint import load_checkpoint, load_model
-from utils.trial.directory import create_trial, newest_trial
+from utils.trial.directory import newest_trial
 from utils.trial.names import BEST, CONF, LAST, METRICS
-from utils.trial.record import TrialRecord
-from utils.trial.tensorboard import EpochEvents
+from utils.trial.record import TrialRecord, event_writer
 from utils.trial.trial import Trial
 
 EPOCHS = [results_of(0, 0.9, 0.1), results_of(1, 0.5, 0.3), results_of(2, 0.5, 0.4), results_of(3, 0.7, 0.4)]
-
-
-@pytest.fixture
-def begin(tmp_path):
-    """begin(epochs, override, ...) -> the record of a new trial that had these epochs, and the parts it keeps."""
-
-    def begin(epochs, *overrides):
-        conf = load_conf(ROOT / "conf.yaml", [f"trial_base={tmp_path}", *overrides])
-        return record_of(create_trial(conf, {}), conf, epochs)
-
-    return begin
 
 
 @pytest.mark.parametrize(("select_by", "best"), [("val_obj", 1), ("val_map", 2)])
@@ -80,13 +68,13 @@ def test_event_files_of_other_trials_are_kept(begin):
     pytest.importorskip("tensorboard")
     record, _ = begin(EPOCHS[:1])
     other, _ = begin(EPOCHS[:1])
-    EpochEvents(other.path, other.history, other.identity).close()
+    event_writer(other.path, other.history, other.identity).close()
     (theirs,) = other.path.glob("events.*")
     foreign = [record.path / theirs.name, record.path / "events.out.tfevents.9.host.1.0"]
     for path in foreign:
         path.write_bytes(theirs.read_bytes())
     for _ in range(2):
-        EpochEvents(record.path, record.history, record.identity).close()
+        event_writer(record.path, record.history, record.identity).close()
     found = set(record.path.glob("events.*"))
     assert set(foreign) < found and len(found) == 3
     assert all(path.read_bytes() == theirs.read_bytes() for path in foreign)

@@ -56,7 +56,7 @@ def _joint_settings(settings: Any) -> list[tuple[str, Any]]:
 def grid_confs(conf: Conf) -> list[Conf]:
     """Make the configuration of each of the `grid_points`. Raises UserError with one line for each problem."""
     points = grid_points(conf)
-    swept = {section for point in points for section in _sections(point)}
+    swept = {key.partition(".")[0] for point in points for key in point}
     confs: list[Conf] = []
     problems: dict[str, None] = {}  # a dictionary, because a wrong value makes the same line at many points
     first_with: dict[str, dict[str, Any]] = {}  # the first point with these results
@@ -81,7 +81,7 @@ def grid_confs(conf: Conf) -> list[Conf]:
 
 def conf_at(conf: Conf, point: dict[str, Any]) -> Conf:
     """Make the configuration of one of the `grid_points`; only the sections that it changes are checked."""
-    sections = conf.model_dump(include=_sections(point))
+    sections = conf.model_dump(include={key.partition(".")[0] for key in point})
     before = flat(sections)
     tree = dict(conf) | sections | {"sweep_conf": {}}
     for key, value in point.items():
@@ -95,7 +95,3 @@ def conf_at(conf: Conf, point: dict[str, Any]) -> Conf:
         if why := unused_because(changed, key):
             raise UserError(f"sweep_conf: {key}: has no effect with {why}; leave it out of sweep_conf")
     return changed
-
-
-def _sections(point: dict[str, Any]) -> set[str]:
-    return {key.partition(".")[0] for key in point}

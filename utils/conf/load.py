@@ -36,9 +36,10 @@ def load_conf(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> 
 
 def checked(tree: dict, source: str) -> Conf:
     """Check a tree of settings. Raises UserError with one line for each problem."""
-    if problems := _problems(tree):
-        raise UserError("\n".join(f"{source}: {problem}" for problem in problems))
-    return Conf.model_validate(tree)
+    try:
+        return Conf.model_validate(tree)
+    except ValidationError as error:
+        raise UserError("\n".join(f"{source}: {_explain(problem)}" for problem in error.errors())) from None
 
 
 def save_conf(conf: Conf, path: Path | str) -> None:
@@ -162,9 +163,8 @@ def _explain_unknown(key: str, value: Any) -> str:
         setting = f"{setting}.{name}"
     if setting != key and (known := _of_the_same_name(setting)):
         return f"{setting}: unknown key; did you mean {known}?"
-    if close := get_close_matches(word, beside, n=1):
-        return f"{key}: unknown key; did you mean {f'{section}.{close[0]}'.strip('.')}?"
-    if known := _of_the_same_name(key):
+    close = [f"{section}.{name}".strip(".") for name in get_close_matches(word, beside, n=1)]
+    if known := close[0] if close else _of_the_same_name(key):
         return f"{key}: unknown key; did you mean {known}?"
     return f"{key}: unknown key; the keys here are {', '.join(beside)}"
 

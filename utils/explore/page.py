@@ -20,7 +20,7 @@ from utils.explore.packing import DIGITS, packed
 from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, column_means
 from utils.report.page import Page, drawn_log_mel
 from utils.search.clip_search import ClipSearch, best
-from utils.trial.caveats import caveat_of
+from utils.trial.checks import caveat_of
 from utils.trial.trial import Trial
 
 PAGE = "index.html"

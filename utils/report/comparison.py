@@ -18,8 +18,7 @@ from utils.report.numbers import METRICS
 from utils.report.page import DIRECTIONS, Page
 from utils.report.rankings import split_queries
 from utils.report.tables import COLUMNS, NOT_APART, SIDES, Comparison, comparison_frame, comparison_markdown
-from utils.trial.caveats import UNFINISHED, caveat_of
-from utils.trial.checks import check_made, check_metrics
+from utils.trial.checks import UNFINISHED, caveat_of, check_made, check_metrics
 from utils.trial.dataset_provenance import OWN_FEATURES, WORD_VECTORS
 from utils.trial.directory import open_trial
 from utils.trial.history import best_of

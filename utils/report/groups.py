@@ -16,7 +16,7 @@ from utils.report.bootstrap import BOTH
 from utils.report.numbers import plain, shown
 from utils.report.rankings import Queries
 from utils.sampling_utils import STRATEGIES
-from utils.trial.caveats import Caveat
+from utils.trial.checks import Caveat
 from utils.trial.dataset_provenance import OWN_FEATURES, WORD_VECTORS
 
 COLLAPSED = "collapsed"

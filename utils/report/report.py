@@ -15,8 +15,7 @@ from utils.report.negatives import Negatives
 from utils.report.numbers import METRICS, rank_shares
 from utils.report.page import DIRECTIONS, Page
 from utils.report.rankings import Ranking, load_rankings
-from utils.trial.caveats import caveat_of
-from utils.trial.checks import check_metrics, check_trial
+from utils.trial.checks import caveat_of, check_metrics, check_trial
 from utils.trial.history import collapse_warning
 from utils.trial.identity import training_of
 from utils.trial.relevance import as_measured

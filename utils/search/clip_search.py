@@ -23,8 +23,7 @@ from utils.dataset.index import read_clips, read_table
 from utils.evaluation_utils import caption_weights, encode_words
 from utils.fast_score_utils import EncodedClips
 from utils.search.sounds import Features, LogMels
-from utils.trial.caveats import warn_of
-from utils.trial.checks import check_data, check_made, check_trial
+from utils.trial.checks import check_data, check_made, check_trial, warn_of
 from utils.trial.directory import open_trial
 from utils.trial.retrieval import stored_word_weights
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path

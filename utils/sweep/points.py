@@ -6,6 +6,7 @@ end, the comparison of the trials. The workers write the trials and points/, so 
 
 import os
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from utils.conf.schema import Conf
 from utils.trial.checks import require_same_run
 from utils.trial.directory import create_directory, create_trial, kept_conf, require_last
 from utils.trial.names import CONF, POINTS
+from utils.trial.record import require_tensorboard
 from utils.trial.relevance import require_pairs
-from utils.trial.tensorboard import require_tensorboard
 from utils.trial.trial import Trial
 
 LOCK = "lock"
@@ -27,7 +28,7 @@ WORKERS_END_IN = 20.0  # s that the workers of a killed sweep may still run
 RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # sends no statistics to Ray's makers
     "RAY_NUM_REDIS_GET_RETRIES": "2",  # attempts to reach a cluster, half a minute each
-    "RAY_AIR_NEW_OUTPUT": "0",  # utils/sweep/ray_tune.py prints the progress
+    "RAY_AIR_NEW_OUTPUT": "0",  # utils/sweep/run.py prints the progress
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # metrics.jsonl and log_tensorboard are enough
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # ctrl-C stops at once: the directory has all that a resume needs
 }
@@ -40,11 +41,11 @@ class Point:
         sweep: the sweep directory.
         index: the position in the grid.
         settings: {dotted key: value}.
-        conf: the configuration at this point.
+        base: the configuration of the sweep.
     """
 
-    def __init__(self, sweep: Path, index: int, settings: dict[str, Any], conf: Conf):
-        self.sweep, self.settings, self.conf = sweep, settings, conf
+    def __init__(self, sweep: Path, index: int, settings: dict[str, Any], base: Conf):
+        self.sweep, self.settings, self.base = sweep, settings, base
         self.path = sweep / POINTS / f"{index:03d}.json"
         self.trial: Path | None = None
         self.finished = False
@@ -56,6 +57,10 @@ class Point:
 
     def __str__(self) -> str:
         return " ".join(f"{key}={value}" for key, value in self.settings.items())
+
+    @cached_property
+    def conf(self) -> Conf:
+        return conf_at(self.base, self.settings)
 
     def open_trial(self, data: dict[str, str]) -> Trial:
         """Return the trial to resume, or a new one on this data (`data_digests`), recorded at once."""
@@ -78,20 +83,9 @@ class Point:
 
 
 def read_points(sweep: Path) -> list[Point]:
-    """Read all points of a sweep, in the order of its grid."""
+    """Read all points of a sweep, in the order of its grid, which `create_sweep` or `resume_sweep` has checked."""
     conf = kept_conf(sweep, [])
-    points = zip(grid_points(conf), grid_confs(conf), strict=True)
-    return [Point(sweep, index, settings, point_conf) for index, (settings, point_conf) in enumerate(points)]
-
-
-def read_point(sweep: Path, index: int) -> Point:
-    """Read one point of a sweep, without checking the others."""
-    conf = kept_conf(sweep, [])
-    settings = grid_points(conf)[index]
-    return Point(sweep, index, settings, conf_at(conf, settings))
-
-
-# --- start and resume ------------------------------------------------------------------------------------
+    return [Point(sweep, index, settings, conf) for index, settings in enumerate(grid_points(conf))]
 
 
 def create_sweep(conf: Conf) -> Path:
@@ -115,6 +109,7 @@ def resume_sweep(sweep: Path, overrides: list[str]) -> Path:
     before, after = kept_conf(sweep, []), kept_conf(sweep, overrides)
     if before.model_copy(update={"ray_conf": after.ray_conf}) != after:
         raise UserError(f"{sweep}: a sweep resumes with its saved settings; change only those of ray_conf")
+    grid_confs(after)
     _require_packages(after)
     hold(sweep, alone=True)
     save_conf(after, sweep / CONF)

@@ -97,13 +97,10 @@ def check_history(history: list[dict[str, float]]) -> None:
     """Raise ValueError unless a list holds a trial's epochs, in order from 0, with finite numbers."""
     for epoch, results in enumerate(history):
         known = isinstance(results, dict) and results.keys() >= REQUIRED and type(results["epoch"]) is int
-        if not known or results["epoch"] != epoch or not all(map(_is_finite, results.values())):
+        # numbers whose squares are finite; false of NaN
+        numbers = known and all(type(value) in (int, float) and abs(value) < 1e150 for value in results.values())
+        if not numbers or results["epoch"] != epoch:
             raise ValueError(f"history: epoch {epoch} is {results!r:.80}")
-
-
-def _is_finite(value: object) -> bool:
-    """Whether a value is a number, and its square is finite."""
-    return type(value) in (int, float) and abs(value) < 1e150  # false of NaN
 
 
 class Trained(NamedTuple):

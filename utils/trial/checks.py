@@ -1,17 +1,21 @@
-"""The way back from a trial's number: to its settings, its data set, and what each step read and wrote."""
+"""Whether a trial's numbers hold: the way back to its settings, its data and its steps, and the caveats beside them."""
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.common.errors import UserError
 from utils.common.steps import TRAINING
 from utils.conf.schema import default_of
 from utils.trial.dataset_provenance import check_steps, preprocessing
-from utils.trial.history import require_lines
-from utils.trial.identity import fixed_settings, training_of
-from utils.trial.names import LAST
+from utils.trial.history import is_finished, require_lines
+from utils.trial.identity import diverged, fixed_settings, training_of
+from utils.trial.names import BEST, LAST, METRICS
 from utils.trial.provenance import check_entry, check_files, read_provenance
 from utils.trial.trial import Trial
+
+DIVERGED, UNFINISHED = "diverged", "unfinished"
 
 
 def require_same_run(trial: Trial) -> None:
@@ -70,3 +74,32 @@ def check_metrics(trial: Trial) -> None:
     """Raise UserError unless metrics.jsonl holds the trial's epochs."""
     if (trial.path / LAST).is_file():  # without it, the epochs are those of metrics.jsonl
         require_lines(trial.path, trial.history, LAST)
+
+
+class Caveat(NamedTuple):
+    """A caveat of a trial's numbers."""
+
+    mark: str  # in a table: DIVERGED or UNFINISHED
+    line: str
+
+
+def caveat_of(trial: Trial) -> Caveat | None:
+    """The caveat of a trial; None where its training ended, or it has no numbers yet."""
+    if line := diverged(trial.path):
+        return Caveat(DIVERGED, line)
+    if not any((trial.path / name).exists() for name in (BEST, METRICS)):
+        return None
+    try:
+        history = trial.history
+    except UserError as error:  # the best checkpoint can be scored all the same
+        return Caveat(UNFINISHED, f"{trial}: whether it is finished cannot be told: {error}")
+    if is_finished(history, trial.conf):
+        return None
+    how = f"epoch {len(history) - 1} of {trial.conf.param_conf.num_epoch} is its last, and no stopper ended it"
+    return Caveat(UNFINISHED, f"{trial}: unfinished: {how}; its numbers are those of its best epoch so far")
+
+
+def warn_of(trial: Trial) -> None:
+    """Print a trial's caveat on standard error."""
+    if caveat := caveat_of(trial):
+        warnings.warn(caveat.line, stacklevel=2)

@@ -14,8 +14,7 @@ from utils.common.steps import TRAINING
 from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
 from utils.conf.load import DEFAULT_CONF, load_conf, save_conf
 from utils.conf.schema import Conf, result_settings, role_of
-from utils.trial.caveats import warn_of
-from utils.trial.checks import require_same_run
+from utils.trial.checks import require_same_run, warn_of
 from utils.trial.identity import begin, diverged, training_of
 from utils.trial.names import BEST, CONF, LAST, LOCK, METRICS
 from utils.trial.provenance import read_provenance
@@ -117,18 +116,15 @@ def trial_parser(description: str) -> argparse.ArgumentParser:
 def trial_of(args: argparse.Namespace) -> Trial:
     """The trial that parsed arguments name."""
     refuse_conf_beside(args, "trial")
-    if args.trial:
-        path = args.trial
-        training_of(path)
-        if difference := _difference(path, kept_conf(path, args.overrides)):
-            raise UserError(f"{difference}; leave the setting out, or name another trial")
-    else:
-        source = args.conf or DEFAULT_CONF
-        wanted = load_conf(source, args.overrides)
-        path = newest_trial(wanted, args.overrides)
-        training_of(path)
-        if difference := _difference(path, wanted):
-            warnings.warn(f"the newest trial, {difference} as {source} has: --trial names another", stacklevel=2)
+    source = args.conf or DEFAULT_CONF
+    wanted = None if args.trial else load_conf(source, args.overrides)
+    path = args.trial or newest_trial(wanted, args.overrides)
+    training_of(path)
+    difference = _difference(path, wanted or kept_conf(path, args.overrides))
+    if difference and args.trial:
+        raise UserError(f"{difference}; leave the setting out, or name another trial")
+    if difference:
+        warnings.warn(f"the newest trial, {difference} as {source} has: --trial names another", stacklevel=2)
     trial = open_trial(path, args.overrides)
     warn_of(trial)
     return trial

@@ -68,9 +68,6 @@ def is_finished(history: History, conf: Conf) -> bool:
     return len(history) > conf.param_conf.num_epoch or has_settled(history, conf)
 
 
-# --- metrics.jsonl ---------------------------------------------------------------------------------------
-
-
 def as_lines(history: History) -> str:
     """The epochs as lines of metrics.jsonl."""
     return "".join(json.dumps(results) + "\n" for results in history)

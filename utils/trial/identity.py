@@ -65,9 +65,6 @@ def identity(trial: Path) -> str:
     return digest_of([entry.settings, entry.data, entry.token])
 
 
-# --- divergence ------------------------------------------------------------------------------------------
-
-
 def mark_diverged(trial: Path, how: str | None) -> None:
     """Record how a trial diverged; None removes the record."""
     entry = training_of(trial)

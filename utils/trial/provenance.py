@@ -44,22 +44,21 @@ class Entry(BaseModel, extra="allow"):
 
 
 def versions() -> dict[str, object]:
-    """The versions of Python and the packages that numbers depend on, and this repository's commit."""
-    packages = {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)}  # with the build: +cu130
-    return {"python": platform.python_version(), **packages, **_repository()}
+    """The versions of Python and the packages that numbers depend on, and this repository's commit.
 
-
-def _repository() -> dict[str, object]:
-    """The commit, and whether the tree is clean; None where this is no git checkout, or git is not installed."""
-    if not shutil.which("git") or not (ROOT / ".git").exists():
-        return {"commit": None, "clean": None}
+    `commit`, and whether the tree is `clean`, are None where this is no git checkout, or git is not installed.
+    """
 
     def git(*arguments: str) -> str | None:
+        if not shutil.which("git") or not (ROOT / ".git").exists():
+            return None
         done = subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=False)
         return done.stdout.strip() if done.returncode == 0 else None
 
+    packages = {name: version(name) for name in PACKAGES} | {"torch": str(torch.__version__)}  # with the build: +cu130
     changes = git("status", "--porcelain")
-    return {"commit": git("rev-parse", "HEAD"), "clean": None if changes is None else changes == ""}
+    repository = {"commit": git("rev-parse", "HEAD"), "clean": None if changes is None else changes == ""}
+    return {"python": platform.python_version(), **packages, **repository}
 
 
 def record(root: Path | str, step: str, entry: Entry) -> None:

@@ -1,17 +1,15 @@
 """The record of a run, written while it trains."""
 
-import logging
 import os
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NoReturn
 
 import torch
 
 from utils.common.errors import UserError
-from utils.common.io import atomic_write, unwritable
+from utils.common.io import atomic_write, written
 from utils.common.processes import on_rank_zero, rank, world_size
 from utils.common.steps import TRAINING
 from utils.conf.load import save_conf
@@ -22,16 +20,7 @@ from utils.trial.history import History, as_lines, best_of, collapse_warning, ep
 from utils.trial.identity import identity, mark_diverged, training_of
 from utils.trial.names import BEST, CONF, LAST, LOG, METRICS
 from utils.trial.provenance import record, versions
-from utils.trial.tensorboard import EpochEvents
 from utils.trial.trial import Trial
-
-
-class Stateful(Protocol):
-    """A module, an optimiser or a schedule, whose state a checkpoint keeps."""
-
-    def state_dict(self) -> dict: ...
-
-    def load_state_dict(self, state: dict) -> object: ...
 
 
 class TrialRecord:
@@ -50,16 +39,15 @@ class TrialRecord:
         self.identity, last = identity(self.path), self.path / LAST
         self.checkpoint = load_checkpoint(last, self.identity) if last.exists() else None
         self.history: History = self.checkpoint["history"] if self.checkpoint else []
-        self.logger = _logger(self.path / LOG)
-        self.events: EpochEvents | None = None
+        self.events = None  # TensorBoard's SummaryWriter, on rank zero where log_tensorboard asks for it
 
     @property
     def best(self) -> dict[str, float]:
         """The results of the best epoch."""
         return best_of(self.history, self.conf)
 
-    def restore(self, checkpointables: dict[str, Stateful]) -> None:
-        """Load the states that the last checkpoint keeps, if there is one.
+    def restore(self, checkpointables: dict[str, Any]) -> None:
+        """Load the states that the last checkpoint keeps, if there is one, into objects by name.
 
         Raises UserError where the data or the checkpoint are of another run; the trial directory is then unchanged.
         """
@@ -70,22 +58,21 @@ class TrialRecord:
             self._load(checkpointables)
         if rank() > 0:
             return
-        self._keep_conf()
+        log = self.path / LOG
+        if log.is_symlink() or (log.exists() and not log.is_file()):  # it is appended to; the other files are replaced
+            raise UserError(f"{log}: is a link or no file; lines are not added to it: remove it")
+        path = self.path / CONF
+        before = path.stat() if is_finished(self.history, self.conf) else None
+        save_conf(self.conf, path)
+        if before:  # its time says which trial is the newest: a finished trial keeps the time
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         if self.history:  # a kill may have come between the last checkpoint and what follows it
             self._write_metrics()
             if self.best is self.history[-1]:
                 with atomic_write(self.path / BEST) as temporary:
                     shutil.copyfile(self.path / LAST, temporary)
         if self.conf.log_tensorboard:
-            self.events = EpochEvents(self.path, self.history, self.identity)
-
-    def _keep_conf(self) -> None:
-        """Save the configuration. Its time says which trial is the newest: a finished trial keeps the time."""
-        path = self.path / CONF
-        before = path.stat() if is_finished(self.history, self.conf) else None
-        save_conf(self.conf, path)
-        if before:
-            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+            self.events = event_writer(self.path, self.history, self.identity)
 
     def _require_fit(self) -> None:
         """Raise UserError where fewer epochs are asked for than are trained, or the best checkpoint is gone.
@@ -104,7 +91,7 @@ class TrialRecord:
         if (found := load_checkpoint(path, self.identity)["epoch"]) != epoch:
             raise UserError(f"{path}: of epoch {found}, but the best is {epoch}; put that back, or start a new trial")
 
-    def _load(self, checkpointables: dict[str, Stateful]) -> None:
+    def _load(self, checkpointables: dict[str, Any]) -> None:
         if self.checkpoint["words"] != self.words:
             raise UserError(f"{self.trial}: the vocabulary is not the one that the trial began with; start a new trial")
         try:
@@ -138,13 +125,13 @@ class TrialRecord:
             on_rank_zero(mark)
         elif rank() == 0:
             mark()
-        self.logger.warning(f"{how}{batch}")
+        self.log(f"{how}{batch}")
         raise UserError(
             f"{self.trial}: {how}{batch}; {good}; start a new trial with a lower AdamOptimizer.lr, or look at "
             "these clips"
         )
 
-    def add(self, results: dict[str, float], seconds: float, checkpointables: dict[str, Stateful]) -> None:
+    def add(self, results: dict[str, float], seconds: float, checkpointables: dict[str, Any]) -> None:
         """Save an epoch's results and states. The epoch counts once the last checkpoint is written.
 
         The seconds go to the log alone, so that all other files are the same in every run.
@@ -168,10 +155,10 @@ class TrialRecord:
         mark_diverged(self.path, None)  # resumed, perhaps on another machine
         self._write_metrics()
         if self.events:
-            self.events.add(results)
+            write_events(self.events, results)
         self.log(f"{epoch_line(results)}  {seconds:.1f} s{' *' if improved else ''}")
         if warning := collapse_warning(results, self.conf):
-            self.logger.warning(warning)
+            self.log(warning)
 
     def _write_metrics(self) -> None:
         with atomic_write(self.path / METRICS) as temporary:
@@ -179,7 +166,10 @@ class TrialRecord:
 
     def log(self, line: str) -> None:
         """Print a line and append it to train.log."""
-        self.logger.info(line)
+        print(line, flush=True)
+        if rank() == 0:
+            with written(self.path / LOG), (self.path / LOG).open("a", encoding="utf-8") as stream:
+                stream.write(f"{line}\n")
 
     def close(self) -> None:
         """Log the best epoch, and close the event file."""
@@ -189,26 +179,36 @@ class TrialRecord:
             self.events.close()
 
 
-class _LogFile(logging.FileHandler):
-    """A log that stops the run where it cannot be written."""
+def require_tensorboard() -> None:
+    """Raise UserError unless TensorBoard is installed."""
+    try:
+        import torch.utils.tensorboard  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"log_tensorboard is true, but TensorBoard cannot be imported ({error}): "
+            "pip install tensorboard==2.20.0, or set it to false"
+        ) from None
 
-    def handleError(self, record: logging.LogRecord) -> NoReturn:
-        raise unwritable(Path(self.baseFilename), sys.exc_info()[1]) from None
 
+def event_writer(trial: Path, history: History, identity: str):
+    """A SummaryWriter of the trial's event file, which gets what metrics.jsonl has.
 
-def _logger(path: Path) -> logging.Logger:
-    """A logger to the terminal and, on rank zero, to a file.
-
-    Raises UserError where that is a link or no file: it is appended to, while a trial's other files are replaced.
+    The names of a trial's event files end with its identity. Those of its earlier runs, and no others, are replaced.
     """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise UserError(f"{path}: is a link or no file; lines are not added to it: remove it")
-    logger = logging.getLogger(str(path))
-    logger.setLevel(logging.INFO)
-    handlers = [logging.StreamHandler(sys.stdout)]
-    if rank() == 0:
-        handlers.append(_LogFile(path, encoding="utf-8"))
-    for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        logger.addHandler(handler)
-    return logger
+    from torch.utils.tensorboard import SummaryWriter  # an optional requirement
+
+    suffix = f".{identity}"
+    for old in trial.glob(f"events.out.tfevents.*{suffix}"):
+        old.unlink()
+    writer = SummaryWriter(str(trial), filename_suffix=suffix)
+    for results in history:
+        write_events(writer, results)
+    return writer
+
+
+def write_events(writer, results: dict[str, float]) -> None:
+    """Write an epoch's results at once."""
+    for name, value in results.items():
+        if name != "epoch":
+            writer.add_scalar(name, value, global_step=results["epoch"])
+    writer.flush()

@@ -78,9 +78,6 @@ def _read_relevance(conf: Conf) -> tuple[Path, pd.DataFrame, list[tuple[str, str
     return index, captions, pairs
 
 
-# --- which pairs the metrics were measured by ------------------------------------------------------------
-
-
 def measured_by(conf: Conf) -> dict[str, dict]:
     """What provenance.json records of data_conf.relevance; nothing where it is null."""
     path = conf.data_conf.relevance

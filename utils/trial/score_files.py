@@ -121,8 +121,7 @@ def load_word_scores(path: Path, epoch: int, score: str) -> WordScores:
     Raises UserError where the file is missing, damaged or of another epoch or score.
     """
     with open_hdf5(path, SCORING) as store:
-        words, fids, origin = _names(store)
-    _require_origin(path, origin, epoch, score)
+        words, fids, origin = _names(store, epoch, score)
     store = h5py.File(path, "r")  # open for as long as its data set is in use
     return WordScores(store["scores"], words, fids, *origin)
 
@@ -134,27 +133,32 @@ def load_scores(path: Path, epoch: int, score: str | None = None) -> StoredScore
     Raises UserError where the file is missing, damaged, without captions, of another epoch or score, or holds NaN.
     """
     with open_hdf5(path, SCORING) as store:
-        _, fids, origin = _names(store)
+        _, fids, origin = _names(store, epoch, score)
         if "tids" not in store:  # written for search alone, or by a version that kept captions elsewhere
             raise UserError(f"{path}: holds no captions, by which metrics go; run {SCORING} again")
         tids, caption_fids = (_texts(store, name) for name in ("tids", "caption_fids"))
-        if not _describe(tids, caption_fids, fids):
+        unique = len(set(tids)) == len(tids) == len(caption_fids) and len(set(fids)) == len(fids) > 0
+        if not unique or set(caption_fids) != set(fids):
             raise _mismatch(path)
         weights = _weights(store, len(tids))
         by_word = store["scores"][: weights.shape[1]]
-    _require_origin(path, origin, epoch, score)
     if not np.isfinite([by_word.min(), by_word.max()]).all():
         raise UserError(f"{path}: holds NaN scores: the model is broken; look at the trial's train.log")
     return StoredScores(CaptionScores(weights, torch.from_numpy(by_word)), fids, tids, caption_fids, *origin)
 
 
-def _names(store: h5py.File) -> tuple[list[str], list[str], tuple[int, str]]:
-    """The words, the clips, and the epoch and score; earlier versions, which had one score, do not name it."""
+def _names(store: h5py.File, best_epoch: int, trial_score: str | None) -> tuple[list[str], list[str], tuple[int, str]]:
+    """The words, the clips, and the epoch and score, which must be these; earlier versions do not name the score."""
     words, fids = (_texts(store, name) for name in ("words", "fids"))
     scores = get_dataset(store, "scores", SCORING)
     if scores.shape != (len(words), len(fids)) or scores.dtype != np.float32:
         raise _mismatch(store.filename)
-    return words, fids, (int(store.attrs["epoch"]), str(store.attrs.get("score", PUBLISHED)))
+    path, epoch, score = store.filename, int(store.attrs["epoch"]), str(store.attrs.get("score", PUBLISHED))
+    if epoch != best_epoch:
+        raise UserError(f"{path}: scores of epoch {epoch}, but the best epoch is now {best_epoch}; run {SCORING} again")
+    if trial_score not in (None, score):
+        raise UserError(f"{path}: of the score {score!r:.80}, but the trial's is {trial_score!r}; run {SCORING} again")
+    return words, fids, (epoch, score)
 
 
 def _texts(store: h5py.File, name: str) -> list[str]:
@@ -162,13 +166,6 @@ def _texts(store: h5py.File, name: str) -> list[str]:
     if texts.ndim != 1:
         raise _mismatch(store.filename)
     return texts.asstr()[()].tolist()
-
-
-def _describe(tids: list[str], caption_fids: list[str], fids: list[str]) -> bool:
-    """Whether every clip and caption has its name, once, and every clip has a caption."""
-    clips = set(caption_fids)
-    unique = len(set(tids)) == len(tids) == len(caption_fids) and len(clips) == len(fids) > 0
-    return unique and clips == set(fids)
 
 
 def _weights(store: h5py.File, captions: int) -> csr_array:
@@ -189,14 +186,6 @@ def _weights(store: h5py.File, captions: int) -> csr_array:
 
 def _mismatch(path: Path | str) -> UserError:
     return UserError(f"{path}: scores and names do not belong together; run {SCORING} again")
-
-
-def _require_origin(path: Path, origin: tuple[int, str], best_epoch: int, trial_score: str | None) -> None:
-    epoch, score = origin
-    if epoch != best_epoch:
-        raise UserError(f"{path}: scores of epoch {epoch}, but the best epoch is now {best_epoch}; run {SCORING} again")
-    if trial_score not in (None, score):
-        raise UserError(f"{path}: of the score {score!r:.80}, but the trial's is {trial_score!r}; run {SCORING} again")
 
 
 # --- scores of clips with captions, as the original writes them ------------------------------------------
