@@ -19,7 +19,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,6 @@ from scipy.sparse import csr_array
 
 from benchmarks.inputs import record_as_made
 from models.core import CRNNWordModel
-from tests.pretend_cuda.build import COMPILER
 from utils.common.digests import KEPT
 from utils.common.io import write_json
 from utils.common.steps import MEASURING, SCORING
@@ -116,15 +114,6 @@ def run_here(command):
             close_logs()
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     return subprocess.CompletedProcess(command, ended or 0, out.getvalue(), complaints)
-
-
-ON_PRETEND_CUDA = ("-m", "tests.pretend_cuda.run")  # call(*ON_PRETEND_CUDA, "main.py")
-
-
-def needs_pretend_cuda(test):
-    """Skip a test if the pretend CUDA device cannot be compiled, or PyTorch is a CUDA build."""
-    test = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER})")(test)
-    return pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build of PyTorch")(test)
 
 
 @contextmanager
