@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import shutil
+import sys
 
 import h5py
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
+from benchmarks.studies import synonyms
 from tests.helpers import STAGES, call, only_trial, tiny_conf
 from utils.conf.load import load_conf
 from utils.data_utils import load_split
@@ -203,7 +205,7 @@ def test_trained_word_vectors_take_no_extra_words(folder):
     call(SCORE, "--trial", trial)
 
 
-def test_synonyms_study_prints_a_row_per_unseen_scored_synonym(folder):
+def test_synonyms_study_prints_a_row_per_unseen_scored_synonym(folder, monkeypatch, capsys):
     trial, table = only_trial(folder), folder / "synonyms.csv"
     keep(folder, 3)
     call(SCORE, "--trial", trial, extra(3))
@@ -212,7 +214,9 @@ def test_synonyms_study_prints_a_row_per_unseen_scored_synonym(folder):
     word, seen = max(rows[0]["text"].split(), key=len), rows[0]["text"].split()[0]
     pairs = [(word, "poodle"), (word, seen), (word, "zebra"), (word, "thunder-storm"), ("zebra", "poodle")]
     table.write_text("word,synonym\n" + "".join(f"{one},{other}\n" for one, other in pairs))
-    out = call("-m", "benchmarks.studies.synonyms", "--trial", trial, "--table", table).splitlines()
+    monkeypatch.setattr(sys, "argv", ["synonyms", "--trial", str(trial), "--table", str(table)])
+    synonyms.main()
+    out = capsys.readouterr().out.splitlines()
     assert out[0] == f"{word} -> {seen}: left out, a caption has it"
     assert out[1] == f"{word} -> zebra: left out, it has no scores"
     held = [row for row in rows if word in row["text"].split()]
