@@ -159,8 +159,10 @@ def test_an_evaluation_of_64_clips_is_few_kernels_and_one_wait(name):
 
 
 @on_cuda
-@pytest.mark.parametrize("at_once", [1, 2000, 2**27])  # similarities: clip by clip, in several products, in one
-@pytest.mark.parametrize("name", ["InfoNCE", *STRATEGIES])
+@pytest.mark.parametrize(  # in several products; clips with clips also clip by clip, and in one
+    ("name", "at_once"),
+    [*((name, 2000) for name in ("InfoNCE", *STRATEGIES)), ("hard-audio-NS", 1), ("hard-audio-NS", 2**27)],
+)
 def test_evaluation_on_cuda_is_that_of_the_cpu(monkeypatch, name, at_once):
     monkeypatch.setattr(fast_score_utils, "AT_ONCE", at_once)
     criterion = InfoNCE(0.07) if name == "InfoNCE" else TripletLoss(0.5, name)
