@@ -29,7 +29,7 @@ demo: .venv/installed
 	$(BIN)/python postprocessing/5_explore.py $(DEMO)
 
 test: .venv/installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench

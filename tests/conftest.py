@@ -11,6 +11,14 @@ from tests.helpers import GOLDEN, write_trial
 from utils.report.report import write_report
 from utils.trial.trial import Trial
 
+DRAWN = ("tests.report.test_browser", "tests.report.test_figures", "tests.report.test_negatives", "tests.test_commands")
+LONG = ("test_commands", "test_identity", "test_cuda", "test_survival", "test_benchmarks", "test_processes")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that `make test` ends with both of its processes at work."""
+    items.sort(key=lambda item: item.path.stem not in LONG)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cpu_alone(request):
@@ -19,6 +27,42 @@ def cpu_alone(request):
         if not hasattr(request.module, "CUDA"):
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
             patch.setattr(torch.cuda, "is_available", lambda: False)
+        yield
+
+
+class Sketch:
+    """Stands for matplotlib's Figure and Axes: takes every call, and draws nothing."""
+
+    def __init__(self, **_):
+        pass
+
+    def __getattr__(self, _):
+        return self
+
+    def __call__(self, *_, **__):
+        return self
+
+    def __getitem__(self, _):
+        return self
+
+    def savefig(self, buffer, **_):
+        buffer.write("<svg></svg>")
+
+    def get_size_inches(self):
+        return 4, 3
+
+    def get_ylim(self):
+        return 0, 1
+
+
+@pytest.fixture(scope="module", autouse=True)
+def sketches(request):
+    """Leave the figures of reports empty and their batches few, except in tests of them: they take seconds a report."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not request.module.__name__.startswith(DRAWN):
+            for module in ("figures", "alignment"):
+                patch.setattr(f"utils.report.{module}.Figure", Sketch)
+            patch.setattr("utils.report.negatives.BATCHES", 3)
         yield
 
 

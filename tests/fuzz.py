@@ -100,12 +100,12 @@ PATIENCE = 20.0  # s, for one case
 MEMORY = 3 * 2**30  # bytes that a case may take
 KEPT = ROOT / "output" / "fuzz"
 SIZE = 4  # of the word vectors
-NUMBERS = ("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std")  # of an epoch
+NUMBERS = ("val_obj", "val_map", "val_map_text_to_audio", "val_map_audio_to_text", "score_std")
+RESULTS = [{"epoch": epoch, "lr": 1e-3} | dict.fromkeys(NUMBERS, 0.5) for epoch in (0, 1)]  # of two epochs
 WORDS = [PAD, "barks", "dog", "falls", "rain"]
 DRAW_UNKNOWN = partial(unknown_vector, max_dot=1.0, max_draws=3, seed=0)
 CAPTION = 'A "dog" barks,'
 CONF = load_conf(ROOT / "conf.yaml")
-TRIAL = Entry(format=FORMAT)  # the first entry of a trial's provenance
 LOG_MEL_CONFIG = CONF.audio_logmel.config
 ID3 = b"ID3\4\0\0\0\0\0\x64" + bytes(100)  # a tag
 OWN = f".own.csv{WRITTEN}"
@@ -160,11 +160,6 @@ def load_sound(path: Path) -> None:
     read_log_mel(path, replace(LOG_MEL_CONFIG, sample_rate=22050))
 
 
-def load_captions(path: Path) -> None:
-    for caption in read_captions(path):
-        clean_caption(caption.raw_text)
-
-
 def make_captions(path: Path) -> None:
     write_csv(path, ["file_name", *CAPTION_COLUMNS], [[f"{i}.wav", CAPTION, *"abcd"] for i in range(9)])
 
@@ -187,21 +182,14 @@ def make_cleaned(path: Path) -> None:
     write_csv(path, CLEAN_COLUMNS, rows)
 
 
-def load_cleaned(path: Path) -> None:
-    index_split(DatasetPaths(str(path.parent)), "dev", None)
-
-
 def make_text(path: Path) -> None:
     rows = [[f"t{i}", f"f{i // 2}", "x.wav", CAPTION, "dog barks", '["dog", "barks"]'] for i in range(4)]
     write_csv(path, TEXT_COLUMNS, rows)
 
 
-def make_vocabulary(path: Path) -> None:
-    write_json(path, {"vocabulary": WORDS[1:], "splits": {}})
-
-
-def load_vocabulary(path: Path) -> None:
-    read_vocabulary(DatasetPaths(str(path.parent)))
+def paths_of(path: Path) -> DatasetPaths:
+    """The data set that a file belongs to."""
+    return DatasetPaths(str(path.parent))
 
 
 def make_clips(path: Path) -> None:
@@ -210,9 +198,8 @@ def make_clips(path: Path) -> None:
 
 
 def load_clips(path: Path) -> None:
-    paths = DatasetPaths(str(path.parent))
-    for clip in read_clips(paths, "dev").values():
-        paths.clip("dev", clip.file_name)
+    for clip in read_clips(paths_of(path), "dev").values():
+        paths_of(path).clip("dev", clip.file_name)
 
 
 def make_provenance(path: Path) -> None:
@@ -224,10 +211,6 @@ def make_provenance(path: Path) -> None:
 def load_provenance(path: Path) -> None:
     check_made(Trial(path.parent, CONF), TRAINING)
     diverged(path.parent)
-
-
-def load_and_save_conf(path: Path) -> None:
-    save_conf(load_conf(path), path.with_name("resolved.yaml"))
 
 
 def make_log_mels(path: Path) -> None:
@@ -254,15 +237,14 @@ def load_features(path: Path) -> None:
 
 def load_data(path: Path) -> None:
     for cache in ("memory", "disk"):
-        split = load_split(DatasetPaths(str(path.parent)), "dev", WORDS, audio_input(CONF), cache)
+        split = load_split(paths_of(path), "dev", WORDS, audio_input(CONF), cache)
         collate(split, list(range(len(split.captions))))
 
 
 def make_scores(path: Path) -> None:
-    scores = np.random.default_rng(0).random((len(WORDS), 2), np.float32)
     ids = [np.array([1, 2]), np.array([1]), np.array([2, 2, 1]), np.array([1])]
     captions = Captions(["t0", "t1", "t2", "t3"], ["f0", "f0", "f1", "f1"], caption_word_weights(ids, len(WORDS))[1])
-    save_word_scores(path, WordScores(scores, WORDS, ["f0", "f1"], 3), captions)
+    save_word_scores(path, WordScores(floats(len(WORDS), 2), WORDS, ["f0", "f1"], 3), captions)
 
 
 def load_and_measure(path: Path) -> None:
@@ -295,17 +277,9 @@ def make_measured(path: Path) -> None:
     record_files(path.parent, MEASURING, [pairs], [], **measured_by(conf))
 
 
-def load_measured(path: Path) -> None:
-    as_measured(Trial(path.parent, CONF))
-
-
 def make_own(path: Path) -> None:
     with own_file(path.with_name("own.csv"), "ranking") as temporary:
         temporary.write_text("x")
-
-
-def make_part(path: Path) -> None:
-    save_part(path, np.random.default_rng(0).random(len(WORDS), np.float32))
 
 
 def load_scores_of_a_sound(path: Path) -> None:
@@ -313,15 +287,14 @@ def load_scores_of_a_sound(path: Path) -> None:
         raise UserError(f"{path}: damaged")
 
 
-def make_embeds(path: Path) -> None:
-    vectors = np.random.default_rng(0).random((len(WORDS), SIZE), np.float32)
-    save_embeddings(path, WordEmbeddings(WORDS, vectors))
+def floats(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).random(shape, np.float32)
 
 
 def word_vectors(binary: bool, compress: Callable[[bytes], bytes] = bytes) -> Callable[[Path], None]:
     def make(path: Path) -> None:
         keyed = gensim.models.KeyedVectors(SIZE)
-        keyed.add_vectors(WORDS[1:], np.random.default_rng(0).random((len(WORDS) - 1, SIZE), np.float32))
+        keyed.add_vectors(WORDS[1:], floats(len(WORDS) - 1, SIZE))
         plain = path.with_suffix(".plain")
         keyed.save_word2vec_format(str(plain), binary=binary)
         path.write_bytes(compress(plain.read_bytes()))
@@ -340,7 +313,7 @@ def load_download(path: Path) -> None:
 
 def new_state() -> TrainState:
     torch.manual_seed(0)
-    return build_state(CONF, np.random.default_rng(0).random((len(WORDS), SIZE), np.float32), torch.device("cpu"))
+    return build_state(CONF, floats(len(WORDS), SIZE), torch.device("cpu"))
 
 
 def step(state: TrainState) -> None:
@@ -352,13 +325,11 @@ def step(state: TrainState) -> None:
 def make_checkpoint(path: Path) -> None:
     state = new_state()
     step(state)
-    numbers = dict.fromkeys(NUMBERS, 0.5)
-    results = [{"epoch": epoch, "lr": 1e-3} | numbers | {"val_obj": 0.5 - 0.1 * epoch} for epoch in (0, 1)]
-    best = {"best": results[1], "conf": CONF.model_dump()}
+    results = [result | {"val_obj": 0.5 - 0.1 * result["epoch"]} for result in RESULTS]
     states = {name: part.state_dict() for name, part in state.checkpointables.items()}
-    record(path.parent, TRAINING, TRIAL)
-    content = states | {"words": WORDS, "history": results, "epoch": 1, "trial": identity(path.parent)} | best
-    path.write_bytes(checkpoint_bytes(content))
+    record(path.parent, TRAINING, Entry(format=FORMAT))  # the first entry of a trial's provenance
+    content = {"words": WORDS, "history": results, "epoch": 1, "best": results[1], "conf": CONF.model_dump()}
+    path.write_bytes(checkpoint_bytes(states | content | {"trial": identity(path.parent)}))
 
 
 def load_sealed_again(path: Path) -> None:
@@ -384,11 +355,6 @@ def make_epochs(path: Path) -> None:
     """The epochs of the checkpoint beside it."""
     make_checkpoint(path.with_name(LAST))
     path.write_text(as_lines(load_checkpoint(path.with_name(LAST))["history"]))
-
-
-def make_epochs_alone(path: Path) -> None:
-    numbers = dict.fromkeys(NUMBERS, 0.5)
-    path.write_text(as_lines([{"epoch": epoch, "lr": 1e-3} | numbers for epoch in (0, 1)]))
 
 
 def load_epochs(path: Path) -> None:
@@ -417,26 +383,46 @@ SOUNDS = {
     "mp3.wav": make_mp3_in_wav,
 }
 KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | {
-    "captions": Kind("captions.csv", make_captions, load_captions),
+    "captions": Kind(
+        "captions.csv", make_captions, lambda path: [clean_caption(each.raw_text) for each in read_captions(path)]
+    ),
     "NLTK's tagger": Kind(f"{PLACES[TAGGER]}.zip", make_nltk_package, load_nltk_package),
     "NLTK's chunker": Kind(f"{PLACES[CHUNKER]}.zip", make_nltk_package, load_nltk_package),
     "NLTK's words": Kind(f"{PLACES[WORD_LIST]}.zip", make_nltk_package, load_nltk_package),
-    "cleaned captions": Kind("dev_clean_captions.csv", make_cleaned, load_cleaned),
+    "cleaned captions": Kind(
+        "dev_clean_captions.csv", make_cleaned, lambda path: index_split(paths_of(path), "dev", None)
+    ),
     "indexed captions": Kind("dev_text.csv", make_text, load_data),
-    "vocabulary": Kind("vocab_info.json", make_vocabulary, load_vocabulary),
+    "vocabulary": Kind(
+        "vocab_info.json",
+        lambda path: write_json(path, {"vocabulary": WORDS[1:], "splits": {}}),
+        lambda path: read_vocabulary(paths_of(path)),
+    ),
     "clips": Kind("audio_info.json", make_clips, load_clips),
     "provenance": Kind(PROVENANCE, make_provenance, load_provenance),
-    "configuration": Kind("conf.yaml", partial(shutil.copy, ROOT / "conf.yaml"), load_and_save_conf),
+    "configuration": Kind(
+        "conf.yaml",
+        partial(shutil.copy, ROOT / "conf.yaml"),
+        lambda path: save_conf(load_conf(path), path.with_name("resolved.yaml")),
+    ),
     "log-mels": Kind("dev_audio_logmels.hdf5", make_log_mels, load_data),
     "features": Kind("dev_audio_features.hdf5", make_features, load_features),
     "scores": Kind("scores.hdf5", make_scores, load_and_measure),
     "word scores": Kind("word_scores.hdf5", make_scores, load_and_index),
     "queries": Kind("queries.csv", make_pairs, read_queries),
     "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
-    "record of measuring": Kind(f"measured/{PROVENANCE}", make_measured, load_measured),
+    "record of measuring": Kind(
+        f"measured/{PROVENANCE}", make_measured, lambda path: as_measured(Trial(path.parent, CONF))
+    ),
     "record of a ranking": Kind(OWN, make_own, lambda path: require_own_file(path.with_name("own.csv"), "ranking")),
-    "a sound's scores": Kind("part.npy", make_part, load_scores_of_a_sound, sealed=True),
-    "word embeds": Kind("word2vec_embeds.npz", make_embeds, load_embeddings),
+    "a sound's scores": Kind(
+        "part.npy", lambda path: save_part(path, floats(len(WORDS))), load_scores_of_a_sound, sealed=True
+    ),
+    "word embeds": Kind(
+        "word2vec_embeds.npz",
+        lambda path: save_embeddings(path, WordEmbeddings(WORDS, floats(len(WORDS), SIZE))),
+        load_embeddings,
+    ),
     "word vectors, text": Kind("vectors.txt", word_vectors(binary=False), load_vectors),
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
     "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True, compress=gzip.compress), load_vectors),
@@ -447,7 +433,7 @@ KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | 
         load_download,
     ),
     "epochs": Kind(f"trial/{METRICS}", make_epochs, load_epochs, sealed=True),
-    "epochs, no checkpoint": Kind(f"alone/{METRICS}", make_epochs_alone, load_epochs),
+    "epochs, no checkpoint": Kind(f"alone/{METRICS}", lambda path: path.write_text(as_lines(RESULTS)), load_epochs),
     "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume, sealed=True),
     "checkpoint, a stranger's": Kind(f"trial/{LAST}", make_checkpoint, load_sealed_again),
 }

@@ -18,7 +18,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
@@ -29,7 +28,6 @@ from benchmarks.inputs import record_as_made
 from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
 from models.text_encoders import WordEncoder
-from tests.pretend_cuda.build import COMPILER
 from utils.audio_input import audio_input
 from utils.common.digests import KEPT
 from utils.common.io import write_json
@@ -116,15 +114,6 @@ def run_here(command):
             sys.argv, sys.path[:], warnings.formatwarning = before
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     return subprocess.CompletedProcess(command, ended or 0, out.getvalue(), complaints)
-
-
-ON_PRETEND_CUDA = ("-m", "tests.pretend_cuda.run")  # call(*ON_PRETEND_CUDA, "main.py")
-
-
-def needs_pretend_cuda(test):
-    """Skip a test if the pretend CUDA device cannot be compiled, or PyTorch is a CUDA build."""
-    test = pytest.mark.skipif(shutil.which(COMPILER) is None, reason=f"no C++ compiler ({COMPILER})")(test)
-    return pytest.mark.skipif(torch.version.cuda is not None, reason="a CUDA build of PyTorch")(test)
 
 
 @contextmanager

@@ -5,15 +5,14 @@ import time
 import pytest
 
 from tests import fuzz
-from tests.helpers import call
 from utils.common.errors import UserError
 
 
-def test_damaged_files_end_in_clean_errors():
+def test_damaged_files_end_in_clean_errors(tmp_path, capsys):
     """A short run of what `make fuzz` runs for two minutes."""
-    printed = call("-m", "tests.fuzz", "--mutations", "300", "--seconds", "60")
+    assert fuzz.run(seed=0, mutations=300, seconds=60, folder=tmp_path)
     summary = r"mutations (\d+), clean errors (\d+), accepted (\d+), tracebacks 0"
-    mutations, clean, accepted = map(int, re.fullmatch(summary, printed.splitlines()[-1]).groups())
+    mutations, clean, accepted = map(int, re.fullmatch(summary, capsys.readouterr().out.splitlines()[-1]).groups())
     assert mutations == clean + accepted > 100 and clean > 0 and accepted > 0
 
 

@@ -9,13 +9,7 @@ from sklearn.metrics import average_precision_score
 
 from tests import reference
 from tests.helpers import GOLDEN
-from utils.metric_utils import (
-    both_directions,
-    chance_both_directions,
-    chance_map,
-    relevant_pairs,
-    retrieval_metrics,
-)
+from utils.metric_utils import both_directions, chance_both_directions, chance_map, relevant_pairs, retrieval_metrics
 
 
 def random_case(seed, queries=30, items=40, levels=None):
@@ -54,13 +48,6 @@ def test_ties_get_the_mean_over_random_tie_breaks():
     for key in ("mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10"):
         values = np.array([draw[key] for draw in draws])
         assert abs(metrics[key] - values.mean()) < 5 * values.std() / np.sqrt(1000) + 1e-9, key
-
-
-def test_expected_first_rank_of_tied_scores():
-    # 2 relevant among 5 tied items behind 3 better ones: 3 + 6/3
-    scores = np.array([[9, 9, 9, 1, 1, 1, 1, 1]], float)
-    relevance = np.array([[0, 0, 0, 1, 0, 1, 0, 0]], bool)
-    assert retrieval_metrics(scores, relevance)["MedR"] == pytest.approx(5)
 
 
 @pytest.mark.parametrize("levels", [None, 3])
@@ -107,21 +94,9 @@ def test_chance_is_the_mean_over_all_rankings(relevant, items):
     assert chance_map(np.array([relevant]), items) == pytest.approx(np.mean(precisions))
 
 
-def test_chance_is_the_map_of_equal_scores():
-    caption_clips = np.array([0, 0, 0, 1, 2, 2, 0, 3])
-    metrics = both_directions(np.zeros((4, 8)), caption_clips)
-    chance = chance_both_directions(relevant_pairs(caption_clips), 4, 8)
-    assert chance == pytest.approx({direction: values["mAP"] for direction, values in metrics.items()})
-
-
 def test_tied_relevant_items_alone_do_not_count_as_ties():
     metrics = retrieval_metrics(np.array([[2.0, 2.0, 1.0]]), np.array([[True, True, False]]))
     assert metrics["tied_queries"] == 0 and metrics["mAP"] == 1
-
-
-def test_single_item():
-    metrics = retrieval_metrics(np.array([[0.3]]), np.array([[True]]))
-    assert {metrics[key] for key in ("mAP", "mAP10", "mAP16", "R1", "R10", "HR1", "HR10", "MedR")} == {1.0}
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def changed(tree, place, value):
     return tree | {key: changed(tree[key], rest, value) if rest else value}
 
 
-@settings(few, max_examples=100)
+@settings(few, max_examples=40)
 @given(PLACES, VALUES, st.text(max_size=5) | st.none())
 def test_any_configuration_is_accepted_or_gives_clear_error_lines(place, value, surplus_key):
     tree = changed(TREE, place, value)
@@ -141,7 +141,7 @@ def test_any_configuration_is_accepted_or_gives_clear_error_lines(place, value, 
         assert load_conf(path) == conf
 
 
-@few
+@fewer
 @given(st.text(max_size=40))
 @example("param_conf.seed=[1")
 @example("metrics=&a [*a]")
@@ -153,7 +153,7 @@ def test_any_override_is_accepted_or_gives_one_error_line(override):
         assert len(str(error).splitlines()) == 1
 
 
-@few
+@fewer
 @given(st.binary(max_size=100))
 @example(b"a: !!int x")
 @example(b"a: !!timestamp x")
@@ -302,13 +302,3 @@ def test_padding_does_not_change_masked_scores(batch, surplus, filling):
             for embeds, length in ((audio, audio_padding), (text, text_padding))
         ]
         torch.testing.assert_close(score_matrix(*longer, audio_lens, text_lens), scores)
-
-
-@few
-@given(batches())
-def test_masked_scores_equal_those_of_single_pairs(batch):
-    audio, text, _, audio_lens, text_lens = batch
-    scores = score_matrix(audio, text, audio_lens, text_lens)
-    for i, j in np.ndindex(*scores.shape):
-        products = audio[i, : audio_lens[i]] @ text[j, : text_lens[j]].T
-        torch.testing.assert_close(scores[i, j], products.clamp(min=0).mean())

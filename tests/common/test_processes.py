@@ -189,8 +189,9 @@ def two_processes(tmp_path_factory):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
 def test_two_processes_are_one(two_processes, case):
+    alone = train(case)
     for steps, *_ in two_processes:
-        same_steps(steps[CASES.index(case)], train(case))
+        same_steps(steps[CASES.index(case)], alone)
 
 
 def of_three():
@@ -203,9 +204,10 @@ def three_processes(tmp_path_factory):
 
 
 def test_a_batch_smaller_than_the_processes(three_processes):
+    alone = train_cases(SHORT)
     for steps, _ in three_processes:
-        for ours, case in zip(steps, SHORT, strict=True):
-            same_steps(ours, train(case))
+        for ours, theirs in zip(steps, alone, strict=True):
+            same_steps(ours, theirs)
 
 
 def test_processes_that_share_out_the_encoding_evaluate_as_one(two_processes, three_processes, monkeypatch):
