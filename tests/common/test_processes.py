@@ -28,7 +28,7 @@ from utils.device_utils import Draws
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, prepare_model, seed_epoch, train_epoch, train_step
 from utils.negative_utils import pick_statistics
-from utils.score_utils import Score
+from utils.score_utils import ClipScore, Score
 from utils.swa_utils import WeightAverage
 
 CUDA = torch.device("cuda")
@@ -46,6 +46,7 @@ class Case(NamedTuple):
     live: bool = False
     frames: str = "mean"
     words: str = "mean"
+    level: str = "frame"
 
 
 CASES = [
@@ -58,6 +59,8 @@ CASES = [
     Case("InfoNCE", masked=True),
     Case("InfoNCE", masked=True, frames="softmax", words="idf"),
     Case("full-batch-NS", frames="max"),
+    Case("hard-audio-NS", masked=True, level="clip"),
+    Case("hard-text-NS", trainable_words=True, words="idf", level="clip"),
 ]
 # the last batch has 2, fewer than processes
 SHORT = [Case("hard-audio-NS", True, True, 4), Case("InfoNCE", False, True, 4)]
@@ -76,7 +79,10 @@ def train(case, device=CPU):
     model.audio_enc.cnn[-1].eval()  # dropout
     criterion = InfoNCE(0.1) if case.strategy == "InfoNCE" else TripletLoss(0.01, case.strategy)
     criterion = criterion.double().to(device)
-    score = Score(case.frames, 10.0, True, case.words, case.masked, case.masked, vocabulary=VOCABULARY)
+    if case.level == "clip":
+        score = ClipScore(case.words, case.masked, VOCABULARY)
+    else:
+        score = Score(case.frames, 10.0, True, case.words, case.masked, case.masked, vocabulary=VOCABULARY)
     score = score.double().to(device)
     split = make_split()
     score.count_words(split.captions)
@@ -145,7 +151,7 @@ def train_with_dropout():
     return [results, dict(state.model.named_parameters()), torch.initial_seed()]
 
 
-def evaluate_apart(clips):
+def evaluate_apart(clips, score):
     """An evaluation of a split of so many clips, in groups of two, where the ranks' running statistics differ."""
     evaluation_utils.FRAMES_AT_ONCE = 60
     whole, criterion = make_split(), TripletLoss(0.01, "hard-audio-NS")
@@ -157,13 +163,13 @@ def evaluate_apart(clips):
         captions=[whole.captions[caption] for caption in kept],
         caption_clips=whole.caption_clips[kept],
     )
-    state = state_of(random_model(), criterion)
+    state = state_of(random_model(), criterion, score=score)
     state.model.audio_enc.cnn[0].running_mean -= processes.rank()
     return evaluate(state, split, {"semi_hard": TripletLoss(0.5, "semi-hard-NS")}, 5)
 
 
 def evaluations():
-    return [evaluate_apart(clips) for clips in (6, 5, 1)]
+    return [evaluate_apart(clips, Score()) for clips in (6, 5, 1)] + [evaluate_apart(6, ClipScore())]
 
 
 def average_apart():
