@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from scipy.sparse import csr_array
 from torch import Tensor, nn
 
-from models.core import CRNNWordModel
 from models.tensors import to_device, upsample
 from utils.fast_score_utils import (
     AT_ONCE,
@@ -266,8 +265,11 @@ class Score(nn.Module):
             self.log_sharpness = nn.Parameter(log_sharpness, requires_grad=learn_sharpness)
         self.register_buffer("idf", (torch.arange(vocabulary) > 0).float() if words == "idf" else None)
 
-    def encode_audio(self, model: CRNNWordModel, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """What the score takes of clips (N, T, D): the encoder's outputs (N, L, E), of `lengths` (N,) or all of T."""
+    def encode_audio(self, model: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """What the score takes of clips (N, T, D) from a CRNNWordModel: the encoder's outputs (N, L, E).
+
+        `lengths` (N,) are the clips' true frames; None: all are T.
+        """
         return model.encode_audio(audio, lengths)
 
     def training_lengths(self, batch: Batch) -> Tensor | None:
@@ -401,7 +403,7 @@ class ClipScore(Score):
     def __init__(self, words: str = "mean", mask_frames: bool = False, vocabulary: int = 1):
         super().__init__(words=words, mask_words=True, mask_frames=mask_frames, vocabulary=vocabulary)
 
-    def encode_audio(self, model: CRNNWordModel, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def encode_audio(self, model: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
         """Clips (N, T, D) -> (N, 1, E): the mean of the encoder's outputs, of `lengths` (N,) or of all T frames."""
         return model.encode_clips(audio, lengths)
 

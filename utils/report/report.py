@@ -23,7 +23,7 @@ from utils.trial.score_files import word_scores_path
 from utils.trial.trial import Trial
 
 REPORT = "report.html"
-POOLED = {  # a word's score, by score.frames
+POOLED = {  # a word's score, by score.frames, or at the clip level
     "mean": "the mean of its row",
     "max": "the highest value of its row, underlined in red",
     "softmax": "a mean of its row, weighted towards its best frames, underlined in red",
@@ -73,6 +73,7 @@ def write_report(trial: Trial, given: bool = False) -> Path:
                 for title, key, log in panels_of(history)
             ],
             histograms={side: list(map(page.picture, _histograms(ranking))) for side, ranking in main.items()},
+            level=conf.score.level,
             pooled=POOLED[best.score.frames],
             negatives=Negatives(best, conf, page).section(),
             galleries={direction: gallery.groups(ranking) for direction, ranking in main.items()},

@@ -15,10 +15,12 @@ const queryLink = (query, ...children) => make("a", { href: fragmentOf(query) },
 const counted = (number, what) => `${number.toLocaleString("en")} ${what}${number === 1 ? "" : "s"}`;
 const seconds = clip => `${clips[clip].seconds.toFixed(1)} s`;
 
-/** Make a table row for a word: its name, a bar, its numbers. `length` and `mark` are shares of the bar's width. */
+/** Make a table row for a word: its name, a bar, its numbers. `length` and `mark` are shares of the bar's width.
+ * At the clip level a score may be negative; its bar has another colour. */
 function wordLine(name, length, numbers, mark) {
-  const bar = make("span", { class: "bar" }, make("i", { style: `width: ${100 * length}%` }));
-  if (mark !== undefined) bar.append(make("i", { class: "mark", style: `left: ${100 * mark}%` }));
+  const sign = length < 0 ? "less" : "whole", width = `width: ${100 * Math.min(1, Math.abs(length))}%`;
+  const bar = make("span", { class: "bar" }, make("i", { class: sign, style: width }));
+  if (mark !== undefined) bar.append(make("i", { class: "mark", style: `left: ${100 * Math.max(0, mark)}%` }));
   const cells = numbers.map(number => make("td", {}, number));
   return make("tr", {}, make("th", { scope: "row" }, name), make("td", { class: "track", "aria-hidden": "true" }, bar), ...cells);
 }
@@ -43,7 +45,7 @@ function cardOf(clip) {
 function showHits() {
   const { terms, scores, order } = result, hits = order.slice(0, shown);
   const addends = hits.map(clip => terms.map(({ row, share }) => share * table[row * clips.length + clip]));
-  const longest = Math.max(...addends.flat(), Number.MIN_VALUE);
+  const longest = Math.max(...addends.flat().map(Math.abs), Number.MIN_VALUE);
   hits.forEach((clip, i) => {
     const { card, rank, score, rows } = cardOf(clip);
     rank.textContent = i + 1;
