@@ -23,12 +23,13 @@ from torch.optim import Adam
 
 from benchmarks import harness, inputs, published
 from benchmarks.harness import CPU, alternating, isolated, peak_memory, seconds
-from benchmarks.inputs import dataset_conf
+from benchmarks.inputs import ROOT, dataset_conf
 from models.tensors import upsample
 from utils.audio_input import audio_input
 from utils.common.io import read_json
 from utils.common.memory import keep_freed_memory
 from utils.common.steps import CLEANING, INDEXING
+from utils.conf.load import load_conf
 from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Split, batches, load_split
@@ -62,6 +63,7 @@ class Size:
     scored_frames: tuple[int, int] = inputs.CLIP_FRAMES
     sampled: tuple[int, int] = (8, 1000)  # clips and captions on which the published scoring is timed
     ranked_clips: tuple[int, int] = (1045, 3839)
+    encoded_clips: tuple[int, int] = (3839, 1045)  # of Clotho's training and validation splits, as features
     matrix: int = 2048  # rows of the products that measure the machine's peak
 
     @property
@@ -72,7 +74,7 @@ class Size:
 
 QUICK = Size(
     rounds=1, clips=(4, 2, 2), clip_seconds=0.5, batch=4, frames=24, words=5, long_frames=40, scored_clips=6,
-    scored_frames=(20, 30), sampled=(2, 5), ranked_clips=(20, 30), matrix=128,
+    scored_frames=(20, 30), sampled=(2, 5), ranked_clips=(20, 30), encoded_clips=(6, 4), matrix=128,
 )  # fmt: skip
 
 
@@ -219,6 +221,29 @@ def epoch(size: Size) -> Iterator[Row]:
     yield faster(f"{what}, bfloat16", theirs, bfloat16, target=6)
 
 
+def pretrained(size: Size) -> Iterator[Row]:
+    """An epoch of conf_pretrained.yaml with its evaluation, and the 120 epochs that follow from it."""
+    for level, most_minutes in (("clip", 10), ("frame", 45)):
+        taken, memory = isolated(_pretrained, size, level)
+        what = f"epoch on {5 * size.encoded_clips[0]} pairs of 70 frames x 384, S at the {level} level"
+        yield Row(what, None, taken, 60 * most_minutes / 120)
+        yield Row("120 such epochs, in minutes", None, 120 * taken / 60, most_minutes, unit="min")
+        yield Row("peak memory", None, memory, 4, unit="GB")
+
+
+def _pretrained(size: Size, level: str) -> tuple[float, float]:
+    conf = load_conf(ROOT / "conf_pretrained.yaml", [f"score.level={level}"])
+    train, val = (inputs.features_split(clips, 70, 384) for clips in size.encoded_clips)
+    vectors = inputs.word_vectors(inputs.VOCABULARY).numpy()
+    state = build_state(conf, vectors, CPU, train.captions, train.width)
+
+    def epoch() -> None:
+        train_epoch(state, batches(train, conf.param_conf.batch_size, shuffle=True))
+        evaluate(state, val, {}, conf.param_conf.batch_size)
+
+    return seconds(epoch), peak_memory()
+
+
 def _splits(size: Size) -> tuple[list[Split], np.ndarray, str]:
     """The data set's splits, its word vectors (V, E), and the line that says where the first split's log-mels are."""
     conf, paths = dataset_conf(size.root), DatasetPaths(size.root)
@@ -331,7 +356,7 @@ def print_throughput(size: Size, float32: Row, bfloat16: Row) -> None:
         print(f"  {name:16} {flops / taken:7.1f} GFLOP/s, {flops / taken / peak:6.1%} of the measured peak {peak:.1f}")
 
 
-MEASUREMENTS = (log_mels, training_step, audio_losses, loss_memory, epoch, scoring, metrics, data_loading)
+MEASUREMENTS = (log_mels, training_step, audio_losses, loss_memory, epoch, pretrained, scoring, metrics, data_loading)
 
 
 def rows_of(measurement: Callable[[Size], Iterator[Row]], size: Size) -> list[Row]:

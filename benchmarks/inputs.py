@@ -6,6 +6,7 @@ import io
 import json
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,12 @@ def synthetic_split(clips: int, frames: tuple[int, int] = CLIP_FRAMES, captions_
         captions=[torch.from_numpy(ids) for ids in random_captions(rng, captions_each * clips, VOCABULARY)],
         caption_clips=np.repeat(np.arange(clips), captions_each),
     )
+
+
+def features_split(clips: int, frames: int, dims: int) -> Split:
+    """`synthetic_split` with features (frames, dims) of each clip, all of them in memory."""
+    features = torch.randn(clips, frames, dims, generator=torch.Generator().manual_seed(0))
+    return replace(synthetic_split(clips), audio=list(features), noun="features")
 
 
 def synthetic_batch(pairs: int, frames: int, words: int) -> Batch:

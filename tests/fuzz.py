@@ -34,7 +34,7 @@ import numpy as np
 import soundfile
 import torch
 
-from tests.helpers import ROOT, record_files, unread_nltk_words, write_nltk_data
+from tests.helpers import ON_FEATURES, ROOT, record_files, unread_nltk_words, write_nltk_data
 from utils.audio_input import audio_input
 from utils.common.chunks import load_part, save_part
 from utils.common.errors import UserError
@@ -228,7 +228,7 @@ def make_features(path: Path) -> None:
 
 def load_features(path: Path) -> None:
     paths = DatasetPaths(str(path.parent))
-    features = audio_input(load_conf(ROOT / "conf.yaml", ["data_conf.audio=features"]))
+    features = audio_input(load_conf(ROOT / "conf.yaml", ON_FEATURES))
     for cache in ("memory", "disk"):
         split = load_split(paths, "dev", WORDS, features, cache)
         collate(split, list(range(len(split.captions))))

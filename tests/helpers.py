@@ -156,6 +156,7 @@ def only_trial(folder):
 # --- small random data ------------------------------------------------------------------------------------
 
 CPU = torch.device("cpu")
+ON_FEATURES = ["data_conf.audio=features", "CRNNWordModel.audio_enc.name=features"]
 VOCABULARY = 12
 
 

@@ -23,7 +23,7 @@ import torch
 import yaml
 
 from models.mobilenet import MobileNetV3
-from tests.helpers import ROOT, SEARCH, STAGES, call, record_step, run_here, write_features
+from tests.helpers import ON_FEATURES, ROOT, SEARCH, STAGES, call, record_step, run_here, write_features
 from utils.common.digests import KEPT
 from utils.common.steps import FEATURES
 from utils.conf.load import load_conf
@@ -464,7 +464,7 @@ COMPARE = [REPORT, "--compare", "{trial}"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
 FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
 INDEXED, EMBEDDED, MADE, ENCODED, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, FEATURES, SCORE))
-TRAIN_ON_FEATURES = [TRAIN, "--conf", "{conf}", "data_conf.audio=features"]
+TRAIN_ON_FEATURES = [TRAIN, "--conf", "{conf}", *ON_FEATURES]
 
 LARGER, UNSET = resized(lambda size: size + 8), resized(lambda size: 0)
 STRANGE_FORMAT = edited_text("record", '"format": 2', '"format": "two"')
@@ -484,6 +484,12 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("NUL in a path", conf('trial_base: "a\\0b"'), "not valid YAML: line 2 … control characters"),
     ("an average from epoch 0", conf("param_conf: {average_from: 0}"), "param_conf.average_from: is 0 … equal to 1"),
     ("an average of no epoch", conf("param_conf: {average_from: 9}"), "average_from is 9 but num_epoch is 1; lower it"),
+    ("features for the CRNN", conf("data_conf: {audio: features}"), "audio is features but … name is crnn"),
+    ("features without them", conf("CRNNWordModel: {audio_enc: {name: features}}"), "audio is logmels … features"),
+    ("no such encoder", conf("CRNNWordModel: {audio_enc: {name: panns}}"), "audio_enc.name: is 'panns' … 'features'"),
+    ("a pool of clips", conf("score: {level: clip, frames: max}"), "frames is max but level is clip … to mean"),
+    ("a sharpness of clips", conf("score: {level: clip, sharpness: 3}"), "sharpness is 3 … level is clip … to 10"),
+    ("a learnt one", conf("score: {level: clip, learn_sharpness: true}"), "learn_sharpness is True … level is clip"),
     ("missing file", removed("conf"), "no such configuration file"),
 ]
 CLEANED_CAPTIONS = [  # of captions, when they are cleaned

@@ -77,7 +77,7 @@ def plain_scores(model, score, split, captions, own_lengths=True):
 
 def training_scores(model, score, batch):
     encoded = score.encode_audio(model, batch.audio, score.training_lengths(batch))
-    return score(encoded, score.word_embeds(model.encode_text(batch.text)), batch)
+    return score(encoded, score.encode_text(model, batch), batch)
 
 
 @pytest.mark.parametrize("projection", [None, 6])

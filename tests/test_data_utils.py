@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.helpers import CPU, ROOT, random_split, write_features
+from tests.helpers import CPU, ON_FEATURES, ROOT, random_split, write_features
 from utils import data_utils
 from utils.audio_input import audio_input
 from utils.common.errors import UserError
@@ -28,7 +28,7 @@ def audio_of(*settings):
     return audio_input(load_conf(ROOT / "conf.yaml", settings))
 
 
-AUDIO, FEATURES = audio_of(), audio_of("data_conf.audio=features")
+AUDIO, FEATURES = audio_of(), audio_of(*ON_FEATURES)
 
 
 @pytest.fixture
@@ -208,9 +208,9 @@ def test_unfit_features_are_refused(dataset, features, message):
 
 def test_features_of_another_size_than_asked_for_are_refused(dataset):
     write_features(dataset.audio_features("dev"), {"f0": np.zeros((3, 10)), "f1": np.zeros((3, 10))})
-    sized = audio_of("data_conf.audio=features", "CRNNWordModel.audio_enc.in_dim=10")
+    sized = audio_of(*ON_FEATURES, "CRNNWordModel.audio_enc.in_dim=10")
     assert load_split(dataset, "dev", WORDS, sized).width == 10
-    other = audio_of("data_conf.audio=features", "CRNNWordModel.audio_enc.in_dim=12")
+    other = audio_of(*ON_FEATURES, "CRNNWordModel.audio_enc.in_dim=12")
     with pytest.raises(UserError, match=r"f0 has the shape \(3, 10\), but CRNNWordModel\.audio_enc\.in_dim .* 12\)"):
         load_split(dataset, "dev", WORDS, other)
     train = FEATURES.of_width(12, "the clips of development have")

@@ -141,7 +141,8 @@ def build_optimizer(conf: Conf, *modules: nn.Module) -> tuple[torch.optim.Adam, 
     trainable = [weight for module in modules for weight in module.parameters() if weight.requires_grad]
     settings = conf.AdamOptimizer.model_dump()
     settings["decoupled_weight_decay"] &= settings["weight_decay"] > 0  # else it plays no part: it may change
-    optimizer = torch.optim.Adam(trainable, **settings, fused=trainable[0].is_cuda)
+    fused = trainable[0].is_cuda or conf.data_conf.audio == "features"  # on a CPU it rounds otherwise than published
+    optimizer = torch.optim.Adam(trainable, **settings, fused=fused)
     schedule = conf.ReduceLROnPlateau.model_dump()
     return optimizer, ReduceLROnPlateau(optimizer, mode="min", threshold_mode="abs", **schedule)
 
@@ -174,7 +175,7 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
     with torch.autocast(state.device.type, torch.bfloat16, enabled=state.precision == "bfloat16"):
         encoded = state.score.encode_audio(state.model, batch.audio, state.score.training_lengths(own_clips))
     encoded = encoded.to(batch.audio.dtype)  # (N, L, E), bfloat16 under autocast; of several ranks, this one's shard
-    words = state.score.word_embeds(state.model.encode_text(batch.text))
+    words = state.score.encode_text(state.model, batch)
     scores = state.score(encoded, words, own_clips)
     if world_size() > 1:
         scores = gather_scores(state, scores, encoded, batch)

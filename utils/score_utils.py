@@ -276,6 +276,10 @@ class Score(nn.Module):
         """The lengths by which a training batch is encoded: padded, as published."""
         return None
 
+    def encode_text(self, model: nn.Module, batch: Batch) -> Tensor:
+        """What the score takes of a training batch's captions: their words' unit vectors (N, W, E)."""
+        return self.word_embeds(model.encode_text(batch.text))
+
     def outputs(self, lengths: np.ndarray) -> np.ndarray:
         """How many rows `encode_audio` gives of clips of so many encoder outputs (N,)."""
         return lengths
@@ -289,7 +293,7 @@ class Score(nn.Module):
 
         Args:
             encoded: (N, L, E) of `encode_audio`.
-            words: (N, W, E) of `word_embeds`.
+            words: (N, W, E) of `encode_text`.
             batch: whose padded length T, word ids and true lengths decide what is averaged over.
         """
         frames = batch.audio.shape[1]
@@ -411,6 +415,12 @@ class ClipScore(Score):
         """Each clip's own length where frames are masked."""
         return batch.audio_lens if self.mask_frames else None
 
+    def encode_text(self, model: nn.Module, batch: Batch) -> Tensor:
+        """A batch's captions: (N, 1, E), the weighted means of their words."""
+        words = model.text_enc(batch.text)  # (N, W, D)
+        weights = self.word_weights(batch.text, batch.text_lens, words)  # (N, W)
+        return model.text_projection(torch.bmm(weights.unsqueeze(1), words))
+
     def outputs(self, lengths: np.ndarray) -> np.ndarray:
         """One row a clip."""
         return np.ones_like(lengths)
@@ -420,10 +430,8 @@ class ClipScore(Score):
         return encoded
 
     def forward(self, encoded: Tensor, words: Tensor, batch: Batch) -> BatchScores:
-        """The scores of a batch of N pairs; arguments as in `Score.forward`, encoded (N, 1, E)."""
-        audio = F.normalize(encoded.squeeze(1), dim=-1)  # (N, E)
-        weights = self.word_weights(batch.text, batch.text_lens, words)  # (N, W)
-        text = F.normalize(torch.bmm(weights.unsqueeze(1), words).squeeze(1), dim=-1)  # (N, E)
+        """The scores of a batch of N pairs, from clips (N, 1, E) and captions (N, 1, E)."""
+        audio, text = (F.normalize(vectors.squeeze(1), dim=-1) for vectors in (encoded, words))  # (N, E) each
         return BatchScores(
             audio_text=audio @ text.T,
             text_text=lambda: text.detach() @ text.detach().T,

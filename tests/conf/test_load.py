@@ -33,7 +33,7 @@ def test_overrides_replace_the_settings_of_the_file():
     assert conf.param_conf.tf32 is True
 
 
-@pytest.mark.parametrize("name", ["conf_demo.yaml", "conf_best.yaml"])
+@pytest.mark.parametrize("name", ["conf_demo.yaml", "conf_best.yaml", "conf_pretrained.yaml"])
 def test_the_other_files_hold_only_what_differs(name):
     difference = yaml.safe_load((ROOT / name).read_text())
     assert difference.pop("base") == "conf.yaml"

@@ -6,7 +6,7 @@ from operator import getitem
 import pytest
 import yaml
 
-from tests.helpers import ROOT
+from tests.helpers import ON_FEATURES, ROOT
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, FEATURES, INDEXING, LOG_MELS
 from utils.conf.load import checked, load_conf
@@ -212,14 +212,14 @@ def test_a_changed_setting_outdates_the_outputs_of_its_step(override, steps):
         (["word2vec_embeddings.source=file", "word2vec_embeddings.file=x"], "word2vec_embeddings.file", None),
         ([], "metrics.random.margin", None),
         (
-            ["audio_features.model=own", "data_conf.audio=features"],
+            ["audio_features.model=own", *ON_FEATURES],
             "audio_features.weights",
             "audio_features.model=own",
         ),
         ([], "audio_logmel.hop", None),
         ([], "audio_features.weights", "data_conf.audio=logmels"),
-        (["data_conf.audio=features"], "audio_logmel.hop", "data_conf.audio=features"),
-        (["data_conf.audio=features"], "audio_features.weights", None),
+        (ON_FEATURES, "audio_logmel.hop", "data_conf.audio=features"),
+        (ON_FEATURES, "audio_features.weights", None),
     ],
 )
 def test_an_unused_setting_is_explained_by_the_setting_that_makes_it_so(settings, key, reason):
@@ -230,7 +230,7 @@ def test_an_unused_setting_is_explained_by_the_setting_that_makes_it_so(settings
 
 
 def test_the_settings_of_steps_4_and_5_count_for_these_whatever_training_reads():
-    log_mels, features = load_conf(CONF), load_conf(CONF, ["data_conf.audio=features"])
+    log_mels, features = load_conf(CONF), load_conf(CONF, ON_FEATURES)
     for step, key, reader in ((LOG_MELS, "audio_logmel.hop", log_mels), (FEATURES, "audio_features.weights", features)):
         assert key in step_settings(log_mels, step) and step_settings(log_mels, step) == step_settings(features, step)
         assert [conf for conf in (log_mels, features) if key in result_settings(conf)] == [reader]
@@ -247,7 +247,7 @@ def test_a_trial_that_is_older_than_features_reads_log_mels(tmp_path):
 def test_the_input_size_of_the_encoder_is_that_of_log_mels_or_any_of_features():
     with pytest.raises(UserError, match=r"n_mels is 64 but CRNNWordModel\.audio_enc\.in_dim is 96; leave in_dim"):
         load_conf(CONF, ["CRNNWordModel.audio_enc.in_dim=96"])
-    load_conf(CONF, ["CRNNWordModel.audio_enc.in_dim=96", "data_conf.audio=features"])
+    load_conf(CONF, ["CRNNWordModel.audio_enc.in_dim=96", *ON_FEATURES])
 
 
 def test_conf_yaml_has_every_setting_and_every_default_of_older_trials():

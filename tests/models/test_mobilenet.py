@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.core import CRNNWordModel
 from models.mobilenet import BANDS, RATE, MobileNetV3, divisible
+from tests.helpers import random_model
 
 PUBLISHED = {"mn01": 0.1, "mn02": 0.2, "mn04": 0.4, "mn05": 0.5, "mn10": 1.0, "mn20": 2.0, "mn30": 3.0, "mn40": 4.0}
 
@@ -56,7 +56,7 @@ def test_channels_are_multiples_of_8_that_rounding_hardly_lowers():
 
 def test_state_dicts_of_other_networks_are_refused(network):
     with pytest.raises(KeyError):
-        MobileNetV3.from_state_dict(CRNNWordModel(64, 4, torch.zeros(3, 4)).state_dict())
+        MobileNetV3.from_state_dict(random_model().state_dict())
     state = network.state_dict()
     with pytest.raises(RuntimeError):
         MobileNetV3.from_state_dict(state | {"features.3.block.0.0.weight": torch.zeros(3)})

@@ -7,6 +7,8 @@ import soundfile
 import torch
 import torch.nn.functional as F
 
+from models.audio_encoders import FeatureEncoder
+from models.core import CRNNWordModel
 from tests.helpers import RATE, matrix_of, write_features
 from utils.common.errors import UserError
 from utils.dataset.log_mel import log_mel_spectrogram
@@ -55,16 +57,6 @@ def test_the_mean_of_an_alignment_map_is_the_score(report):
         assert alignment.by_word.mean() == pytest.approx(scores[clip, caption], abs=1e-6)
 
 
-class FeaturesAsEmbeddings:
-    """A model whose audio embeddings are the features themselves."""
-
-    def __init__(self, model):
-        self.text_branch = model.text_branch
-
-    def audio_branch(self, features):
-        return F.normalize(features, dim=-1)
-
-
 def test_features_are_aligned_below_a_log_mel_made_from_the_sound(report, tmp_path):
     """Each on its own frames, over the seconds of the sound."""
     trial, conf, _ = report
@@ -75,8 +67,11 @@ def test_features_are_aligned_below_a_log_mel_made_from_the_sound(report, tmp_pa
     rng = np.random.default_rng(0)
     features = {fid: rng.random((2, 300), np.float32) for fid in ranking["text_to_audio"].queries.fids}
     write_features(paths.audio_features("evaluation"), features, seconds_per_frame=0.25)
-    conf = conf.model_copy(update={"data_conf": data.model_copy(update={"dataset": paths.root})})
-    best = best._replace(model=FeaturesAsEmbeddings(best.model))
+    encoder = conf.CRNNWordModel.audio_enc.model_copy(update={"name": "features"})
+    model = conf.CRNNWordModel.model_copy(update={"audio_enc": encoder})
+    data = data.model_copy(update={"dataset": paths.root})
+    conf = conf.model_copy(update={"data_conf": data, "CRNNWordModel": model})
+    best = best._replace(model=CRNNWordModel(FeatureEncoder(300), best.model.text_enc).eval())
     gallery = Gallery(best, conf, ranking["text_to_audio"], Page(tmp_path))
     alignment, file = gallery.align(1, 3), gallery.split.files[1]
     sound, _ = soundfile.read(file, dtype="float32")

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 
-from tests.helpers import GOLDEN, ROOT, write_features
+from tests.helpers import GOLDEN, ON_FEATURES, ROOT, write_features
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
 from utils.conf.load import load_conf
@@ -35,7 +35,7 @@ def made(weights, tmp_path):
 
 
 def conf_with(*settings):
-    return load_conf(ROOT / "conf.yaml", ["data_conf.audio=features", *settings])
+    return load_conf(ROOT / "conf.yaml", [*ON_FEATURES, *settings])
 
 
 def test_a_sound_is_read_by_the_weights_of_step_5(made, weights, tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.helpers import WORDS, record_files, record_step, write_features, write_trial
+from tests.helpers import ON_FEATURES, WORDS, record_files, record_step, write_features, write_trial
 from utils.common.errors import UserError
 from utils.common.steps import FEATURES, LOG_MELS, SCORING, TRAINING
 from utils.conf.load import load_conf, save_conf
@@ -22,7 +22,8 @@ def conf(tmp_path):
     """The configuration of a data set without log-mels, with features of 10 dimensions."""
     _, conf = write_trial(tmp_path)
     save_conf(conf, tmp_path / "conf.yaml")
-    settings = ["data_conf.audio=features", "data_conf.val_data=evaluation", "param_conf.batch_size=2"]
+    projected = [f"CRNNWordModel.{side}_enc.projection=6" for side in ("audio", "text")]
+    settings = [*ON_FEATURES, *projected, "data_conf.val_data=evaluation", "param_conf.batch_size=2"]
     conf, paths = load_conf(tmp_path / "conf.yaml", settings), DatasetPaths(conf.data_conf.dataset)
     for split in conf.data_conf.splits:
         paths.log_mels(split).unlink()

@@ -166,7 +166,7 @@ def drawn_captions(split: Split, conf: Conf, epoch: int) -> Iterator[tuple[list[
 def terms_of_strategies(best: Trained, batch: Batch, margin: float, generator: torch.Generator) -> dict[str, LossTerms]:
     """The triplet loss and the picks of each strategy in a batch that is scored once."""
     encoded = best.score.encode_audio(best.model, batch.audio, best.score.training_lengths(batch))
-    scores = best.score(encoded, best.score.word_embeds(best.model.encode_text(batch.text)), batch)
+    scores = best.score(encoded, best.score.encode_text(best.model, batch), batch)
     scores = scores._replace(text_text=cache(scores.text_text), audio_audio=cache(scores.audio_audio))
     negatives = negative_mask(batch.clips)
     return {name: TripletLoss(margin, name)(scores, negatives, generator) for name in STRATEGIES}
