@@ -27,6 +27,7 @@ from scipy.sparse import csr_array
 from benchmarks.inputs import record_as_made
 from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
+from models.mobilenet import MobileNetV3
 from models.text_encoders import WordEncoder
 from utils.audio_input import audio_input
 from utils.common.digests import KEPT
@@ -75,7 +76,8 @@ STAGES = [
     *(f"postprocessing/{name}.py" for name in POSTPROCESSING),
 ]
 SEARCH = "postprocessing/4_search.py"
-DISTURBED = [*STAGES, SEARCH]  # the search ranks a folder for captions
+STEP_5 = "preprocessing/5_audio_features.py"
+DISTURBED = [*STAGES[:5], STEP_5, *STAGES[5:], SEARCH]  # the search ranks a folder for captions
 
 
 def call(*command, status=0, apart=False):
@@ -480,6 +482,8 @@ class Stages:
         self.work.mkdir(parents=True)
         tiny_conf(self.work)
         (self.work / "queries.csv").write_text("caption\na bell rings\nrain\n")
+        torch.manual_seed(0)
+        torch.save(MobileNetV3(0.1).state_dict(), self.work / "mn01.pt")  # random weights
         self.seconds: dict[str, float] = {}
         for stage in DISTURBED[: 1 + max(map(DISTURBED.index, self.names))]:
             self._keep(stage, "before")
@@ -498,7 +502,8 @@ class Stages:
         which = ["--resume", str(trials[0])] if stage == "main.py" and trials else ["--conf", f"{self.work}/conf.yaml"]
         place = {"queries": "queries.csv", "clips": "data/evaluation", "csv": "ranked.csv"} if stage == SEARCH else {}
         where = [part for name, file in place.items() for part in (f"--{name}", f"{self.work / file}")]
-        return [sys.executable, stage, *which, *where, *self.overrides]
+        weights = [f"audio_features.weights={self.work / 'mn01.pt'}"] if stage == STEP_5 else []
+        return [sys.executable, stage, *which, *where, *weights, *self.overrides]
 
     def run(self, stage: str, **options) -> subprocess.CompletedProcess:
         options |= {"cwd": ROOT, "capture_output": True, "text": True, "env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
