@@ -466,6 +466,8 @@ FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_em
 INDEXED, EMBEDDED, MADE, ENCODED, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, FEATURES, SCORE))
 TRAIN_ON_FEATURES = [TRAIN, "--conf", "{conf}", *ON_FEATURES]
 
+FEATURES_CONF = "data_conf: {audio: features}\nCRNNWordModel: {audio_enc: {name: features}}\n"
+
 LARGER, UNSET = resized(lambda size: size + 8), resized(lambda size: 0)
 STRANGE_FORMAT = edited_text("record", '"format": 2', '"format": "two"')
 
@@ -486,8 +488,7 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("an average of no epoch", conf("param_conf: {average_from: 9}"), "average_from is 9 but num_epoch is 1; lower it"),
     ("features for the CRNN", conf("data_conf: {audio: features}"), "audio is features but … name is crnn"),
     ("features without them", conf("CRNNWordModel: {audio_enc: {name: features}}"), "audio is logmels … features"),
-    ("compiled features", conf("{data_conf: {audio: features}, CRNNWordModel: {audio_enc: {name: features}}, "
-                               "param_conf: {compile: true}}"), "compile is true … no CNN"),
+    ("compiled features", conf(FEATURES_CONF + "param_conf: {compile: true}"), "compile is true … no CNN"),
     ("no such encoder", conf("CRNNWordModel: {audio_enc: {name: panns}}"), "audio_enc.name: is 'panns' … 'features'"),
     ("a pool of clips", conf("score: {level: clip, frames: max}"), "frames is max but level is clip … to mean"),
     ("a sharpness of clips", conf("score: {level: clip, sharpness: 3}"), "sharpness is 3 … level is clip … to 10"),

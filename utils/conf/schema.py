@@ -362,7 +362,7 @@ class Conf(Section):
                 f"audio_logmel.n_mels is {n_mels} but CRNNWordModel.audio_enc.in_dim is {in_dim}; leave in_dim at null"
             )
         if encoder.name == "features" and self.param_conf.compile:
-            raise ValueError("param_conf.compile is true but features pass no CNN that it could compile; set it to false")
+            raise ValueError("param_conf.compile is true but features pass no CNN to compile; set it to false")
         extra_words = self.word2vec_embeddings.extra_words
         if extra_words and self.CRNNWordModel.text_enc.trainable:
             raise ValueError(
