@@ -1,6 +1,6 @@
 """Write a live page that searches a split's clips as you type, and plays them: TRIAL/explore/index.html.
 
-The page opens from disk. Reads the split's log-mels and sounds, and {split}_word_scores.hdf5, which
+The page opens from disk. Reads the split's sounds and log-mels, and {split}_word_scores.hdf5, which
 1_xmodal_scores.py writes."""
 
 import sys

@@ -42,6 +42,8 @@ def require_memory(conf: Conf, dim: int, split: Split, device: torch.device) -> 
     table = read_table(paths.text(name), ["fid", "file_name"], INDEXING)
     file_name = table.loc[table["fid"] == fid, "file_name"].iloc[0]
     need = step_memory(conf, dim, share, frames, words)
+    if conf.data_conf.audio == "features":  # a batch, its norm and dropout; embeddings with their gradients
+        need += 4 * share * frames * (3 * split.width + 2 * dim)
     batch = f"the longest batch, {counted(share, 'clip')} x {frames} frames (as clip {fid}, {file_name!r}, has)"
     sizes = f"about {need / 1e9:.2f} GB of the {free / 1e9:.2f} GB of memory that are free"
     if need > OFF_BY * free:

@@ -107,6 +107,11 @@ def encoder_dim(conf: Conf, words: int, in_dim: int | None) -> int:
     """
     audio, text_dim = conf.CRNNWordModel.audio_enc, conf.CRNNWordModel.text_enc.projection or words
     out_dim = in_dim if audio.name == "features" else audio.out_dim or (words if audio.projection else text_dim)
+    if audio.name == "crnn" and out_dim % 2:
+        raise UserError(
+            f"CRNNWordModel: the CRNN's two directions cannot share {out_dim} dimensions; set audio_enc.out_dim or "
+            "text_enc.projection to an even number"
+        )
     if (audio.projection or out_dim) != text_dim:
         raise UserError(
             f"CRNNWordModel: clips would have {audio.projection or out_dim} dimensions but captions {text_dim}; set "

@@ -246,6 +246,8 @@ class Score(nn.Module):
         ValueError: no such pool, or no such weighing.
     """
 
+    signed = False  # whether scores may be negative
+
     def __init__(
         self,
         frames: str = "mean",
@@ -403,6 +405,8 @@ class ClipScore(Score):
     Args:
         words, mask_frames, vocabulary: as in `Score`.
     """
+
+    signed = True
 
     def __init__(self, words: str = "mean", mask_frames: bool = False, vocabulary: int = 1):
         super().__init__(words=words, mask_words=True, mask_frames=mask_frames, vocabulary=vocabulary)

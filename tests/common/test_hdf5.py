@@ -11,7 +11,7 @@ from utils.common.hdf5 import fixed_length, get_dataset, open_hdf5
 NUMBERS = np.arange(6, dtype=np.float32).reshape(2, 3)
 FIXED = fixed_length(["loud"])
 README = ROOT / "README.md"
-ELSEWHERE, ABSENT = "is not a data set of this file", "is not stored in this file in full"
+ELSEWHERE, ABSENT = "is not a data set of this file", "is not stored in this file in full, or is compressed"
 
 
 @pytest.fixture

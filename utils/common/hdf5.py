@@ -43,7 +43,7 @@ def get_dataset(store: h5py.File, name: str, made_by: str, kind: str = "f") -> h
     if not isinstance(data, h5py.Dataset):
         problem = "is not a data set of this file"
     elif data.is_virtual or data.external or data.shape is None or data.id.get_storage_size() < data.nbytes:
-        problem = "is not stored in this file in full"
+        problem = "is not stored in this file in full, or is compressed"
     elif data.dtype.kind != kind:
         problem = f"holds {data.dtype}, not {KINDS[kind]}"
     else:

@@ -46,16 +46,16 @@ class FeatureStore(ClipStore):
 
 
 def refuse_to_replace(path: Path) -> None:
-    """Raise UserError where a file holds features that the user wrote."""
+    """Raise UserError where a file holds features that step 5 did not write."""
     try:
         with h5py.File(path, "r") as store:
-            model = store.attrs.get("model")
+            is_foreign = len(store) > 0 and "weights_sha256" not in store.attrs
     except (OSError, RuntimeError, ValueError):  # absent or damaged
         return
-    if isinstance(model, str) and not model.startswith(MODEL):
+    if is_foreign:
         raise UserError(
-            f"{path}: holds features of another model ({model:.80}) and is not replaced; set audio_features.model to "
-            "own to use them, or move the file"
+            f"{path}: holds features of another model and is not replaced; set audio_features.model to own to use "
+            "them, or move the file"
         )
 
 

@@ -65,7 +65,7 @@ def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> 
             epoch=search.epoch,
             caveat=caveat_of(trial),
             weighted=search.score.idf is not None,
-            signed_scores=trial.conf.score.level == "clip",
+            signed_scores=search.score.signed,
             example=texts[0] if texts else "",
             content=content,
             levels=levels,

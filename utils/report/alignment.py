@@ -42,8 +42,8 @@ class Alignment(NamedTuple):
 
 
 @rc_context(SETTINGS | {"font.size": 8})
-def draw(alignment: Alignment, top: float) -> Picture:
-    """Draw an alignment on one time axis; `top` is the similarity of the brightest colour."""
+def draw(alignment: Alignment, top: float, bottom: float = 0.0) -> Picture:
+    """Draw an alignment on one time axis; `bottom` is the value of the darkest colour, `top` that of the brightest."""
     log_mel, similarities, hop, by_word = alignment.log_mel, alignment.similarities, alignment.hop, alignment.by_word
     mel_span, word_span = time_span(log_mel, alignment.log_mel_hop), time_span(similarities, hop)
     words = [word if len(word) <= 15 else word[:14] + "…" for word in alignment.words]
@@ -62,7 +62,7 @@ def draw(alignment: Alignment, top: float) -> Picture:
     word_image = column_means(similarities, MAX_COLUMNS)
     for axes, image, colours, span, rows, low, high in (
         (mel_axes, mel_image, LOG_MEL_COLOURS, mel_span, n_mels, loudest - LOG_MEL_RANGE, loudest),
-        (word_axes, word_image, COLOURS, word_span, len(words), 0, top),
+        (word_axes, word_image, COLOURS, word_span, len(words), bottom, top),
     ):
         extent = (*span, 0, rows)
         axes.imshow(image, colours, aspect="auto", interpolation="none", extent=extent, vmin=low, vmax=high)

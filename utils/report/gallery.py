@@ -56,7 +56,12 @@ class Gallery:
         items = [int(order[rank - 1]) for rank in ranks]
         pairs = [(item, query) if ranking.by_text else (query, item) for item in items]  # a clip and a caption
         alignments = [self.align(*pair) for pair in pairs]
-        top = max(float(shown.similarities.max()) for shown in alignments)  # the brightest colour of all pictures
+        values = [shown.similarities for shown in alignments]
+        if self.best.score.signed:
+            top = max(float(np.abs(value).max()) for value in values)  # the brightest colour of all pictures
+        else:
+            top = max(float(value.max()) for value in values)
+        low = -top if self.best.score.signed else 0.0
         results = [
             {
                 "rank": rank,
@@ -65,7 +70,7 @@ class Gallery:
                 "clip": self.split.player(clip) if ranking.by_text else None,  # a caption's result
                 "caption": self.split.captions[caption],
                 "total": self._total(shown, caption),
-                "picture": self.page.picture(alignment.draw(shown, top)),
+                "picture": self.page.picture(alignment.draw(shown, top, low)),
             }
             for rank, item, (clip, caption), shown in zip(ranks, items, pairs, alignments, strict=True)
         ]
@@ -75,6 +80,7 @@ class Gallery:
             "captions": [self.split.captions[caption] for caption in captions],
             "first_rank": float(ranking.values["first_rank"][query]),
             "tied": ranking.values["tied"][query],
+            "low": low,
             "top": top,
             "results": results,
         }

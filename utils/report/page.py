@@ -1,6 +1,7 @@
 """A page and the files beside it, for reports, comparisons and live pages."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from utils.common.hdf5 import get_dataset, open_hdf5
 from utils.common.steps import INDEXING, LOG_MELS
 from utils.conf.schema import Conf
 from utils.data_utils import load_split
+from utils.dataset.audio import highest_frequency
 from utils.dataset.index import TEXT_COLUMNS, read_clips, read_table
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import DatasetPaths
@@ -83,7 +85,8 @@ class PlayableSplit:
 def drawn_log_mel(conf: Conf, split: str, fid: str, sound: Path) -> np.ndarray:
     """The log-mel (T, n_mels) of a clip, for a picture: from its file, or computed where training reads features."""
     if conf.data_conf.audio == "features":  # step 4 is then not needed
-        return read_log_mel(sound, conf.audio_logmel.config)
+        config = conf.audio_logmel.config
+        return read_log_mel(sound, replace(config, fmax=min(config.fmax, highest_frequency(sound))))
     with open_hdf5(DatasetPaths(conf.data_conf.dataset).log_mels(split), LOG_MELS) as store:
         return get_dataset(store, fid, LOG_MELS)[()]
 

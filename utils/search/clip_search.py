@@ -203,7 +203,7 @@ class ClipSearch:
     def sounds(self) -> LogMels | Features:
         """Reads sounds as training read those of the data set."""
         if self.conf.data_conf.audio == "features":
-            return Features(self.conf, self.paths.audio_features(self.split))
+            return Features(self.conf, self.paths.audio_features(self.split), self.clips.values())
         return LogMels(self.conf, self.clips.values())
 
     @cached_property

@@ -54,9 +54,11 @@ class Features:
     Raises UserError where there are no such weights, or the user made the features.
     """
 
-    noun, fmax = "features", FMAX
+    noun = "features"
 
-    def __init__(self, conf: Conf, file: Path):
+    def __init__(self, conf: Conf, file: Path, clips: Iterable[Clip] = ()):
+        rates = Counter(clip.sample_rate for clip in clips)
+        self.fmax = min([FMAX, *(rate / 2 for rate, _ in rates.most_common(1))])
         if conf.audio_features.model == "own":
             advice = "no features can be made of another sound; search for the data set's clips by a text"
             raise UserError(f"audio_features.model: is own: {advice}")

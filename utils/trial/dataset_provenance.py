@@ -96,8 +96,8 @@ def sounds(conf: Conf) -> dict[str, str]:
 def sources(conf: Conf) -> dict[str, str]:
     """SHA-256 of what a data set was made from, by "captions of SPLIT", "sounds of SPLIT", "word vectors", "features".
 
-    Settings have no part in them. Word vectors are there where a file held them; features, of the training split, where
-    training reads features that the user made.
+    Settings have no part in them. Word vectors are there where a file held them. "features", where training reads them,
+    are the user's own of the training split, or else the network's weights.
     """
     paths, entries = DatasetPaths(conf.data_conf.dataset), read_provenance(conf.data_conf.dataset)
     captions, embedded, features = (entries.get(step, Entry()) for step in (CLEANING, EMBEDDING, FEATURES))
@@ -105,8 +105,10 @@ def sources(conf: Conf) -> dict[str, str]:
     if embedded.settings.get("word2vec_embeddings.source") == "file":  # which may be within the data set
         others = (digest for file, digest in embedded.inputs.items() if file != paths.vocab_info.name)
         found[WORD_VECTORS] = next(others, None)
-    if conf.data_conf.audio == "features" and features.settings.get("audio_features.model") == "own":
-        found[OWN_FEATURES] = features.outputs.get(paths.audio_features(conf.data_conf.train_data).name)
+    if conf.data_conf.audio == "features":
+        weights = (digest for file, digest in features.inputs.items() if file != paths.audio_info.name)
+        own = features.outputs.get(paths.audio_features(conf.data_conf.train_data).name)
+        found[OWN_FEATURES] = own if features.settings.get("audio_features.model") == "own" else next(weights, None)
     clips = sorted(sounds(conf).items())
     for split in conf.data_conf.splits:
         found[f"captions of {split}"] = captions.inputs.get(paths.raw_captions(split).name)

@@ -46,6 +46,7 @@ function showHits() {
   const { terms, scores, order } = result, hits = order.slice(0, shown);
   const addends = hits.map(clip => terms.map(({ row, share }) => share * table[row * clips.length + clip]));
   const longest = Math.max(...addends.flat().map(Math.abs), Number.MIN_VALUE);
+  const sums = addends.map(of => of.reduce((sum, addend) => sum + Math.abs(addend), 0) || 1);
   hits.forEach((clip, i) => {
     const { card, rank, score, rows } = cardOf(clip);
     rank.textContent = i + 1;
@@ -53,7 +54,7 @@ function showHits() {
     rows.replaceChildren(...terms.map(({ row, count }, k) => wordLine(
       count > 1 ? `${words[row]} ×${count}` : words[row],
       addends[i][k] / longest,
-      [table[row * clips.length + clip].toFixed(3), `${Math.round(100 * addends[i][k] / (scores[clip] || 1))} %`],
+      [table[row * clips.length + clip].toFixed(3), `${Math.round(100 * addends[i][k] / sums[i])} %`],
     )));
     if (list.children[i] !== card) list.insertBefore(card, list.children[i] ?? null);
   });
