@@ -274,7 +274,8 @@ def named_model(name: str | None) -> Spoil:
     """Features of a model of this name."""
 
     def rename(opened: h5py.File, _: str) -> None:
-        del opened.attrs["model"]
+        for attribute in {"model", "weights_sha256"} & opened.attrs.keys():
+            del opened.attrs[attribute]
         if name:
             opened.attrs["model"] = name
 

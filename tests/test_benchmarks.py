@@ -170,6 +170,12 @@ def test_bench_prints_every_row(printed_by):
         r"loss of hard-audio-NS.*memory",
         r"epoch with its evaluation.*, float32",
         r"epoch with its evaluation.*, bfloat16",
+        r"epoch on 30 pairs.*clip level",
+        r"120 such epochs",
+        r"peak memory",
+        r"epoch on 30 pairs.*frame level",
+        r"120 such epochs",
+        r"peak memory",
         r"scoring.*with encoding \(theirs extrapolated",
         r"scoring.*after encoding \(theirs extrapolated",
         r"scoring.*: peak memory",
@@ -181,7 +187,7 @@ def test_bench_prints_every_row(printed_by):
     lines = [line for line in out.splitlines() if line.startswith("|")][2:]
     assert len(lines) == len(rows)
     for row, line in zip(rows, lines, strict=True):
-        assert re.match(rf"\| {row}.*\|.*\|.*\d.*\|.*\| +[<>]= [\d.]+( s|x| GB| %), (met|missed) +\|$", line), line
+        assert re.match(rf"\| {row}.*\|.*\|.*\d.*\|.*\| +[<>]= [\d.]+( s|x| GB| %| min), (met|missed) +\|$", line), line
     assert len(re.findall(r"GFLOP/s, +[\d.]+% of the measured peak", out)) == 3
 
 

@@ -87,6 +87,7 @@ def test_pages_say_what_they_show(trial):
 
 @pytest.mark.parametrize(("settings", "message"), [
     (["CRNNWordModel.audio_enc.projection=null"], "clips would have 96 dimensions but captions 6; set"),
+    ([f"CRNNWordModel.{side}_enc.projection=null" for side in ("audio", "text")], "nothing would be trained"),
     (["CRNNWordModel.text_enc.projection=8"], "clips would have 6 dimensions but captions 8; set"),
 ])  # fmt: skip
 def test_dimensions_that_differ_are_refused(prepared, settings, message):

@@ -103,9 +103,15 @@ def build_model(conf: Conf, word_vectors: np.ndarray, in_dim: int | None = None)
 def encoder_dim(conf: Conf, words: int, in_dim: int | None) -> int:
     """The dimension of the audio encoder's outputs, for word vectors of `words` dimensions and features of `in_dim`.
 
-    Raises UserError where clips and captions would be of different dimensions.
+    Raises UserError where clips and captions would be of different dimensions, or nothing would be trained.
     """
-    audio, text_dim = conf.CRNNWordModel.audio_enc, conf.CRNNWordModel.text_enc.projection or words
+    audio, text = conf.CRNNWordModel.audio_enc, conf.CRNNWordModel.text_enc
+    text_dim = text.projection or words
+    if audio.name == "features" and not (audio.projection or text.projection or text.trainable):
+        raise UserError(
+            "CRNNWordModel: nothing would be trained, as audio_enc.name is features; set audio_enc.projection and "
+            "text_enc.projection to one number"
+        )
     out_dim = in_dim if audio.name == "features" else audio.out_dim or (words if audio.projection else text_dim)
     if audio.name == "crnn" and out_dim % 2:
         raise UserError(

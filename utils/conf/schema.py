@@ -363,12 +363,6 @@ class Conf(Section):
             )
         if encoder.name == "features" and self.param_conf.compile:
             raise ValueError("param_conf.compile is true but features pass no CNN to compile; set it to false")
-        text = self.CRNNWordModel.text_enc
-        if encoder.name == "features" and not (encoder.projection or text.projection or text.trainable):
-            raise ValueError(
-                "CRNNWordModel.audio_enc.name is features but nothing would be trained; set audio_enc.projection and "
-                "text_enc.projection to one number"
-            )
         extra_words = self.word2vec_embeddings.extra_words
         if extra_words and self.CRNNWordModel.text_enc.trainable:
             raise ValueError(
