@@ -160,9 +160,10 @@ def test_features_that_the_user_wrote_are_not_replaced(tmp_path, clips, weights)
     refuse_to_replace(path)  # absent
     finish(FeatureStore(path, weights), clips, tmp_path)
     refuse_to_replace(path)
-    with h5py.File(path, "a") as store:
-        store.attrs["model"] = "PANNs"
-    with pytest.raises(UserError, match=rf"^{path}: holds features of another model \(PANNs\) .*model to own"):
-        refuse_to_replace(path)
+    for model in ("PANNs", np.bytes_("PANNs"), "efficientat, fine-tuned"):
+        with h5py.File(path, "w") as store:
+            store["f0"], store.attrs["model"] = np.ones((2, 3), np.float32), model
+        with pytest.raises(UserError, match=rf"^{path}: holds features of another model .*model to own"):
+            refuse_to_replace(path)
     path.write_bytes(b"damaged")
     refuse_to_replace(path)
