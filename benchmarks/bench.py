@@ -222,16 +222,17 @@ def epoch(size: Size) -> Iterator[Row]:
 
 
 def pretrained(size: Size) -> Iterator[Row]:
-    """An epoch of conf_pretrained.yaml with its evaluation, and the 120 epochs that follow from it."""
+    """An epoch of conf_pretrained.yaml with its evaluation on two cores, and the 120 epochs that follow from it."""
     for level, most_minutes in (("clip", 10), ("frame", 45)):
         taken, memory = isolated(_pretrained, size, level)
-        what = f"epoch on {5 * size.encoded_clips[0]} pairs of 70 frames x 384, S at the {level} level"
+        what = f"epoch on {5 * size.encoded_clips[0]} pairs of 70 x 384, two threads, S at the {level} level"
         yield Row(what, None, taken, 60 * most_minutes / 120)
         yield Row("120 such epochs, in minutes", None, 120 * taken / 60, most_minutes, unit="min")
         yield Row("peak memory", None, memory, 4, unit="GB")
 
 
 def _pretrained(size: Size, level: str) -> tuple[float, float]:
+    torch.set_num_threads(min(2, os.cpu_count()))
     conf = load_conf(ROOT / "conf_pretrained.yaml", [f"score.level={level}"])
     train, val = (inputs.features_split(clips, 70, 384) for clips in size.encoded_clips)
     vectors = inputs.word_vectors(inputs.VOCABULARY).numpy()

@@ -170,7 +170,7 @@ def test_bench_prints_every_row(printed_by):
         r"loss of hard-audio-NS.*memory",
         r"epoch with its evaluation.*, float32",
         r"epoch with its evaluation.*, bfloat16",
-        r"epoch on 30 pairs.*clip level",
+        r"epoch on 30 pairs.*two threads.*clip level",
         r"120 such epochs",
         r"peak memory",
         r"epoch on 30 pairs.*frame level",
