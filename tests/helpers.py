@@ -37,6 +37,7 @@ from utils.conf.load import load_conf, save_conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import Split, load_split
 from utils.dataset.audio import probe_clip
+from utils.dataset.clip_store import Sound, part_name
 from utils.dataset.index import clip_id
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
@@ -348,6 +349,20 @@ def write_features(path, features, seconds_per_frame=0.32):
         for fid, frames in features.items():
             store[fid] = frames
             store[fid].attrs["audio_sha256"] = "0" * 64
+
+
+def finish_clips(store, clips, folder):
+    """Finish a ClipStore's clips; returns the fids of the computed ones, and the places of all."""
+    stored = store.stored()
+    store.prepare()
+    finished = store.finished()
+    batch = [
+        Sound(fid, clip, folder / clip.file_name, stored.get(fid) == clip.sha256 or part_name(fid, clip) in finished)
+        for fid, clip in clips.items()
+    ]
+    places = dict(zip(clips, store.finish(batch), strict=True))
+    computed = [fid for fid in clips if places[fid] is not None]
+    return computed, finished | {part_name(fid, clips[fid]): places[fid] for fid in computed}
 
 
 def write_history(trial, epochs=3, offset=0.0):

@@ -60,7 +60,7 @@ def score_split(
     words = score.word_embeds(encode_words(model, caption_word_weights(captions)[0]))  # (V, E)
     by_word, clips = score_words(model, split, [words], score, keep_encoded)
     cross = CaptionScores(score.caption_weights(captions, words), by_word)
-    return SplitScores(split, score, words, score.text_weights(captions, words), cross, clips)
+    return SplitScores(split, score, words, score.text_weights(captions, cross.weights), cross, clips)
 
 
 @torch.no_grad()

@@ -332,9 +332,9 @@ class Score(nn.Module):
         """S(a_i, a_j) of pairs (P, 2) of clips: (P,)."""
         return clip_pair_scores(clips, pairs)
 
-    def text_weights(self, captions: list[np.ndarray], words: Tensor) -> csr_array:
-        """The weights (M, V) for `of_captions`: as published, all words weigh the same."""
-        return caption_word_weights(captions)[1]
+    def text_weights(self, captions: list[np.ndarray], weights: csr_array) -> csr_array:
+        """The weights (M, V) for `of_captions`, beside those of `caption_weights`: as published, all words the same."""
+        return weights if self.idf is None else caption_word_weights(captions)[1]
 
     def of_captions(self, words: Tensor, weights: csr_array) -> Tensor:
         """S(t_i, t_j) of captions (N, V) of words (V, E): (N, N)."""
@@ -463,9 +463,9 @@ class ClipScore(Score):
         weights.data /= np.repeat(lengths, np.diff(weights.indptr))
         return weights
 
-    def text_weights(self, captions: list[np.ndarray], words: Tensor) -> csr_array:
+    def text_weights(self, captions: list[np.ndarray], weights: csr_array) -> csr_array:
         """The weights of `caption_weights`."""
-        return self.caption_weights(captions, words)
+        return weights
 
     def of_clips(self, clips: EncodedClips, pairs: np.ndarray) -> Tensor:
         """The cosines of pairs (P, 2) of clips: (P,)."""

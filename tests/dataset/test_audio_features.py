@@ -9,11 +9,10 @@ import torch
 import utils.dataset.audio
 import utils.dataset.audio_features
 from models.mobilenet import MobileNetV3
-from tests.helpers import CPU
+from tests.helpers import CPU, finish_clips
 from utils.common.errors import UserError
 from utils.dataset.audio import probe_clip
 from utils.dataset.audio_features import SECONDS_PER_FRAME, FeatureStore, read_features, refuse_to_replace
-from utils.dataset.clip_store import Sound, part_name
 from utils.dataset.kaldi_log_mel import SAMPLE_RATE, kaldi_log_mel
 from utils.dataset.pretrained_weights import find_weights
 
@@ -107,16 +106,8 @@ def test_sounds_that_cannot_be_encoded_are_refused(tmp_path, network, samples, r
 
 def finish(store, clips, folder):
     """Finish clips and assemble the file; returns the fids of the computed ones."""
-    stored = store.stored()
-    store.prepare()
-    finished = store.finished()
-    batch = [
-        Sound(fid, clip, folder / clip.file_name, stored.get(fid) == clip.sha256 or part_name(fid, clip) in finished)
-        for fid, clip in clips.items()
-    ]
-    places = dict(zip(clips, store.finish(batch), strict=True))
-    computed = [fid for fid in clips if places[fid] is not None]
-    store.assemble(clips, stored, finished | {part_name(fid, clips[fid]): places[fid] for fid in computed})
+    computed, places = finish_clips(store, clips, folder)
+    store.assemble(clips, store.stored(), places)
     return computed
 
 

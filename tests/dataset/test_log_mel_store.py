@@ -12,12 +12,13 @@ import soundfile
 
 import utils.common.digests
 import utils.dataset.log_mel_store
+from tests.helpers import finish_clips
 from utils.common.chunks import read_place
 from utils.common.digests import HELD
 from utils.common.errors import UserError
 from utils.common.workers import SPAWN
 from utils.dataset.audio import probe_clip
-from utils.dataset.clip_store import Sound, part_name
+from utils.dataset.clip_store import part_name
 from utils.dataset.log_mel import log_mel_spectrogram, read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.dataset.log_mel_store import LogMelStore
@@ -35,20 +36,6 @@ def sounds(tmp_path):
     return clips, tmp_path, LogMelStore(tmp_path / "x.hdf5", LOG_MEL_CONFIG)
 
 
-def finish(store, clips, folder):
-    """Finish clips; returns the fids of the computed ones, and the places of all."""
-    stored = store.stored()
-    store.prepare()
-    finished = store.finished()
-    batch = [
-        Sound(fid, clip, folder / clip.file_name, stored.get(fid) == clip.sha256 or part_name(fid, clip) in finished)
-        for fid, clip in clips.items()
-    ]
-    places = dict(zip(clips, store.finish(batch), strict=True))
-    computed = [fid for fid in clips if places[fid] is not None]
-    return computed, finished | {part_name(fid, clips[fid]): places[fid] for fid in computed}
-
-
 def again(store):
     """The store as another process opens it."""
     return LogMelStore(store.path, store.config)
@@ -56,7 +43,7 @@ def again(store):
 
 def test_log_mels_match_their_clips(sounds):
     clips, folder, store = sounds
-    computed, finished = finish(store, clips, folder)
+    computed, finished = finish_clips(store, clips, folder)
     assert computed == ["a", "b", "c"]
     assert store.assemble(clips, {}, finished) == 3 * 26
     store.clear()
@@ -69,7 +56,7 @@ def test_log_mels_match_their_clips(sounds):
 
 def test_the_file_equals_one_written_by_h5py(sounds):
     clips, folder, store = sounds
-    store.assemble(clips, {}, finish(store, clips, folder)[1])
+    store.assemble(clips, {}, finish_clips(store, clips, folder)[1])
     with h5py.File(folder / "plain.hdf5", "w") as plain:
         for fid, clip in clips.items():
             log_mel = read_log_mel(folder / clip.file_name, LOG_MEL_CONFIG)
@@ -90,26 +77,26 @@ def test_a_sound_is_read_once_unless_it_is_large(sounds, monkeypatch, held):
 
     monkeypatch.setattr(utils.dataset.log_mel_store, "read_log_mel", read_after)
     expected = read_log_mel(folder / "a.wav", LOG_MEL_CONFIG)
-    _, finished = finish(store, {"a": clips["a"]}, folder)
+    _, finished = finish_clips(store, {"a": clips["a"]}, folder)
     assert np.array_equal(read_place(finished[part_name("a", clips["a"])]), expected)
 
 
 def test_finished_parts_are_kept_and_damaged_ones_recomputed(sounds):
     clips, folder, store = sounds
-    _, finished = finish(store, clips, folder)
+    _, finished = finish_clips(store, clips, folder)
     assert again(store).finished() == finished
     (part,) = store.parts.glob("*.part")
     part.write_bytes(part.read_bytes()[:-1])
-    assert finish(again(store), clips, folder)[0] == ["c"]
+    assert finish_clips(again(store), clips, folder)[0] == ["c"]
     content = bytearray(part.read_bytes())
     content[finished[part_name("b", clips["b"])].start] ^= 1
     part.write_bytes(content)
-    computed, finished = finish(again(store), clips, folder)  # "c" is in another file by now
+    computed, finished = finish_clips(again(store), clips, folder)  # "c" is in another file by now
     assert computed == ["b"]
     store.assemble(clips, {}, finished)
     store.clear()
     whole = (folder / "x.hdf5").read_bytes()
-    computed, finished = finish(store, clips, folder)
+    computed, finished = finish_clips(store, clips, folder)
     assert (computed, finished) == ([], {})  # now from the file
     store.assemble(clips, store.stored(), finished)
     assert (folder / "x.hdf5").read_bytes() == whole
@@ -117,13 +104,13 @@ def test_finished_parts_are_kept_and_damaged_ones_recomputed(sounds):
 
 def test_pipes_and_links_are_not_read_as_parts(sounds):
     clips, folder, store = sounds
-    finish(store, clips, folder)
+    finish_clips(store, clips, folder)
     (part,) = store.parts.glob("*.part")
     part.rename(folder / "elsewhere")
     os.mkfifo(store.parts / "pipe.part")
     (store.parts / "link.part").symlink_to(folder / "elsewhere")
     (store.parts / "folder.part").mkdir()
-    assert again(store).finished() == {} and finish(again(store), clips, folder)[0] == ["a", "b", "c"]
+    assert again(store).finished() == {} and finish_clips(again(store), clips, folder)[0] == ["a", "b", "c"]
     store.clear()
     for put in (os.mkfifo, lambda path: path.symlink_to(folder / "elsewhere"), Path.touch):
         put(store.parts)
@@ -135,7 +122,7 @@ def test_pipes_and_links_are_not_read_as_parts(sounds):
 @pytest.mark.parametrize("place", range(0, 120, 7))
 def test_a_part_with_a_damaged_header_is_not_finished(sounds, place):
     clips, folder, store = sounds
-    finish(store, clips, folder)
+    finish_clips(store, clips, folder)
     (part,) = store.parts.glob("*.part")
     content = bytearray(part.read_bytes())
     content[place] ^= 0x81
@@ -147,7 +134,7 @@ def test_clips_before_one_that_fails_are_kept(sounds):
     clips, folder, store = sounds
     (folder / "c.wav").write_bytes(b"none")
     with pytest.raises(UserError, match=r"c\.wav: has changed"):
-        finish(store, clips, folder)
+        finish_clips(store, clips, folder)
     assert list(again(store).finished()) == [part_name(fid, clips[fid]) for fid in "ab"]
 
 
@@ -159,7 +146,7 @@ def _read_or_be_killed(path, *arguments):
 
 def _finish_until_the_kill(*arguments):
     utils.dataset.log_mel_store.read_log_mel = _read_or_be_killed
-    finish(*arguments)
+    finish_clips(*arguments)
 
 
 def test_clips_before_a_kill_are_kept(sounds):
@@ -168,29 +155,29 @@ def test_clips_before_a_kill_are_kept(sounds):
     worker.start()
     worker.join()
     assert worker.exitcode == -signal.SIGKILL
-    assert finish(again(store), clips, folder)[0] == ["c"]
+    assert finish_clips(again(store), clips, folder)[0] == ["c"]
 
 
 def test_a_changed_sound_is_refused_until_it_is_indexed_and_then_recomputed(sounds):
     clips, folder, store = sounds
-    store.assemble(clips, {}, finish(store, clips, folder)[1])
+    store.assemble(clips, {}, finish_clips(store, clips, folder)[1])
     store.clear()
     soundfile.write(folder / "b.wav", np.zeros(8000), 8000)
     with pytest.raises(UserError, match=r"b\.wav: has changed since preprocessing/2_clotho_dataset\.py read it"):
-        finish(store, clips, folder)
+        finish_clips(store, clips, folder)
     clips["b"] = probe_clip(folder / "b.wav").clip
-    computed, finished = finish(store, clips, folder)
+    computed, finished = finish_clips(store, clips, folder)
     assert computed == ["b"]
     assert store.assemble(clips, store.stored(), finished) == 2 * 26 + 51
 
 
 def test_parts_of_other_settings_are_dropped(sounds):
     clips, folder, store = sounds
-    finish(store, clips, folder)
+    finish_clips(store, clips, folder)
     assert not store.prepare()
     other = LogMelStore(folder / "x.hdf5", replace(LOG_MEL_CONFIG, hop=0.01))
     assert other.prepare()
-    computed, finished = finish(other, clips, folder)
+    computed, finished = finish_clips(other, clips, folder)
     assert computed == ["a", "b", "c"]
     assert other.assemble(clips, {}, finished) == 3 * 51
     assert other.stored() == {fid: clip.sha256 for fid, clip in clips.items()}

@@ -56,11 +56,7 @@ class Gallery:
         items = [int(order[rank - 1]) for rank in ranks]
         pairs = [(item, query) if ranking.by_text else (query, item) for item in items]  # a clip and a caption
         alignments = [self.align(*pair) for pair in pairs]
-        values = [shown.similarities for shown in alignments]
-        if self.best.score.signed:
-            top = max(float(np.abs(value).max()) for value in values)  # the brightest colour of all pictures
-        else:
-            top = max(float(value.max()) for value in values)
+        top = max(float(np.abs(shown.similarities).max()) for shown in alignments)  # the brightest colour of all
         low = -top if self.best.score.signed else 0.0
         results = [
             {

@@ -32,9 +32,8 @@ class LogMels:
 
     def __init__(self, conf: Conf, clips: Iterable[Clip]):
         self.encoder, config = encoder_class(conf), conf.audio_logmel.config
-        rates = Counter(clip.sample_rate for clip in clips)
-        if config.sample_rate is None and rates:
-            config = replace(config, sample_rate=rates.most_common(1)[0][0])
+        if config.sample_rate is None:
+            config = replace(config, sample_rate=usual_rate(clips))
         self.config, self.fmax, self.settings = config, config.fmax, asdict(config)
 
     def read(self, path: Path) -> np.ndarray:
@@ -57,8 +56,8 @@ class Features:
     noun = "features"
 
     def __init__(self, conf: Conf, file: Path, clips: Iterable[Clip] = ()):
-        rates = Counter(clip.sample_rate for clip in clips)
-        self.fmax = min([FMAX, *(rate / 2 for rate, _ in rates.most_common(1))])
+        rate = usual_rate(clips)
+        self.fmax = FMAX if rate is None else min(FMAX, rate / 2)
         if conf.audio_features.model == "own":
             advice = "no features can be made of another sound; search for the data set's clips by a text"
             raise UserError(f"audio_features.model: is own: {advice}")
@@ -73,6 +72,12 @@ class Features:
         """(L, D) float32; raises UserError where a sound cannot be read."""
         require_sound(path)
         return read_features(path, self.network)
+
+
+def usual_rate(clips: Iterable[Clip]) -> int | None:
+    """The sample rate (Hz) of most clips; None of no clips."""
+    rates = Counter(clip.sample_rate for clip in clips)
+    return rates.most_common(1)[0][0] if rates else None
 
 
 def require_sound(path: Path) -> None:
