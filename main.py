@@ -36,7 +36,9 @@ from utils.sweep.points import create_sweep, resume_sweep
 from utils.sweep.run import run_sweep
 from utils.trial.directory import create_trial, resume_trial, training_lock
 from utils.trial.history import has_settled
+from utils.trial.identity import training_of
 from utils.trial.record import TrialRecord, require_tensorboard
+from utils.trial.start import load_start
 from utils.trial.training_data import TrainingData, load_training_data
 from utils.trial.trial import Trial
 
@@ -85,6 +87,8 @@ def train(trial: Trial, data: TrainingData) -> None:
     loader = batches(data.train, params.batch_size, shuffle=True)
     record = TrialRecord(trial, data.words)
     record.restore(state.checkpointables)
+    if params.start_from and not record.history:
+        record.log(load_start(state, conf, training_of(trial.path).sources))
     record.begin_run(state.device)
     broadcast_weights(state.model)
     sizes = f"{counted(len(data.train.captions), 'pair')}, {counted(len(loader), 'batch')} an epoch"

@@ -23,7 +23,7 @@ from utils.common.errors import UserError
 from utils.common.hdf5 import get_dataset, open_hdf5
 from utils.common.memory import free_memory
 from utils.common.processes import shard
-from utils.common.steps import EMBEDDING, INDEXING, TRAINING
+from utils.common.steps import INDEXING, TRAINING
 from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.device_utils import DeviceAudio
@@ -117,6 +117,8 @@ def load_split(
 def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd.DataFrame, list[Tensor]]:
     """Read a split's captions: a table of TEXT_COLUMNS, and for each of its M rows the word ids (W,) int64.
 
+    A caption that is itself in the vocabulary has one word: with sentences, each caption is.
+
     Raises UserError where the file is missing, unreadable or empty, or a word is not in the vocabulary `words`.
     """
     table = read_table(paths.text(split), TEXT_COLUMNS, INDEXING)
@@ -128,7 +130,7 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd
     if table["tid"].duplicated().any():
         raise UserError(f"{paths.text(split)}: a caption stands twice; run {INDEXING} again")
     word_ids = {word: i for i, word in enumerate(words)}
-    return table, [_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]]
+    return table, [_word_ids(paths, split, row.text, row.tokens, word_ids) for row in table.itertuples()]
 
 
 def on_device(split: Split, name: str, device: torch.device, cache: str, needed: float) -> Split:
@@ -207,7 +209,9 @@ def _padded(audio: Sequence[Tensor], clips: np.ndarray, frames: int) -> Tensor:
     return F.pad(padded, (0, 0, 0, frames - padded.shape[1])) if padded.shape[1] < frames else padded
 
 
-def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, int]) -> Tensor:
+def _word_ids(paths: DatasetPaths, split: str, text: str, tokens: str, word_ids: dict[str, int]) -> Tensor:
+    if text in word_ids:
+        return torch.tensor([word_ids[text]])
     try:
         words = json.loads(tokens)
         if not isinstance(words, list) or not words:
@@ -218,8 +222,8 @@ def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, 
         raise UserError(f"{paths.text(split)}: {why}; run {INDEXING} again") from None
     except KeyError as error:
         raise UserError(
-            f"{paths.text(split)}: the word {error.args[0]!r} has no vector; captions and word vectors "
-            f"are of different runs: run {EMBEDDING} (and {TRAINING}) again"
+            f"{paths.text(split)}: the word {error.args[0]!r} has no vector; captions and vectors are of different "
+            f"runs: run step 3 (and {TRAINING}) again"
         ) from None
 
 

@@ -174,10 +174,10 @@ WORDS, VECTORS = np.array([PAD, "a", "b"]), np.zeros((3, SIZE), np.float32)
         ({"words": np.array([PAD, "a", "a"]), "vectors": VECTORS}, "do not belong together"),
         ({"words": WORDS[::-1], "vectors": VECTORS}, "do not belong together"),
         ({"words": WORDS, "vectors": VECTORS + np.nan}, f"{PAD!r} is not finite"),
-        ({"words": np.array([{}], dtype=object), "vectors": VECTORS}, "not the word vectors"),
-        ({"words": np.arange(3), "vectors": VECTORS}, "not the word vectors"),
-        ({"words": WORDS, "vectors": VECTORS.astype(int)}, "not the word vectors"),
-        ({"word": WORDS, "vectors": VECTORS}, "not the word vectors"),
+        ({"words": np.array([{}], dtype=object), "vectors": VECTORS}, "not the vectors of"),
+        ({"words": np.arange(3), "vectors": VECTORS}, "not the vectors of"),
+        ({"words": WORDS, "vectors": VECTORS.astype(int)}, "not the vectors of"),
+        ({"word": WORDS, "vectors": VECTORS}, "not the vectors of"),
     ],
 )
 def test_unfit_embeddings_are_refused(tmp_path, arrays, what):
@@ -194,7 +194,7 @@ def test_unfit_embeddings_are_refused(tmp_path, arrays, what):
         ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2, 1:]}, "does not belong to the vocabulary"),
         ({"words": np.array(["c", "c"]), "vectors": VECTORS[:2]}, "do not belong together"),
         ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2] + np.inf}, "'c' is not finite"),
-        ({"words": np.array([{}, {}], dtype=object), "vectors": VECTORS[:2]}, "not the word vectors"),
+        ({"words": np.array([{}, {}], dtype=object), "vectors": VECTORS[:2]}, "not the vectors of"),
     ],
 )
 def test_unfit_further_words_are_refused(tmp_path, arrays, what):
@@ -208,5 +208,5 @@ def test_damaged_embeddings_are_refused(tmp_path, kept):
     path = tmp_path / "e.npz"
     np.savez(path, words=WORDS, vectors=VECTORS)
     path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match=r"e\.npz: not the word vectors"):
+    with pytest.raises(UserError, match=r"e\.npz: not the vectors of"):
         load_embeddings(path)

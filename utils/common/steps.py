@@ -40,6 +40,12 @@ class Stage(StrEnum):
         ("vocab_info.json",),  # and what word2vec_embeddings.source reads
         ("word2vec_embeds.npz",),  # and word2vec_extra.npz, where extra words are asked for
     )
+    SENTENCES = (
+        "preprocessing/3_sentence_embeddings.py",
+        "sentence_embeddings",
+        ("{split}_text.csv",),  # and the sentence encoder
+        ("sentence_embeds.npz",),
+    )
     LOG_MELS = (
         "preprocessing/4_audio_logmel.py",
         "audio_logmel",
@@ -67,7 +73,7 @@ class Stage(StrEnum):
     )
 
 
-SYNTHESIS, CLEANING, INDEXING, EMBEDDING, LOG_MELS, FEATURES, TRAINING, SCORING, MEASURING = Stage
+SYNTHESIS, CLEANING, INDEXING, EMBEDDING, SENTENCES, LOG_MELS, FEATURES, TRAINING, SCORING, MEASURING = Stage
 SWEEPING = f"{TRAINING} --sweep"
 
 

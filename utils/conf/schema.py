@@ -17,6 +17,7 @@ from utils.dataset.log_mel_config import LogMelConfig
 from utils.sampling_utils import STRATEGIES
 
 AUDIO_SECTIONS = {"logmels": "audio_logmel", "features": "audio_features"}  # what decides data_conf.audio's input
+TEXT_SECTIONS = {"word": "word2vec_embeddings", "sentence": "sentence_embeddings"}  # the same of text_enc.level
 DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 
 
@@ -159,6 +160,10 @@ class WordEmbeddingsConf(Section):
         return self
 
 
+class SentenceEmbeddingsConf(Section):
+    model: Name = "all-MiniLM-L6-v2"
+
+
 class LogMelConf(Section):
     backend: Annotated[Literal["torch", "librosa", "torchaudio"], Role.RUNTIME]
     sample_rate: Annotated[int, Field(ge=1000, le=384000)] | None
@@ -213,6 +218,7 @@ class ParamConf(Section):
     criterion: Literal["TripletLoss", "InfoNCE"]
     select_by: Literal["val_obj", "val_map"]
     average_from: Count | None = None
+    start_from: Name | None = None
     precision: Literal["float32", "bfloat16"]
     tf32: bool
     compile: bool
@@ -233,6 +239,7 @@ class AudioEncConf(Section):
 
 
 class TextEncConf(Section):
+    level: Literal["word", "sentence"] = "word"
     projection: Count | None = None
     trainable: bool
 
@@ -329,6 +336,7 @@ class Conf(Section):
     text_cleaning: TextCleaningConf
     clotho_dataset: Annotated[ClothoDatasetConf, Role.RUNTIME]  # bad_data.csv lists what it leaves out
     word2vec_embeddings: WordEmbeddingsConf
+    sentence_embeddings: SentenceEmbeddingsConf = SentenceEmbeddingsConf()
     audio_logmel: LogMelConf
     audio_features: AudioFeaturesConf = AudioFeaturesConf()
     param_conf: ParamConf
@@ -363,8 +371,19 @@ class Conf(Section):
             )
         if encoder.name == "features" and self.param_conf.compile:
             raise ValueError("param_conf.compile is true but features pass no CNN to compile; set it to false")
-        extra_words = self.word2vec_embeddings.extra_words
-        if extra_words and self.CRNNWordModel.text_enc.trainable:
+        extra_words, text = self.word2vec_embeddings.extra_words, self.CRNNWordModel.text_enc
+        if text.level == "sentence":
+            for key, value, needed in (
+                ("CRNNWordModel.text_enc.trainable", text.trainable, False),
+                ("score.words", self.score.words, "mean"),
+                ("word2vec_embeddings.extra_words", extra_words, 0),
+            ):
+                if value != needed:
+                    raise ValueError(
+                        f"{key} is {str(value).lower()} but CRNNWordModel.text_enc.level is sentence, where a caption "
+                        f"has one vector and no words; set {key} to {str(needed).lower()}"
+                    )
+        if extra_words and text.trainable:
             raise ValueError(
                 f"word2vec_embeddings.extra_words is {extra_words} but CRNNWordModel.text_enc.trainable is true, which "
                 "trains only the words of captions; set extra_words to 0"
@@ -421,6 +440,9 @@ def unused_because(conf: Conf, key: str) -> str | None:
         return "AdamOptimizer.weight_decay=0"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
+    level = conf.CRNNWordModel.text_enc.level
+    if (section := key.partition(".")[0]) in TEXT_SECTIONS.values() and section != TEXT_SECTIONS[level]:
+        return f"CRNNWordModel.text_enc.level={level}"
     if (section := key.partition(".")[0]) in AUDIO_SECTIONS.values() and section != AUDIO_SECTIONS[audio]:
         return f"data_conf.audio={audio}"
     if key == "audio_features.weights" and conf.audio_features.model == "own":

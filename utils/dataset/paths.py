@@ -51,6 +51,7 @@ class DatasetPaths:
         self.vocab_info = self.root / "vocab_info.json"
         self.word_embeds = self.root / "word2vec_embeds.npz"
         self.word_extra = self.root / "word2vec_extra.npz"
+        self.sentence_embeds = self.root / "sentence_embeds.npz"
         self.bad_data = self.root / "bad_data.csv"
 
     def require(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import atomic_write, require_file
-from utils.common.steps import EMBEDDING
+from utils.common.steps import EMBEDDING, Stage
 from utils.dataset.vector_file import Row, vector_rows
 
 PAD = "<pad>"
@@ -170,18 +170,18 @@ def save_embeddings(path: Path, embeddings: WordEmbeddings) -> None:
         np.savez(stream, words=np.array(embeddings.words), vectors=embeddings.vectors)
 
 
-def load_embeddings(path: Path, out_dim: int | None = None) -> WordEmbeddings:
-    """Read the vocabulary's vectors, of `out_dim` dimensions if the configuration sets that.
+def load_embeddings(path: Path, out_dim: int | None = None, made_by: Stage = EMBEDDING) -> WordEmbeddings:
+    """Read the vocabulary's vectors, of `out_dim` dimensions if the configuration sets that, which a step made.
 
     Raises UserError if the file is missing or damaged, or its vectors have another, or an odd, number of dimensions.
     """
-    words, vectors = _read_embeddings(path)
+    words, vectors = _read_embeddings(path, made_by)
     if words[:1] != [PAD]:
-        raise UserError(f"{path}: words and vectors do not belong together; run {EMBEDDING} again")
+        raise UserError(f"{path}: words and vectors do not belong together; run {made_by} again")
     size = vectors.shape[1]
     if out_dim not in (None, size):
         raise UserError(
-            f"CRNNWordModel.audio_enc.out_dim: is {out_dim}, but the word vectors in {path} have {size} dimensions; "
+            f"CRNNWordModel.audio_enc.out_dim: is {out_dim}, but the vectors in {path} have {size} dimensions; "
             "leave it at null, or make them equal"
         )
     if size % 2 or not size:
@@ -195,7 +195,7 @@ def load_further_words(path: Path, count: int, vocabulary: list[str], size: int)
     Raises UserError if the file is missing or damaged, has fewer words, vectors of other than `size` dimensions, or
     words of the vocabulary.
     """
-    words, vectors = _read_embeddings(path)
+    words, vectors = _read_embeddings(path, EMBEDDING)
     if len(words) < count:
         raise UserError(
             f"{path}: holds {counted(len(words), 'word')}, but word2vec_embeddings.extra_words is {count}; run "
@@ -206,8 +206,8 @@ def load_further_words(path: Path, count: int, vocabulary: list[str], size: int)
     return WordEmbeddings(words[:count], vectors[:count])
 
 
-def _read_embeddings(path: Path) -> WordEmbeddings:
-    require_file(path, EMBEDDING)
+def _read_embeddings(path: Path, made_by: Stage) -> WordEmbeddings:
+    require_file(path, made_by)
     try:
         with np.load(path, allow_pickle=False) as arrays:
             words, vectors = arrays["words"], arrays["vectors"]
@@ -216,9 +216,9 @@ def _read_embeddings(path: Path) -> WordEmbeddings:
             words = words.tolist()
     except Exception as error:  # numpy and zipfile raise many types for damaged files
         reason = (str(error) or type(error).__name__).partition("\n")[0]
-        raise UserError(f"{path}: not the word vectors of {EMBEDDING} ({reason}); run it again") from None
+        raise UserError(f"{path}: not the vectors of {made_by} ({reason}); run it again") from None
     if len(words) != len(vectors) or len(set(words)) != len(words):
-        raise UserError(f"{path}: words and vectors do not belong together; run {EMBEDDING} again")
+        raise UserError(f"{path}: words and vectors do not belong together; run {made_by} again")
     if (word := _first_not_finite(words, vectors)) is not None:
-        raise UserError(f"{path}: the vector of {word!r} is not finite; run {EMBEDDING} again")
+        raise UserError(f"{path}: the vector of {word!r} is not finite; run {made_by} again")
     return WordEmbeddings(words, vectors.astype(np.float32))

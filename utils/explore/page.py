@@ -20,6 +20,7 @@ from utils.explore.packing import DIGITS, packed
 from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, column_means
 from utils.report.page import Page, drawn_log_mel
 from utils.search.clip_search import ClipSearch, best
+from utils.text_input import of_sentences
 from utils.trial.checks import caveat_of
 from utils.trial.trial import Trial
 
@@ -41,6 +42,11 @@ def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> 
 
     Raises UserError where an input is missing, damaged, or from another run.
     """
+    if of_sentences(trial.conf):
+        raise UserError(
+            f"{trial}: CRNNWordModel.text_enc.level is sentence, but the live page adds words up as they are typed; "
+            "search with 4_search.py, or show a trial with level word"
+        )
     search = ClipSearch(trial, split)
     stored, scores = search.stored, search.stored.scores[()]  # (V, C)
     search.require_finite(scores)

@@ -35,6 +35,7 @@ from utils.report.histograms import gap_histogram
 from utils.report.page import Page, PlayableSplit
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import Batch
+from utils.text_input import of_sentences
 from utils.trial.checkpoint import Trained
 
 BATCHES = 20  # drawn; those without any negative are skipped, as in training
@@ -92,6 +93,7 @@ class Negatives:
             "epochs": (self.first_epoch, self.first_epoch + (BATCHES - 1) // batches_an_epoch),
             "margin": self.margin,
             "cosine": SHARED_MEANING,
+            "of_sentences": of_sentences(self.conf),
             "rows": self._rows(),
             "agreement": dict(zip(STRATEGIES, agreement(picked).tolist(), strict=True)),
             "anchors": self.anchors(),

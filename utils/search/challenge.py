@@ -1,7 +1,8 @@
 """Rank the sounds of a folder for each caption of a file, in the form that challenges ask for.
 
 A caption's score is a (weighted) mean of its words' scores. So each sound is encoded once, its scores with every word
-of the vocabulary are kept beside the output, and further captions cost a look-up.
+of the vocabulary are kept beside the output, and further captions cost a look-up. Where captions are sentences, the
+file's captions are the vocabulary, and the scores of other captions are not kept.
 
 Shapes: C sounds, V words of the vocabulary, W of them in the captions.
 """
@@ -15,6 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from utils.common.chunks import load_part, make_folder, save_part
 from utils.common.counts import counted
@@ -27,6 +30,7 @@ from utils.common.lock import held
 from utils.dataset.audio import highest_frequency
 from utils.dataset.captions import clean_caption, has_words
 from utils.dataset.paths import AUDIO_FILES, sounds_in
+from utils.evaluation_utils import encode_words
 from utils.search.clip_search import ClipSearch, best
 from utils.trial.identity import identity
 from utils.trial.score_files import WordScores
@@ -136,12 +140,30 @@ class FolderSearch(ClipSearch):
             warnings.warn(f"{source}: {counted(more, 'more caption')} without any known word", stacklevel=2)
 
     @cached_property
+    def tokens(self) -> dict[str, None]:
+        """The queries' words, each once; of sentences, the queries."""
+        return dict.fromkeys(word for query in self.queries for word in self._tokens(query.text))
+
+    @property
+    def vocabulary(self) -> list[str]:
+        """What each sound is scored with: V words, or the queries."""
+        return list(self.tokens) if self.of_sentences else self.words
+
+    @cached_property
+    @torch.no_grad()
+    def _embeds(self) -> Tensor:
+        """The vocabulary as the score takes it: (V, E)."""
+        if self.of_sentences:
+            return self._sentence_embeds(self.vocabulary)
+        return self.score.word_embeds(encode_words(self.model, np.arange(len(self.words))))
+
+    @cached_property
     def stored(self) -> WordScores:
         """The scores (W, C) of the queries' words with the usable sounds."""
-        known = set(self.words[1:]) & {word for query in self.queries for word in self._tokens(query.text)}
-        ids = np.array([i for i, word in enumerate(self.words) if word in known], dtype=np.int64)
+        ids = np.array([i for i, word in enumerate(self.vocabulary) if word in self.tokens], dtype=np.int64)
         scores, names = np.empty((len(ids), len(self.files)), np.float32), []
         made_by = [identity(self.trial.path), self.epoch, self.conf.score.model_dump(), self.sounds.settings]
+        made_by += [self.vocabulary] if self.of_sentences else []
         mark = digest_of(made_by)[:16]
         with filling(self.cache, mark):
             for name in progress(self.files, f"scoring {self.folder}", total=len(self.files)):
@@ -150,14 +172,14 @@ class FolderSearch(ClipSearch):
                     scores[:, len(names)] = word_scores[ids]
                     names.append(name)
         self._report(names)
-        return WordScores(scores[:, : len(names)], [self.words[i] for i in ids], names, self.epoch)
+        return WordScores(scores[:, : len(names)], [self.vocabulary[i] for i in ids], names, self.epoch)
 
     def _word_scores(self, path: Path, mark: str) -> np.ndarray | None:
         """A sound's scores with all words (V,), from the cache or computed; None, and a problem, if it is unusable."""
         audio = None
         try:
             part = self.cache / f"{mark}-{file_digest(path)}.npy"
-            scores = load_part(part, (len(self.words),))
+            scores = load_part(part, (len(self.vocabulary),))
             if scores is None:
                 audio = self.sounds.read(path)
             if highest_frequency(path) < self.sounds.fmax:
@@ -166,7 +188,7 @@ class FolderSearch(ClipSearch):
             self.problems.append(str(error) if isinstance(error, UserError) else f"{path}: {error.strerror}")
             return None
         if audio is not None:  # outside `try`: a full disk is not a problem of the sound
-            scores = self._sound_scores(audio, np.arange(len(self.words)))
+            scores = self._sound_scores(audio, self._embeds)
             save_part(part, scores)
             self.encoded += 1
         return scores
@@ -186,7 +208,8 @@ class FolderSearch(ClipSearch):
             missing = f"nothing up to the {self.sounds.fmax:g} Hz that {self.sounds.noun} go up to"
             warnings.warn(f"{self.folder}: {low}: {missing}: their ranks may be wrong", stacklevel=2)
         kept = f" ({len(names) - self.encoded} kept from an earlier run)" if self.encoded < len(names) else ""
-        sizes = f"{counted(len(names), 'sound')}{kept} x {counted(len(self.words), 'word')}"
+        unit = "distinct caption" if self.of_sentences else "word"
+        sizes = f"{counted(len(names), 'sound')}{kept} x {counted(len(self.vocabulary), unit)}"
         print(f"{self.folder}: {sizes} -> {self.cache}")
 
 

@@ -3,8 +3,10 @@
 Shapes: C clips, M captions, V vocabulary.
 """
 
+import sys
 import warnings
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -12,22 +14,28 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from scipy.sparse import csr_array
+from torch import Tensor
 
+from utils.audio_input import audio_input
 from utils.common.errors import UserError
 from utils.common.folders import own_file
 from utils.common.steps import INDEXING, SCORING, TRAINING
-from utils.data_utils import load_captions
+from utils.data_utils import load_captions, load_split
 from utils.dataset.audio import Clip, highest_frequency
 from utils.dataset.captions import clean_caption, correct_words, has_words
 from utils.dataset.index import read_clips, read_table
-from utils.evaluation_utils import caption_weights, encode_words
+from utils.dataset.sentence_encoder import SentenceEncoder
+from utils.evaluation_utils import caption_weights, encode_words, score_words
 from utils.fast_score_utils import EncodedClips
 from utils.search.sounds import Features, LogMels
+from utils.text_input import of_sentences
 from utils.trial.checks import check_data, check_made, check_trial, warn_of
 from utils.trial.directory import open_trial
 from utils.trial.retrieval import stored_word_weights
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
 from utils.trial.trial import Trial
+
+SAME_VECTOR = 0.999  # cosine; one sentence's vectors on two machines are nearer
 
 
 class ClipHit(NamedTuple):
@@ -54,7 +62,7 @@ class ClipSearch:
     """Search in a split of a trial's data set. The first query by text or by sound reads the files that it needs.
 
     Args:
-        trial: texts are scored by its {split}_word_scores.hdf5, sounds by its best checkpoint.
+        trial: texts are scored by its {split}_word_scores.hdf5, sounds and sentences by its best checkpoint.
         split: one of the configuration's splits; None is its eval_data.
 
     Raises:
@@ -68,6 +76,7 @@ class ClipSearch:
             raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(self.conf.data_conf.splits)}")
         check_trial(trial, TRAINING)
         self.model, self.score, self.words, self.epoch = trial.best
+        self.of_sentences = of_sentences(self.conf)
 
     @classmethod
     def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
@@ -93,11 +102,12 @@ class ClipSearch:
         """Find the `top` clips, or all, with the highest scores with a text; ties keep the split's order.
 
         The query is cleaned and corrected as captions are, but keeps named entities. Words without a vector, see
-        `unknown_words`, do not count.
+        `unknown_words`, do not count. Where the trial's captions are sentences, so is the query.
 
         Raises UserError if no word has a vector, or if the stored scores are missing, stale or damaged.
         """
-        scores, hits = self._clip_scores(self._known_words(query)), []
+        known, hits = self._known_words(query), []
+        scores = self._sentence_scores(*known) if self.of_sentences else self._clip_scores(known)
         for rank, i in self._ranked(scores, top):
             fid = self.stored.fids[i]
             path, captions = self.path(fid), self._captions_by_clip.get(fid, [])
@@ -105,17 +115,20 @@ class ClipSearch:
         return hits
 
     def unknown_words(self, query: str) -> list[str]:
-        """The distinct words of a query that have no vector."""
+        """The distinct words of a query that have no vector; none, where it is a sentence."""
+        if self.of_sentences:
+            return []
         return [word for word in dict.fromkeys(self._tokens(query)) if word not in self._rows]
 
     def _tokens(self, query: str) -> list[str]:
-        return correct_words(clean_caption(query), self.conf.text_cleaning.corrections).split()
+        text = correct_words(clean_caption(query), self.conf.text_cleaning.corrections)
+        return [text] if self.of_sentences else text.split()
 
     def _known_words(self, query: str) -> list[str]:
         tokens = self._tokens(query)
         if not has_words(" ".join(tokens)):
             raise UserError(f"the query {query!r} holds no words; describe a sound in words")
-        known = [word for word in tokens if word in self._rows]
+        known = tokens if self.of_sentences else [word for word in tokens if word in self._rows]
         if not known:
             unknown = ", ".join(self.unknown_words(query))
             advice = f"{self.paths.vocab_info} lists known words, word2vec_embeddings.extra_words adds others"
@@ -133,6 +146,28 @@ class ClipSearch:
         for row, share in zip(rows, shares, strict=True):  # not a product: it may round equal columns differently
             scores += self.stored.scores[row] * np.float32(share)
         return scores
+
+    @torch.no_grad()
+    def _sentence_scores(self, sentence: str) -> np.ndarray:
+        """(C,) float32: S of a sentence with the split's clips, which are encoded for it."""
+        with redirect_stdout(sys.stderr):  # where the clips are read is not a result
+            split = load_split(self.paths, self.split, self.words, audio_input(self.conf), cache="disk")
+        embeds = self._sentence_embeds([sentence])  # (1, E)
+        by_clip, _ = score_words(self.model, split, [embeds], self.score)
+        return (self.score.caption_weights([np.zeros(1, np.int64)], embeds) @ by_clip.numpy())[0]
+
+    @torch.no_grad()
+    def _sentence_embeds(self, sentences: list[str]) -> Tensor:
+        """What the score takes of sentences: (N, E). UserError where the encoder is not the one of the captions."""
+        encoder, known = SentenceEncoder(self.conf.sentence_embeddings.model), self.words[1]
+        vectors = torch.from_numpy(encoder.encode([known, *sentences]))
+        expected = self.model.text_enc.embedding.weight[1]
+        if len(expected) != vectors.shape[1] or torch.cosine_similarity(vectors[0], expected, dim=0) < SAME_VECTOR:
+            raise UserError(
+                f"sentence_embeddings.model: {encoder.name} gives other vectors than those that {self.trial} was "
+                "trained with; put that model back"
+            )
+        return self.score.word_embeds(self.model.text_projection(vectors[1:]))
 
     def path(self, fid: str) -> Path:
         """The path of a scored clip; raises UserError if it is no longer in the index."""
@@ -185,16 +220,16 @@ class ClipSearch:
         """
         path = Path(path)
         tids, texts, words, weights = self._captions
-        scores = weights @ self._sound_scores(self.sounds.read(path), words)  # (M,)
+        embeds = self.score.word_embeds(encode_words(self.model, words))  # (V, E)
+        scores = weights @ self._sound_scores(self.sounds.read(path), embeds)  # (M,)
         if (highest := highest_frequency(path)) < self.sounds.fmax:
             band = f"holds nothing above {highest:g} Hz, but {self.sounds.noun} go up to {self.sounds.fmax:g} Hz"
             warnings.warn(f"{path}: {band}: results may be poor", stacklevel=2)
         return [CaptionHit(rank, float(scores[i]), tids[i], texts[i]) for rank, i in self._ranked(scores, top)]
 
     @torch.no_grad()
-    def _sound_scores(self, audio: np.ndarray, words: np.ndarray) -> np.ndarray:
-        """Score a sound (T, D) with words, by their ids (V,): (V,) float32."""
-        embeds = self.score.word_embeds(encode_words(self.model, words))  # (V, E)
+    def _sound_scores(self, audio: np.ndarray, embeds: Tensor) -> np.ndarray:
+        """Score a sound (T, D) with words (V, E): (V,) float32."""
         encoded = self.score.encode_audio(self.model, torch.from_numpy(audio).unsqueeze(0))  # (1, L, E)
         clip = EncodedClips.of_batch(encoded, np.array([encoded.shape[1]]), np.array([len(audio)]))
         return self.score.of_words(clip, embeds)[:, 0].numpy()

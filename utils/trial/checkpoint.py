@@ -108,7 +108,7 @@ class Trained(NamedTuple):
 
     model: CRNNWordModel  # in evaluation mode
     score: Score
-    words: list[str]  # V, id 0 the padding
+    words: list[str]  # V, id 0 the padding; of sentences, the distinct captions
     epoch: int
 
 

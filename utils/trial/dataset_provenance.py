@@ -12,9 +12,10 @@ from utils.audio_input import audio_input
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, FEATURES, INDEXING, Stage, stage_files
-from utils.conf.schema import AUDIO_SECTIONS, Conf, result_settings
+from utils.conf.schema import AUDIO_SECTIONS, TEXT_SECTIONS, Conf, result_settings
 from utils.dataset.index import read_clips
 from utils.dataset.paths import DatasetPaths
+from utils.text_input import of_sentences, text_stage
 from utils.trial.provenance import PROVENANCE, Entry, check_entry, check_files, read_provenance, record_outputs
 
 WORD_VECTORS, OWN_FEATURES = "word vectors", "features"  # in `sources`
@@ -22,7 +23,7 @@ WORD_VECTORS, OWN_FEATURES = "word vectors", "features"  # in `sources`
 
 def preprocessing(conf: Conf) -> tuple[Stage, ...]:
     """The steps that make what a configuration's training reads."""
-    return (CLEANING, INDEXING, EMBEDDING, audio_input(conf).stage)
+    return (CLEANING, INDEXING, text_stage(conf), audio_input(conf).stage)
 
 
 def step_outputs(conf: Conf, step: Stage) -> list[Path]:
@@ -32,10 +33,18 @@ def step_outputs(conf: Conf, step: Stage) -> list[Path]:
 
 def step_settings(conf: Conf, step: Stage) -> dict[str, Any]:
     """The settings that decide what a preprocessing step writes, by dotted key, whether training reads that or not."""
-    for audio, section in AUDIO_SECTIONS.items():
-        if section == step.section:
-            conf = conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"audio": audio})})
+    conf = _using(conf, step.section)
     return {key: value for key, value in result_settings(conf).items() if key.startswith(f"{step.section}.")}
+
+
+def _using(conf: Conf, section: str) -> Conf:
+    """The configuration, changed so that training reads what this section of preprocessing decides."""
+    for audio in (name for name, of_audio in AUDIO_SECTIONS.items() if of_audio == section):
+        return conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"audio": audio})})
+    for level in (name for name, of_text in TEXT_SECTIONS.items() if of_text == section):
+        text = conf.CRNNWordModel.text_enc.model_copy(update={"level": level})
+        return conf.model_copy(update={"CRNNWordModel": conf.CRNNWordModel.model_copy(update={"text_enc": text})})
+    return conf
 
 
 @contextmanager
@@ -102,7 +111,8 @@ def sources(conf: Conf) -> dict[str, str]:
     paths, entries = DatasetPaths(conf.data_conf.dataset), read_provenance(conf.data_conf.dataset)
     captions, embedded, features = (entries.get(step, Entry()) for step in (CLEANING, EMBEDDING, FEATURES))
     found = {}
-    if embedded.settings.get("word2vec_embeddings.source") == "file":  # which may be within the data set
+    if not of_sentences(conf) and embedded.settings.get("word2vec_embeddings.source") == "file":
+        # which may be within the data set
         others = (digest for file, digest in embedded.inputs.items() if file != paths.vocab_info.name)
         found[WORD_VECTORS] = next(others, None)
     if conf.data_conf.audio == "features":

@@ -18,13 +18,15 @@ from utils.trial.checks import require_same_run, warn_of
 from utils.trial.identity import begin, diverged, training_of
 from utils.trial.names import BEST, CONF, LAST, LOCK, METRICS
 from utils.trial.provenance import read_provenance
+from utils.trial.start import start_sources
 from utils.trial.trial import Trial
 
 
 def create_trial(conf: Conf, data: dict[str, str]) -> Path:
     """Create a trial directory, named by time, strategy and seed, for training on the files of `data_digests`."""
+    sources = start_sources(conf)
     trial = create_directory(conf, f"{conf.objective}_seed{conf.param_conf.seed}")
-    begin(trial, conf, data)
+    begin(trial, conf, data, sources)
     save_conf(conf, trial / CONF)  # from here on it can be resumed
     return trial
 

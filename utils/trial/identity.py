@@ -16,16 +16,18 @@ from utils.common.errors import UserError
 from utils.common.steps import TRAINING
 from utils.conf.schema import Conf, result_settings, role_of
 from utils.dataset.paths import DatasetPaths
+from utils.text_input import vectors_path
 from utils.trial.names import BEST, POINTS
 from utils.trial.provenance import Entry, name_from, read_provenance, record
 
 FORMAT = 2  # of trials; see docs/reliability.md
 
 
-def begin(trial: Path, conf: Conf, data: dict[str, str]) -> None:
-    """Record the settings of a new trial and the data that it is to be trained on (`data_digests`)."""
-    seed, token = conf.param_conf.seed, secrets.token_hex(8)
-    record(trial, TRAINING, Entry(settings=fixed_settings(conf), data=data, seed=seed, token=token, format=FORMAT))
+def begin(trial: Path, conf: Conf, data: dict[str, str], sources: dict[str, str] | None = None) -> None:
+    """Record a new trial's settings, the data that it is to be trained on (`data_digests`), and what it starts from."""
+    seed, settings, token = conf.param_conf.seed, fixed_settings(conf), secrets.token_hex(8)
+    entry = Entry(settings=settings, data=data, sources=sources or {}, seed=seed, token=token, format=FORMAT)
+    record(trial, TRAINING, entry)
 
 
 def fixed_settings(conf: Conf) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def data_digests(conf: Conf, splits: Iterable[str], *more: Path) -> dict[str, st
     """SHA-256 of the data set's files that training or scoring these splits reads, and of `more`."""
     paths, audio = DatasetPaths(conf.data_conf.dataset), audio_input(conf)
     of_splits = [file for split in splits for file in (paths.text(split), audio.path(paths, split))]
-    files = [paths.word_embeds, *more, *of_splits]
+    files = [vectors_path(conf), *more, *of_splits]
     return digests(paths.root, [name_from(paths.root, file) for file in files])
 
 
@@ -60,9 +62,9 @@ def training_of(trial: Path) -> Entry:
 
 
 def identity(trial: Path) -> str:
-    """The digest of a trial's settings, data and random token, which its checkpoints carry."""
+    """The digest of a trial's settings, data, random token and start, which its checkpoints carry."""
     entry = training_of(trial)
-    return digest_of([entry.settings, entry.data, entry.token])
+    return digest_of([entry.settings, entry.data, entry.token, *([entry.sources] if entry.sources else [])])
 
 
 def mark_diverged(trial: Path, how: str | None) -> None:

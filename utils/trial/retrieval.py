@@ -21,6 +21,7 @@ from utils.metric_utils import averages, chance_both_directions, relevant_pairs
 from utils.model_utils import prepare_model
 from utils.retrieval_utils import per_query_both_directions, slices
 from utils.score_utils import Score, inverse_document_frequency
+from utils.text_input import of_sentences
 from utils.trial.checkpoint import Trained
 from utils.trial.checks import check_trial
 from utils.trial.dataset_provenance import holds, sources
@@ -60,8 +61,9 @@ def score_trial(trial: Trial) -> None:
             audio = audio.of_width(split.width, f"the clips of {name} have")  # the first split is that of training
             scores_path(trial.path, name).unlink(missing_ok=True)  # an earlier one: nothing tells it from the new
             path = word_scores_path(trial.path, name)
-            words = write_word_scores(path, split, best, extra)
-            print(f"{name}: {counted(len(split.fids), 'clip')} x {counted(words, 'word')} -> {path}")
+            words = write_word_scores(path, split, best, extra, of_sentences(conf))
+            unit = "distinct caption" if of_sentences(conf) else "word"
+            print(f"{name}: {counted(len(split.fids), 'clip')} x {counted(words, unit)} -> {path}")
             _write_matrix(trial, name, split)
 
 
@@ -94,17 +96,23 @@ def stored_word_weights(conf: Conf, score: Score, words: int) -> np.ndarray | No
     return np.concatenate([score.idf_values, unseen.numpy()])
 
 
-def write_word_scores(path: Path, split: Split, best: Trained, extra: WordEmbeddings | None = None) -> int:
-    """Write a split's word scores, some clips at a time. Returns the number of words, extra ones too."""
+def write_word_scores(
+    path: Path, split: Split, best: Trained, extra: WordEmbeddings | None = None, sentences: bool = False
+) -> int:
+    """Write a split's word scores, some clips at a time. Returns the number of words, extra ones too.
+
+    Of sentences, those that are captions of the split are scored; of words, the vocabulary.
+    """
     model, score = best.model, best.score
-    tables = [score.word_embeds(encode_words(model, np.arange(len(best.words))))]
+    ids = [caption.numpy() for caption in split.captions]
+    rows = np.unique(np.concatenate(ids)) if sentences else np.arange(len(best.words))
+    tables = [score.word_embeds(encode_words(model, rows))]
     if extra:
         with torch.no_grad():
             vectors = model.text_projection(torch.from_numpy(extra.vectors).to(model.device))
         tables.append(score.word_embeds(vectors))
-    words = [*best.words, *(extra.words if extra else [])]
-    ids = [caption.numpy() for caption in split.captions]
-    weights = score.caption_weights(ids, tables[0], len(best.words))
+    words = [*(best.words[row] for row in rows), *(extra.words if extra else [])]
+    weights = score.caption_weights(ids, tables[0], None if sentences else len(best.words))
     captions = Captions(split.tids, [split.fids[clip] for clip in split.caption_clips], weights)
     with new_word_scores(path, words, split.fids, captions, best.epoch, str(score)) as write:
         for clips in slices(len(split.fids), CLIPS_AT_ONCE):

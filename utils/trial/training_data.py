@@ -9,16 +9,16 @@ from utils.common.processes import pick_device
 from utils.conf.schema import Conf
 from utils.data_utils import Split, load_split, on_device
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.word_vectors import load_embeddings
 from utils.memory_utils import require_memory
 from utils.model_utils import encoder_dim
+from utils.text_input import read_vectors
 from utils.trial.dataset_provenance import check_steps, preprocessing
 from utils.trial.identity import data_digests
 from utils.trial.relevance import require_pairs
 
 
 class TrainingData(NamedTuple):
-    """A vocabulary with its vectors, and the splits for training and validation."""
+    """A vocabulary (of words, or of whole captions) with its vectors, and the splits for training and validation."""
 
     words: list[str]  # V, id 0 the padding
     vectors: np.ndarray  # (V, E) float32
@@ -33,9 +33,8 @@ def load_training_data(conf: Conf) -> TrainingData:
     check_steps(conf, *preprocessing(conf))
     require_pairs(conf)  # read after training only: refuse it before
     files = data_digests(conf, [data.train_data, data.val_data])
-    encoders, audio = conf.CRNNWordModel, audio_input(conf)
-    projected = encoders.audio_enc.projection or encoders.text_enc.projection
-    words, vectors = load_embeddings(paths.word_embeds, None if projected else encoders.audio_enc.out_dim)
+    audio = audio_input(conf)
+    words, vectors = read_vectors(conf)
     train = load_split(paths, data.train_data, words, audio, data.cache, needs_negatives=True)
     encoder_dim(conf, vectors.shape[1], train.width)
     audio = audio.of_width(train.width, f"the clips of {data.train_data} have")
