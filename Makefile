@@ -1,5 +1,10 @@
-# make demo | test | lint | bench | fuzz | survival | pictures | venv   (needs Python 3.11 and make; everything else goes into .venv)
-PYTHON ?= python3.11
+# make demo | test | lint | bench | fuzz | survival | pictures | venv   (needs Python 3.11 to 3.13; everything else goes into .venv)
+# The first of these that runs and is supported makes .venv; 3.11 comes first because all results so far come from it.
+PYTHON ?= python3.11 python3.12 python3.13 python3 python
+IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+FOUND = $(shell for name in $(PYTHON); do $$name -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$name && break; done)
+NO_PYTHON = no Python 3.11 to 3.13 in $(PYTHON) (gensim has no wheels for 3.14); install one, or name it: make PYTHON=PATH
+VENV_PACKAGE = $(shell $(FOUND) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
 BIN := .venv/bin
 DEMO := --conf conf_demo.yaml
 
@@ -7,8 +12,12 @@ DEMO := --conf conf_demo.yaml
 
 venv: .venv/installed
 
-.venv/installed: requirements.txt
-	$(PYTHON) -m venv .venv
+$(BIN)/pip:  # the last file of a new .venv: one without it was not finished
+	$(if $(FOUND),,$(error $(NO_PYTHON)))
+	$(if $(shell $(FOUND) -c 'import ensurepip' 2>/dev/null || echo no),$(error $(FOUND) lacks venv; on Debian or Ubuntu: sudo apt install $(VENV_PACKAGE)))
+	$(FOUND) -m venv --clear .venv
+
+.venv/installed: requirements.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 

@@ -25,7 +25,7 @@ import yaml
 from models.mobilenet import MobileNetV3
 from tests.helpers import ON_FEATURES, ROOT, SEARCH, STAGES, call, record_step, run_here, write_features
 from utils.common.digests import KEPT
-from utils.common.steps import FEATURES
+from utils.common.steps import DOWNLOAD, FEATURES
 from utils.conf.load import load_conf
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.log_mel_config import LogMelConfig
@@ -497,7 +497,7 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("missing file", removed("conf"), "no such configuration file"),
 ]
 CLEANED_CAPTIONS = [  # of captions, when they are cleaned
-    ("missing file", removed("captions"), "no such file … captions"),
+    ("missing file", removed("captions"), f"no such file … captions there (python {DOWNLOAD} downloads Clotho's)"),
     ("a pipe", in_place_of("captions", os.mkfifo), "no such file … captions"),
     ("UTF-16", captions(*ROWS, encoding="utf-16"), "line 1: not UTF-8"),
     ("unbalanced quote", captions(ROWS[0], '{1},"a dog,b,c,d,e', ROWS[2]), "line 3: not valid CSV"),
@@ -728,6 +728,12 @@ LAST = [  # of the checkpoint that training goes on from
     ),
 ]
 OTHERS = [
+    (
+        "captions: no folder of sounds",
+        [STEP_2],
+        lambda folder: shutil.rmtree(folder.wav.parent),
+        [f"{{data}}/development: no such folder … (python {DOWNLOAD} downloads Clotho's)"],
+    ),
     (
         "captions: header only",
         [STEP_1, STEP_2],

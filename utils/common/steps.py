@@ -21,6 +21,7 @@ class Stage(StrEnum):
         stage.section, stage.inputs, stage.outputs = section, inputs, outputs
         return stage
 
+    DOWNLOAD = "preprocessing/0_download_clotho.py"
     SYNTHESIS = "preprocessing/0_demo_dataset.py", "demo_dataset"
     CLEANING = (
         "preprocessing/1_text_cleaning.py",
@@ -73,7 +74,7 @@ class Stage(StrEnum):
     )
 
 
-SYNTHESIS, CLEANING, INDEXING, EMBEDDING, SENTENCES, LOG_MELS, FEATURES, TRAINING, SCORING, MEASURING = Stage
+DOWNLOAD, SYNTHESIS, CLEANING, INDEXING, EMBEDDING, SENTENCES, LOG_MELS, FEATURES, TRAINING, SCORING, MEASURING = Stage
 SWEEPING = f"{TRAINING} --sweep"
 
 

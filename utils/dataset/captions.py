@@ -10,6 +10,7 @@ from unicodedata import category, name, normalize
 
 from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
 from utils.common.errors import UserError
+from utils.dataset.paths import CLOTHO_ADVICE
 
 HTML_ENTITY = re.compile("&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]
@@ -32,7 +33,7 @@ def read_captions(path: Path | str) -> list[RawCaption]:
     Raises UserError for an invalid CSV file (see `csv_rows`), and if a required column is missing, repeated, or beyond
     caption_5.
     """
-    header, rows = csv_rows(path, "put the data set's captions there")
+    header, rows = csv_rows(path, f"put the data set's captions there ({CLOTHO_ADVICE})")
     columns = [column for column in CAPTION_COLUMNS if column in header]
     if "file_name" not in header or not columns:
         required = f"file_name,{','.join(CAPTION_COLUMNS)}"

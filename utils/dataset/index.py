@@ -19,7 +19,7 @@ from utils.dataset.audio import Clip, Probe, probe_clip
 from utils.dataset.captions import CAPTION_COLUMNS, has_words, hyphenated_words
 from utils.dataset.clip_names import match_names, similar_names, why_absent
 from utils.dataset.log_mel_config import LOWEST_RATE, LogMelConfig
-from utils.dataset.paths import UNSUPPORTED, DatasetPaths, sounds_in
+from utils.dataset.paths import CLOTHO_ADVICE, UNSUPPORTED, DatasetPaths, sounds_in
 
 FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
@@ -206,7 +206,7 @@ class _Indexer:
         """Probe the clips that captions name, {name: line}; returns the usable ones by that name."""
         self.paths.require_own(self.split)
         folder, files = self.paths.audio(self.split), []
-        for name, problem in sounds_in(folder):
+        for name, problem in sounds_in(folder, f"put the audio files there ({CLOTHO_ADVICE})"):
             if problem is None:
                 files.append(name)
             elif problem != UNSUPPORTED or name not in lines:  # `why_absent` reports an unsupported one that is named

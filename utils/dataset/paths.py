@@ -5,22 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from utils.common.errors import UserError
-from utils.common.steps import SYNTHESIS
+from utils.common.steps import DOWNLOAD, SYNTHESIS
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf")
 AUDIO_FILES = f"{', '.join(AUDIO_SUFFIXES[:-1])} or {AUDIO_SUFFIXES[-1]}"
 OTHER_SOUNDS = (".aac", ".ac3", ".amr", ".ape", ".m4a", ".m4b", ".mka", ".mp2", ".mp4", ".ra", ".webm", ".wma", ".wv")
 UNSUPPORTED = "is of an unsupported format; convert it to .wav or .flac"  # the problem of OTHER_SOUNDS
+CLOTHO_ADVICE = f"python {DOWNLOAD} downloads Clotho's"  # part of the advice where data are missing
 APPLE_DOUBLE = b"\0\5\x16\7"  # the first bytes of the `._x.wav` that macOS writes beside an `x.wav`
 
 
-def sounds_in(folder: Path) -> Iterator[tuple[str, str | None]]:
+def sounds_in(folder: Path, advice: str = "put the audio files there") -> Iterator[tuple[str, str | None]]:
     """List a folder's sounds by name, each with the problem that shows without decoding it, if any.
 
-    Skips subfolders and macOS's resource forks. Raises UserError if there is no such folder.
+    Skips subfolders and macOS's resource forks. Raises UserError, with the advice, if there is no such folder.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; put the audio files there")
+        raise UserError(f"{folder}: no such folder; {advice}")
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES + OTHER_SOUNDS):
         name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
         if name != path.name:
@@ -61,7 +62,7 @@ class DatasetPaths:
             raise UserError(
                 f"{root}: {'is empty' if root.is_dir() else 'no such folder'}; put the data set's {{split}}/ and "
                 "clotho_captions_{split}.csv there, or set data_conf.dataset to where they are "
-                f"({SYNTHESIS} makes a demo's)"
+                f"({CLOTHO_ADVICE}, {SYNTHESIS} makes a demo's)"
             )
 
     def audio(self, split: str) -> Path:

@@ -1,0 +1,57 @@
+"""Step 0: download Clotho v2.1 (7 GB) and unpack it (11 GB). Writes {split}/*.wav and clotho_captions_{split}.csv.
+
+Continues where an interrupted download stopped. Leaves a split that is complete as it is.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
+
+from utils.common.errors import begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
+from utils.common.lock import held
+from utils.conf.command import command_parser, parse_command
+from utils.conf.load import DEFAULT_CONF, load_conf
+from utils.dataset.clotho_download import ClothoSplit, bytes_needed, clotho_splits, require_room
+from utils.dataset.paths import DatasetPaths
+
+
+def main() -> None:
+    parser = command_parser(__doc__)
+    parser.add_argument("--captions", action="store_true", help="download the captions alone")
+    parser.add_argument("--keep-archives", action="store_true", help="keep the .7z archives once they are unpacked")
+    args = parse_command(parser)
+    conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
+    paths = DatasetPaths(conf.data_conf.dataset)
+    splits = clotho_splits(paths, conf.data_conf.splits)
+    paths.root.mkdir(parents=True, exist_ok=True)
+    with held(paths.root / ".download.lock", f"{paths.root}: another command downloads Clotho to it; wait for its end"):
+        without_captions = [split for split in splits if not split.has_captions()]
+        without_clips = [split for split in splits if not args.captions and not split.has_clips()]
+        report_room(paths.root, without_clips, args.keep_archives)
+        for split in splits:
+            if split in without_captions:
+                split.fetch_captions()
+            print(f"{split.name}: captions -> {split.captions}", flush=True)
+        for split in [] if args.captions else splits:
+            if split in without_clips:
+                split.fetch_clips(args.keep_archives)
+            print(f"{split.name}: {split.published.clips} clips -> {split.folder}", flush=True)
+
+
+def report_room(root: Path, splits: list[ClothoSplit], keep_archives: bool) -> None:
+    """Say what the clips of these splits need, before anything is downloaded."""
+    if splits:
+        download, needed = bytes_needed(splits, keep_archives)
+        free = require_room(root, needed)
+        names = ", ".join(split.name for split in splits)
+        room = f"{needed / 1e9:.1f} GB are needed at most, {free / 1e9:.1f} GB are free"
+        print(f"{names}: {download / 1e9:.1f} GB to download; {room}", flush=True)
+
+
+if __name__ == "__main__":
+    run_command(main)
