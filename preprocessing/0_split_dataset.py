@@ -4,7 +4,6 @@ Writes {split}/ and clotho_captions_{split}.csv into data_conf.dataset, for the 
 
 import argparse
 import sys
-from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
@@ -61,21 +60,22 @@ def require_division(args: argparse.Namespace, conf: Conf) -> None:
 
 
 def write_splits(paths: DatasetPaths, collection: Collection, splits: dict[str, set[str]]) -> None:
-    """Write all splits, their captions last; {split: names of its clips}."""
-    for split, names in splits.items():  # before anything is written
+    """Write the splits, {split: names of its clips}: all sounds, then the captions.
+
+    Raises UserError, before anything is written, if a split gets no clip or exists with other content.
+    """
+    for split, names in splits.items():
         if not names:
             clips = counted(len(collection.sounds), "clip")
             raise UserError(f"{split}: gets none of {clips}; a larger part in --fractions, or more clips, are needed")
         division.refuse_other_split(paths, split, collection, names)
-    counts = {split: place_sounds(paths, split, collection, names) for split, names in splits.items()}
+    counts = {
+        split: division.write_sounds(paths.audio(split), collection.sounds_of(names)) for split, names in splits.items()
+    }
     for split, names in splits.items():
         write_csv(paths.raw_captions(split), collection.header, collection.rows_of(names))
         what = ", ".join(counted(count, noun) for noun, count in counts[split].items()) or "there already"
         print(f"{split}: {counted(len(names), 'clip')} -> {paths.audio(split)} ({what}), {paths.raw_captions(split)}")
-
-
-def place_sounds(paths: DatasetPaths, split: str, collection: Collection, names: set[str]) -> Counter:
-    return division.write_sounds(paths.audio(split), [collection.sounds[name] for name in sorted(names)])
 
 
 if __name__ == "__main__":

@@ -35,6 +35,9 @@ class Collection(NamedTuple):
         column = self.header.index("file_name")
         return [row for row in self.rows if row[column] in names]
 
+    def sounds_of(self, names: set[str]) -> list[Path]:
+        return [self.sounds[name] for name in sorted(names)]
+
 
 def read_collection(captions: Path, folder: Path) -> Collection:
     """Read a captions file in wide or long form, and pair its clips with the sounds in a folder.
@@ -102,14 +105,14 @@ def divide(groups: Sequence[list[str]], fractions: Sequence[float], seed: int) -
 
 
 def refuse_other_split(paths: DatasetPaths, split: str, collection: Collection, names: set[str]) -> None:
-    """Raise UserError if the split exists, and is not exactly what `write_split` makes of these clips."""
+    """Raise UserError if the split exists, unless it holds exactly these clips, as an earlier run left them."""
     folder, captions = paths.audio(split), paths.raw_captions(split)
     advice = "and is not what this command writes; move it, or set data_conf.dataset to another folder"
     if captions.exists() or captions.is_symlink():
         header, rows = csv_rows(captions, "is not a file")
         if (header, [list(row.values()) for _, row in rows]) != (collection.header, collection.rows_of(names)):
             raise UserError(f"{captions}: exists, {advice}")
-    if folder.is_symlink() or (folder.exists() and not _holds(folder, [collection.sounds[name] for name in names])):
+    if folder.is_symlink() or (folder.exists() and not _holds(folder, collection.sounds_of(names))):
         raise UserError(f"{folder}: exists, {advice}")
 
 
