@@ -43,7 +43,10 @@ def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:
 
     hyphenated = Counter(word for text in texts for word in hyphenated_words(text))
     examples = ", ".join(f"{word} ({count})" for word, count in hyphenated.most_common(5))
-    print(f"{split}: {counted(len(rows), 'caption')} -> {paths.clean_captions(split)}")
+    empty = [caption for caption in captions if not caption.raw_text.strip()]
+    print(f"{split}: {counted(len(captions) - len(empty), 'caption')} -> {paths.clean_captions(split)}")
+    if cells := sum(bool(caption.file_name.strip()) for caption in empty):  # step 2 reports rows without a name
+        print(f"  {counted(cells, 'empty cell')} left out")
     print(f"  {len(hyphenated)} distinct hyphenated words kept{': ' + examples if examples else ''}")
 
 

@@ -40,6 +40,7 @@ def main() -> None:
         *dataset_warnings.repeated_splits(roles),
         *dataset_warnings.repeated_names(clips),
         *dataset_warnings.repeated_sounds(clips),
+        *dataset_warnings.repeated_captions({split: indexed.captions for split, indexed in index.items()}),
         *dataset_warnings.odd_levels(clips),
         *dataset_warnings.mixed_rates(clips, config),
     ):

@@ -45,7 +45,8 @@ from utils.common.workers import for_a_worker
 from utils.conf.load import load_conf, save_conf
 from utils.data_utils import collate, load_split
 from utils.dataset.audio import Clip, probe_clip
-from utils.dataset.captions import CAPTION_COLUMNS, clean_caption, read_captions
+from utils.dataset.captions import clean_caption, read_captions
+from utils.dataset.demo import CAPTION_COLUMNS
 from utils.dataset.index import (
     CLEAN_COLUMNS,
     TEXT_COLUMNS,
@@ -262,6 +263,10 @@ def make_pairs(path: Path) -> None:
     write_csv(path, ["file_name", "caption"], [["x.wav", CAPTION]] * 9)
 
 
+def make_lists(path: Path) -> None:
+    write_csv(path, ["query", "audio_filenames"], [[CAPTION, "['x.wav', \"x.wav\"]"]] * 9)
+
+
 def load_pairs(path: Path) -> None:
     settings = f"data_conf.dataset={path.parent}", "data_conf.eval_data=dev", f"{SETTING}={path}"
     conf = load_conf(ROOT / "conf.yaml", settings)
@@ -386,6 +391,7 @@ KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | 
     "captions": Kind(
         "captions.csv", make_captions, lambda path: [clean_caption(each.raw_text) for each in read_captions(path)]
     ),
+    "captions, a row each": Kind("captions.csv", make_pairs, read_captions),
     "NLTK's tagger": Kind(f"{PLACES[TAGGER]}.zip", make_nltk_package, load_nltk_package),
     "NLTK's chunker": Kind(f"{PLACES[CHUNKER]}.zip", make_nltk_package, load_nltk_package),
     "NLTK's words": Kind(f"{PLACES[WORD_LIST]}.zip", make_nltk_package, load_nltk_package),
@@ -411,6 +417,7 @@ KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | 
     "word scores": Kind("word_scores.hdf5", make_scores, load_and_index),
     "queries": Kind("queries.csv", make_pairs, read_queries),
     "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
+    "right pairs, lists": Kind("pairs.csv", make_lists, load_pairs),
     "record of measuring": Kind(
         f"measured/{PROVENANCE}", make_measured, lambda path: as_measured(Trial(path.parent, CONF))
     ),

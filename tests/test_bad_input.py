@@ -32,9 +32,11 @@ from utils.dataset.log_mel_config import LogMelConfig
 from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE, REPORT = STAGES
+STEP_SPLIT = "preprocessing/0_split_dataset.py"
 STEP_5, EXPLORE = "preprocessing/5_audio_features.py", "postprocessing/5_explore.py"
 SIZE = 8  # of the word vectors
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
+LONG = "file_name,caption"
 CLEAN_HEADER = "line,file_name,column,raw_text"
 ELSEWHERE = h5py.ExternalLink("elsewhere.hdf5", "x")
 
@@ -460,7 +462,7 @@ ADVICE = "{data}/bad_data.csv … clotho_dataset.on_bad_data=skip"
 TRIAL = ["--trial", "{trial}"]
 MEASURE_PAIRS = [MEASURE, *TRIAL, "data_conf.relevance={root}/pairs.csv"]
 RANK = [SEARCH, *TRIAL, "--queries", "{root}/queries.csv", "--clips", "{data}/sounds", "--csv", "{root}/out.csv"]
-PAIR, RANKING = "file_name,caption", "caption_query,file_name_1"
+PAIR, RANKING, LISTS = LONG, "caption_query,file_name_1", "query,audio_filenames"
 COMPARE = [REPORT, "--compare", "{trial}"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
 FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
@@ -501,13 +503,30 @@ CLEANED_CAPTIONS = [  # of captions, when they are cleaned
     ("a pipe", in_place_of("captions", os.mkfifo), "no such file … captions"),
     ("UTF-16", captions(*ROWS, encoding="utf-16"), "line 1: not UTF-8"),
     ("unbalanced quote", captions(ROWS[0], '{1},"a dog,b,c,d,e', ROWS[2]), "line 3: not valid CSV"),
-    ("a sixth caption", captions(*(f"{row},rain" for row in ROWS), header=f"{HEADER},caption_6"), "line 1 … caption_6"),
+    (
+        "caption 0",
+        captions(*(f"{row},rain" for row in ROWS), header=f"{HEADER},caption_0"),
+        "line 1 … caption_0: … 1, 2",
+    ),
+    (
+        "both forms",
+        captions(*(f"{row},a" for row in ROWS), header=f"{HEADER},caption"),
+        "line 1 … caption and caption_1",
+    ),
+    (
+        "neither form",
+        captions("{0},rain", header="file_name,text"),
+        "line 1 … file_name,caption, but are file_name,text",
+    ),
     ("surplus cells", captions(ROWS[0], "{1},a,b,c,d,e,f"), "line 3 … quotes"),
 ]
 PAIRED_CAPTIONS = [  # of captions, when they are paired with clips: the line, and what is wrong
-    ("missing column", captions(*(row.rpartition(",")[0] for row in ROWS), header=HEADER[:-10]), "1: … caption_5"),
-    ("missing cell", captions("{0},a,b,,d,e", *ROWS[1:]), "2 ('{wav.name}') … caption_3"),
-    ("short row", captions("{0},a,b,c,d", *ROWS[1:]), "2 ('{wav.name}') … caption_5"),
+    ("no caption", captions("{0},, ,,", *ROWS[1:]), "2 ('{wav.name}'): the clip has no captions: its cells are empty"),
+    (
+        "no words in a row",
+        captions("{0},?!", "{1},a", "{2},a", "{0},b", header=LONG),
+        "2 ('{wav.name}') … caption_1 holds",
+    ),
     ("only punctuation", captions('{0},"?!, ...",b,c,d,e', *ROWS[1:]), "2 ('{wav.name}') … caption_1"),
     ("only dashes", captions("{0},a,– —,c,d,e", *ROWS[1:]), "2 ('{wav.name}') … caption_2 holds no words"),
     ("row twice", captions(*ROWS, ROWS[0]), "5 ('{wav.name}') … line 2"),
@@ -648,14 +667,46 @@ TRIALS = [  # of a trial, in scoring
     ("garbled", lambda folder: (folder.trial / "conf.yaml").write_text("{{{"), "/conf.yaml: not valid YAML: line 1"),
 ]
 PAIRS = [  # of data_conf.relevance, when metrics are computed
-    ("missing", lambda folder: None, "no such file … file_name,caption, or set data_conf.relevance to null"),
-    ("other columns", table("pairs.csv", "fname,caption", "a,b"), "line 1: … file_name,caption, but are fname,caption"),
+    ("missing", lambda folder: None, "no such file … file_name,caption or query,audio_filenames, or set … to null"),
+    (
+        "other columns",
+        table("pairs.csv", "fname,caption", "a,b"),
+        "line 1: … file_name,caption or … but are fname,caption",
+    ),
     ("a column twice", table("pairs.csv", "file_name,caption,caption", "a,b,c"), "line 1: … caption stands twice"),
     ("UTF-16", table("pairs.csv", "file_name,caption", encoding="utf-16"), "line 1: not UTF-8"),
     ("surplus cells", table("pairs.csv", "file_name,caption", '{name},"{text}",x'), "line 2: more cells"),
     ("unknown clip", table("pairs.csv", PAIR, '{name},"{text}"', 'x.wav,"{text}"'), "line 3: … has no clip 'x.wav'"),
     ("unknown caption", table("pairs.csv", PAIR, "{name},a zebra"), "line 2: … has no caption 'a zebra' … raw_text"),
     ("a missing cell", table("pairs.csv", PAIR, "{name}"), "line 2: … has no caption ''"),
+    (
+        "no list",
+        table("pairs.csv", LISTS, '"{text}",[]', '"{text}",{name}'),
+        "line 3: audio_filenames is … a list of names",
+    ),
+    (
+        "a list of numbers",
+        table("pairs.csv", LISTS, '"{text}","[1, 2]"'),
+        "line 2: audio_filenames is '[1, 2]'; … ['a.wav',",
+    ),
+    (
+        "code",
+        table("pairs.csv", LISTS, '"{text}","[open(\'x\').read()]"'),
+        "line 2: audio_filenames is … a list of names",
+    ),
+    ("deep lists", table("pairs.csv", LISTS, '"{text}",' + "[" * 9**5), "line 2: audio_filenames is '[[["),
+    ("lists of an unknown clip", table("pairs.csv", LISTS, '"{text}","[\'x.wav\']"'), "line 2: … has no clip 'x.wav'"),
+    ("a query that is no caption", table("pairs.csv", LISTS, "rain,\"['{name}']\""), "line 2: … has no caption 'rain'"),
+    ("empty lists", table("pairs.csv", LISTS, '"{text}",[]'), "holds no pairs; name a CSV file"),
+]
+THIRDS = ["--conf", "{conf}", "--fractions", "0.34", "0.33", "0.33"]
+SPLITTING = [STEP_SPLIT, "{root}/own.csv", "{data}/evaluation", "data_conf.dataset={root}/own"]
+DIVIDED = [  # of a captions file and a folder of sounds that are to be divided: the file, and what is wrong
+    ("no captions file", lambda folder: None, "{root}/own.csv: no such file"),
+    ("neither form", table("own.csv", "file_name,text", "{name},a"), "{root}/own.csv: line 1: the columns must be"),
+    ("no name", table("own.csv", LONG, "{name},a", " ,b"), "{root}/own.csv: line 3: the row names no file"),
+    ("a column twice", table("own.csv", "file_name,caption,x,x", "{name},a,b,c"), "{root}/own.csv: line 1: … x stands"),
+    ("one clip", table("own.csv", LONG, "{name},a"), "validation: gets none of 1 clip; a larger part in --fractions"),
 ]
 QUERIES = [  # of a file of captions, when a folder is ranked for it
     ("missing", lambda folder: None, "no such file … column caption"),
@@ -754,6 +805,44 @@ OTHERS = [
         lambda folder: folder.conf.write_text("base: /dev/zero\n"),
         ["/dev/zero: … a folder, pipe or device"],
     ),
+    (
+        "division: a sound is missing",
+        SPLITTING,
+        table("own.csv", LONG, "{name},a", "x.wav,b"),
+        ["{root}/own.csv: line 3 ('x.wav'): no such audio file", "clips without a sound: 1; … on_bad_data=skip"],
+    ),
+    (
+        "division: no folder",
+        [STEP_SPLIT, "{captions}", "{root}/sounds"],
+        conf(""),
+        ["{root}/sounds: no such folder"],
+    ),
+    (
+        "division: splits that exist",
+        [STEP_SPLIT, "{captions}", "{data}/development", *THIRDS],
+        conf(""),
+        ["{captions}: exists, and is not what this command writes … data_conf.dataset"],
+    ),
+    (
+        "division: folders that exist",
+        [STEP_SPLIT, "{root}/own.csv", "{data}/development", *THIRDS],
+        lambda folder: folder.captions.rename(folder.root / "own.csv"),
+        ["{data}/development: exists, and is not what this command writes"],
+    ),
+    (
+        "division: parts beyond the whole",
+        [*SPLITTING, "--fractions", "1", "1", "1"],
+        conf(""),
+        ["--fractions 1 1 1: … 1"],
+    ),
+    ("division: no number", [*SPLITTING, "--fractions", "nan", "1", "0"], conf(""), ["--fractions nan 1 0: must be"]),
+    ("division: a seed below 0", [*SPLITTING, "--seed", "-1"], conf(""), ["--seed -1: must be 0"]),
+    (
+        "division: two roles of one split",
+        [*SPLITTING, "data_conf.eval_data=validation"],
+        conf(""),
+        ["data_conf: … must name three splits; two are the same"],
+    ),
     ("conf: misspelt option", [STEP_1, "--cnof", "{conf}"], conf(""), ["--cnof … did you mean --conf?"]),
     ("conf: override", [STEP_1, "--conf", "{conf}", "x"], conf(""), ["'x': … section.key=value"]),
     (
@@ -841,6 +930,7 @@ REFUSED = [
     *group("checkpoint", [SCORE, *TRIAL], "{best}: … ", CHECKPOINTS),
     *group("scores", [MEASURE, *TRIAL], "{scores}: … ", SCORES),
     *group("relevance", MEASURE_PAIRS, "{root}/pairs.csv: … ", PAIRS),
+    *[(f"division: {what}", SPLITTING, spoil, [words]) for what, spoil, words in DIVIDED],
     *group("queries", RANK, "{root}/queries.csv: … ", QUERIES),
     *group("ranking", RANK, "", [(what, to_rank(how), words) for what, how, words in RANKED]),
     *group(

@@ -72,6 +72,27 @@ def test_absent_cells_are_empty_captions(tmp_path):
     assert [c.raw_text for c in read_captions(tmp_path / "c.csv")] == ["a", "b", "", "", ""]
 
 
+def test_captions_of_any_number_are_read_in_the_order_of_their_numbers(tmp_path):
+    (tmp_path / "c.csv").write_text("caption_10,file_name,caption_2,note\nten,x.wav,two,n\n,y.wav,alone\n")
+    assert [tuple(caption) for caption in read_captions(tmp_path / "c.csv")] == [
+        (2, "x.wav", "caption_2", "two"),
+        (2, "x.wav", "caption_10", "ten"),
+        (3, "y.wav", "caption_2", "alone"),
+        (3, "y.wav", "caption_10", ""),
+    ]
+
+
+def test_a_row_for_each_caption_is_numbered_within_its_clip(tmp_path):
+    (tmp_path / "c.csv").write_text("file_name,caption\nx.wav,a\ny.wav,b\nx.wav,\ny.wav,c\nx.wav,a\n")
+    assert [tuple(caption) for caption in read_captions(tmp_path / "c.csv")] == [
+        (2, "x.wav", "caption_1", "a"),
+        (3, "y.wav", "caption_1", "b"),
+        (4, "x.wav", "caption_2", ""),
+        (5, "y.wav", "caption_2", "c"),
+        (6, "x.wav", "caption_3", "a"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -81,7 +102,13 @@ def test_absent_cells_are_empty_captions(tmp_path):
         (b"file_name,text\nx.wav,a\n", "line 1: the columns must be file_name"),
         (HEADER.replace(",", ";").encode() + GOOD, "line 1: the columns must be file_name"),
         (HEADER.replace("caption_2", "caption_1").encode() + GOOD, "line 1: the column caption_1 stands twice"),
-        (HEADER[:-1].encode() + b",caption_6\nx.wav,a,b,c,d,e,f\n", "line 1: the column caption_6 is not read"),
+        (b"file_name,caption_1,caption_0\nx.wav,a,b\n", "line 1: the column caption_0: captions are numbered 1, 2, 3"),
+        (b"file_name,caption_-1\nx.wav,a\n", "line 1: the column caption_-1: captions are numbered"),
+        (b"file_name,caption_1,caption_01\nx.wav,a,b\n", "line 1: the column caption_01: captions are numbered"),
+        (b"file_name,caption_" + b"9" * 5000, "line 1: the column caption_999"),
+        (b"file_name,caption,caption\nx.wav,a,b\n", "line 1: the column caption stands twice"),
+        (b"file_name,caption_2,caption\nx.wav,a,b\n", "line 1: has the columns caption and caption_2"),
+        (b"caption_1,caption_2\na,b\n", "line 1: the columns must be file_name"),
         (HEADER.encode() + GOOD + b"x.wav,a,b,c,d,e,f\n", "line 3: more cells than columns"),
         (HEADER.encode() + GOOD + "x.wav,é,b,c,d,e\n".encode("latin-1"), "line 3: not UTF-8"),
         (HEADER.encode("utf-16"), "line 1: not UTF-8"),

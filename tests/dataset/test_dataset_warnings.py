@@ -1,10 +1,13 @@
 """Step 2's warnings about a data set."""
 
+import pandas as pd
+
 from utils.dataset.audio import Clip, Probe
 from utils.dataset.dataset_warnings import (
     clip_table,
     mixed_rates,
     odd_levels,
+    repeated_captions,
     repeated_names,
     repeated_sounds,
     repeated_splits,
@@ -77,3 +80,12 @@ def test_splits_with_two_roles_are_named():
     assert line.startswith("data_conf.train_data and .eval_data are one split, dev")
     assert len(list(repeated_splits(dict.fromkeys(roles, "dev")))) == 3
     assert not list(repeated_splits({"train_data": "dev", "val_data": "val"}))
+
+
+def test_captions_that_a_clip_has_twice_are_counted():
+    table = pd.DataFrame(
+        [("f", "x.wav", "Rain"), ("g", "y.wav", "Rain"), ("f", "x.wav", "Rain"), ("f", "x.wav", "rain")],
+        columns=["fid", "file_name", "raw_text"],
+    )
+    (line,) = repeated_captions({"dev": table, "val": table[:2]})
+    assert line == "the same caption twice for a clip: 1 in dev, e.g. 'Rain' of 'x.wav'"

@@ -11,8 +11,8 @@ import soundfile
 
 from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
-from utils.dataset.captions import CAPTION_COLUMNS
 from utils.dataset.clip_names import match_names
+from utils.dataset.demo import CAPTION_COLUMNS
 from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, read_clips, vocabulary_info
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
@@ -223,7 +223,10 @@ EMPTY = ("", [""] * 5)
     ("rows", "kept", "what"),
     [
         ([], 0, ["line 1: no captions"]),
-        ([("x.wav", FIVE[:4])], 4, ["line 1: column caption_5 is missing"]),
+        ([("x.wav", FIVE[:1])], 1, []),
+        ([("x.wav", ["", "a dog", " ", "", ""])], 1, []),
+        ([("x.wav", ["", "", " "])], 0, ["line 2 ('x.wav'): the clip has no captions: its cells are empty"]),
+        ([("x.wav", ["", "?!", "–"])], 0, [f"line 2 ('x.wav'): caption_{k} holds no words" for k in (2, 3)]),
         ([("x.wav", FIVE), EMPTY], 5, ["line 3: the row is empty; remove empty rows"]),
         (
             [("x.wav", FIVE), EMPTY, (" ", [" "] * 5), ("", FIVE), ("", FIVE), EMPTY],
@@ -241,6 +244,25 @@ def test_gaps_in_the_caption_file_are_listed(dataset, rows, kept, what, require_
     found = index(dataset(rows, ["x.wav"] if rows else []), require_audio)
     assert problems(found) == [f"clotho_captions_dev.csv {problem}" for problem in what]
     assert len(found.captions) == kept
+
+
+def test_rows_of_one_caption_each_make_a_clip_of_several(dataset):
+    paths = dataset([], ["x.wav", "y.wav"])
+    rows = [
+        (2, "x.wav", "caption_1", "A dog", "a dog"),
+        (3, "y.wav", "caption_1", "", ""),
+        (4, "x.wav", "caption_2", "", ""),
+        (5, "absent.wav", "caption_1", "Rain", "rain"),
+        (6, "x.wav", "caption_3", "A cat", "a cat"),
+        (7, "absent.wav", "caption_2", "Wind", "wind"),
+    ]
+    write_csv(paths.clean_captions("dev"), CLEAN_COLUMNS, rows)
+    found, fid = index(paths), clip_id("dev", "x.wav")
+    assert list(found.captions["tid"]) == [f"{fid}-1", f"{fid}-3"] and list(found.clips) == [fid]
+    assert problems(found) == [
+        "clotho_captions_dev.csv line 5 ('absent.wav'): no such audio file",
+        "clotho_captions_dev.csv line 3 ('y.wav'): the clip has no captions: its cells are empty",
+    ]
 
 
 def test_a_split_that_is_a_link_out_of_the_data_set_is_one_error(dataset, tmp_path_factory):
@@ -263,7 +285,7 @@ def test_problems_are_listed_and_left_out(dataset):
         ("good.wav", FIVE),
         ("absent.wav", FIVE),
         ("good.wav", FIVE),
-        ("gap.wav", ["a dog", "", "rain", "wind", "a bird"]),
+        ("gap.wav", ["a dog", "?!", "rain", "wind", "a bird"]),
         ("broken.wav", FIVE),
         ("empty.wav", FIVE),
         ("nan.wav", FIVE),

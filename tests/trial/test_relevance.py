@@ -120,6 +120,22 @@ def test_names_and_captions_are_matched_to_the_character(trial, tmp_path):
             extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, [row])), "evaluation", stored)
 
 
+def test_lists_of_clips_for_queries_name_the_same_pairs(trial, tmp_path):
+    """The form of DCASE 2025: a query's clips are a list as Python writes it."""
+    folder, conf, table = trial
+    stored = load_scores(word_scores_path(folder, "evaluation"), 1)
+    rows = some_pairs(table)
+    expected = extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, rows)), "evaluation", stored)
+    by_query = {}
+    for name, text in rows:
+        by_query.setdefault(text, []).append(str(name))
+    lists = [(text, str(names)) for text, names in by_query.items()]
+    assert any('"' in cell and "'" in cell for _, cell in lists)  # the names of this trial hold quotes
+    path = write_pairs(tmp_path, [*lists, (rows[0][1], "[]")], header=("query", "audio_filenames"))
+    found = extra_relevant_pairs(measured_with(conf, path), "evaluation", stored)
+    assert sorted(found.tolist()) == sorted(expected.tolist())
+
+
 def test_a_pair_names_every_row_of_its_caption(trial, tmp_path):
     folder, conf, table = trial
     paths = DatasetPaths(conf.data_conf.dataset)

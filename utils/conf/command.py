@@ -1,9 +1,10 @@
 """The command line that all scripts share: --conf FILE and section.key=value."""
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from types import MappingProxyType
 from typing import NoReturn
 
 from utils.common.errors import UserError
@@ -33,14 +34,19 @@ def path_argument(text: str) -> Path:
     return Path(text)
 
 
-def command_parser(description: str) -> argparse.ArgumentParser:
-    """A parser of --conf FILE and section.key=value, which all commands take."""
+def command_parser(description: str, paths: Mapping[str, str] = MappingProxyType({})) -> argparse.ArgumentParser:
+    """A parser of --conf FILE and section.key=value, which all commands take.
+
+    Args:
+        paths: {name: help} of the files and folders that come before the settings.
+    """
     parser = CommandParser(description=description)
+    for name, what in paths.items():
+        parser.add_argument(name, type=path_argument, metavar=name.upper(), help=what)
     default = f"configuration file (default: {DEFAULT_CONF})"
     parser.add_argument("--conf", type=path_argument, metavar="FILE", help=default)
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings that replace the file's, read as YAML"
-    )
+    what = "settings that replace the file's, read as YAML"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help=what)
     return parser
 
 

@@ -1,7 +1,9 @@
-"""Captions: read them from Clotho's CSV files, clean and correct them."""
+"""Captions: read them from CSV files in wide or long form, clean and correct them."""
 
 import html
 import re
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
 from itertools import dropwhile
 from pathlib import Path
@@ -13,7 +15,7 @@ from utils.common.errors import UserError
 from utils.dataset.paths import CLOTHO_ADVICE
 
 HTML_ENTITY = re.compile("&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]
+FORMS = "file_name,caption_1,...,caption_n or file_name,caption"  # the wide and the long form
 
 
 class RawCaption(NamedTuple):
@@ -21,28 +23,48 @@ class RawCaption(NamedTuple):
 
     line: int  # on which its row ends in the CSV file
     file_name: str
-    column: str
+    column: str  # caption_k: in the wide form its column, in the long form for the k-th row of this file name
     raw_text: str
 
 
 def read_captions(path: Path | str) -> list[RawCaption]:
-    """Read clotho_captions_{split}.csv: columns file_name, caption_1, ..., caption_5; UTF-8, with or without BOM.
+    """Read clotho_captions_{split}.csv: UTF-8, with or without BOM.
 
-    Missing cells become empty captions; a missing caption column is skipped.
+    The wide form has a row per clip and the columns file_name, caption_1, ..., caption_n; numbers may be left out. The
+    long form has a row per caption and the columns file_name, caption; the rows of a clip need not be adjacent.
+    Other columns are ignored. Missing cells become empty captions.
 
-    Raises UserError for an invalid CSV file (see `csv_rows`), and if a required column is missing, repeated, or beyond
-    caption_5.
+    Raises UserError for an invalid CSV file (see `csv_rows`), and if the columns are of neither form, of both, repeated
+    or numbered below 1.
     """
     header, rows = csv_rows(path, f"put the data set's captions there ({CLOTHO_ADVICE})")
-    columns = [column for column in CAPTION_COLUMNS if column in header]
-    if "file_name" not in header or not columns:
-        required = f"file_name,{','.join(CAPTION_COLUMNS)}"
-        raise UserError(f"{path}: line 1: the columns must be {required}, but are {shown_header(header)}")
+    numbered, is_long = _numbered_columns(path, header), "caption" in header
+    if "file_name" not in header or not (numbered or is_long):
+        raise UserError(f"{path}: line 1: the columns must be {FORMS}, but are {shown_header(header)}")
+    if numbered and is_long:
+        raise UserError(f"{path}: line 1: has the columns caption and {numbered[0]}; keep the captions of one of them")
+    refuse_repeated(path, header, ["file_name", *(["caption"] if is_long else numbered)])
+    if not is_long:
+        return [RawCaption(line, row["file_name"], column, row[column]) for line, row in rows for column in numbered]
+    captions, counts = [], Counter()
+    for line, row in rows:
+        counts[row["file_name"]] += 1
+        column = f"caption_{counts[row['file_name']]}"
+        captions.append(RawCaption(line, row["file_name"], column, row["caption"]))
+    return captions
+
+
+def _numbered_columns(path: Path | str, header: Sequence[str]) -> list[str]:
+    """The columns caption_k of a header by their numbers k; UserError for a k that is no number from 1 on."""
+    numbers = {}
     for column in header:
-        if re.fullmatch(r"caption_\d+", column) and column not in CAPTION_COLUMNS:
-            raise UserError(f"{path}: line 1: the column {column} is not read (five at most); remove or rename it")
-    refuse_repeated(path, header, ["file_name", *columns])
-    return [RawCaption(line, row["file_name"], column, row[column]) for line, row in rows for column in columns]
+        if match := re.fullmatch("caption_([+-]?[0-9]+)", column):
+            if not re.fullmatch("[1-9][0-9]{0,5}", match[1]):
+                raise UserError(
+                    f"{path}: line 1: the column {column}: captions are numbered 1, 2, 3; rename or remove it"
+                )
+            numbers[column] = int(match[1])
+    return sorted(numbers, key=numbers.get)
 
 
 def clean_caption(raw: str) -> str:

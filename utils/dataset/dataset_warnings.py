@@ -80,5 +80,14 @@ def repeated_sounds(clips: pd.DataFrame) -> Iterator[str]:
             yield f"the same sounds {where}: {len(pairs)}, e.g. {pairs[0][0]!r} and {pairs[0][1]!r}"
 
 
+def repeated_captions(captions: dict[str, pd.DataFrame]) -> Iterator[str]:
+    """Count the captions, tables by split, that a clip has twice to the character."""
+    for split, table in captions.items():
+        again = table[table.duplicated(["fid", "raw_text"])]
+        if len(again):
+            example = f"{again['raw_text'].iloc[0][:100]!r} of {again['file_name'].iloc[0]!r}"
+            yield f"the same caption twice for a clip: {len(again)} in {split}, e.g. {example}"
+
+
 def _shares(clips: pd.DataFrame) -> str:
     return ", ".join(f"{count} of {split}" for split, count in Counter(clips["split"]).items())

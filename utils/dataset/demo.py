@@ -15,9 +15,11 @@ from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.common.io import atomic_write, write_csv
 from utils.dataset import demo_sounds as sounds
-from utils.dataset.captions import CAPTION_COLUMNS, read_captions
+from utils.dataset.captions import read_captions
 from utils.dataset.demo_sounds import Rng
 from utils.dataset.paths import AUDIO_SUFFIXES, DatasetPaths
+
+CAPTION_COLUMNS = [f"caption_{k}" for k in range(1, 6)]
 
 # --- words -----------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from utils.common.errors import UserError
 from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, Probe, probe_clip
-from utils.dataset.captions import CAPTION_COLUMNS, has_words, hyphenated_words
+from utils.dataset.captions import has_words, hyphenated_words
 from utils.dataset.clip_names import match_names, similar_names, why_absent
 from utils.dataset.log_mel_config import LOWEST_RATE, LogMelConfig
 from utils.dataset.paths import CLOTHO_ADVICE, UNSUPPORTED, DatasetPaths, sounds_in
@@ -67,7 +67,7 @@ def index_split(paths: DatasetPaths, split: str, config: LogMelConfig | None, mi
     table = indexer.usable_rows(table.astype({"line": int}))
     probes = {}
     if config is not None:
-        lines = dict(zip(table["file_name"], table["line"], strict=True))
+        lines = table.groupby("file_name", sort=False)["line"].first().to_dict()
         probes = indexer.probe_clips(lines, lambda clip: _probe(clip, config, min_frames))
         table = table[table["file_name"].isin(probes)]
     table = indexer.captions_with_words(table)
@@ -80,6 +80,11 @@ def index_split(paths: DatasetPaths, split: str, config: LogMelConfig | None, mi
     names = dict(zip(captions["fid"], captions["file_name"], strict=True))
     indexed = {fid: probes[name] for fid, name in names.items() if probes}
     return SplitIndex(captions[TEXT_COLUMNS], indexed, indexer.problems)
+
+
+def is_empty(cells: pd.Series) -> pd.Series:
+    """Which cells of text hold nothing, or only spaces."""
+    return cells.str.strip() == ""
 
 
 def clip_id(split: str, file_name: str) -> str:
@@ -170,14 +175,11 @@ class _Indexer:
         self.problems.append(Problem(self.split, 0, file_name, what))
 
     def usable_rows(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Keep the first row of each file name."""
+        """Keep the first row of each file name; in the long form, each row of a clip has its own column."""
         if table.empty:
             self._caption_problem(1, "", "no captions")
-        for column in CAPTION_COLUMNS:
-            if len(table) and column not in set(table["column"]):
-                self._caption_problem(1, "", f"column {column} is missing")
         table = self._rows_with_names(table)
-        table = table.assign(first_line=table.groupby("file_name")["line"].transform("first"))
+        table = table.assign(first_line=table.groupby(["file_name", "column"])["line"].transform("first"))
         is_first = table["line"] == table["first_line"]
         for row in table[~is_first].drop_duplicates("line").itertuples():
             self._caption_problem(row.line, row.file_name, f"the same file name as on line {row.first_line}")
@@ -186,7 +188,7 @@ class _Indexer:
     def _rows_with_names(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the rows that name a file; all empty rows, as spreadsheets leave them, are one problem."""
         nameless = table[table["file_name"].str.strip() == ""]
-        has_text = (nameless["raw_text"].str.strip() != "").groupby(nameless["line"]).any()
+        has_text = (~is_empty(nameless["raw_text"])).groupby(nameless["line"]).any()
         for line in has_text.index[has_text]:
             self._caption_problem(line, "", "the row names no file")
         empty = has_text.index[~has_text]
@@ -196,11 +198,14 @@ class _Indexer:
         return table.drop(nameless.index)
 
     def captions_with_words(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Keep the captions that hold a word."""
-        empty = ~table["text"].map(has_words).astype(bool)
-        for row in table[empty].itertuples():
+        """Keep the captions that hold a word. An empty cell is no problem unless all of a clip's are empty."""
+        wordless, empty = ~table["text"].map(has_words).astype(bool), is_empty(table["raw_text"])
+        for row in table[wordless & ~empty].itertuples():
             self._caption_problem(row.line, row.file_name, f"{row.column} holds no words")
-        return table[~empty]
+        silent = empty.groupby(table["file_name"], sort=False).transform("all").astype(bool)
+        for row in table[silent].drop_duplicates("file_name").itertuples():
+            self._caption_problem(row.line, row.file_name, "the clip has no captions: its cells are empty")
+        return table[~wordless]
 
     def probe_clips(self, lines: dict[str, int], probe: Callable[[Path], Probe]) -> dict[str, Probe]:
         """Probe the clips that captions name, {name: line}; returns the usable ones by that name."""

@@ -1,12 +1,15 @@
 """Relevant pairs beside each clip and its own captions: those of the file data_conf.relevance."""
 
+import ast
+import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
+from utils.common.csv_rows import Rows, csv_rows, refuse_repeated, shown_header
 from utils.common.digests import digests, file_digest
 from utils.common.errors import UserError
 from utils.common.steps import INDEXING, MEASURING, SCORING
@@ -17,9 +20,10 @@ from utils.trial.provenance import PROVENANCE, read_provenance
 from utils.trial.score_files import StoredScores
 from utils.trial.trial import Trial
 
-COLUMNS = ("file_name", "caption")
+PAIRS, QUERIES = ("file_name", "caption"), ("query", "audio_filenames")  # the columns of either form
+FORMS = f"{','.join(PAIRS)} or {','.join(QUERIES)}"
 SETTING, SPLIT = "data_conf.relevance", "data_conf.eval_data"
-ABSENT = f"name a CSV file of {','.join(COLUMNS)}, or set {SETTING} to null"
+ABSENT = f"name a CSV file of {FORMS}, or set {SETTING} to null"
 RELEVANT_PAIRS = "right pairs"  # their name in provenance.json
 SHOWN = 20  # unknown names on the terminal
 
@@ -58,17 +62,18 @@ def _read_relevance(conf: Conf) -> tuple[Path, pd.DataFrame, list[tuple[str, str
     index = DatasetPaths(conf.data_conf.dataset).text(conf.data_conf.eval_data)
     captions = read_table(index, ["tid", "fid", "file_name", "raw_text"], INDEXING)
     header, rows = csv_rows(path, ABSENT)
-    if not set(COLUMNS) <= set(header):
-        raise UserError(f"{path}: line 1: the columns must be {','.join(COLUMNS)}, but are {shown_header(header)}")
-    refuse_repeated(path, header, COLUMNS)
-    names, texts, pairs, unknown = set(captions["file_name"]), set(captions["raw_text"]), [], []
-    for line, row in rows:
-        name, text = (row[column] for column in COLUMNS)
-        if name not in names:
-            unknown.append(f"{path}: line {line}: {index} has no clip {name!r}; write file_name as there")
+    form = next((form for form in (PAIRS, QUERIES) if set(form) <= set(header)), None)
+    if form is None:
+        raise UserError(f"{path}: line 1: the columns must be {FORMS}, but are {shown_header(header)}")
+    refuse_repeated(path, header, form)
+    known, texts, pairs, unknown = set(captions["file_name"]), set(captions["raw_text"]), [], []
+    for line, names, text in (_named_pairs if form == PAIRS else _named_lists)(path, rows):
+        for name in names:
+            if name not in known:
+                unknown.append(f"{path}: line {line}: {index} has no clip {name[:200]!r}; write file_name as there")
         if text not in texts:
             unknown.append(f"{path}: line {line}: {index} has no caption {text[:200]!r}; write it as raw_text is there")
-        pairs.append((name, text))
+        pairs += [(name, text) for name in names]
     if not pairs:
         raise UserError(f"{path}: holds no pairs; {ABSENT}")
     if len(unknown) > SHOWN:
@@ -76,6 +81,30 @@ def _read_relevance(conf: Conf) -> tuple[Path, pd.DataFrame, list[tuple[str, str
     if unknown:
         raise UserError("\n".join(unknown))
     return index, captions, pairs
+
+
+def _named_pairs(path: str, rows: Rows) -> Iterator[tuple[int, list[str], str]]:
+    """The rows of a file of PAIRS: line, clips (one), caption."""
+    for line, row in rows:
+        yield line, [row["file_name"]], row["caption"]
+
+
+def _named_lists(path: str, rows: Rows) -> Iterator[tuple[int, list[str], str]]:
+    """The rows of a file of QUERIES, as DCASE 2025 has it: line, clips, caption.
+
+    Raises UserError where the clips are not a list of names as Python writes it, such as ['a.wav', 'b.wav'].
+    """
+    for line, row in rows:
+        cell = row["audio_filenames"]
+        with warnings.catch_warnings(action="ignore"):  # of the parser, about numbers and escapes in other text
+            try:
+                names = ast.literal_eval(cell)  # runs nothing
+            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+                names = None
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            what = f"audio_filenames is {cell[:200]!r}"
+            raise UserError(f"{path}: line {line}: {what}; it must be a list of names, such as ['a.wav', 'b.wav']")
+        yield line, names, row["query"]
 
 
 def measured_by(conf: Conf) -> dict[str, dict]:
