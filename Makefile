@@ -12,7 +12,7 @@ venv: .venv/installed
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-sweep.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-sweep.txt requirements-pretrained.txt .venv/installed
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 
