@@ -16,7 +16,7 @@ REQUIREMENTS = "requirements-pretrained.txt"
 def transformers_library(needed_by: str) -> ModuleType:
     """Import `transformers` without its progress bars and log messages.
 
-    Raises UserError, which begins with `needed_by`, where it cannot be imported.
+    Raises UserError where it cannot be imported: "NEEDED_BY needs the package ...".
     """
     try:
         with _hidden("torchaudio"):
@@ -26,7 +26,7 @@ def transformers_library(needed_by: str) -> ModuleType:
     except (ImportError, OSError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{needed_by}: needs the package transformers ({reason:.200}); pip install -r {REQUIREMENTS}"
+            f"{needed_by} needs the package transformers ({reason:.200}); pip install -r {REQUIREMENTS}"
         ) from None
     transformers.logging.set_verbosity(transformers.logging.CRITICAL)
     transformers.logging.disable_progress_bar()

@@ -24,6 +24,7 @@ from utils.common.errors import UserError, out_of_memory
 from utils.common.processes import pick_device
 from utils.common.transformers_library import quiet, transformers_library
 from utils.dataset.feature_model import FeatureModel
+from utils.dataset.log_mel_config import LOWEST_RATE
 from utils.dataset.pretrained_weights import KEY, PUBLISHED
 
 SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")  # one of the last two may be absent
@@ -54,7 +55,7 @@ def find_transformer(weights: str) -> TransformersFeatures:
     sha256 = digest_of({file.name: file_digest(file) for file in files})
     encoder = _encoder_of(folder, sha256)
     with _explained(folder, "the model and its feature extractor do not fit each other"):
-        size = encoder.frames(np.zeros(encoder.longest, np.float32)).shape[1]
+        size = encoder.frames(np.zeros(encoder.shortest, np.float32)).shape[1]
     return TransformersFeatures(
         name=f"transformers {folder.resolve().name if folder == Path(weights) else weights}",
         place=folder,
@@ -94,6 +95,8 @@ class _Encoder(ABC):
 
     def __init__(self, network: Any, extractor: Any):
         self.network, self.extractor, self.rate = network, extractor, extractor.sampling_rate
+        if self.rate < LOWEST_RATE:
+            raise ValueError(f"sampling_rate is {self.rate}")
 
     def frames(self, waveform: np.ndarray) -> np.ndarray:
         """(samples,) -> (L, D) float32, with the frames of the padding where the extractor pads."""
@@ -250,8 +253,7 @@ def _files(folder: Path) -> tuple[Path, ...]:
             return (*settings, folder / weights)
         index = folder / f"{weights}.index.json"
         if index.is_file():
-            parts = _parts(index)
-            return (*settings, index, *parts)
+            return (*settings, index, *_parts(index))
     raise UserError(f"{folder}: lacks the model's weights, {SAFE} or {PICKLED}; {ADVICE}")
 
 
@@ -285,7 +287,7 @@ def _encoder_of(folder: Path, sha256: str) -> _Encoder:
     """
     library = transformers_library(NEEDED_BY)
     kind = _read_json(folder / SETTINGS[0]).get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise UserError(f"{folder}: {kind!r:.40} is no audio encoder that can be used; name a model of {known}")
     family = FAMILIES[kind]
@@ -303,7 +305,7 @@ def _load_network(folder: Path, family: type[_Encoder]) -> Any:
     """The network of a directory, in evaluation mode on this process's device."""
     library = transformers_library(NEEDED_BY)
     torch.backends.cudnn.allow_tf32 = False
-    with quiet(), _explained(folder, "no model of its configuration can be made of its weights"):
+    with _explained(folder, "no model of its configuration can be made of its weights"):
         config = library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         named = family.network_class
         network_class = attrgetter(named)(library) if named else library.MODEL_MAPPING[type(config)]
@@ -343,7 +345,8 @@ def _state_dict(folder: Path) -> dict[str, Tensor]:
 def _explained(folder: Path, fault: str) -> Iterator[None]:
     """Turn what the library raises for an unfit model, which may be of any type, into a UserError."""
     try:
-        yield
+        with quiet():
+            yield
     except Exception as error:
         if isinstance(error, UserError) or out_of_memory(error):
             raise
