@@ -21,7 +21,7 @@ $(BIN)/pip:  # the last file of a new .venv: one without it was not finished
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.venv/installed-dev: requirements-dev.txt requirements-sweep.txt .venv/installed
+.venv/installed-dev: requirements-dev.txt requirements-sweep.txt requirements-pretrained.txt .venv/installed
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	touch $@
 

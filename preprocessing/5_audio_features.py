@@ -20,10 +20,9 @@ from utils.common.steps import FEATURES
 from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
-from utils.dataset.audio_features import FeatureStore, refuse_to_replace
+from utils.dataset.audio_features import FeatureStore, find_model, refuse_to_replace
 from utils.dataset.own_features import check_own_features
 from utils.dataset.paths import DatasetPaths
-from utils.dataset.pretrained_weights import find_weights
 from utils.trial.clip_arrays import indexed_clips, write_clip_arrays
 from utils.trial.dataset_provenance import record_step_outputs
 
@@ -38,10 +37,10 @@ def main() -> None:
         return
     for split in splits:
         refuse_to_replace(paths.audio_features(split))
-    weights = find_weights(conf.audio_features.weights)
+    model = find_model(conf.audio_features.model, conf.audio_features.weights)
     workers = conf.audio_features.workers or useful_workers(splits)
-    stores = {split: FeatureStore(paths.audio_features(split), weights) for split in splits}
-    write_clip_arrays(conf, splits, stores, workers, weights.path)
+    stores = {split: FeatureStore(paths.audio_features(split), model) for split in splits}
+    write_clip_arrays(conf, splits, stores, workers, *model.files)
 
 
 def useful_workers(splits: dict[str, dict[str, Clip]]) -> int:

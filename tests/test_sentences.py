@@ -13,7 +13,7 @@ from models.audio_encoders import FeatureEncoder
 from models.core import CRNNWordModel
 from models.text_encoders import WordEncoder
 from tests.helpers import ON_FEATURES, STAGES, call, only_trial, random_split, tiny_conf, write_features
-from utils.common.hub import hub_library
+from utils.common.hub import sentence_transformers_library, transformers_library
 from utils.criterion_utils import InfoNCE
 from utils.data_utils import collate
 from utils.dataset.index import read_clips
@@ -83,7 +83,7 @@ def _plain_score(model, level, audio, vector):
 
 def write_encoder(folder, seed=0):
     """Write a tiny sentence encoder with random weights, in the library's form. Returns its directory."""
-    library, transformers = hub_library("", "sentence_transformers"), hub_library("", "transformers")
+    library, transformers = sentence_transformers_library("tests"), transformers_library("tests")
     torch.manual_seed(seed)
     bert, words = folder / "bert", ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     settings = transformers.BertConfig(
@@ -251,7 +251,7 @@ def test_settings_of_words_are_refused(prepared, settings, message):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("absent/of/all", None, "no such directory: absent/of/all"),
+    ("absent/of/all", None, "absent/of/all is no directory, and could not be downloaded"),
     ("modules.json", '[{"type": "os.path"}]', "names the class os.path, which is not the library's"),
     ("modules.json", "<html>", "damaged; get a new copy"),
     ("config.json", "<html>", "not a model that sentence-transformers can load"),

@@ -74,7 +74,7 @@ def test_the_papers_settings_are_the_default():
         ("metrics={obj: {margin: 0.5, sampling: hard-NS}}", "metrics.obj.[key]", "choose another name"),
         ("text_cleaning.corrections={Birsd: birds}", "text_cleaning.corrections", "'Birsd': 'birds'"),
         ("text_cleaning.corrections={two words: one}", "text_cleaning.corrections", "one before the colon"),
-        ("audio_features.model=panns", "audio_features.model", "'efficientat' or 'own'"),
+        ("audio_features.model=panns", "audio_features.model", "'efficientat', 'transformers' or 'own'"),
         ("audio_logmel.backend=sox", "audio_logmel.backend", "'torch', 'librosa' or 'torchaudio'"),
         ("audio_logmel.n_mels=65", "audio_logmel.n_mels", "multiple of 64"),
         ("audio_logmel.fmin=9000", "audio_logmel", "fmin (9000 Hz) must be below fmax (8000 Hz)"),

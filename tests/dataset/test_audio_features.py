@@ -1,5 +1,7 @@
 """Features are those of the clip alone and whole, or of its windows; they are kept while sound and weights stay."""
 
+from dataclasses import replace
+
 import h5py
 import numpy as np
 import pytest
@@ -7,14 +9,14 @@ import soundfile
 import torch
 
 import utils.dataset.audio
-import utils.dataset.audio_features
 from models.mobilenet import MobileNetV3
 from tests.helpers import CPU, finish_clips
 from utils.common.errors import UserError
 from utils.dataset.audio import probe_clip
-from utils.dataset.audio_features import SECONDS_PER_FRAME, FeatureStore, read_features, refuse_to_replace
+from utils.dataset.audio_features import FeatureStore, refuse_to_replace
+from utils.dataset.feature_model import read_features
 from utils.dataset.kaldi_log_mel import SAMPLE_RATE, kaldi_log_mel
-from utils.dataset.pretrained_weights import find_weights
+from utils.dataset.mobilenet_features import find_mobilenet, network_of
 
 FRAME = 10_240  # samples
 
@@ -28,12 +30,12 @@ def weights(tmp_path_factory):
 def save_weights(path, seed):
     torch.manual_seed(seed)
     torch.save(MobileNetV3(0.1).state_dict(), path)
-    return find_weights(str(path))
+    return find_mobilenet(str(path))
 
 
 @pytest.fixture
 def network(weights):
-    return utils.dataset.audio_features.network_of(weights.path)
+    return network_of(weights.place)
 
 
 def noise(samples, seed=0):
@@ -65,40 +67,42 @@ def test_a_frame_of_log_mels_for_every_hop_begun(samples):
 
 
 @pytest.mark.parametrize("samples", [300, FRAME, FRAME + 1, 5 * FRAME - 1])
-def test_features_of_a_file_are_those_of_its_waveform(tmp_path, network, samples):
+def test_features_of_a_file_are_those_of_its_waveform(tmp_path, network, weights, samples):
     waveform = noise(samples)
     soundfile.write(tmp_path / "x.wav", np.stack([waveform, waveform], axis=1), SAMPLE_RATE, subtype="FLOAT")
-    features = read_features(tmp_path / "x.wav", network)
+    features = read_features(tmp_path / "x.wav", weights)
     assert features.shape == (-(-samples // FRAME), network.size) and features.dtype == np.float32
     np.testing.assert_allclose(features, encoded(network, waveform), atol=1e-6)
 
 
-def test_a_file_read_in_blocks_has_the_features_of_the_whole(tmp_path, network, monkeypatch):
+def test_a_file_read_in_blocks_has_the_features_of_the_whole(tmp_path, weights, monkeypatch):
     soundfile.write(tmp_path / "x.wav", noise(50_000), 44100)
-    whole = read_features(tmp_path / "x.wav", network)
+    whole = read_features(tmp_path / "x.wav", weights)
     monkeypatch.setattr(utils.dataset.audio, "BLOCK", 7001)
     assert whole.shape[0] == -(-round(50_000 / 44100 * SAMPLE_RATE) // FRAME)
-    np.testing.assert_allclose(read_features(tmp_path / "x.wav", network), whole, atol=1e-6)
+    np.testing.assert_allclose(read_features(tmp_path / "x.wav", weights), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize(("samples", "cuts"), [(4 * FRAME - 1, []), (4 * FRAME, [2]), (7 * FRAME + 9, [2, 4])])
-def test_a_long_clip_is_encoded_in_windows_and_a_shorter_one_whole(tmp_path, network, monkeypatch, samples, cuts):
+def test_a_long_clip_is_encoded_in_windows_and_a_shorter_one_whole(
+    tmp_path, network, weights, monkeypatch, samples, cuts
+):
     waveform = noise(samples)
     soundfile.write(tmp_path / "x.wav", waveform, SAMPLE_RATE, subtype="FLOAT")
-    monkeypatch.setattr(utils.dataset.audio_features, "WINDOW", 2 * FRAME)
+    windowed = replace(weights, window=2 * FRAME, longest=4 * FRAME - 1)
     monkeypatch.setattr(utils.dataset.audio, "BLOCK", 9001)
     windows = np.split(waveform, [FRAME * cut for cut in cuts])
     expected = np.concatenate([encoded(network, window) for window in windows])
-    features = read_features(tmp_path / "x.wav", network)
+    features = read_features(tmp_path / "x.wav", windowed)
     assert len(features) == -(-samples // FRAME)
     np.testing.assert_allclose(features, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("samples", "rate", "words"), [(1, SAMPLE_RATE, "too short"), (2000, 900, "900 Hz is too")])
-def test_sounds_that_cannot_be_encoded_are_refused(tmp_path, network, samples, rate, words):
+def test_sounds_that_cannot_be_encoded_are_refused(tmp_path, weights, samples, rate, words):
     soundfile.write(tmp_path / "x.wav", noise(samples), rate)
     with pytest.raises(UserError, match=rf"x\.wav: .*{words}.*; remove it and its row of captions"):
-        read_features(tmp_path / "x.wav", network)
+        read_features(tmp_path / "x.wav", weights)
 
 
 # --- of a split ------------------------------------------------------------------------------------------
@@ -118,14 +122,14 @@ def clips(tmp_path):
     return {name: probe_clip(tmp_path / f"{name}.wav").clip for name in "abc"}
 
 
-def test_a_file_of_features_holds_each_clip_encoded_alone_and_says_by_which_model(tmp_path, clips, weights, network):
+def test_a_file_of_features_holds_each_clip_encoded_alone_and_says_by_which_model(tmp_path, clips, weights):
     store = FeatureStore(tmp_path / "x.hdf5", weights)
     assert finish(store, clips, tmp_path) == ["a", "b", "c"]
     with h5py.File(tmp_path / "x.hdf5") as opened:
-        model = {"model": "efficientat mn01", "seconds_per_frame": SECONDS_PER_FRAME, "weights_sha256": weights.sha256}
-        assert dict(opened.attrs) == model and SECONDS_PER_FRAME == 0.32
+        model = {"model": "efficientat mn01", "seconds_per_frame": 0.32, "weights_sha256": weights.sha256}
+        assert dict(opened.attrs) == model
         for fid in clips:
-            expected = read_features(tmp_path / f"{fid}.wav", network)  # by any number of threads
+            expected = read_features(tmp_path / f"{fid}.wav", weights)  # by any number of threads
             np.testing.assert_allclose(opened[fid][()], expected, rtol=1e-4, atol=1e-6)
             assert opened[fid].attrs["audio_sha256"] == clips[fid].sha256.encode()
     (tmp_path / "y").mkdir()

@@ -10,7 +10,8 @@ from tests.helpers import GOLDEN, ON_FEATURES, ROOT, write_features
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
 from utils.conf.load import load_conf
-from utils.dataset.audio_features import network_of, read_features
+from utils.dataset.feature_model import read_features
+from utils.dataset.mobilenet_features import find_mobilenet
 from utils.search.sounds import Features
 
 
@@ -43,7 +44,7 @@ def test_a_sound_is_read_by_the_weights_of_step_5(made, weights, tmp_path):
     soundfile.write(sound, np.random.default_rng(0).normal(0, 0.1, 16000), 16000)
     features = Features(*made).read(sound)
     assert features.shape == (4, 96)  # of 0.32 s
-    np.testing.assert_array_equal(features, read_features(sound, network_of(weights)))
+    np.testing.assert_array_equal(features, read_features(sound, find_mobilenet(str(weights))))
     with pytest.raises(UserError, match=r"x\.wav: no such file"):
         Features(*made).read(tmp_path / "x.wav")
 

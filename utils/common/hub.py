@@ -1,77 +1,105 @@
-"""Models of the Hugging Face hub: by a directory, or by a name, downloaded once."""
+"""The Hugging Face hub: its optional libraries, imported where they are needed and kept quiet, and its models."""
 
 import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from utils.common.errors import UserError
 
-WEIGHTS = (".safetensors", ".bin")  # the latter is read with weights_only=True
-READ = (".json", ".txt", ".model")  # settings and vocabularies; no code
+REQUIREMENTS = "requirements-pretrained.txt"
 
 
-def hub_directory(key: str, name: str) -> Path:
-    """The directory of a model, which is given or in the hub's cache; a missing one is downloaded.
+@cache
+def transformers_library(needed_by: str) -> ModuleType:
+    """Import `transformers` without its progress bars and log messages.
 
-    Raises UserError, which names the setting `key`, where there is no such model, or no internet.
+    Raises UserError where it cannot be imported: "NEEDED_BY needs the package ...".
     """
-    if Path(name).is_dir():
-        return Path(name)
-    if name.count("/") > 1 or name.startswith((".", "~")) or Path(name).exists():
-        raise UserError(f"{key}: no such directory: {name}; name a model of the Hugging Face hub, or its directory")
-    hub_library(key, "transformers")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return _downloaded(key, name)
-    except ValueError as error:  # no name that the hub has
-        raise UserError(f"{key}: {name!r} is no name of a model ({_reason(error)})") from None
-
-
-def _downloaded(key: str, name: str) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import RepositoryNotFoundError
-
-    print(f"{name}: downloading it from the Hugging Face hub")
-    try:
-        files = [file.rfilename for file in HfApi().model_info(name, timeout=20).siblings]  # asks once, without retries
-        suffix = next((suffix for suffix in WEIGHTS if any(file.endswith(suffix) for file in files)), WEIGHTS[0])
-        return Path(snapshot_download(name, allow_patterns=[f"*{end}" for end in (suffix, *READ)]))
-    except RepositoryNotFoundError:
-        raise UserError(f"{key}: the Hugging Face hub has no public model {name}; correct the name") from None
-    except Exception as error:  # of the network, of many types
-        raise UserError(
-            f"{key}: {name} could not be downloaded ({_reason(error)}); download it elsewhere (hf download {name} "
-            f"--local-dir DIR), and set {key} to that directory"
-        ) from None
-
-
-def hub_library(key: str, name: str) -> ModuleType:
-    """Import a library of the hub, quiet; UserError, which names the setting `key`, where it is not installed."""
-    try:
-        import torchaudio  # noqa: F401
-    except (ImportError, OSError):
-        # transformers imports it wherever it is installed, and a CUDA build cannot be imported beside a CPU torch
-        sys.modules["torchaudio"] = None
-    try:
-        import huggingface_hub.utils
-        import transformers.utils.logging
-
-        library = import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"{key}: {name} cannot be imported ({error}); pip install -r requirements-pretrained.txt"
-        ) from None
-    transformers.utils.logging.set_verbosity(50)  # CRITICAL: what fails is raised
-    transformers.utils.logging.disable_progress_bar()  # of loading
-    if not sys.stderr.isatty():
-        huggingface_hub.utils.disable_progress_bars()  # of a download
+    with _hidden("torchaudio"):
+        library = _imported("transformers", needed_by)
+        library.utils.is_torchaudio_available()  # it asks once, and keeps the answer
+    library.logging.set_verbosity(library.logging.CRITICAL)
+    library.logging.disable_progress_bar()
     return library
 
 
-def _reason(error: Exception) -> str:
-    return f"{' '.join((str(error) or type(error).__name__).split()):.200}"
+def sentence_transformers_library(needed_by: str) -> ModuleType:
+    """Import `sentence_transformers` likewise."""
+    transformers_library(needed_by)
+    return _imported("sentence_transformers", needed_by)
+
+
+def _imported(name: str, needed_by: str) -> ModuleType:
+    try:
+        return import_module(name)
+    except (ImportError, OSError) as error:
+        reason = f"{' '.join(str(error).split()):.200}"
+        raise UserError(f"{needed_by} needs the package {name} ({reason}); pip install -r {REQUIREMENTS}") from None
+
+
+def model_folder(key: str, name: str, choices: Iterable[list[str]], check: Callable[[Path], object]) -> Path:
+    """The directory of a model: `name` itself, or that of a name on the hub, in whose cache a missing one is put.
+
+    Args:
+        key: the setting that names the model.
+        choices: patterns of the files to download; the first choice that brings what is needed counts.
+        check: raises UserError where a directory lacks what is needed.
+
+    Raises UserError where there is no such model, or it cannot be downloaded.
+    """
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+
+    try:
+        with suppress(LocalEntryNotFoundError, UserError):
+            folder = Path(snapshot_download(name, local_files_only=True))
+            check(folder)
+            return folder
+        print(f"{name}: downloading it from the hub")
+        if not sys.stderr.isatty() and not are_progress_bars_disabled():
+            disable_progress_bars()
+        for patterns in choices:
+            folder = Path(snapshot_download(name, allow_patterns=patterns))
+            with suppress(UserError):
+                check(folder)
+                break
+        return folder
+    except Exception as error:  # of the hub's, of its HTTP library's, of the system's
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{key}: {name} is no directory, and could not be downloaded ({reason:.200}); download the model "
+            "elsewhere, and give its directory"
+        ) from None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Drop warnings within the block."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def _hidden(name: str) -> Iterator[None]:
+    """Let a module seem absent within the block.
+
+    Without torchaudio, the library computes log-mels by code of its own: the same numbers whether or not torchaudio can
+    be loaded. One that does not fit torch cannot, and would stop every import of the library.
+    """
+    module = sys.modules.get(name)
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        if module is not None:
+            sys.modules[name] = module

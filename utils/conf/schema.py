@@ -188,7 +188,7 @@ class LogMelConf(Section):
 
 
 class AudioFeaturesConf(Section):
-    model: Literal["efficientat", "own"] = "efficientat"
+    model: Literal["efficientat", "transformers", "own"] = "efficientat"
     weights: Name = "mn04_as"
     workers: Annotated[Count | None, Role.RUNTIME] = None
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from utils.common.errors import UserError
-from utils.common.hub import hub_directory, hub_library
+from utils.common.hub import model_folder, quiet, sentence_transformers_library
 from utils.common.processes import pick_device
 
 KEY = "sentence_embeddings.model"
 AT_ONCE = 64  # sentences
+WEIGHTS = (".safetensors", ".bin")  # the preferred form first; the other is read with weights_only=True
 
 
 class SentenceEncoder:
@@ -34,19 +35,27 @@ class SentenceEncoder:
 
     @cached_property
     def _model(self):
-        library = hub_library(KEY, "sentence_transformers")
+        library = sentence_transformers_library(f"{KEY}: is {self.name}, which")
         # as sentence-transformers reads a name
         name = self.name if "/" in self.name or Path(self.name).exists() else f"sentence-transformers/{self.name}"
-        directory = hub_directory(KEY, name)
+        choices = ([f"*{ending}", "*.json", "*.txt", "*.model"] for ending in WEIGHTS)  # no code
+        directory = model_folder(KEY, name, choices, _require_weights)
         _require_own_modules(directory)
         try:
-            return library.SentenceTransformer(str(directory), device=pick_device().type, local_files_only=True)
+            with quiet():
+                return library.SentenceTransformer(str(directory), device=pick_device().type, local_files_only=True)
         except Exception as error:  # damaged files raise many types
             reason = " ".join((str(error) or type(error).__name__).split())
             raise UserError(
                 f"{directory}: not a model that sentence-transformers can load ({reason:.200}); get a new copy, or "
                 f"name another in {KEY}"
             ) from None
+
+
+def _require_weights(directory: Path) -> None:
+    """Raise UserError where a directory has no weights: a download was cut short."""
+    if not any(path.suffix in WEIGHTS for path in directory.rglob("*")):
+        raise UserError(f"{directory}: holds no weights; get a new copy of the model")
 
 
 def _require_own_modules(directory: Path) -> None:

@@ -18,11 +18,10 @@ from utils.common.hdf5 import open_hdf5
 from utils.common.steps import FEATURES
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
-from utils.dataset.audio_features import network_of, read_features
-from utils.dataset.kaldi_log_mel import FMAX
+from utils.dataset.audio_features import find_model
+from utils.dataset.feature_model import read_features
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import AUDIO_FILES
-from utils.dataset.pretrained_weights import find_weights
 
 
 class LogMels:
@@ -56,22 +55,22 @@ class Features:
     noun = "features"
 
     def __init__(self, conf: Conf, file: Path, clips: Iterable[Clip] = ()):
-        rate = usual_rate(clips)
-        self.fmax = FMAX if rate is None else min(FMAX, rate / 2)
         if conf.audio_features.model == "own":
             advice = "no features can be made of another sound; search for the data set's clips by a text"
             raise UserError(f"audio_features.model: is own: {advice}")
-        weights = find_weights(conf.audio_features.weights)
+        model = find_model(conf.audio_features.model, conf.audio_features.weights)
         with open_hdf5(file, FEATURES) as store:
             made_by = store.attrs.get("weights_sha256")
-        if made_by != weights.sha256:
-            raise UserError(f"{weights.path}: not the weights that {file} was made by; put those back")
-        self.network, self.settings = network_of(weights.path), {"weights": weights.sha256}
+        if made_by != model.sha256:
+            raise UserError(f"{model.place}: not the weights that {file} was made by; put those back")
+        rate = usual_rate(clips)
+        self.fmax = model.fmax if rate is None else min(model.fmax, rate / 2)
+        self.model, self.settings = model, {"weights": model.sha256}
 
     def read(self, path: Path) -> np.ndarray:
         """(L, D) float32; raises UserError where a sound cannot be read."""
         require_sound(path)
-        return read_features(path, self.network)
+        return read_features(path, self.model)
 
 
 def usual_rate(clips: Iterable[Clip]) -> int | None:

@@ -106,7 +106,7 @@ def sources(conf: Conf) -> dict[str, str]:
     """SHA-256 of what a data set was made from, by "captions of SPLIT", "sounds of SPLIT", "word vectors", "features".
 
     Settings have no part in them. Word vectors are there where a file held them. "features", where training reads them,
-    are the user's own of the training split, or else the network's weights.
+    are the user's own of the training split, or else the network's files.
     """
     paths, entries = DatasetPaths(conf.data_conf.dataset), read_provenance(conf.data_conf.dataset)
     captions, embedded, features = (entries.get(step, Entry()) for step in (CLEANING, EMBEDDING, FEATURES))
@@ -116,9 +116,10 @@ def sources(conf: Conf) -> dict[str, str]:
         others = (digest for file, digest in embedded.inputs.items() if file != paths.vocab_info.name)
         found[WORD_VECTORS] = next(others, None)
     if conf.data_conf.audio == "features":
-        weights = (digest for file, digest in features.inputs.items() if file != paths.audio_info.name)
+        files = [digest for file, digest in features.inputs.items() if file != paths.audio_info.name]
+        network = digest_of(sorted(files)) if len(files) > 1 else next(iter(files), None)
         own = features.outputs.get(paths.audio_features(conf.data_conf.train_data).name)
-        found[OWN_FEATURES] = own if features.settings.get("audio_features.model") == "own" else next(weights, None)
+        found[OWN_FEATURES] = own if features.settings.get("audio_features.model") == "own" else network
     clips = sorted(sounds(conf).items())
     for split in conf.data_conf.splits:
         found[f"captions of {split}"] = captions.inputs.get(paths.raw_captions(split).name)

@@ -1,0 +1,90 @@
+"""A pretrained network that makes features of sounds: what step 5 and search know of it, and how they read a file."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from utils.common.errors import UserError
+from utils.common.steps import INDEXING
+from utils.dataset.audio import mono_blocks, open_audio, resampled
+from utils.dataset.log_mel_config import LOWEST_RATE
+
+
+@dataclass(frozen=True)
+class FeatureModel(ABC):
+    """A network of features. Small to pickle: each process loads the network when it first encodes a sound.
+
+    Args:
+        name: the attribute `model` of files of features.
+        place: the network's file or directory, for messages.
+        files: all that decide its features.
+        sha256: of their content.
+        size: D, of its features.
+        seconds_per_frame: between frames.
+        sample_rate: of what it hears, Hz.
+        fmax: the highest frequency that it hears, Hz.
+        window: samples; longer sounds are cut into windows of this length.
+        longest: samples; a sound of at most this length, or the rest of a longer one, is encoded whole.
+        shortest: samples; the least that it takes.
+    """
+
+    name: str
+    place: Path
+    files: tuple[Path, ...]
+    sha256: str
+    size: int
+    seconds_per_frame: float
+    sample_rate: int
+    fmax: float
+    window: int
+    longest: int
+    shortest: int
+
+    @abstractmethod
+    def encode(self, waveform: np.ndarray) -> np.ndarray:
+        """Encode `shortest` to `longest` samples at `sample_rate`: (samples,) -> (L, D) float32, L >= 1."""
+
+
+@torch.inference_mode()
+def read_features(path: Path | str, model: FeatureModel, content: bytes | None = None) -> np.ndarray:
+    """Encode an audio file, or its content: (L, D) float32.
+
+    A long clip is cut into windows, each encoded as a clip of its own, so that memory is bounded. A frame near a cut
+    does not hear beyond it. Where the last window is shorter than a frame, it is left out.
+
+    Raises UserError if the file is damaged or too short, its sample rate is too low, or features are not finite.
+    """
+    with open_audio(path, content) as stream:
+        if stream.samplerate < LOWEST_RATE:
+            raise UserError(f"{path}: a sample rate of {stream.samplerate} Hz is too low to be resampled; {_skipped()}")
+        waveform = resampled(mono_blocks(path, stream), stream.samplerate, model.sample_rate)
+        features = []
+        for window in _windows(waveform, model.window, model.longest):
+            if features and len(window) < model.seconds_per_frame * model.sample_rate:
+                break
+            if len(window) < model.shortest:
+                raise UserError(f"{path}: too short; {_skipped()}")
+            features.append(model.encode(window))
+    joined = np.concatenate(features)
+    if not np.isfinite(joined).all():
+        raise UserError(f"{path}: its features by {model.name} are not finite; name another model, or {_skipped()}")
+    return joined
+
+
+def _skipped() -> str:
+    return f"remove it and its row of captions, and run {INDEXING} again"
+
+
+def _windows(blocks: Iterable[np.ndarray], window: int, longest: int) -> Iterator[np.ndarray]:
+    """Cut a waveform in blocks (samples,) into windows of `window` samples; the last has at most `longest`."""
+    pending = np.zeros(0, np.float32)
+    for block in blocks:
+        pending = np.concatenate([pending, block])
+        while len(pending) > longest:
+            yield pending[:window]
+            pending = pending[window:]
+    yield pending
