@@ -48,7 +48,7 @@ def load_start(state: TrainState, conf: Conf, sources: dict[str, str]) -> str:
         (loaded if _load(state.score, weights, learnt) else left).append("score")
     if not loaded:
         raise UserError(f"{KEY}: nothing of {path} fits this model ({', '.join(left)}); name another trial, or null")
-    rest = f"; not {', '.join(left)}, which differs in size" if left else ""
+    rest = f"; not loaded, because it does not fit: {', '.join(left)}" if left else ""
     return f"starts from {path}, epoch {checkpoint['epoch']}: {', '.join(loaded)}{rest}"
 
 
