@@ -77,6 +77,7 @@ STAGES = [
     *(f"postprocessing/{name}.py" for name in POSTPROCESSING),
 ]
 SEARCH = "postprocessing/4_search.py"
+COMMANDS = ["main.py", *(f"{path.parent.name}/{path.name}" for path in sorted(ROOT.glob("p*processing/[0-9]_*.py")))]
 STEP_5 = "preprocessing/5_audio_features.py"
 DISTURBED = [*STAGES[:5], STEP_5, *STAGES[5:], SEARCH]  # the search ranks a folder for captions
 
