@@ -1,6 +1,7 @@
 """Helpers of all tests: paths, runs of the commands, small random data, and trials written without training."""
 
 import filecmp
+import gc
 import json
 import os
 import runpy
@@ -77,7 +78,6 @@ STAGES = [
     *(f"postprocessing/{name}.py" for name in POSTPROCESSING),
 ]
 SEARCH = "postprocessing/4_search.py"
-COMMANDS = ["main.py", *(f"{path.parent.name}/{path.name}" for path in sorted(ROOT.glob("p*processing/[0-9]_*.py")))]
 STEP_5 = "preprocessing/5_audio_features.py"
 DISTURBED = [*STAGES[:5], STEP_5, *STAGES[5:], SEARCH]  # the search ranks a folder for captions
 
@@ -116,6 +116,7 @@ def run_here(command):
             ended = end.code
         finally:
             sys.argv, sys.path[:], warnings.formatwarning = before
+            gc.unfreeze()
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     return subprocess.CompletedProcess(command, ended or 0, out.getvalue(), complaints)
 

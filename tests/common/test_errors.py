@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 import torch
 
-from tests.helpers import COMMANDS, ROOT, SEARCH
+from benchmarks.commands import COMMANDS
+from tests.helpers import ROOT, SEARCH
 from utils.common.errors import UserError, report_error, run_command
 
 FEWER = "or memory is short; run the command with OMP_NUM_THREADS=1, or raise the limit that `ulimit -u` shows"

@@ -23,7 +23,7 @@ from utils.common.steps import INDEXING, SCORING, TRAINING
 from utils.data_utils import load_captions, load_split
 from utils.dataset.audio import Clip, highest_frequency
 from utils.dataset.captions import clean_caption, correct_words, has_words
-from utils.dataset.index import read_clips, read_table
+from utils.dataset.index import read_cells, read_clips
 from utils.dataset.sentence_encoder import SentenceEncoder
 from utils.evaluation_utils import caption_weights, encode_words, score_words
 from utils.fast_score_utils import EncodedClips
@@ -206,10 +206,11 @@ class ClipSearch:
     @cached_property
     def _captions_by_clip(self) -> dict[str, list[str]]:
         """The raw captions of each clip, by fid."""
-        if not self.paths.text(self.split).exists():
-            return {}
-        table = read_table(self.paths.text(self.split), ["fid", "raw_text"], INDEXING)
-        return table.groupby("fid")["raw_text"].agg(list).to_dict()
+        captions = {}
+        if self.paths.text(self.split).exists():
+            for fid, text in read_cells(self.paths.text(self.split), ["fid", "raw_text"], INDEXING):
+                captions.setdefault(fid, []).append(text)
+        return captions
 
     # --- captions by a sound -----------------------------------------------------------------------------
 

@@ -112,7 +112,8 @@ def trial_of(args: argparse.Namespace) -> Trial:
     wanted = conf_unless(args, "trial")
     path = args.trial or newest_trial(wanted, args.overrides)
     training_of(path)
-    difference = _difference(path, wanted or kept_conf(path, args.overrides))
+    conf = kept_conf(path, args.overrides) if wanted is None and args.overrides else wanted
+    difference = _difference(path, conf) if conf else None
     if difference and args.trial:
         raise UserError(f"{difference}; leave the setting out, or name another trial")
     if difference:
