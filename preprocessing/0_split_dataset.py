@@ -14,7 +14,7 @@ from utils.conf.command import command_parser, conf_of, parse_command
 
 
 def read_command() -> tuple[argparse.Namespace, "Conf"]:
-    from utils.dataset.captions import FORMS
+    from utils.dataset.captions import FORMS  # here, as imports follow the command line
 
     parser = command_parser(__doc__, {"captions": f"CSV file of {FORMS}", "sounds": "folder of the sounds it names"})
     parts = "parts of the clips for data_conf.train_data, val_data and eval_data (default: 0.8 0.1 0.1)"

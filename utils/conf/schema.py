@@ -60,7 +60,7 @@ class Role(Enum):
 
 
 def _names(table: str, file: str) -> tuple[str, ...]:
-    """The names in a table of the code, read from its source: to import it takes seconds, as it imports torch."""
+    """The names in a table of the code, read from its source: importing it imports torch, which takes a second."""
     source = Path(__file__).resolve().parents[2] / file
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and ast.unparse(node).startswith((f"{table} =", f"{table}:")):

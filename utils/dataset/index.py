@@ -172,9 +172,10 @@ def read_cells(path: Path, columns: list[str], made_by: str) -> list[list[str]]:
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             # a carriage return within a cell is not in quotes, as `csv` expects it; no cell holds NUL
-            header, *rows = csv.reader((line.replace("\r", "\0") for line in file), strict=True)
-        places = [header.index(column) for column in columns]
-        return [[row[place].replace("\0", "\r") for place in places] for row in rows if row]
+            rows = csv.reader((line.replace("\r", "\0") for line in file), strict=True)
+            header = next(rows, [])
+            places = [header.index(column) for column in columns]
+            return [[row[place].replace("\0", "\r") for place in places] for row in rows if row]
     except (ValueError, IndexError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({error}); run {made_by} again") from None
 
