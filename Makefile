@@ -44,6 +44,7 @@ bench: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.bench
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.growth
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.commands
 
 fuzz: .venv/installed-dev
 	$(BIN)/python -m tests.fuzz

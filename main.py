@@ -1,10 +1,24 @@
 """Train a model on the configured data; a trial directory keeps its checkpoints and metrics."""
 
+import argparse
+
 from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import command_parser, conf_unless, parse_command, path_argument
+
+
+def read_command() -> tuple[argparse.Namespace, "Conf | None"]:
+    """The arguments, and the configuration of a new trial or sweep."""
+    parser = command_parser(__doc__)
+    parser.add_argument("--resume", type=path_argument, metavar="DIR", help="resume a trial, or with --sweep a sweep")
+    grid = "train, score and compare a trial at every point of the grid in sweep_conf"
+    parser.add_argument("--sweep", action="store_true", help=grid)
+    args = parse_command(parser)
+    return args, conf_unless(args, "resume")
+
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(read_command)
 
 import shlex
 import time
@@ -24,8 +38,6 @@ from utils.common.processes import (
     require_pair_each,
 )
 from utils.common.steps import TRAINING
-from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
-from utils.conf.load import DEFAULT_CONF, load_conf
 from utils.conf.schema import Conf
 from utils.criterion_utils import TripletLoss
 from utils.data_utils import batches
@@ -45,23 +57,15 @@ from utils.trial.trial import Trial
 
 @process_group()
 def main() -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("--resume", type=path_argument, metavar="DIR", help="resume a trial, or with --sweep a sweep")
-    grid = "train, score and compare a trial at every point of the grid in sweep_conf"
-    parser.add_argument("--sweep", action="store_true", help=grid)
-    args = parse_command(parser)
-    refuse_conf_beside(args, "resume")
+    args, conf = read_command()
     if args.sweep:
         require_one_process("--sweep")
-        if args.resume:
-            sweep = resume_sweep(args.resume, args.overrides)
-        else:
-            sweep = create_sweep(load_conf(args.conf or DEFAULT_CONF, args.overrides))
+        sweep = resume_sweep(args.resume, args.overrides) if args.resume else create_sweep(conf)
         run_sweep(sweep, train)
     elif args.resume:
         train_trial(resume_trial(args.resume, args.overrides).conf, args.resume)
     else:
-        train_trial(load_conf(args.conf or DEFAULT_CONF, args.overrides))
+        train_trial(conf)
 
 
 def train_trial(conf: Conf, path: Path | None = None) -> None:

@@ -1,6 +1,6 @@
 """Measure how long a search takes, by the number of clips (five captions each); print a Markdown table.
 
-usage: python -m benchmarks.search [--clips C ...]      (what `make bench` runs last)
+usage: python -m benchmarks.search [--clips C ...]      (what `make bench` runs third)
 
 The system's cache is dropped first: the queries read the scores of their words from the disk.
 """

@@ -8,9 +8,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import trial_args
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(lambda: trial_args(__doc__))
 
 from utils.trial.directory import trial_from_command
 from utils.trial.retrieval import measure_trial

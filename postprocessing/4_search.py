@@ -13,56 +13,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.counts import counted
 from utils.common.errors import UserError, begin_command, run_command
-
-if __name__ == "__main__":
-    begin_command()
-
-from utils.common.streams import visible
-from utils.conf.command import parse_command, path_argument
-from utils.conf.schema import Conf
-from utils.search.challenge import rank_folder
-from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
-from utils.trial.directory import trial_of, trial_parser
+from utils.conf.command import conf_unless, is_setting, parse_command, path_argument, trial_parser
 
 CHALLENGE = ("queries", "clips", "csv")  # options that are given together
 SEARCH = ("audio", "split", "json", "play_list")  # options of a search in a split
 
 
-def main() -> None:
+def read_command() -> tuple[argparse.Namespace, list[str]]:
+    """The arguments and the queries, which stand among the settings."""
     args = parse_command(search_parser())
     queries = [text for text in args.overrides if not is_setting(text)]
     args.overrides = [text for text in args.overrides if is_setting(text)]
     if any(getattr(args, name) for name in CHALLENGE):
         require_challenge(args, queries)
-        rank_folder(trial_of(args), args.queries, args.clips, args.csv, *([] if args.top is None else [args.top]))
     else:
-        search_split(args, queries)
-
-
-def require_challenge(args: argparse.Namespace, queries: list[str]) -> None:
-    """Raise UserError unless a folder is to be ranked, and nothing else is asked for."""
-    for name in CHALLENGE:
-        if not getattr(args, name):
-            raise UserError(f"--{name} is missing: --queries FILE, --clips DIR and --csv OUT go together")
-    others = [*map(repr, queries), *(f"--{name.replace('_', '-')}" for name in SEARCH if getattr(args, name))]
-    if others:
-        raise UserError(f"{others[0]}: plays no part beside --queries; leave it out")
-
-
-def search_split(args: argparse.Namespace, queries: list[str]) -> None:
-    if len(queries) != (0 if args.audio else 1):
-        given = f"{counted(len(queries), 'text')}: {', '.join(map(repr, queries))}" if queries else "none"
-        raise UserError(f"either one QUERY, in quotes, or --audio FILE is needed, but there are {given}")
-    if args.audio and args.play_list:
-        raise UserError("--play-list: a list of clips; --audio finds captions, so leave one of the two out")
-    search, top = ClipSearch(trial_of(args), args.split), 5 if args.top is None else args.top
-    hits = search.by_audio(args.audio, top) if args.audio else search.by_text(*queries, top)
-    if not args.audio and (unknown := search.unknown_words(*queries)):
-        print(f"unknown words, left out: {', '.join(unknown)}", file=sys.stderr)
-    print(json.dumps([as_json(hit) for hit in hits], indent=2) if args.json else table(hits))
-    if args.play_list:
-        write_play_list(args.play_list, hits)
-        print(f"{counted(len(hits), 'clip')} -> {args.play_list}", file=sys.stderr if args.json else sys.stdout)
+        require_query(args, queries)
+    conf_unless(args, "trial")
+    return args, queries
 
 
 def search_parser() -> argparse.ArgumentParser:
@@ -80,10 +47,51 @@ def search_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def is_setting(text: str) -> bool:
-    """Whether a positional argument is section.key=value, by its section."""
-    key, equals, _ = text.partition("=")
-    return bool(equals) and key.partition(".")[0] in Conf.model_fields
+def require_challenge(args: argparse.Namespace, queries: list[str]) -> None:
+    """Raise UserError unless a folder is to be ranked, and nothing else is asked for."""
+    for name in CHALLENGE:
+        if not getattr(args, name):
+            raise UserError(f"--{name} is missing: --queries FILE, --clips DIR and --csv OUT go together")
+    others = [*map(repr, queries), *(f"--{name.replace('_', '-')}" for name in SEARCH if getattr(args, name))]
+    if others:
+        raise UserError(f"{others[0]}: plays no part beside --queries; leave it out")
+
+
+def require_query(args: argparse.Namespace, queries: list[str]) -> None:
+    """Raise UserError unless one text or one sound is given."""
+    if len(queries) != (0 if args.audio else 1):
+        given = f"{counted(len(queries), 'text')}: {', '.join(map(repr, queries))}" if queries else "none"
+        raise UserError(f"either one QUERY, in quotes, or --audio FILE is needed, but there are {given}")
+    if args.audio and args.play_list:
+        raise UserError("--play-list: a list of clips; --audio finds captions, so leave one of the two out")
+
+
+if __name__ == "__main__":
+    begin_command(read_command)
+
+from utils.common.streams import visible
+from utils.search.challenge import rank_folder
+from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
+from utils.trial.directory import trial_of
+
+
+def main() -> None:
+    args, queries = read_command()
+    if args.queries:
+        rank_folder(trial_of(args), args.queries, args.clips, args.csv, *([] if args.top is None else [args.top]))
+    else:
+        search_split(args, queries)
+
+
+def search_split(args: argparse.Namespace, queries: list[str]) -> None:
+    search, top = ClipSearch(trial_of(args), args.split), 5 if args.top is None else args.top
+    hits = search.by_audio(args.audio, top) if args.audio else search.by_text(*queries, top)
+    if not args.audio and (unknown := search.unknown_words(*queries)):
+        print(f"unknown words, left out: {', '.join(unknown)}", file=sys.stderr)
+    print(json.dumps([as_json(hit) for hit in hits], indent=2) if args.json else table(hits))
+    if args.play_list:
+        write_play_list(args.play_list, hits)
+        print(f"{counted(len(hits), 'clip')} -> {args.play_list}", file=sys.stderr if args.json else sys.stdout)
 
 
 def as_json(hit: ClipHit | CaptionHit) -> dict:

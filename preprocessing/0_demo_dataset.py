@@ -7,12 +7,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import conf_from_command
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(lambda: conf_from_command(__doc__))
 
 from utils.common.io import progress
-from utils.conf.command import conf_from_command
 from utils.dataset.demo import plan_split, refuse_foreign_data, write_split
 from utils.dataset.paths import DatasetPaths
 

@@ -3,29 +3,35 @@
 Continues where an interrupted download stopped. Leaves a split that is complete as it is.
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import command_parser, conf_of, parse_command
+
+
+def read_command() -> tuple[argparse.Namespace, "Conf"]:
+    parser = command_parser(__doc__)
+    parser.add_argument("--captions", action="store_true", help="download the captions alone")
+    parser.add_argument("--keep-archives", action="store_true", help="keep the .7z archives once they are unpacked")
+    args = parse_command(parser)
+    return args, conf_of(args)
+
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(read_command)
 
 from utils.common.lock import held
-from utils.conf.command import command_parser, parse_command
-from utils.conf.load import DEFAULT_CONF, load_conf
+from utils.conf.schema import Conf
 from utils.dataset.clotho_download import ClothoSplit, bytes_needed, clotho_splits, require_room
 from utils.dataset.paths import DatasetPaths
 
 
 def main() -> None:
-    parser = command_parser(__doc__)
-    parser.add_argument("--captions", action="store_true", help="download the captions alone")
-    parser.add_argument("--keep-archives", action="store_true", help="keep the .7z archives once they are unpacked")
-    args = parse_command(parser)
-    conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
+    args, conf = read_command()
     paths = DatasetPaths(conf.data_conf.dataset)
     splits = clotho_splits(paths, conf.data_conf.splits)
     paths.root.mkdir(parents=True, exist_ok=True)

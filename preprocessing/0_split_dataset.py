@@ -10,45 +10,25 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.counts import counted
 from utils.common.errors import UserError, begin_command, run_command
-
-if __name__ == "__main__":
-    begin_command()
-
-from utils.common.io import write_csv
-from utils.conf.command import command_parser, parse_command
-from utils.conf.load import DEFAULT_CONF, load_conf
-from utils.conf.schema import Conf
-from utils.dataset import division
-from utils.dataset.captions import FORMS
-from utils.dataset.division import Collection
-from utils.dataset.paths import DatasetPaths
+from utils.conf.command import command_parser, conf_of, parse_command
 
 
-def main() -> None:
-    args = parse_command(split_parser())
-    conf = load_conf(args.conf or DEFAULT_CONF, args.overrides)
-    require_division(args, conf)
-    collection = division.read_collection(args.captions, args.sounds)
-    if conf.clotho_dataset.on_bad_data == "refuse":
-        division.require_sounds(collection)
-    clips = division.divide(division.equal_sounds(collection.sounds), args.fractions, args.seed)
-    write_splits(DatasetPaths(conf.data_conf.dataset), collection, dict(zip(conf.data_conf.splits, clips, strict=True)))
-    for noun, left_out in (("clip without a sound", collection.absent), ("sound without captions", collection.unnamed)):
-        if left_out:
-            print(f"left out, {noun}: {len(left_out)}, e.g. {left_out[0]}")
+def read_command() -> tuple[argparse.Namespace, "Conf"]:
+    from utils.dataset.captions import FORMS  # here, as imports follow the command line
 
-
-def split_parser() -> argparse.ArgumentParser:
     parser = command_parser(__doc__, {"captions": f"CSV file of {FORMS}", "sounds": "folder of the sounds it names"})
     parts = "parts of the clips for data_conf.train_data, val_data and eval_data (default: 0.8 0.1 0.1)"
     parser.add_argument(
         "--fractions", type=float, nargs=3, default=(0.8, 0.1, 0.1), metavar=("TRAIN", "VAL", "EVAL"), help=parts
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed divides otherwise (default: 0)")
-    return parser
+    args = parse_command(parser)
+    conf = conf_of(args)
+    require_division(args, conf)
+    return args, conf
 
 
-def require_division(args: argparse.Namespace, conf: Conf) -> None:
+def require_division(args: argparse.Namespace, conf: "Conf") -> None:
     """Raise UserError unless the options divide all clips into three splits."""
     given = " ".join(f"{part:g}" for part in args.fractions)
     if not (min(args.fractions) > 0 and abs(sum(args.fractions) - 1) < 1e-6):
@@ -57,6 +37,28 @@ def require_division(args: argparse.Namespace, conf: Conf) -> None:
         raise UserError(f"--seed {args.seed}: must be 0 or greater")
     if len(conf.data_conf.splits) < 3:
         raise UserError("data_conf: train_data, val_data and eval_data must name three splits; two are the same")
+
+
+if __name__ == "__main__":
+    begin_command(read_command)
+
+from utils.common.io import write_csv
+from utils.conf.schema import Conf
+from utils.dataset import division
+from utils.dataset.division import Collection
+from utils.dataset.paths import DatasetPaths
+
+
+def main() -> None:
+    args, conf = read_command()
+    collection = division.read_collection(args.captions, args.sounds)
+    if conf.clotho_dataset.on_bad_data == "refuse":
+        division.require_sounds(collection)
+    clips = division.divide(division.equal_sounds(collection.sounds), args.fractions, args.seed)
+    write_splits(DatasetPaths(conf.data_conf.dataset), collection, dict(zip(conf.data_conf.splits, clips, strict=True)))
+    for noun, left_out in (("clip without a sound", collection.absent), ("sound without captions", collection.unnamed)):
+        if left_out:
+            print(f"left out, {noun}: {len(left_out)}, e.g. {left_out[0]}")
 
 
 def write_splits(paths: DatasetPaths, collection: Collection, splits: dict[str, set[str]]) -> None:

@@ -8,13 +8,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import conf_from_command
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(lambda: conf_from_command(__doc__))
 
 from utils.common.io import write_csv
 from utils.common.steps import CLEANING
-from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.captions import clean_caption, correct_words, hyphenated_words, read_captions
 from utils.dataset.index import CLEAN_COLUMNS

@@ -8,14 +8,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.counts import counted
 from utils.common.errors import UserError, begin_command, run_command
+from utils.conf.command import conf_from_command
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(lambda: conf_from_command(__doc__))
 
 from utils.audio_input import encoder_class
 from utils.common.io import write_csv, write_json
 from utils.common.steps import CLEANING, INDEXING
-from utils.conf.command import conf_from_command
 from utils.dataset import dataset_warnings
 from utils.dataset.index import TEXT_COLUMNS, Problem, SplitIndex, clip_info, index_split, vocabulary_info
 from utils.dataset.paths import DatasetPaths

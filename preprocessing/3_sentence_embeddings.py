@@ -9,15 +9,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import conf_from_command
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(lambda: conf_from_command(__doc__))
 
 import numpy as np
 
 from utils.common.io import progress
 from utils.common.steps import CLEANING, INDEXING, SENTENCES
-from utils.conf.command import conf_from_command
 from utils.dataset.index import read_table
 from utils.dataset.paths import DatasetPaths
 from utils.dataset.sentence_encoder import AT_ONCE, SentenceEncoder

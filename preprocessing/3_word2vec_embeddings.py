@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import conf_from_command
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(lambda: conf_from_command(__doc__))
 
 from utils.common.steps import CLEANING, EMBEDDING, INDEXING
-from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.captions import is_typed
 from utils.dataset.index import TEXT_COLUMNS, read_table, read_vocabulary

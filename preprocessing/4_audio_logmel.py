@@ -9,11 +9,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import conf_from_command
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(lambda: conf_from_command(__doc__))
 
-from utils.conf.command import conf_from_command
 from utils.dataset.log_mel_store import LogMelStore
 from utils.dataset.paths import DatasetPaths
 from utils.trial.clip_arrays import indexed_clips, write_clip_arrays

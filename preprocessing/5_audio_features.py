@@ -11,13 +11,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 
 from utils.common.counts import counted
 from utils.common.errors import begin_command, run_command
+from utils.conf.command import conf_from_command
 
 if __name__ == "__main__":
-    begin_command()
+    begin_command(lambda: conf_from_command(__doc__))
 
 from utils.common.processes import pick_device
 from utils.common.steps import FEATURES
-from utils.conf.command import conf_from_command
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
 from utils.dataset.audio_features import FeatureStore, find_model, refuse_to_replace

@@ -1,6 +1,7 @@
 """Helpers of all tests: paths, runs of the commands, small random data, and trials written without training."""
 
 import filecmp
+import gc
 import json
 import os
 import runpy
@@ -115,6 +116,7 @@ def run_here(command):
             ended = end.code
         finally:
             sys.argv, sys.path[:], warnings.formatwarning = before
+            gc.unfreeze()
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     return subprocess.CompletedProcess(command, ended or 0, out.getvalue(), complaints)
 

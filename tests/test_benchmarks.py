@@ -13,13 +13,13 @@ import torch
 from scipy.sparse import csr_array
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import bench, gpu, growth, published
+from benchmarks import bench, commands, gpu, growth, published
 from benchmarks.bare import SparseRows, paper_settings
 from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_clotho_like, write_random_word_scores
 from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
 from models.text_encoders import WordEncoder
-from tests.helpers import ROOT, call, embedding_scores, matrix_of, random_model, random_split, state_of
+from tests.helpers import ROOT, SEARCH, call, embedding_scores, matrix_of, random_model, random_split, state_of
 from utils.conf.load import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Batch
@@ -201,6 +201,15 @@ def test_growth_prints_a_row_per_size(printed_by):
 def test_search_prints_its_row_by_child_processes():
     out = call("-m", "benchmarks.search", "--clips", "10")
     assert re.search(r"^\| +10 \|( +[\d.e-]+ (m?s|GB) \|){8}$", out, re.M), out
+
+
+def test_commands_have_their_row(monkeypatch, capsys):
+    monkeypatch.setattr(commands, "COMMANDS", ["main.py"])
+    monkeypatch.setattr(commands, "CLIPS", 10)
+    monkeypatch.setattr(sys, "argv", ["commands.py", "--rounds", "1"])
+    commands.main()
+    rows = re.findall(r"^\| (\S+) .*\| +[\d.e-]+ m?s \|", capsys.readouterr().out, re.M)
+    assert rows == ["main.py", "main.py", SEARCH, "import"]
 
 
 # --- benchmarks/gpu.py -----------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,6 +28,9 @@ from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.device_utils import DeviceAudio
 from utils.score_utils import Batch
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AHEAD = 4  # batches that are read from disk while others are computed with
 FREE_MEMORY_SHARE = 0.5  # the largest share of it that a split's audio may take
@@ -114,7 +117,7 @@ def load_split(
     )
 
 
-def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> tuple[pd.DataFrame, list[Tensor]]:
+def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> "tuple[pd.DataFrame, list[Tensor]]":
     """Read a split's captions: a table of TEXT_COLUMNS, and for each of its M rows the word ids (W,) int64.
 
     A caption that is itself in the vocabulary has one word: with sentences, each caption is.

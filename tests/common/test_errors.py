@@ -9,7 +9,8 @@ from functools import partial
 import pytest
 import torch
 
-from tests.helpers import ROOT, STAGES
+from benchmarks.commands import COMMANDS
+from tests.helpers import ROOT, SEARCH
 from utils.common.errors import UserError, report_error, run_command
 
 FEWER = "or memory is short; run the command with OMP_NUM_THREADS=1, or raise the limit that `ulimit -u` shows"
@@ -63,34 +64,40 @@ def test_an_interrupt_prints_its_message_alone(capsys, message, printed):
     assert ended.value.code == 130 and capsys.readouterr().err == printed
 
 
-INTERRUPT_IMPORTS = """
+INTERRUPT = """
 import os, runpy, signal, sys
 
 class Interrupt:
     def find_spec(self, *_):
-        if hasattr(sys.modules.get("utils.common.errors"), "run_command"):
+        reads = hasattr(sys.modules.get("utils.conf.command"), "trial_args")
+        imports = signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+        if {"read": reads, "import": imports}[moment]:
             os.kill(os.getpid(), signal.SIGINT)
 
+script, moment = sys.argv.pop(1), sys.argv.pop(1)
 sys.meta_path.insert(0, Interrupt())
-runpy.run_path(sys.argv[1], run_name="__main__")
+runpy.run_path(script, run_name="__main__")
 """
+ARGUMENTS = {"preprocessing/0_split_dataset.py": ["captions.csv", "sounds"], SEARCH: ["rain"]}
 
 
-@pytest.mark.parametrize("script", [*STAGES, "postprocessing/4_search.py", "postprocessing/5_explore.py"])
-def test_an_interrupt_while_a_script_imports_is_silent(script):
-    done = subprocess.run([sys.executable, "-c", INTERRUPT_IMPORTS, script], cwd=ROOT, capture_output=True, text=True)
+@pytest.mark.parametrize("moment", ["read", "import"])
+@pytest.mark.parametrize("script", COMMANDS)
+def test_an_interrupt_while_a_script_reads_its_command_line_or_imports_is_silent(script, moment):
+    command = [sys.executable, "-c", INTERRUPT, script, moment, *ARGUMENTS.get(script, [])]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_a_caller_that_ignores_interrupts_keeps_ignoring_them():
-    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPT_IMPORTS
-    command = [sys.executable, "-c", code, "preprocessing/0_demo_dataset.py", "--help"]
+    code = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)" + INTERRUPT
+    command = [sys.executable, "-c", code, "preprocessing/0_demo_dataset.py", "read", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "section.key=value" in done.stdout
 
 
 def test_importing_a_script_leaves_interrupts_alone():
-    for script in [*STAGES, "postprocessing/4_search.py", "postprocessing/5_explore.py"]:
+    for script in COMMANDS:
         importlib.import_module(script.removesuffix(".py").replace("/", "."))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

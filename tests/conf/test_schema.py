@@ -2,15 +2,26 @@
 
 from functools import reduce
 from operator import getitem
+from typing import get_args
 
 import pytest
 import yaml
 
+from models.audio_encoders import AUDIO_ENCODERS
 from tests.helpers import ON_FEATURES, ROOT
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, FEATURES, INDEXING, LOG_MELS
 from utils.conf.load import checked, load_conf
-from utils.conf.schema import FIELDS, default_of, flat, result_settings, role_of, unused_because
+from utils.conf.schema import (
+    FIELDS,
+    AudioEncConf,
+    TripletLossConf,
+    default_of,
+    flat,
+    result_settings,
+    role_of,
+    unused_because,
+)
 from utils.sampling_utils import STRATEGIES
 from utils.score_utils import configured_score
 from utils.trial.dataset_provenance import step_settings
@@ -104,6 +115,11 @@ def test_the_error_of_an_unknown_strategy_lists_all_strategies():
     with pytest.raises(UserError) as error:
         load_conf(CONF, ["criteria.TripletLoss.sampling=semihard"])
     assert all(f"'{name}'" in str(error.value) for name in STRATEGIES)
+
+
+def test_the_schema_has_the_names_of_the_tables():
+    assert get_args(TripletLossConf.model_fields["sampling"].annotation) == tuple(STRATEGIES)
+    assert get_args(AudioEncConf.model_fields["name"].annotation) == tuple(AUDIO_ENCODERS)
 
 
 def test_words_of_corrections_and_variants_are_normalized_like_captions():

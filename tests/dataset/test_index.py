@@ -13,7 +13,17 @@ from utils.common.errors import UserError
 from utils.common.io import write_csv, write_json
 from utils.dataset.clip_names import match_names
 from utils.dataset.demo import CAPTION_COLUMNS
-from utils.dataset.index import CLEAN_COLUMNS, clip_id, clip_info, index_split, read_clips, vocabulary_info
+from utils.dataset.index import (
+    CLEAN_COLUMNS,
+    TEXT_COLUMNS,
+    clip_id,
+    clip_info,
+    index_split,
+    read_cells,
+    read_clips,
+    read_table,
+    vocabulary_info,
+)
 from utils.dataset.log_mel import read_log_mel
 from utils.dataset.log_mel_config import LogMelConfig
 from utils.dataset.paths import AUDIO_FILES, DatasetPaths
@@ -381,3 +391,21 @@ def test_vocabulary_is_sorted_and_counted(dataset):
     assert info["counts"]["dev"] == {"a": 2, "b": 3, "cat-like": 1, "dog": 2}
     assert info["hyphenated"] == {"cat-like": 1}
     assert info["splits"]["dev"] == {"clips": 1, "captions": 5, "words": 8, "distinct_words": 4}
+
+
+def test_cells_are_those_of_the_table(tmp_path):
+    path, columns = tmp_path / "x.csv", ["fid", "raw_text"]
+    texts = ["a dog", "NA", "", " ", 'a "dog", b', "a\nb", "a\rb", "a\r\nb", "\r", '"', "\u2028", "1.0"]
+    write_csv(path, TEXT_COLUMNS, [[f"t{i}", "f", "x.wav", text, "", "[]"] for i, text in enumerate(texts)])
+    assert read_cells(path, columns, "step") == read_table(path, columns, "step")[columns].to_numpy().tolist()
+    assert read_cells(path, ["raw_text"], "step") == [[text] for text in texts]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "tid,fid\n", "fid,raw_text\na\n", 'fid,raw_text\na,"b\n', "fid,raw_text\na,\xff\n"]
+)
+def test_a_damaged_table_is_refused(tmp_path, content):
+    path = tmp_path / "x.csv"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(UserError, match=r"x\.csv: not a readable CSV file \(.*\); run step again"):
+        read_cells(path, ["fid", "raw_text"], "step")

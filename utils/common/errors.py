@@ -1,5 +1,6 @@
 """Errors for the user: one clear line on standard error and exit status 2, no traceback."""
 
+import gc
 import os
 import re
 import signal
@@ -21,20 +22,28 @@ class UserError(Exception):
     """An error that the user can fix. The message says where (file, row or key), what is wrong and what to do."""
 
 
-def begin_command() -> None:
-    """Exit silently on ctrl-C while a script imports. Called first in each script; `run_command` reverts it."""
+def begin_command(read_command: Callable[[], object]) -> None:
+    """Read a script's command line before its imports, which take seconds: --help and what is wrong in it end here.
+
+    main() reads it again. From here on ctrl-C exits silently, until `run_command` reverts that.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:  # main() has the first of torchrun's processes speak for all
+        run_command(read_command)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # the caller may ignore ctrl-C
         signal.signal(signal.SIGINT, _exit_silently)
+    gc.disable()  # imports make a million objects and no garbage; `run_command` looks for it again
 
 
 def _exit_silently(*_: object) -> None:
     os._exit(INTERRUPTED)
 
 
-def run_command(main: Callable[[], None]) -> None:
+def run_command(main: Callable[[], object]) -> None:
     """Run a script's main(). An error that the user can fix ends it with status 2 and no traceback."""
     if signal.getsignal(signal.SIGINT) is _exit_silently:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.freeze()  # never among what was imported: that takes a tenth of a second each time
+    gc.enable()
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     with standard_streams():
         try:

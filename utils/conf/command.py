@@ -1,15 +1,21 @@
-"""The command line that all scripts share: --conf FILE and section.key=value."""
+"""The command line that all scripts share: --conf FILE and section.key=value.
+
+Importing this imports no library: --help needs none.
+"""
 
 import argparse
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from utils.common.errors import UserError
-from utils.conf.load import DEFAULT_CONF, load_conf
-from utils.conf.schema import Conf
+
+if TYPE_CHECKING:
+    from utils.conf.schema import Conf
+
+DEFAULT_CONF = "conf.yaml"
 
 
 class CommandParser(argparse.ArgumentParser):
@@ -50,6 +56,14 @@ def command_parser(description: str, paths: Mapping[str, str] = MappingProxyType
     return parser
 
 
+def trial_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments of every postprocessing script."""
+    parser = command_parser(description)
+    default = "the newest of the configuration's series with the settings of the command line"
+    parser.add_argument("--trial", type=path_argument, metavar="DIR", help=f"trial directory (default: {default})")
+    return parser
+
+
 def parse_command(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """Parse the command line; settings and options may come in any order."""
     return parser.parse_intermixed_args()
@@ -60,13 +74,40 @@ def is_given(overrides: Iterable[str], key: str) -> bool:
     return any(f"{key}.".startswith(f"{override.partition('=')[0].strip()}.") for override in overrides)
 
 
-def refuse_conf_beside(args: argparse.Namespace, option: str) -> None:
-    """Raise UserError if --conf is given with an option that names a trial, which has its own configuration."""
-    if args.conf and getattr(args, option):
-        raise UserError(f"--{option} {getattr(args, option)}: uses the trial's saved configuration; leave out --conf")
+def is_setting(text: str) -> bool:
+    """Whether an argument is section.key=value, by its section."""
+    from utils.conf.schema import Conf
+
+    key, equals, _ = text.partition("=")
+    return bool(equals) and key.partition(".")[0] in Conf.model_fields
 
 
-def conf_from_command(description: str) -> Conf:
-    """Load the configuration that the command line of a preprocessing script asks for."""
-    args = parse_command(command_parser(description))
+def conf_of(args: argparse.Namespace) -> "Conf":
+    """Load the configuration that parsed arguments ask for."""
+    from utils.conf.load import load_conf
+
     return load_conf(args.conf or DEFAULT_CONF, args.overrides)
+
+
+def conf_unless(args: argparse.Namespace, option: str) -> "Conf | None":
+    """As `conf_of`, but None if an option names a trial, which has its own configuration.
+
+    Raises UserError if --conf is given beside that option.
+    """
+    if not getattr(args, option):
+        return conf_of(args)
+    if args.conf:
+        raise UserError(f"--{option} {getattr(args, option)}: uses the trial's saved configuration; leave out --conf")
+    return None
+
+
+def conf_from_command(description: str) -> "Conf":
+    """Load the configuration that the command line of a preprocessing script asks for."""
+    return conf_of(parse_command(command_parser(description)))
+
+
+def trial_args(description: str) -> argparse.Namespace:
+    """Parse the command line of a postprocessing script, and check the configuration that it asks for."""
+    args = parse_command(trial_parser(description))
+    conf_unless(args, "trial")
+    return args

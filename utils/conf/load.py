@@ -13,7 +13,6 @@ from utils.common.errors import UserError
 from utils.common.io import atomic_write
 from utils.conf.schema import FIELDS, Conf, Section
 
-DEFAULT_CONF = "conf.yaml"
 ROOT = Path(__file__).resolve().parents[2]  # this repository
 LARGEST = 1_000_000  # bytes of a configuration file; conf.yaml has 7,000
 TABLES = {"num_clips", "corrections", "variants", "metrics", "sweep_conf"}  # replaced as a whole, not merged

@@ -1,20 +1,20 @@
 """The sections of conf.yaml in order: what each setting may be, and what it decides."""
 
+import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache, partial
+from pathlib import Path
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic.fields import FieldInfo
 
-from models.audio_encoders import AUDIO_ENCODERS
 from utils.dataset.captions import clean_caption
 from utils.dataset.log_mel_config import LogMelConfig
-from utils.sampling_utils import STRATEGIES
 
 AUDIO_SECTIONS = {"logmels": "audio_logmel", "features": "audio_features"}  # what decides data_conf.audio's input
 TEXT_SECTIONS = {"word": "word2vec_embeddings", "sentence": "sentence_embeddings"}  # the same of text_enc.level
@@ -57,6 +57,15 @@ class Role(Enum):
 
 
 # --- values ----------------------------------------------------------------------------------------------
+
+
+def _names(table: str, file: str) -> tuple[str, ...]:
+    """The names in a table of the code, read from its source: importing it imports torch, which takes a second."""
+    source = Path(__file__).resolve().parents[2] / file
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign | ast.AnnAssign) and ast.unparse(node).startswith((f"{table} =", f"{table}:")):
+            return tuple(map(ast.literal_eval, node.value.keys))
+    raise LookupError(f"{file} has no table {table}")
 
 
 def flat(tree: dict, prefix: str = "") -> dict[str, Any]:
@@ -231,7 +240,7 @@ class ParamConf(Section):
 
 
 class AudioEncConf(Section):
-    name: Literal[tuple(AUDIO_ENCODERS)] = "crnn"
+    name: Literal[_names("AUDIO_ENCODERS", "models/audio_encoders.py")] = "crnn"
     in_dim: Count | None
     out_dim: EmbeddingDim | None
     projection: Count | None = None
@@ -272,7 +281,7 @@ class ScoreConf(Section):
 
 class TripletLossConf(Section):
     margin: Positive
-    sampling: Literal[tuple(STRATEGIES)]
+    sampling: Literal[_names("STRATEGIES", "utils/sampling_utils.py")]
 
 
 class InfoNCEConf(Section):

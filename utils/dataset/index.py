@@ -1,5 +1,8 @@
 """The index of a data set: which caption belongs to which clip, and what is wrong with either."""
 
+from __future__ import annotations  # of pandas, which `read_table` imports
+
+import csv
 import hashlib
 import json
 import math
@@ -8,9 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-import pandas as pd
+from typing import TYPE_CHECKING, NamedTuple
 
 from utils.common.errors import UserError
 from utils.common.io import progress, read_json, require_file
@@ -20,6 +21,9 @@ from utils.dataset.captions import has_words, hyphenated_words
 from utils.dataset.clip_names import match_names, similar_names, why_absent
 from utils.dataset.log_mel_config import LOWEST_RATE, LogMelConfig
 from utils.dataset.paths import CLOTHO_ADVICE, UNSUPPORTED, DatasetPaths, sounds_in
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
 CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
@@ -148,6 +152,8 @@ def read_vocabulary(paths: DatasetPaths) -> list[str]:
 
 def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
     """Read columns of a CSV file that the step `made_by` wrote; every cell is text ("NA" is a word, not a gap)."""
+    import pandas as pd
+
     require_file(path, made_by)
     try:
         table = pd.read_csv(path, usecols=lambda name: name in columns, dtype=str, na_filter=False, lineterminator="\n")
@@ -158,6 +164,20 @@ def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
         if column not in table.columns:
             raise UserError(f"{path}: column {column} is missing; run {made_by} again")
     return table
+
+
+def read_cells(path: Path, columns: list[str], made_by: str) -> list[list[str]]:
+    """The rows of `read_table`, read without pandas, whose import takes longer than to read a data set's captions."""
+    require_file(path, made_by)
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            # a carriage return within a cell is not in quotes, as `csv` expects it; no cell holds NUL
+            rows = csv.reader((line.replace("\r", "\0") for line in file), strict=True)
+            header = next(rows, [])
+            places = [header.index(column) for column in columns]
+            return [[row[place].replace("\0", "\r") for place in places] for row in rows if row]
+    except (ValueError, IndexError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable CSV file ({error}); run {made_by} again") from None
 
 
 @dataclass

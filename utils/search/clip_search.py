@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -23,17 +23,19 @@ from utils.common.steps import INDEXING, SCORING, TRAINING
 from utils.data_utils import load_captions, load_split
 from utils.dataset.audio import Clip, highest_frequency
 from utils.dataset.captions import clean_caption, correct_words, has_words
-from utils.dataset.index import read_clips, read_table
+from utils.dataset.index import read_cells, read_clips
 from utils.dataset.sentence_encoder import SentenceEncoder
 from utils.evaluation_utils import caption_weights, encode_words, score_words
 from utils.fast_score_utils import EncodedClips
-from utils.search.sounds import Features, LogMels
 from utils.text_input import of_sentences
 from utils.trial.checks import check_data, check_made, check_trial, warn_of
 from utils.trial.directory import open_trial
 from utils.trial.retrieval import stored_word_weights
 from utils.trial.score_files import WordScores, load_word_scores, word_scores_path
 from utils.trial.trial import Trial
+
+if TYPE_CHECKING:
+    from utils.search.sounds import Features, LogMels
 
 SAME_VECTOR = 0.999  # cosine; one sentence's vectors on two machines are nearer
 
@@ -204,10 +206,11 @@ class ClipSearch:
     @cached_property
     def _captions_by_clip(self) -> dict[str, list[str]]:
         """The raw captions of each clip, by fid."""
-        if not self.paths.text(self.split).exists():
-            return {}
-        table = read_table(self.paths.text(self.split), ["fid", "raw_text"], INDEXING)
-        return table.groupby("fid")["raw_text"].agg(list).to_dict()
+        captions = {}
+        if self.paths.text(self.split).exists():
+            for fid, text in read_cells(self.paths.text(self.split), ["fid", "raw_text"], INDEXING):
+                captions.setdefault(fid, []).append(text)
+        return captions
 
     # --- captions by a sound -----------------------------------------------------------------------------
 
@@ -235,8 +238,10 @@ class ClipSearch:
         return self.score.of_words(clip, embeds)[:, 0].numpy()
 
     @cached_property
-    def sounds(self) -> LogMels | Features:
+    def sounds(self) -> "LogMels | Features":
         """Reads sounds as training read those of the data set."""
+        from utils.search.sounds import Features, LogMels  # imports librosa, which a search by text does without
+
         if self.conf.data_conf.audio == "features":
             return Features(self.conf, self.paths.audio_features(self.split), self.clips.values())
         return LogMels(self.conf, self.clips.values())

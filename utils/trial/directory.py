@@ -11,8 +11,8 @@ from utils.common.errors import UserError
 from utils.common.lock import held
 from utils.common.processes import rank
 from utils.common.steps import TRAINING
-from utils.conf.command import command_parser, parse_command, path_argument, refuse_conf_beside
-from utils.conf.load import DEFAULT_CONF, load_conf, save_conf
+from utils.conf.command import DEFAULT_CONF, conf_unless, trial_args
+from utils.conf.load import load_conf, save_conf
 from utils.conf.schema import Conf, result_settings, role_of
 from utils.trial.checks import require_same_run, warn_of
 from utils.trial.identity import begin, diverged, training_of
@@ -104,28 +104,20 @@ def _difference(trial: Path, conf: Conf) -> str | None:
 
 def trial_from_command(description: str) -> Trial:
     """The trial that a postprocessing script's command line names: by --trial, or the configuration's newest."""
-    return trial_of(parse_command(trial_parser(description)))
-
-
-def trial_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments of every postprocessing script."""
-    parser = command_parser(description)
-    default = "the newest of the configuration's series with the settings of the command line"
-    parser.add_argument("--trial", type=path_argument, metavar="DIR", help=f"trial directory (default: {default})")
-    return parser
+    return trial_of(trial_args(description))
 
 
 def trial_of(args: argparse.Namespace) -> Trial:
     """The trial that parsed arguments name."""
-    refuse_conf_beside(args, "trial")
-    source = args.conf or DEFAULT_CONF
-    wanted = None if args.trial else load_conf(source, args.overrides)
+    wanted = conf_unless(args, "trial")
     path = args.trial or newest_trial(wanted, args.overrides)
     training_of(path)
-    difference = _difference(path, wanted or kept_conf(path, args.overrides))
+    conf = kept_conf(path, args.overrides) if wanted is None and args.overrides else wanted
+    difference = _difference(path, conf) if conf else None
     if difference and args.trial:
         raise UserError(f"{difference}; leave the setting out, or name another trial")
     if difference:
+        source = args.conf or DEFAULT_CONF
         warnings.warn(f"the newest trial, {difference} as {source} has: --trial names another", stacklevel=2)
     trial = open_trial(path, args.overrides)
     warn_of(trial)

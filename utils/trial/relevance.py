@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 
 from utils.common.csv_rows import Rows, csv_rows, refuse_repeated, shown_header
 from utils.common.digests import digests, file_digest
@@ -19,6 +19,9 @@ from utils.dataset.paths import DatasetPaths
 from utils.trial.provenance import PROVENANCE, read_provenance
 from utils.trial.score_files import StoredScores
 from utils.trial.trial import Trial
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PAIRS, QUERIES = ("file_name", "caption"), ("query", "audio_filenames")  # the columns of either form
 FORMS = f"{','.join(PAIRS)} or {','.join(QUERIES)}"
@@ -53,7 +56,7 @@ def require_pairs(conf: Conf) -> None:
         _read_relevance(conf)
 
 
-def _read_relevance(conf: Conf) -> tuple[Path, pd.DataFrame, list[tuple[str, str]]]:
+def _read_relevance(conf: Conf) -> "tuple[Path, pd.DataFrame, list[tuple[str, str]]]":
     """The captions file of data_conf.eval_data, its rows, and the pairs (file_name, caption) of data_conf.relevance.
 
     A name or caption is found where it is the same to the character; a caption may have several rows.
