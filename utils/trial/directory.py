@@ -3,9 +3,10 @@
 import argparse
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from utils.common.errors import UserError
 from utils.common.lock import held
@@ -107,9 +108,9 @@ def trial_from_command(description: str) -> Trial:
     return trial_of(parse_command(trial_parser(description)))
 
 
-def trial_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments of every postprocessing script."""
-    parser = command_parser(description)
+def trial_parser(description: str, paths: Mapping[str, str] = MappingProxyType({})) -> argparse.ArgumentParser:
+    """The arguments of every postprocessing script; `paths` as in `command_parser`."""
+    parser = command_parser(description, paths)
     default = "the newest of the configuration's series with the settings of the command line"
     parser.add_argument("--trial", type=path_argument, metavar="DIR", help=f"trial directory (default: {default})")
     return parser

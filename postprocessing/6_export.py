@@ -1,0 +1,33 @@
+"""Write a trial's best model into one file, MODEL.safetensors, that needs neither the trial nor its data set.
+
+A model card, MODEL.md, is written beside it: data, settings, metrics. 4_search.py --model and 5_explore.py --model
+use the model, and so does Python: utils/search/retrieval_model.py."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
+
+from utils.common.errors import begin_command, run_command
+
+if __name__ == "__main__":
+    begin_command()
+
+from utils.conf.command import parse_command
+from utils.trial.directory import trial_of, trial_parser
+
+
+def main() -> None:
+    parser = trial_parser(__doc__, {"model": "file to write, *.safetensors"})
+    what = "export N words that no caption contains, too, as word2vec_embeddings.extra_words=N"
+    parser.add_argument("--extra-words", type=int, metavar="N", help=what)
+    args = parse_command(parser)
+    if args.extra_words is not None:
+        args.overrides.append(f"word2vec_embeddings.extra_words={args.extra_words}")
+    from utils.export.export import export_model
+
+    export_model(trial_of(args), args.model)
+
+
+if __name__ == "__main__":
+    run_command(main)
