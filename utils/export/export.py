@@ -44,7 +44,7 @@ def export_model(trial: Trial, path: Path) -> None:
     card = path.with_suffix(".md")
     require_own_file(path, MODEL)
     require_own_file(card, CARD)
-    scorer = TrialScorer(trial)
+    scorer, training = TrialScorer(trial), training_of(trial.path)
     words, tensors = _vocabulary(scorer)
     content = Content(
         format=FORMAT,
@@ -56,14 +56,13 @@ def export_model(trial: Trial, path: Path) -> None:
         sample_rate=scorer.heard.sample_rate,
         weights_sha256=scorer.heard.weights_sha256,
         metrics=_metrics(trial),
-        caveat=(caveat := caveat_of(trial)) and caveat.line,
-        digests={"checkpoint": file_digest(trial.path / BEST)} | training_of(trial.path).data | sources(trial.conf),
-        versions=versions(),
+        caveat=(caveat := caveat_of(trial)) and caveat.line.removeprefix(f"{trial}: "),
+        digests={"checkpoint": file_digest(trial.path / BEST)} | training.data | sources(trial.conf),
+        versions=versions() | {"commit of the training": (training.runs or [{}])[-1].get("commit")},
     )
-    sizes = _sizes(trial)
     with own_file(path, MODEL) as model_file, own_file(card, CARD) as card_file:
         write_model(model_file, tensors, content)
-        text = card_of(path, file_digest(model_file), scorer, content, sizes)
+        text = card_of(path, file_digest(model_file), scorer, content, _sizes(trial))
         card_file.write_text(text, encoding="utf-8")
     known = "sentences" if scorer.of_sentences else counted(len(words) - 1, "word")
     print(f"epoch {scorer.epoch}, {known}, {path.stat().st_size / 1e6:.1f} MB -> {path}")

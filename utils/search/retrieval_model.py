@@ -48,6 +48,8 @@ class RetrievalModel:
         Raises UserError where a sound cannot be read, or a text holds no words.
         """
         embeds, weights = self.scorer.weighted(self._known(texts))
+        if not len(embeds):
+            return np.zeros((len(sounds), len(texts)), np.float32)
         by_word = [scores.cpu().numpy() for scores, _ in self._encoded(sounds, embeds)]  # (V, c) each
         return np.concatenate([(weights @ scores).T for scores in by_word] or [np.zeros((0, len(texts)))], dtype="f4")
 
