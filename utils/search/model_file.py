@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
+from utils.audio_input import encoder_class
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
 from utils.common.io import require_file
@@ -95,6 +96,10 @@ class ExportedScorer(Scorer):
         trained = trained_of(path, *states, conf.score.model_dump(), content.words, content.epoch)
         if not all(value.isfinite().all() for value in trained.model.state_dict().values()):
             raise UserError(f"{path}: holds weights that are not finite: it cannot be used; get a new copy")
+        audio = trained.model.audio_enc
+        reads_mels = conf.data_conf.audio == "logmels"
+        if type(audio) is not encoder_class(conf) or (reads_mels and audio.in_dim != conf.audio_logmel.n_mels):
+            raise UserError(f"{path}: its weights are not of the encoder in its configuration; get a new copy")
         if len(content.words) < 2 or len(set(content.words)) < len(content.words):
             raise UserError(f"{path}: its vocabulary holds no word, or one twice; get a new copy")
         super().__init__(str(path), conf, trained)
@@ -116,10 +121,13 @@ class ExportedScorer(Scorer):
     def sounds(self) -> LogMels | Features:
         """Reads sounds. UserError says which weights are needed where those are missing."""
         try:
-            return super().sounds
+            sounds = super().sounds
         except UserError as error:
             needed = f"{self.name} needs the weights of SHA-256 {self.content.weights_sha256}"
             raise UserError(f"{error} ({needed}; audio_features.weights says where they are)") from None
+        if isinstance(sounds, Features) and sounds.model.size != self.model.audio_enc.in_dim:
+            raise UserError(f"{self.name}: its weights are not of the features that it names; get a new copy")
+        return sounds
 
 
 def _with_settings(tree: dict[str, Any], settings: Sequence[str], path: Path) -> Conf:
