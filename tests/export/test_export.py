@@ -27,6 +27,7 @@ from tests.helpers import (
     write_history,
     write_trial,
 )
+from tests.search.test_challenge import files_of
 from tests.test_sentences import SENTENCES, write_encoder
 from utils.common.errors import UserError
 from utils.common.steps import EMBEDDING
@@ -201,6 +202,18 @@ def test_vectors_of_sounds_and_texts_give_the_score_at_the_clip_level(alone):
     np.testing.assert_allclose(audio @ text.T, alone.scores, rtol=0, atol=1e-5)
 
 
+def test_sentences_need_their_encoder(alone, tmp_path):
+    if "sentences" not in alone.name:
+        return
+    command = [SEARCH, "--model", alone.path, "--clips", alone.sounds, "--cache", tmp_path / "cache", "rain"]
+    message = call(*command, "sentence_embeddings.model=absent/of/all", status=2)
+    assert "absent/of/all is no directory" in message and "download the model elsewhere" in message
+    message = call(*command, f"sentence_embeddings.model={write_encoder(tmp_path, seed=1)}", status=2)
+    assert f"gives other vectors than those that {alone.path} was trained with" in message
+    page = call(EXPLORE, "--model", alone.path, "--folder", alone.sounds, status=2)
+    assert f"{alone.path}: CRNNWordModel.text_enc.level is sentence" in page and len(page.splitlines()) == 1
+
+
 # --- one model -------------------------------------------------------------------------------------------
 
 
@@ -252,6 +265,13 @@ def test_the_card_has_the_metrics_with_intervals_and_is_kept_once_edited(trial, 
     message = call(EXPORT, "--trial", trial, model, status=2)
     assert f"{card}: is not a model card of an earlier run, or has changed since" in message
     assert card.read_text() == text + "MIT\n" and model.read_bytes() == before
+
+
+def test_a_full_disk_leaves_nothing_half_written(trial, tmp_path):
+    with files_of(100_000):
+        message = call(EXPORT, "--trial", trial, tmp_path / "model.safetensors", status=2)
+    assert "model.safetensors: could not be written" in message and len(message.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unfinished_trial_is_marked(data, tmp_path):

@@ -60,10 +60,11 @@ def export_model(trial: Trial, path: Path) -> None:
         digests={"checkpoint": file_digest(trial.path / BEST)} | training.data | sources(trial.conf),
         versions=versions() | {"commit of the training": (training.runs or [{}])[-1].get("commit")},
     )
-    with own_file(path, MODEL) as model_file, own_file(card, CARD) as card_file:
+    with own_file(path, MODEL) as model_file:
         write_model(model_file, tensors, content)
         text = card_of(path, file_digest(model_file), scorer, content, _sizes(trial))
-        card_file.write_text(text, encoding="utf-8")
+        with own_file(card, CARD) as card_file:
+            card_file.write_text(text, encoding="utf-8")
     known = "sentences" if scorer.of_sentences else counted(len(words) - 1, "word")
     print(f"epoch {scorer.epoch}, {known}, {path.stat().st_size / 1e6:.1f} MB -> {path}")
     print(f"-> {card}")

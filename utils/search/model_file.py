@@ -105,6 +105,7 @@ class ExportedScorer(Scorer):
         super().__init__(str(path), conf, trained)
         device = pick_device() if device is None else torch.device(device)
         self.model.to(device), self.score.to(device)
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.param_conf.tf32
         self.content, self.extra = content, content.extra_words
         if content.caveat:
             warnings.warn(f"{path}: {content.caveat}", stacklevel=2)
