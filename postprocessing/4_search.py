@@ -29,8 +29,8 @@ from utils.search.scorer import Scorer, TrialScorer
 from utils.trial.directory import trial_of, trial_parser
 
 CHALLENGE = ("queries", "clips", "csv")  # options that are given together
-SEARCH = ("audio", "split", "json", "play_list")  # options of a search in a split
-SPLIT = SEARCH[:2]  # of those, the ones that play no part in a folder
+SPLIT = ("audio", "split")  # options of a search in a split
+SEARCH = (*SPLIT, "json", "play_list")  # options of a search
 CACHE = "word_scores"  # ends the name of the folder that keeps what sounds were encoded to
 Hits = list[ClipHit] | list[CaptionHit] | list[SoundHit]
 

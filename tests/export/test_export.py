@@ -301,14 +301,15 @@ def test_captions_are_ranked_with_a_model_as_with_its_trial(data, trial, model, 
 
 
 def test_a_play_list_and_a_page_of_a_folder(data, model, tmp_path):
-    sounds = ["--clips", data.folder / "sounds", "--cache", tmp_path / "cache"]
-    call(SEARCH, "--model", model, *sounds, "rain", "--play-list", tmp_path / "rain.m3u8")
+    shutil.copytree(data.folder / "sounds", tmp_path / "mine")
+    call(SEARCH, "--model", model, "--clips", tmp_path / "mine", "rain", "--play-list", tmp_path / "rain.m3u8")
     assert len((tmp_path / "rain.m3u8").read_text().splitlines()) == 1 + 2 * len(NAMES)
-    folder = ["--folder", data.folder / "sounds", "--cache", tmp_path / "cache", "--out", tmp_path / "page"]
-    assert call(EXPLORE, "--model", model, *folder, "--clips", "link").endswith(f"-> {tmp_path}/page/index.html\n")
-    page = (tmp_path / "page" / "index.html").read_text()
-    assert "<h1>Explore sounds</h1>" in page and "Model model.safetensors, epoch 1." in page
-    assert "three \\u0026 more.wav" in page and len(list((tmp_path / "page" / "logmels").iterdir())) == len(NAMES)
+    said = call(EXPLORE, "--model", model, "--folder", tmp_path / "mine", "--clips", "link")
+    assert "5 kept from an earlier run" in said and said.endswith(f"-> {tmp_path}/mine_explore/index.html\n")
+    page = (tmp_path / "mine_explore" / "index.html").read_text()
+    assert "<h1>Explore mine</h1>" in page and "Model model.safetensors, epoch 1." in page
+    assert "three \\u0026 more.wav" in page
+    assert len(list((tmp_path / "mine_explore" / "logmels").iterdir())) == len(NAMES)
 
 
 def test_extra_words_are_words_of_the_model(data, trial, tmp_path):

@@ -40,7 +40,7 @@ SOUND_BLOCK = 2**16  # samples encoded at a time: libsndfile keeps them on its s
 MAX_BYTES = 14_000_000  # of packed scores: more opens slowly in a browser
 
 
-class Clip(NamedTuple):
+class PageClip(NamedTuple):
     """A sound that a page shows."""
 
     id: str  # names its files beside the page
@@ -77,9 +77,9 @@ def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> 
     return _write(trial.path / "explore", search, subject, _Content(scores, texts, captions, clips), copy)
 
 
-def _clip_of(search: ClipSearch, fid: str) -> Clip:
+def _clip_of(search: ClipSearch, fid: str) -> PageClip:
     path = search.path(fid)
-    return Clip(fid, path, search.clips[fid].seconds, partial(drawn_log_mel, search.conf, search.split, fid, path))
+    return PageClip(fid, path, search.clips[fid].seconds, partial(drawn_log_mel, search.conf, search.split, fid, path))
 
 
 def explore_folder(model: ExportedScorer, folder: Path, cache: Path, out: Path, copy: bool = True) -> Path:
@@ -92,7 +92,7 @@ def explore_folder(model: ExportedScorer, folder: Path, cache: Path, out: Path, 
     search = FolderSearch(model, folder, cache)
     paths = [folder / name for name in search.names]
     clips = [
-        Clip(f"{number:06d}", path, seconds_of(path), partial(computed_log_mel, model.conf, path))
+        PageClip(f"{number:06d}", path, seconds_of(path), partial(computed_log_mel, model.conf, path))
         for number, path in enumerate(paths, start=1)
     ]
     subject = Subject(str(folder), folder.resolve().name, "Model", Path(model.name).name, model.content.caveat)
@@ -106,7 +106,7 @@ class _Content(NamedTuple):
     scores: np.ndarray
     texts: list[str]
     captions: list[dict[str, list]]
-    clips: list[Clip]
+    clips: list[PageClip]
 
 
 def _refuse_sentences(name: str, conf: Conf) -> None:

@@ -15,7 +15,6 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from utils.audio_input import encoder_class
-from utils.common.digests import file_digest
 from utils.common.errors import UserError
 from utils.common.io import require_file
 from utils.common.processes import pick_device
@@ -112,7 +111,7 @@ class ExportedScorer(Scorer):
 
     @property
     def made_by(self) -> list:
-        return [file_digest(self.name), self.sounds.settings]
+        return [self.content.sha256, self.words, self.conf.score.model_dump(), self.sounds.settings]
 
     @property
     def heard(self) -> Heard:

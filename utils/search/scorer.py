@@ -94,15 +94,18 @@ class Scorer(ABC):
         ids = np.arange(len(self.words)) if ids is None else ids
         return self.score.word_embeds(encode_words(self.model, ids))
 
+    @cached_property
+    def _encoder(self) -> SentenceEncoder:
+        return SentenceEncoder(self.conf.sentence_embeddings.model)
+
     @torch.no_grad()
     def sentence_embeds(self, sentences: list[str]) -> Tensor:
         """What the score takes of sentences: (N, E). UserError where the encoder is not the one of the captions."""
-        encoder, known = SentenceEncoder(self.conf.sentence_embeddings.model), self.words[1]
-        vectors = torch.from_numpy(encoder.encode([known, *sentences]))
+        vectors = torch.from_numpy(self._encoder.encode([self.words[1], *sentences]))  # a known one, and these
         expected = self.model.text_enc.embedding.weight[1].cpu()
         if len(expected) != vectors.shape[1] or torch.cosine_similarity(vectors[0], expected, dim=0) < SAME_VECTOR:
             raise UserError(
-                f"sentence_embeddings.model: {encoder.name} gives other vectors than those that {self.name} was "
+                f"sentence_embeddings.model: {self._encoder.name} gives other vectors than those that {self.name} was "
                 "trained with; put that model back"
             )
         return self.score.word_embeds(self.model.text_projection(vectors[1:].to(self.model.device)))
