@@ -791,7 +791,7 @@ MODELS = [  # of an exported model, in a search
     (
         "other bands",
         exported(lambda content, _: content["conf"]["audio_logmel"].update(n_mels=128)),
-        "not of the encoder",
+        "not of the encoders",
     ),
     (
         "NaN",

@@ -95,10 +95,8 @@ class ExportedScorer(Scorer):
         trained = trained_of(path, *states, conf.score.model_dump(), content.words, content.epoch)
         if not all(value.isfinite().all() for value in trained.model.state_dict().values()):
             raise UserError(f"{path}: holds weights that are not finite: it cannot be used; get a new copy")
-        audio = trained.model.audio_enc
-        reads_mels = conf.data_conf.audio == "logmels"
-        if type(audio) is not encoder_class(conf) or (reads_mels and audio.in_dim != conf.audio_logmel.n_mels):
-            raise UserError(f"{path}: its weights are not of the encoder in its configuration; get a new copy")
+        if not _fits(trained, conf):
+            raise UserError(f"{path}: its weights are not of the encoders in its configuration; get a new copy")
         if len(content.words) < 2 or len(set(content.words)) < len(content.words):
             raise UserError(f"{path}: its vocabulary holds no word, or one twice; get a new copy")
         super().__init__(str(path), conf, trained)
@@ -128,6 +126,13 @@ class ExportedScorer(Scorer):
         if isinstance(sounds, Features) and sounds.model.size != self.model.audio_enc.in_dim:
             raise UserError(f"{self.name}: its weights are not of the features that it names; get a new copy")
         return sounds
+
+
+def _fits(trained: Trained, conf: Conf) -> bool:
+    """Whether a model has the encoders of a configuration."""
+    audio, vectors = trained.model.audio_enc, trained.model.text_enc.embedding.weight
+    bands = audio.in_dim if conf.data_conf.audio == "features" else conf.audio_logmel.n_mels
+    return type(audio) is encoder_class(conf) and audio.in_dim == bands and vectors.dtype == torch.float32
 
 
 def _with_settings(tree: dict[str, Any], settings: Sequence[str], path: Path) -> Conf:
