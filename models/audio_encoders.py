@@ -31,7 +31,7 @@ class CRNNEncoder(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, dropout: float = DROPOUT):
         super().__init__()
-        self.out_dim = out_dim
+        self.in_dim, self.out_dim = in_dim, out_dim
         # The modules' places in the list are the published state dict's keys; Identity keeps the place of a LeakyReLU.
         self.cnn = nn.Sequential(
             nn.BatchNorm2d(1),
@@ -97,7 +97,7 @@ class FeatureEncoder(nn.Module):
 
     def __init__(self, in_dim: int, dropout: float = 0.0):
         super().__init__()
-        self.out_dim = in_dim
+        self.in_dim = self.out_dim = in_dim
         self.dropout = nn.Dropout(dropout)
 
     @classmethod

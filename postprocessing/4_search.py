@@ -1,7 +1,8 @@
-"""Find a split's clips by a text, or its captions by a sound; or rank a folder's sounds for each caption of a file.
+"""Find a split's clips by a text, or its captions by a sound; or a folder's sounds by a text, or by those of a file.
 
 Put QUERY in quotes. An argument that starts with a section of the configuration, such as data_conf.dataset=DIR, is a
-setting. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes; ranking a folder needs no scores."""
+setting. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes; a folder needs no scores, and with --model
+neither a trial nor a data set."""
 
 import argparse
 import json
@@ -16,7 +17,8 @@ from utils.common.errors import UserError, begin_command, run_command
 from utils.conf.command import conf_unless, is_setting, parse_command, path_argument, trial_parser
 
 CHALLENGE = ("queries", "clips", "csv")  # options that are given together
-SEARCH = ("audio", "split", "json", "play_list")  # options of a search in a split
+SPLIT = ("audio", "split")  # options of a search in a split
+SEARCH = (*SPLIT, "json", "play_list")  # options of a search
 
 
 def read_command() -> tuple[argparse.Namespace, list[str]]:
@@ -24,22 +26,33 @@ def read_command() -> tuple[argparse.Namespace, list[str]]:
     args = parse_command(search_parser())
     queries = [text for text in args.overrides if not is_setting(text)]
     args.overrides = [text for text in args.overrides if is_setting(text)]
-    if any(getattr(args, name) for name in CHALLENGE):
+    if args.queries or args.csv:
         require_challenge(args, queries)
+    elif args.clips:
+        require_folder_query(args, queries)
+    elif args.model or args.cache:
+        raise UserError(f"--{'model' if args.model else 'cache'}: searches in a folder; add --clips DIR")
     else:
         require_query(args, queries)
-    conf_unless(args, "trial")
+    if not args.model:
+        conf_unless(args, "trial")
+    elif args.trial or args.conf:
+        raise UserError(f"--model {args.model}: has its own configuration; leave out --trial and --conf")
     return args, queries
 
 
 def search_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
-    what = "(QUERY | --audio FILE | --queries FILE --clips DIR --csv OUT)"
+    what = "(QUERY [--clips DIR] | --audio FILE | --queries FILE --clips DIR --csv OUT)"
     parser.usage = f"%(prog)s {what} [options] [section.key=value ...]"
     parser.add_argument("--audio", type=path_argument, metavar="FILE", help="sound (file) to find captions for")
     parser.add_argument("--queries", type=path_argument, metavar="FILE", help="CSV file of captions to rank sounds for")
-    parser.add_argument("--clips", type=path_argument, metavar="DIR", help="with --queries: folder of the sounds")
+    parser.add_argument("--clips", type=path_argument, metavar="DIR", help="search in this folder of sounds")
     parser.add_argument("--csv", type=path_argument, metavar="OUT", help="with --queries: CSV file for the ranking")
+    exported = "with --clips: use a model of 6_export.py, instead of a trial"
+    parser.add_argument("--model", type=path_argument, metavar="FILE", help=exported)
+    kept = "with --clips: folder that keeps the encoded sounds (default: beside DIR; of a trial with --csv, beside OUT)"
+    parser.add_argument("--cache", type=path_argument, metavar="DIR", help=kept)
     parser.add_argument("--top", type=int, metavar="K", help="number of results (default: 5; with --queries 10)")
     parser.add_argument("--split", metavar="NAME", help="split to search (default: data_conf.eval_data)")
     parser.add_argument("--json", action="store_true", help="print the results as a JSON list")
@@ -57,6 +70,15 @@ def require_challenge(args: argparse.Namespace, queries: list[str]) -> None:
         raise UserError(f"{others[0]}: plays no part beside --queries; leave it out")
 
 
+def require_folder_query(args: argparse.Namespace, queries: list[str]) -> None:
+    """Raise UserError unless one text is given, and nothing that belongs to a split."""
+    for name in SPLIT:
+        if getattr(args, name):
+            raise UserError(f"--{name}: plays no part beside --clips; leave it out")
+    if len(queries) != 1:
+        raise UserError(f"--clips {args.clips}: needs one QUERY, in quotes, but there are {len(queries)}")
+
+
 def require_query(args: argparse.Namespace, queries: list[str]) -> None:
     """Raise UserError unless one text or one sound is given."""
     if len(queries) != (0 if args.audio else 1):
@@ -72,21 +94,37 @@ if __name__ == "__main__":
 from utils.common.streams import visible
 from utils.search.challenge import rank_folder
 from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
+from utils.search.folder_search import FolderSearch, SoundHit, beside
+from utils.search.model_file import ExportedScorer
+from utils.search.scorer import Scorer, TrialScorer
 from utils.trial.directory import trial_of
+
+CACHE = "word_scores"  # ends the name of the folder that keeps what sounds were encoded to
+Hits = list[ClipHit] | list[CaptionHit] | list[SoundHit]
 
 
 def main() -> None:
     args, queries = read_command()
+    top = args.top if args.top is not None else 10 if args.queries else 5
     if args.queries:
-        rank_folder(trial_of(args), args.queries, args.clips, args.csv, *([] if args.top is None else [args.top]))
+        default = beside(args.clips, CACHE) if args.model else args.csv.with_name(f"{args.csv.stem}_{CACHE}")
+        rank_folder(scorer_of(args), args.queries, args.clips, args.csv, args.cache or default, top)
+    elif args.clips:
+        search = FolderSearch(scorer_of(args), args.clips, args.cache or beside(args.clips, CACHE), queries)
+        show(args, search.by_text(*queries, top), search.unknown_words(*queries))
     else:
-        search_split(args, queries)
+        search = ClipSearch(trial_of(args), args.split)
+        hits = search.by_audio(args.audio, top) if args.audio else search.by_text(*queries, top)
+        show(args, hits, [] if args.audio else search.unknown_words(*queries))
 
 
-def search_split(args: argparse.Namespace, queries: list[str]) -> None:
-    search, top = ClipSearch(trial_of(args), args.split), 5 if args.top is None else args.top
-    hits = search.by_audio(args.audio, top) if args.audio else search.by_text(*queries, top)
-    if not args.audio and (unknown := search.unknown_words(*queries)):
+def scorer_of(args: argparse.Namespace) -> Scorer:
+    """The exported model, or the trial's best, that the arguments name."""
+    return ExportedScorer(args.model, args.overrides) if args.model else TrialScorer(trial_of(args))
+
+
+def show(args: argparse.Namespace, hits: Hits, unknown: list[str]) -> None:
+    if unknown:
         print(f"unknown words, left out: {', '.join(unknown)}", file=sys.stderr)
     print(json.dumps([as_json(hit) for hit in hits], indent=2) if args.json else table(hits))
     if args.play_list:
@@ -94,20 +132,20 @@ def search_split(args: argparse.Namespace, queries: list[str]) -> None:
         print(f"{counted(len(hits), 'clip')} -> {args.play_list}", file=sys.stderr if args.json else sys.stdout)
 
 
-def as_json(hit: ClipHit | CaptionHit) -> dict:
+def as_json(hit: ClipHit | CaptionHit | SoundHit) -> dict:
     fields = hit._asdict()
-    return fields | {"path": str(hit.path)} if isinstance(hit, ClipHit) else fields
+    return fields if isinstance(hit, CaptionHit) else fields | {"path": str(hit.path)}
 
 
-def table(hits: list[ClipHit] | list[CaptionHit]) -> str:
+def table(hits: Hits) -> str:
     """A line for each hit, under a header."""
-    columns = ("fid", "file_name", "captions") if isinstance(hits[0], ClipHit) else ("tid", "caption")
-    rows = [("rank", "score", *columns)]
+    columns = {ClipHit: ("fid", "file_name", "captions"), CaptionHit: ("tid", "caption"), SoundHit: ("file_name",)}
+    rows = [("rank", "score", *columns[type(hits[0])])]
     for hit in hits:
         if isinstance(hit, ClipHit):
             texts = (hit.fid, hit.path.name, textwrap.shorten(" | ".join(hit.captions), 100, placeholder=" ..."))
         else:
-            texts = (hit.tid, hit.text)
+            texts = (hit.path.name,) if isinstance(hit, SoundHit) else (hit.tid, hit.text)
         rows.append((str(hit.rank), f"{hit.score:.4f}", *(visible(text, kept="") for text in texts)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -1,7 +1,8 @@
-"""Write a live page that searches a split's clips as you type, and plays them: TRIAL/explore/index.html.
+"""Write a live page that searches sounds as you type, and plays them: those of a split, or of a folder.
 
-The page opens from disk. Reads the split's sounds and log-mels, and {split}_word_scores.hdf5, which
-1_xmodal_scores.py writes."""
+The page opens from disk: TRIAL/explore/index.html. Reads the split's sounds and log-mels, and
+{split}_word_scores.hdf5, which 1_xmodal_scores.py writes. With --model and --folder it needs no trial and no data set.
+"""
 
 import argparse
 import sys
@@ -9,30 +10,61 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
 
-from utils.common.errors import begin_command, run_command
-from utils.conf.command import conf_unless, parse_command, trial_parser
+from utils.common.errors import UserError, begin_command, run_command
+from utils.conf.command import conf_unless, parse_command, path_argument, trial_parser
 
 
 def read_command() -> argparse.Namespace:
+    args = parse_command(explore_parser())
+    if not args.model and not args.folder:
+        for name in ("cache", "out"):
+            if getattr(args, name):
+                raise UserError(f"--{name}: goes with --folder; a trial's page is written into its trial: leave it out")
+        conf_unless(args, "trial")
+        return args
+    for name in ("model", "folder"):
+        if not getattr(args, name):
+            raise UserError(f"--{name} is missing: --model FILE and --folder DIR go together")
+    for name in ("trial", "conf", "split"):
+        if getattr(args, name):
+            raise UserError(f"--{name}: plays no part beside --model; leave it out")
+    return args
+
+
+def explore_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
     parser.add_argument("--split", metavar="NAME", help="split to explore (default: data_conf.eval_data)")
-    what = "copy the clips as Ogg Vorbis, or link to the data set's files (default: %(default)s)"
+    what = "copy the clips as Ogg Vorbis, or link to the original files (default: %(default)s)"
     parser.add_argument("--clips", choices=("copy", "link"), default="copy", help=what)
-    args = parse_command(parser)
-    conf_unless(args, "trial")
-    return args
+    exported = "with --folder: use a model of 6_export.py, instead of a trial"
+    parser.add_argument("--model", type=path_argument, metavar="FILE", help=exported)
+    of_folder = "with --model: explore the sounds of this folder"
+    parser.add_argument("--folder", type=path_argument, metavar="DIR", help=of_folder)
+    kept = "with --folder: folder that keeps the encoded sounds (default: DIR_word_scores, beside DIR)"
+    parser.add_argument("--cache", type=path_argument, metavar="DIR", help=kept)
+    where = "with --folder: the page's folder (default: DIR_explore, beside DIR)"
+    parser.add_argument("--out", type=path_argument, metavar="OUT", help=where)
+    return parser
 
 
 if __name__ == "__main__":
     begin_command(read_command)
 
-from utils.explore.page import write_explore
+from utils.explore.page import explore_folder, write_explore
+from utils.search.folder_search import beside
+from utils.search.model_file import ExportedScorer
 from utils.trial.directory import trial_of
 
 
 def main() -> None:
     args = read_command()
-    print(f"-> {write_explore(trial_of(args), args.split, args.clips == 'copy')}")
+    if args.model:
+        model, folder = ExportedScorer(args.model, args.overrides), args.folder
+        cache, out = args.cache or beside(folder, "word_scores"), args.out or beside(folder, "explore")
+        page = explore_folder(model, folder, cache, out, args.clips == "copy")
+    else:
+        page = write_explore(trial_of(args), args.split, args.clips == "copy")
+    print(f"-> {page}")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import io
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import struct
@@ -75,7 +76,9 @@ from utils.model_utils import TrainState, build_state
 from utils.report.curves import line_of, panels_of
 from utils.retrieval_utils import CaptionScores, rank_counts
 from utils.score_utils import caption_word_weights
+from utils.search import model_file
 from utils.search.challenge import read_queries
+from utils.search.model_file import Content, ExportedScorer, digest, tensors_of, write_model
 from utils.trial.checkpoint import SEAL, checkpoint_bytes, load_checkpoint, load_model, sealed
 from utils.trial.checks import check_made, check_metrics
 from utils.trial.history import as_lines, best_of, collapse_warning, is_finished
@@ -356,6 +359,32 @@ def load_and_resume(path: Path) -> None:
         (path.parent / BEST).unlink(missing_ok=True)  # restore() wrote it
 
 
+def make_model(path: Path) -> None:
+    make_checkpoint(path.with_name(LAST))
+    trained = load_model(path.with_name(LAST))
+    tensors = tensors_of(trained)
+    said = {"format": model_file.FORMAT, "sha256": digest(tensors), "conf": CONF.model_dump(), "words": trained.words}
+    said |= {"extra_words": 0, "epoch": 1, "sample_rate": 16000, "weights_sha256": None, "metrics": None}
+    write_model(path, tensors, Content(**said, caveat=None, digests={"checkpoint": "1f"}, versions={"numpy": "2"}))
+
+
+def load_signed_model(path: Path) -> None:
+    """A damaged exported model whose author gave it the digest of its tensors."""
+    digest_of = model_file.digest
+    model_file.digest = lambda tensors: "0" * 64
+    path.write_bytes(re.sub(rb'(sha256\\":\\")[0-9a-f]{64}', rb"\g<1>" + b"0" * 64, path.read_bytes(), count=1))
+    try:
+        load_exported(path)
+    finally:
+        model_file.digest = digest_of
+
+
+def load_exported(path: Path) -> None:
+    scorer = ExportedScorer(path, device="cpu")
+    scorer.sound_scores(np.zeros((8, scorer.conf.audio_logmel.n_mels), np.float32), scorer.word_embeds())
+    scorer.weighted([scorer.words[1:2]])
+
+
 def make_epochs(path: Path) -> None:
     """The epochs of the checkpoint beside it."""
     make_checkpoint(path.with_name(LAST))
@@ -439,6 +468,8 @@ KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | 
         word_vectors(binary=True, compress=gzip.compress),
         load_download,
     ),
+    "exported model": Kind("model/x.safetensors", make_model, load_exported),
+    "exported model, a stranger's": Kind("model/x.safetensors", make_model, load_signed_model),
     "epochs": Kind(f"trial/{METRICS}", make_epochs, load_epochs, sealed=True),
     "epochs, no checkpoint": Kind(f"alone/{METRICS}", lambda path: path.write_text(as_lines(RESULTS)), load_epochs),
     "checkpoint": Kind(f"trial/{LAST}", make_checkpoint, load_and_resume, sealed=True),

@@ -21,6 +21,8 @@ import soundfile
 import soxr
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from models.mobilenet import MobileNetV3
 from tests.helpers import ON_FEATURES, ROOT, SEARCH, STAGES, call, record_step, run_here, write_features
@@ -29,11 +31,13 @@ from utils.common.steps import DOWNLOAD, FEATURES
 from utils.conf.load import load_conf
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.log_mel_config import LogMelConfig
+from utils.search.model_file import KEY, digest
 from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE, REPORT = STAGES
 STEP_SPLIT = "preprocessing/0_split_dataset.py"
 STEP_5, EXPLORE = "preprocessing/5_audio_features.py", "postprocessing/5_explore.py"
+EXPORT = "postprocessing/6_export.py"
 SIZE = 8  # of the word vectors
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
 LONG = "file_name,caption"
@@ -58,6 +62,7 @@ class Folder:
         (self.trial,) = (root / "output" / "demo").iterdir()
         self.best, self.last = self.trial / "checkpoint_best.pt", self.trial / "checkpoint_last.pt"
         self.scores, self.matrix = (self.trial / f"development_{kind}_scores.hdf5" for kind in ("word", "xmodal"))
+        self.model, self.card = root / "model.safetensors", root / "model.md"
         self.metrics, self.record = self.trial / "metrics.jsonl", self.trial / "provenance.json"
 
     def names(self) -> dict[str, object]:
@@ -110,6 +115,7 @@ def good(tmp_path_factory):
     torch.save(MobileNetV3(0.1).state_dict(), root / "weights.pt")
     for script in (STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE):
         call(script, "--conf", root / "conf.yaml")
+    call(EXPORT, root / "model.safetensors", "--conf", root / "conf.yaml")
     call(STEP_5, "--conf", root / "conf.yaml", f"audio_features.weights={root / 'weights.pt'}")
     return root
 
@@ -390,6 +396,35 @@ class Malicious:
 
     def __reduce__(self):
         return (os.mkdir, (self.owned,))
+
+
+def exported(change: Callable[[dict, dict], object], text: str | None = None) -> Spoil:
+    """Another content of the exported model: of its metadata and its tensors, with the digest of these."""
+
+    def spoil(folder: Folder) -> None:
+        with safe_open(folder.model, "pt") as file:
+            content = json.loads(file.metadata()[KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        change(content, tensors)
+        content["sha256"] = digest(tensors)
+        save_file(tensors, folder.model, {KEY: json.dumps(content) if text is None else text})
+
+    return spoil
+
+
+def on_other_features(folder: Folder) -> None:
+    """An exported model on features of weights.pt, with the digest of other weights."""
+
+    def change(content: dict, tensors: dict) -> None:
+        settings = content["conf"]
+        settings["data_conf"]["audio"] = settings["CRNNWordModel"]["audio_enc"]["name"] = "features"
+        settings["audio_features"]["weights"], content["weights_sha256"] = str(folder.weights), "0" * 64
+        for name in [name for name in tensors if "audio_enc" in name]:
+            del tensors[name]
+        tensors["model.audio_projection.weight"] = torch.zeros(SIZE, 96)
+        tensors["model.audio_projection.bias"] = torch.zeros(SIZE)
+
+    exported(change)(folder)
 
 
 def malicious(file: str, dump: Callable[[object, Path], object]) -> Spoil:
@@ -736,6 +771,82 @@ UNRANKED = [  # of a sound that is to be ranked
     ("a pipe", sound_in_place(os.mkfifo), "is a pipe"),
 ]
 SPLIT = ["--split", "development"]
+USE = ["--model", "{model}", "--clips", "{data}/evaluation"]
+OWN_PAGE = [EXPLORE, "--model", "{model}", "--folder", "{data}/evaluation"]
+MODELS = [  # of an exported model, in a search
+    ("missing", removed("model"), "no such file … postprocessing/6_export.py makes it"),
+    ("a pipe", in_place_of("model", os.mkfifo), "no such file"),
+    ("truncated", cut("model"), "not a safetensors file, or damaged"),
+    ("a checkpoint", lambda folder: shutil.copy(folder.best, folder.model), "not a safetensors file"),
+    ("a flipped bit", flip_bit("model"), "its tensors … digest … damaged"),
+    ("of another program", lambda folder: save_file({"x": torch.zeros(2)}, folder.model), "not a model that … wrote"),
+    ("of another format", exported(lambda content, _: content.update(format=2)), "of format 2 … reads format 1"),
+    ("damaged JSON", exported(lambda *_: None, text='{"format": 1'), "not as … 6_export.py writes it … JSON"),
+    ("deep JSON", exported(lambda *_: None, text="[" * 10**5), "not as … 6_export.py writes it … JSON"),
+    ("without words", exported(lambda content, _: content.pop("words")), "writes it ('words': Field required)"),
+    ("other settings", exported(lambda content, _: content["conf"].update(score=1)), "score: is 1"),
+    ("fewer words", exported(lambda content, _: content["words"].pop()), "words … word vectors"),
+    ("a word twice", exported(lambda content, _: content["words"].__setitem__(2, content["words"][1])), "one twice"),
+    ("other sizes", exported(lambda _, tensors: tensors.pop("model.audio_enc.gru.weight_hh_l0")), "CRNNWordModel"),
+    (
+        "other bands",
+        exported(lambda content, _: content["conf"]["audio_logmel"].update(n_mels=128)),
+        "not of the encoders",
+    ),
+    (
+        "NaN",
+        exported(lambda _, tensors: tensors.update({"model.audio_enc.cnn.0.bias": torch.full((1,), np.nan)})),
+        "weights that are not finite",
+    ),
+]
+AS_IS = conf("")
+OF_MODELS = [  # commands with an exported model, or that export one
+    ("a trial beside it", [SEARCH, *USE, *TRIAL, "rain"], AS_IS, "--model {model}: … leave out --trial"),
+    ("no folder", [SEARCH, "--model", "{model}", "rain"], AS_IS, "--model: … add --clips DIR"),
+    ("no text", [SEARCH, *USE], AS_IS, "--clips {data}/evaluation: needs one QUERY"),
+    ("a split", [SEARCH, *USE, *SPLIT, "rain"], AS_IS, "--split: plays no part beside --clips"),
+    ("another score", [SEARCH, *USE, "score.frames=max", "rain"], AS_IS, "score.frames: decides what {model} was"),
+    ("a typo", [SEARCH, *USE, "score.frame=max", "rain"], AS_IS, "{model}: score.frame: unknown key … score.frames?"),
+    (
+        "no sounds",
+        [SEARCH, *USE, "rain"],
+        lambda folder: empty(folder.data / "evaluation"),
+        "{data}/evaluation: holds no",
+    ),
+    (
+        "other weights",
+        [SEARCH, *USE, "rain"],
+        on_other_features,
+        "{weights}: not the weights that {model} … SHA-256 000",
+    ),
+    (
+        "no weights",
+        [SEARCH, *USE, "audio_features.weights=none.pt", "rain"],
+        on_other_features,
+        "audio_features.weights: no such file: none.pt … {model} needs the weights of SHA-256 000",
+    ),
+    ("a page of a split", [*OWN_PAGE, *SPLIT], AS_IS, "--split: plays no part beside --model"),
+    ("a page without a folder", OWN_PAGE[:3], AS_IS, "--folder is missing: --model FILE and --folder DIR"),
+    ("export: no ending", [EXPORT, *TRIAL, "{root}/model"], AS_IS, "{root}/model: not the name of a .safetensors file"),
+    (
+        "export: over another file",
+        [EXPORT, *TRIAL, "{model}"],
+        lambda folder: folder.model.write_text("mine"),
+        "{model}: is not a model of an earlier run … and is not replaced",
+    ),
+    (
+        "export: over an edited card",
+        [EXPORT, *TRIAL, "{model}"],
+        lambda folder: folder.card.write_text("mine"),
+        "{card}: is not a model card of an earlier run … and is not replaced",
+    ),
+    (
+        "export: more extra words than there are",
+        [EXPORT, *TRIAL, "{model}", "--extra-words", "9"],
+        AS_IS,
+        f"{{data}}/word2vec_extra.npz: no extra words … {STEP_3} recorded … is 9",
+    ),
+]
 PAGES = [  # of what the live page is made from: what is spoiled, how, and the error line
     ("no scores", removed("scores"), f"{{scores}}: no such file … {SCORE}"),
     ("scores cut short", cut("scores"), f"{{scores}}: not a readable HDF5 file … {SCORE}"),
@@ -940,6 +1051,8 @@ REFUSED = [
         [(what, to_rank(how), words) for what, how, words in UNRANKED],
         "{data}/sounds: 1 sound cannot be ranked: … clotho_dataset.on_bad_data=skip",
     ),
+    *group("model", [SEARCH, *USE, "rain"], "{model}: … ", MODELS),
+    *[(f"model: {what}", command, spoil, [words]) for what, command, spoil, words in OF_MODELS],
     *group("trial", [SCORE, *TRIAL], "{trial}", TRIALS),
     *[(f"page: {what}", [EXPLORE, *TRIAL, *SPLIT], spoil, [words]) for what, spoil, words in PAGES],
     ("page: no such split", [EXPLORE, *TRIAL, "--split", "test"], lambda _: None, ["'test': not a split of {trial}"]),

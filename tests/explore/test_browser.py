@@ -9,7 +9,6 @@ import pytest
 
 from tests.browser import CONTRAST, PLAY, opened
 from tests.explore.conftest import NAMES, TWINS, VOCABULARY
-from utils.search.clip_search import ClipSearch
 
 TOP = 10
 RANKED = """([query, top]) => {
@@ -99,14 +98,14 @@ def test_queries_are_cleaned_as_captions(open_page, searches):
     letters = [chr(code) for code in range(sys.maxunicode + 1)]
     # cased letters and what separates words; the others, mostly ideographs, pass both sides unchanged
     letters = [letter for letter in letters if unicodedata.category(letter) not in ("Cn", "Co", "Cs", "Lo")]
-    tokens_of_search = [ClipSearch._tokens(searches["mean"], f"a{letter}B {letter}") for letter in letters]
+    tokens_of_search = [searches["mean"].scorer.tokens(f"a{letter}B {letter}") for letter in letters]
     tokens_of_page = page.evaluate("letters => letters.map(letter => wordsOf(`a${letter}B ${letter}`))", letters)
     assert [pair for pair in zip(tokens_of_page, tokens_of_search, strict=True) if pair[0] != pair[1]] == []
     odd = sorted(set("".join(ODD_TEXTS)) | set("ΣσςİıẞßK"))
     texts = ODD_TEXTS + [f"a&{entity}b" for entity in html5] + [f"a&#{code};b" for code in range(0x300)]
     texts += ["".join(rng.choice(odd, rng.integers(1, 30))) for _ in range(2000)]
     tokens = page.evaluate("texts => texts.map(wordsOf)", texts)
-    assert tokens == [ClipSearch._tokens(searches["mean"], text) for text in texts]
+    assert tokens == [searches["mean"].scorer.tokens(text) for text in texts]
 
 
 def test_corrections_are_made(open_page):

@@ -103,7 +103,7 @@ def test_a_clips_best_captions_are_those_with_the_highest_scores(pages, searches
     found = [{} for _ in NAMES]  # by clip: each caption's score, by the search's own sum
     texts = read_table(search.paths.text("evaluation"), ["text", "raw_text"], INDEXING)
     for caption, text in enumerate(texts["text"]):
-        for clip, score in enumerate(search._clip_scores(text.split())):
+        for clip, score in enumerate(search.text_scores(text.split())):
             found[clip][caption] = score
     assert content["captions"] == texts["raw_text"].tolist() and len(texts) == 3 * len(NAMES)
     for clip, by_caption in zip(content["clips"], found, strict=True):
@@ -178,8 +178,9 @@ def test_sounds_of_any_rate_and_channels_are_copied(tmp_path, rate):
 def test_extra_words_are_on_the_page_as_far_as_they_fit(searches, monkeypatch, capsys):
     search = copy.copy(searches["mean"])
     search.words = VOCABULARY[:4]  # the others are extra ones then
-    assert len(page._shown_words(search)) == len([word for word in VOCABULARY[1:] if word != "<b>loud</b>"])
+    shown = page._shown_words(search, "evaluation")
+    assert len(shown) == len([word for word in VOCABULARY[1:] if word != "<b>loud</b>"])
     assert not capsys.readouterr().out
     monkeypatch.setattr(page, "MAX_BYTES", 3 * 5 * len(search.stored.fids))
-    assert page._shown_words(search) == [1, 2, 3, 4, 5]
+    assert page._shown_words(search, "evaluation") == [1, 2, 3, 4, 5]
     assert "words do not fit on the page; they are left out" in capsys.readouterr().out

@@ -190,7 +190,7 @@ def test_scores_of_another_model_are_dropped(made, ranked, tmp_path):
 
 KILLED = """
 import os, runpy, signal, sys
-from utils.search import challenge
+from utils.search import folder_search as challenge
 save_part = challenge.save_part
 def save(part, scores):
     save_part(part, scores)

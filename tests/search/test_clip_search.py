@@ -28,7 +28,8 @@ from utils.dataset.index import TEXT_COLUMNS, clip_info
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
-from utils.search.clip_search import ClipSearch, best, write_play_list
+from utils.search.clip_search import ClipSearch, write_play_list
+from utils.search.text_search import best
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, identity
 from utils.trial.names import BEST, CONF
@@ -328,12 +329,12 @@ def test_a_sound_is_resampled_to_the_trials_rate_or_that_of_most_clips(data, tri
         for entry in clips[:changed]:
             entry["sample_rate"] = 44100
         resampled = soxr.resample(sound, SAMPLE_RATE, rate, quality="HQ")
-        log_mel = ClipSearch.open(trial).sounds.read(path)
+        log_mel = ClipSearch.open(trial).scorer.sounds.read(path)
         np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, rate, config), atol=1e-4)
     search = ClipSearch.open(trial)
-    search.conf = load_conf(trial / CONF, ["audio_logmel.sample_rate=22050"])
+    search.scorer.conf = load_conf(trial / CONF, ["audio_logmel.sample_rate=22050"])
     resampled = soxr.resample(sound, SAMPLE_RATE, 22050, quality="HQ")
-    log_mel = search.sounds.read(path)
+    log_mel = search.scorer.sounds.read(path)
     np.testing.assert_allclose(log_mel, log_mel_spectrogram(resampled, 22050, config), atol=1e-4)
 
 

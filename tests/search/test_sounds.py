@@ -1,18 +1,17 @@
 """Sounds from outside the data set, as a model on features reads them."""
 
-import h5py
 import numpy as np
 import pytest
 import soundfile
 import torch
 
-from tests.helpers import GOLDEN, ON_FEATURES, ROOT, write_features
+from tests.helpers import GOLDEN, ON_FEATURES, ROOT
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
 from utils.conf.load import load_conf
 from utils.dataset.feature_model import read_features
 from utils.dataset.mobilenet_features import find_mobilenet
-from utils.search.sounds import Features
+from utils.search.sounds import Features, Heard
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +26,9 @@ def weights(tmp_path_factory):
 
 @pytest.fixture
 def made(weights, tmp_path):
-    """The configuration, and a split's features."""
+    """The configuration, and how a split's sounds were read."""
     path = tmp_path / "evaluation_audio_features.hdf5"
-    write_features(path, {"f0": np.zeros((2, 96), np.float32)})
-    with h5py.File(path, "a") as store:
-        store.attrs["weights_sha256"] = file_digest(weights)
-    return conf_with(f"audio_features.weights={weights}"), path
+    return conf_with(f"audio_features.weights={weights}"), Heard(str(path), None, file_digest(weights))
 
 
 def conf_with(*settings):
@@ -50,11 +46,9 @@ def test_a_sound_is_read_by_the_weights_of_step_5(made, weights, tmp_path):
 
 
 def test_other_weights_are_refused(made):
-    conf, path = made
-    with h5py.File(path, "a") as store:
-        store.attrs["weights_sha256"] = "0" * 64
+    conf, heard = made
     with pytest.raises(UserError, match=r"mn01_random\.pt: not the weights that .*_features\.hdf5 was made by"):
-        Features(conf, path)
+        Features(conf, heard._replace(weights_sha256="0" * 64))
 
 
 def test_features_of_the_user_cannot_be_made_of_a_sound(made):

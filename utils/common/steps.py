@@ -72,9 +72,13 @@ class Stage(StrEnum):
         ("{split}_word_scores.hdf5",),  # and data_conf.relevance
         ("retrieval_metrics.json",),
     )
+    EXPORTING = "postprocessing/6_export.py"
 
 
-DOWNLOAD, SYNTHESIS, CLEANING, INDEXING, EMBEDDING, SENTENCES, LOG_MELS, FEATURES, TRAINING, SCORING, MEASURING = Stage
+(
+    DOWNLOAD, SYNTHESIS, CLEANING, INDEXING, EMBEDDING, SENTENCES, LOG_MELS, FEATURES, TRAINING, SCORING, MEASURING,
+    EXPORTING,
+) = Stage  # fmt: skip
 SWEEPING = f"{TRAINING} --sweep"
 
 

@@ -56,9 +56,9 @@ def command_parser(description: str, paths: Mapping[str, str] = MappingProxyType
     return parser
 
 
-def trial_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments of every postprocessing script."""
-    parser = command_parser(description)
+def trial_parser(description: str, paths: Mapping[str, str] = MappingProxyType({})) -> argparse.ArgumentParser:
+    """The arguments of every postprocessing script; `paths` as in `command_parser`."""
+    parser = command_parser(description, paths)
     default = "the newest of the configuration's series with the settings of the command line"
     parser.add_argument("--trial", type=path_argument, metavar="DIR", help=f"trial directory (default: {default})")
     return parser

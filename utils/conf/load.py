@@ -26,7 +26,7 @@ def load_conf(path: Path | str, overrides: list[str] | tuple[str, ...] = ()) -> 
     tree = _read_tree(Path(path))
     sources = dict.fromkeys(_problems(tree), str(path))
     for override in overrides:
-        _apply_override(tree, override)
+        apply_override(tree, override)
         sources = {problem: sources.get(problem, shown(override)) for problem in _problems(tree)}
     if sources:
         raise UserError("\n".join(f"{source}: {problem}" for problem, source in sources.items()))
@@ -110,7 +110,7 @@ def _merged(base: dict, change: dict) -> dict:
     return merged
 
 
-def _apply_override(tree: dict, override: str) -> None:
+def apply_override(tree: dict, override: str) -> None:
     """Set one `section.key=value` in the tree; the value is read as YAML."""
     dotted, equals, text = override.partition("=")
     if not equals or not all(dotted.strip().split(".")):

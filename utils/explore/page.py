@@ -1,8 +1,10 @@
-"""The live page, which ranks a split's clips as the reader types: TRIAL/explore/index.html."""
+"""The live page, which ranks the clips of a split, or of a folder, as the reader types: index.html in its folder."""
 
 import io
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -11,6 +13,7 @@ from matplotlib.image import imsave
 from utils.common.errors import UserError
 from utils.common.folders import atomic_folder
 from utils.common.io import progress
+from utils.conf.schema import Conf
 from utils.data_utils import load_captions
 from utils.dataset.audio import mono_blocks, open_audio, resampled
 from utils.dataset.captions import is_typed
@@ -18,8 +21,11 @@ from utils.dataset.word_vectors import PAD
 from utils.evaluation_utils import caption_weights
 from utils.explore.packing import DIGITS, packed
 from utils.report.figures import LOG_MEL_COLOURS, LOG_MEL_RANGE, column_means
-from utils.report.page import Page, drawn_log_mel
-from utils.search.clip_search import ClipSearch, best
+from utils.report.page import Page, computed_log_mel, drawn_log_mel
+from utils.search.clip_search import ClipSearch
+from utils.search.folder_search import FolderSearch, seconds_of
+from utils.search.model_file import ExportedScorer
+from utils.search.text_search import TextSearch, best
 from utils.text_input import of_sentences
 from utils.trial.checks import caveat_of
 from utils.trial.trial import Trial
@@ -34,6 +40,25 @@ SOUND_BLOCK = 2**16  # samples encoded at a time: libsndfile keeps them on its s
 MAX_BYTES = 14_000_000  # of packed scores: more opens slowly in a browser
 
 
+class PageClip(NamedTuple):
+    """A sound that a page shows."""
+
+    id: str  # names its files beside the page
+    path: Path
+    seconds: float
+    log_mel: Callable[[], np.ndarray]  # (T, n_mels)
+
+
+class Subject(NamedTuple):
+    """What a page is about, in its text."""
+
+    label: str  # of the sounds, in messages
+    sounds: str
+    kind: str  # Trial or Model
+    name: str
+    caveat: str | None
+
+
 def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> Path:
     """Write TRIAL/explore/ from the trial's word scores of a split. Returns the page's path.
 
@@ -42,50 +67,94 @@ def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> 
 
     Raises UserError where an input is missing, damaged, or from another run.
     """
-    if of_sentences(trial.conf):
+    _refuse_sentences(str(trial), trial.conf)
+    search = ClipSearch(trial, split)
+    split, scores = search.split, search.stored.scores[()]  # (V, C)
+    texts, captions = _captions(search, scores)
+    clips = [_clip_of(search, fid) for fid in search.stored.fids]
+    caveat, name = caveat_of(trial), trial.path.resolve().name
+    subject = Subject(split, f"the {split} split", "Trial", name, caveat and caveat.line)
+    return _write(trial.path / "explore", search, subject, _Content(scores, texts, captions, clips), copy)
+
+
+def _clip_of(search: ClipSearch, fid: str) -> PageClip:
+    path = search.path(fid)
+    return PageClip(fid, path, search.clips[fid].seconds, partial(drawn_log_mel, search.conf, search.split, fid, path))
+
+
+def explore_folder(model: ExportedScorer, folder: Path, cache: Path, out: Path, copy: bool = True) -> Path:
+    """Write a page into the folder `out` that searches a folder of sounds by an exported model. Returns its path.
+
+    Args:
+        cache: the folder that keeps the scores of encoded sounds.
+    """
+    _refuse_sentences(model.name, model.conf)
+    search = FolderSearch(model, folder, cache)
+    paths = [folder / name for name in search.names]
+    clips = [
+        PageClip(f"{number:06d}", path, seconds_of(path), partial(computed_log_mel, model.conf, path))
+        for number, path in enumerate(paths, start=1)
+    ]
+    subject = Subject(str(folder), folder.resolve().name, "Model", Path(model.name).name, model.content.caveat)
+    content = _Content(search.stored.scores, [], [{"own": [], "best": []} for _ in clips], clips)
+    return _write(out, search, subject, content, copy)
+
+
+class _Content(NamedTuple):
+    """C sounds with the scores (V, C) of words, and the captions of the page and of each sound."""
+
+    scores: np.ndarray
+    texts: list[str]
+    captions: list[dict[str, list]]
+    clips: list[PageClip]
+
+
+def _refuse_sentences(name: str, conf: Conf) -> None:
+    if of_sentences(conf):
         raise UserError(
-            f"{trial}: CRNNWordModel.text_enc.level is sentence, but the live page adds words up as they are typed; "
+            f"{name}: CRNNWordModel.text_enc.level is sentence, but the live page adds words up as they are typed; "
             "search with 4_search.py, or show a trial with level word"
         )
-    search = ClipSearch(trial, split)
-    stored, scores = search.stored, search.stored.scores[()]  # (V, C)
-    search.require_finite(scores)
-    rows = _shown_words(search)
-    texts, captions = _captions(search, scores)
-    low, step, levels = packed(scores[rows])
-    with atomic_folder(trial.path / "explore", PAGE) as folder:
+
+
+def _write(out: Path, search: TextSearch, subject: Subject, shown: _Content, copy: bool) -> Path:
+    search.require_finite(shown.scores)
+    rows, words = _shown_words(search, subject.label), search.stored.words
+    low, step, levels = packed(shown.scores[rows])
+    with atomic_folder(out, PAGE) as folder:
         content = {
-            "words": [stored.words[row] for row in rows],
+            "words": [words[row] for row in rows],
             "low": low,
             "step": step,
-            "wordWeights": search.word_weights and [search.word_weights[stored.words[row]] for row in rows],
-            "corrections": trial.conf.text_cleaning.corrections,
-            "captions": texts,
-            "clips": _clips(search, captions, folder, copy),
+            "wordWeights": search.word_weights and [search.word_weights[words[row]] for row in rows],
+            "corrections": search.conf.text_cleaning.corrections,
+            "captions": shown.texts,
+            "clips": _clips(shown, folder, copy),
         }
         Page(folder, TEMPLATES).render(
             "explore.html",
             PAGE,
-            trial=trial.path.resolve().name,
-            split=search.split,
+            sounds=subject.sounds,
+            kind=subject.kind,
+            source=subject.name,
             epoch=search.epoch,
-            caveat=caveat_of(trial),
+            caveat=subject.caveat,
             weighted=search.score.idf is not None,
             signed_scores=search.score.signed,
-            example=texts[0] if texts else "",
+            example=shown.texts[0] if shown.texts else "",
             content=content,
             levels=levels,
         )
-    return trial.path / "explore" / PAGE
+    return out / PAGE
 
 
-def _shown_words(search: ClipSearch) -> list[int]:
+def _shown_words(search: TextSearch, label: str) -> list[int]:
     """Rows of the words that a query can hold: all of the vocabulary, then extra words as far as they fit."""
     words, corrections = search.stored.words, search.conf.text_cleaning.corrections
-    limit = max(len(search.words), MAX_BYTES // (DIGITS * len(search.stored.fids)))
+    limit = max(len(search.words) - search.scorer.extra, MAX_BYTES // (DIGITS * len(search.stored.fids)))
     rows = [row for row, word in enumerate(words) if word != PAD and is_typed(word, corrections)]
     if len(rows) > limit:
-        print(f"{search.split}: {len(rows) - limit} of {len(rows)} words do not fit on the page; they are left out")
+        print(f"{label}: {len(rows) - limit} of {len(rows)} words do not fit on the page; they are left out")
     return rows[:limit]
 
 
@@ -103,29 +172,30 @@ def _captions(search: ClipSearch, scores: np.ndarray) -> tuple[list[str], list[d
     ]
 
 
-def _clips(search: ClipSearch, captions: list[dict[str, list]], folder: Path, copy: bool) -> list[dict[str, Any]]:
+def _clips(shown: _Content, folder: Path, copy: bool) -> list[dict[str, Any]]:
     """Write each clip's picture, and its sound if `copy`. Returns the page's entry for each clip."""
-    fids, clips = search.stored.fids, []
+    entries = []
     (folder / "logmels").mkdir()
     if copy:
         (folder / "sounds").mkdir()
-    for fid, own_and_best in progress(zip(fids, captions, strict=True), "clips", len(fids)):
-        path, picture, sound = search.path(fid), f"logmels/{fid}.webp", f"sounds/{fid}.ogg"
+    pairs = zip(shown.clips, shown.captions, strict=True)
+    for clip, own_and_best in progress(pairs, "clips", len(shown.clips)):
+        path, picture, sound = clip.path, f"logmels/{clip.id}.webp", f"sounds/{clip.id}.ogg"
         if not path.is_file():
             raise UserError(f"{path}: no such audio file; put it back")
-        _draw(drawn_log_mel(search.conf, search.split, fid, path), folder / picture)
+        _draw(clip.log_mel(), folder / picture)
         if copy:
             copy_sound(path, folder / sound)
-        clips.append(
+        entries.append(
             {
                 "name": path.name,
-                "seconds": search.clips[fid].seconds,
+                "seconds": clip.seconds,
                 "source": sound if copy else path.resolve().as_uri(),
                 "picture": picture,
                 **own_and_best,
             }
         )
-    return clips
+    return entries
 
 
 def _draw(log_mel: np.ndarray, path: Path) -> None:

@@ -85,10 +85,15 @@ class PlayableSplit:
 def drawn_log_mel(conf: Conf, split: str, fid: str, sound: Path) -> np.ndarray:
     """The log-mel (T, n_mels) of a clip, for a picture: from its file, or computed where training reads features."""
     if conf.data_conf.audio == "features":  # step 4 is then not needed
-        config = conf.audio_logmel.config
-        return read_log_mel(sound, replace(config, fmax=min(config.fmax, highest_frequency(sound))))
+        return computed_log_mel(conf, sound)
     with open_hdf5(DatasetPaths(conf.data_conf.dataset).log_mels(split), LOG_MELS) as store:
         return get_dataset(store, fid, LOG_MELS)[()]
+
+
+def computed_log_mel(conf: Conf, sound: Path) -> np.ndarray:
+    """The log-mel (T, n_mels) of a sound at its own sample rate, as far as its frequencies go, for a picture."""
+    config = conf.audio_logmel.config
+    return read_log_mel(sound, replace(config, fmax=min(config.fmax, highest_frequency(sound))))
 
 
 def clip_files(paths: DatasetPaths, split: str, fids: list[str]) -> list[Path]:

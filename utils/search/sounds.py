@@ -8,35 +8,42 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from utils.audio_input import encoder_class
 from utils.common.counts import counted
 from utils.common.errors import UserError
-from utils.common.hdf5 import open_hdf5
-from utils.common.steps import FEATURES
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
-from utils.dataset.audio_features import find_model
 from utils.dataset.feature_model import read_features
-from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import AUDIO_FILES
 
 
+class Heard(NamedTuple):
+    """How the sounds of a model's data set were read, beyond its configuration."""
+
+    source: str  # a file or a trial, in messages: what was made of them
+    sample_rate: int | None  # Hz, of most clips
+    weights_sha256: str | None = None  # of the network of features
+
+
 class LogMels:
-    """Log-mels by a trial's settings; a sound at another sample rate is resampled to that of most of these clips."""
+    """Log-mels by a model's settings; a sound at another sample rate is resampled to that of most clips."""
 
     noun = "log-mels"
 
-    def __init__(self, conf: Conf, clips: Iterable[Clip]):
+    def __init__(self, conf: Conf, heard: Heard):
         self.encoder, config = encoder_class(conf), conf.audio_logmel.config
         if config.sample_rate is None:
-            config = replace(config, sample_rate=usual_rate(clips))
+            config = replace(config, sample_rate=heard.sample_rate)
         self.config, self.fmax, self.settings = config, config.fmax, asdict(config)
 
     def read(self, path: Path) -> np.ndarray:
         """(T, n_mels) float32; raises UserError where a sound cannot be read, or is too short for the model."""
+        from utils.dataset.log_mel import read_log_mel  # here, as a search by text does without librosa
+
         require_sound(path)
         log_mel = read_log_mel(path, self.config)
         if not self.encoder.frames_out(len(log_mel)):
@@ -47,24 +54,23 @@ class LogMels:
 
 
 class Features:
-    """Features by the weights that step 5 used, of which a split's file of features has the digest.
+    """Features by the weights that the data set's were made by.
 
     Raises UserError where there are no such weights, or the user made the features.
     """
 
     noun = "features"
 
-    def __init__(self, conf: Conf, file: Path, clips: Iterable[Clip] = ()):
+    def __init__(self, conf: Conf, heard: Heard):
+        from utils.dataset.audio_features import find_model  # likewise
+
         if conf.audio_features.model == "own":
             advice = "no features can be made of another sound; search for the data set's clips by a text"
             raise UserError(f"audio_features.model: is own: {advice}")
         model = find_model(conf.audio_features.model, conf.audio_features.weights)
-        with open_hdf5(file, FEATURES) as store:
-            made_by = store.attrs.get("weights_sha256")
-        if made_by != model.sha256:
-            raise UserError(f"{model.place}: not the weights that {file} was made by; put those back")
-        rate = usual_rate(clips)
-        self.fmax = model.fmax if rate is None else min(model.fmax, rate / 2)
+        if heard.weights_sha256 != model.sha256:
+            raise UserError(f"{model.place}: not the weights that {heard.source} was made by; put those back")
+        self.fmax = model.fmax if heard.sample_rate is None else min(model.fmax, heard.sample_rate / 2)
         self.model, self.settings = model, {"weights": model.sha256}
 
     def read(self, path: Path) -> np.ndarray:

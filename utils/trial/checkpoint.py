@@ -115,11 +115,19 @@ class Trained(NamedTuple):
 def load_model(path: Path, identity: str | None = None) -> Trained:
     """A checkpoint's model, score and vocabulary."""
     checkpoint = load_checkpoint(path, identity)
-    words = checkpoint["words"]
+    states = checkpoint["model"], checkpoint.get("score", {})  # earlier checkpoints have no score
+    return trained_of(path, *states, checkpoint["conf"].get("score", {}), checkpoint["words"], checkpoint["epoch"])
+
+
+def trained_of(path: Path, model_state: dict, score_state: dict, settings: dict, words: list[str], epoch: int):
+    """A Trained of the states that a file holds, and of the settings of its score.
+
+    Raises UserError where they do not fit each other, or the score is not finite.
+    """
     try:
-        model = CRNNWordModel.from_state_dict(checkpoint["model"])
-        score = configured_score(checkpoint["conf"].get("score", {}), len(words))
-        score.load_state_dict(checkpoint.get("score", {}))  # earlier checkpoints have no score
+        model = CRNNWordModel.from_state_dict(model_state)
+        score = configured_score(settings, len(words))
+        score.load_state_dict(score_state)
     except Exception as error:  # torch raises many types for sizes that do not fit
         raise UserError(f"{path}: not a checkpoint of CRNNWordModel and its score ({first_line(error)})") from None
     if len(words) != len(model.text_enc.embedding.weight):
@@ -127,7 +135,7 @@ def load_model(path: Path, identity: str | None = None) -> Trained:
         raise UserError(f"{path}: holds {counted(len(words), 'word')} but {vectors}")
     if not all(torch.isfinite(value).all() for value in score.state_dict().values()):
         raise UserError(f"{path}: holds a score that is not finite: it is damaged; get a new copy")
-    return Trained(model.eval(), score, words, checkpoint["epoch"])
+    return Trained(model.eval(), score, words, epoch)
 
 
 def check_states(checkpoint: dict, optimizer: Optimizer, scheduler: ReduceLROnPlateau) -> None:

@@ -1,0 +1,40 @@
+"""Write a trial's best model into one file, MODEL.safetensors, that needs neither the trial nor its data set.
+
+A model card, MODEL.md, is written beside it: data, settings, metrics. 4_search.py --model and 5_explore.py --model
+use the model, and so does Python: utils/search/retrieval_model.py."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
+
+from utils.common.errors import begin_command, run_command
+from utils.conf.command import conf_unless, parse_command, trial_parser
+
+
+def read_command() -> argparse.Namespace:
+    parser = trial_parser(__doc__, {"model": "file to write, *.safetensors"})
+    what = "export N words that no caption contains, too, as word2vec_embeddings.extra_words=N"
+    parser.add_argument("--extra-words", type=int, metavar="N", help=what)
+    args = parse_command(parser)
+    if args.extra_words is not None:
+        args.overrides.append(f"word2vec_embeddings.extra_words={args.extra_words}")
+    conf_unless(args, "trial")
+    return args
+
+
+if __name__ == "__main__":
+    begin_command(read_command)
+
+from utils.export.export import export_model
+from utils.trial.directory import trial_of
+
+
+def main() -> None:
+    args = read_command()
+    export_model(trial_of(args), args.model)
+
+
+if __name__ == "__main__":
+    run_command(main)

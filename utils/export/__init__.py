@@ -1,0 +1,1 @@
+"""A model to hand on: its file and its card."""
