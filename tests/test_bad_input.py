@@ -641,8 +641,8 @@ WORD_VECTORS = [  # of a file of word vectors, when the vocabulary gets its vect
     ("malicious pickle", malicious("word_vectors", pickled), "can run code"),
 ]
 EMBEDS = [  # of word2vec_embeds.npz, in training
-    ("truncated", cut("embeds"), "not the word vectors" + EMBEDDED),
-    ("malicious pickle", malicious("embeds", pickled_embeds), "not the word vectors" + EMBEDDED),
+    ("truncated", cut("embeds"), "not the vectors of" + EMBEDDED),
+    ("malicious pickle", malicious("embeds", pickled_embeds), "not the vectors of" + EMBEDDED),
     ("fewer words", embeds(lambda words, vectors: (words[:-1], vectors)), "do not belong together" + EMBEDDED),
     ("NaN", embeds(lambda words, vectors: (words, vectors * np.nan)), "'<pad>' is not finite" + EMBEDDED),
     ("odd dimension", embeds(lambda words, vectors: (words, vectors[:, :5])), "5 dimensions"),
@@ -693,7 +693,7 @@ INDEX = [  # of the index's files: the command that reads one, its name, its new
     (TRAIN, "development_text.csv", "", "not a readable CSV file" + INDEXED),
     (TRAIN, "development_text.csv", ("tokens", "dog"), "tokens 'dog'" + INDEXED),
     (TRAIN, "development_text.csv", ("tokens", "[[1]]"), "tokens '[[1]]'" + INDEXED),
-    (TRAIN, "development_text.csv", ("tokens", '["zebra"]'), "'zebra' has no vector" + EMBEDDED),
+    (TRAIN, "development_text.csv", ("tokens", '["zebra"]'), "'zebra' has no vector … run step 3"),
     (TRAIN, "development_text.csv", ("tid", "x"), "twice" + INDEXED),
 ]
 TRIALS = [  # of a trial, in scoring

@@ -78,7 +78,11 @@ script, moment = sys.argv.pop(1), sys.argv.pop(1)
 sys.meta_path.insert(0, Interrupt())
 runpy.run_path(script, run_name="__main__")
 """
-ARGUMENTS = {"preprocessing/0_split_dataset.py": ["captions.csv", "sounds"], SEARCH: ["rain"]}
+ARGUMENTS = {
+    "preprocessing/0_split_dataset.py": ["captions.csv", "sounds"],
+    SEARCH: ["rain"],
+    "postprocessing/6_export.py": ["model.safetensors"],
+}
 
 
 @pytest.mark.parametrize("moment", ["read", "import"])

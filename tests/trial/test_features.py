@@ -47,7 +47,7 @@ def write(paths, split, size, seed=0):
 def word_vectors(monkeypatch):
     """Stand for the file, which is empty."""
     vectors = WORDS, np.zeros((len(WORDS), 300), np.float32)
-    monkeypatch.setattr("utils.trial.training_data.load_embeddings", lambda path, dim: vectors)
+    monkeypatch.setattr("utils.text_input.load_embeddings", lambda path, dim, made_by: vectors)
 
 
 @pytest.fixture

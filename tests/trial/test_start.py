@@ -111,7 +111,8 @@ def test_parts_that_fit_are_loaded_and_others_named(tmp_path):
 
 def test_features_start_from_projections(tmp_path):
     source, target = (state_of(model_of(FeatureEncoder(8), seed), TripletLoss(0.5, "hard-NS")) for seed in (10, 12))
-    assert started(tmp_path, source, target).endswith(": audio projection; not loaded, because it does not fit: text projection")
+    said = started(tmp_path, source, target)
+    assert said.endswith(": audio projection; not loaded, because it does not fit: text projection")
 
 
 def test_a_start_of_which_nothing_fits_is_refused(tmp_path):
