@@ -25,7 +25,7 @@ from utils.conf.load import load_conf
 from utils.dataset import transformers_features
 from utils.dataset.audio_features import FeatureStore, find_model
 from utils.dataset.feature_model import read_features
-from utils.search.sounds import Features
+from utils.search.sounds import Features, Heard
 from utils.trial.dataset_provenance import OWN_FEATURES, sources
 
 library = transformers_library("tests")
@@ -240,12 +240,14 @@ def test_search_reads_a_sound_by_the_model_of_step_5_alone(encode, folder, saved
     settings = partial(load_conf, conf)
     made = tmp_path / "data" / "evaluation_audio_features.hdf5"
     with_model = [*ON_FEATURES, "audio_features.model=transformers"]
-    sounds = Features(settings([*with_model, f"audio_features.weights={folder}"]), made)
+    with h5py.File(made) as store:
+        heard = Heard(str(made), None, store.attrs["weights_sha256"])
+    sounds = Features(settings([*with_model, f"audio_features.weights={folder}"]), heard)
     sound = min((tmp_path / "data" / "evaluation").iterdir())
     expected = read_features(sound, find_model("transformers", str(folder)))
     np.testing.assert_array_equal(sounds.read(sound), expected)
     with pytest.raises(UserError, match=r"clap: not the weights that .*evaluation_audio_features\.hdf5 was made by"):
-        Features(settings([*with_model, f"audio_features.weights={saved['clap'][0]}"]), made)
+        Features(settings([*with_model, f"audio_features.weights={saved['clap'][0]}"]), heard)
 
 
 def test_workers_are_sent_no_weights(saved, tmp_path):
