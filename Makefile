@@ -12,10 +12,10 @@ DEMO := --conf conf_demo.yaml
 
 venv: .venv/installed
 
-$(BIN)/pip:  # the last file of a new .venv: one without it was not finished
+$(BIN)/pip:  # the last file of a new .venv: one without it was not finished, or made without pip, as uv does
 	$(if $(FOUND),,$(error $(NO_PYTHON)))
 	$(if $(shell $(FOUND) -c 'import ensurepip' 2>/dev/null || echo no),$(error $(FOUND) lacks venv; on Debian or Ubuntu: sudo apt install $(VENV_PACKAGE)))
-	$(FOUND) -m venv --clear .venv
+	$(BIN)/python -m ensurepip --default-pip 2>/dev/null || $(FOUND) -m venv --clear .venv
 
 .venv/installed: requirements.txt | $(BIN)/pip
 	$(BIN)/python -m pip install --quiet -r requirements.txt

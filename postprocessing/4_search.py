@@ -94,12 +94,11 @@ if __name__ == "__main__":
 from utils.common.streams import visible
 from utils.search.challenge import rank_folder
 from utils.search.clip_search import CaptionHit, ClipHit, ClipSearch, write_play_list
-from utils.search.folder_search import FolderSearch, SoundHit, beside
+from utils.search.folder_search import CACHE, FolderSearch, SoundHit, beside
 from utils.search.model_file import ExportedScorer
 from utils.search.scorer import Scorer, TrialScorer
 from utils.trial.directory import trial_of
 
-CACHE = "word_scores"  # ends the name of the folder that keeps what sounds were encoded to
 Hits = list[ClipHit] | list[CaptionHit] | list[SoundHit]
 
 
@@ -107,10 +106,10 @@ def main() -> None:
     args, queries = read_command()
     top = args.top if args.top is not None else 10 if args.queries else 5
     if args.queries:
-        default = beside(args.clips, CACHE) if args.model else args.csv.with_name(f"{args.csv.stem}_{CACHE}")
+        default = beside(args.clips) if args.model else args.csv.with_name(f"{args.csv.stem}_{CACHE}")
         rank_folder(scorer_of(args), args.queries, args.clips, args.csv, args.cache or default, top)
     elif args.clips:
-        search = FolderSearch(scorer_of(args), args.clips, args.cache or beside(args.clips, CACHE), queries)
+        search = FolderSearch(scorer_of(args), args.clips, args.cache or beside(args.clips), queries)
         show(args, search.by_text(*queries, top), search.unknown_words(*queries))
     else:
         search = ClipSearch(trial_of(args), args.split)

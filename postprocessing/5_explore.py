@@ -16,6 +16,10 @@ from utils.conf.command import conf_unless, parse_command, path_argument, trial_
 
 def read_command() -> argparse.Namespace:
     args = parse_command(explore_parser())
+    if args.clips not in ("copy", "link"):
+        if not args.model or args.folder:
+            raise UserError(f"--clips {args.clips}: must be copy or link; with --model, it may be a folder of sounds")
+        args.folder, args.clips = path_argument(args.clips), "copy"
     if not args.model and not args.folder:
         for name in ("cache", "out"):
             if getattr(args, name):
@@ -34,8 +38,8 @@ def read_command() -> argparse.Namespace:
 def explore_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
     parser.add_argument("--split", metavar="NAME", help="split to explore (default: data_conf.eval_data)")
-    what = "copy the clips as Ogg Vorbis, or link to the original files (default: %(default)s)"
-    parser.add_argument("--clips", choices=("copy", "link"), default="copy", help=what)
+    what = "copy the clips as Ogg Vorbis, or link to the original files (default: %(default)s); or as --folder DIR"
+    parser.add_argument("--clips", metavar="copy|link|DIR", default="copy", help=what)
     exported = "with --folder: use a model of 6_export.py, instead of a trial"
     parser.add_argument("--model", type=path_argument, metavar="FILE", help=exported)
     of_folder = "with --model: explore the sounds of this folder"
@@ -60,7 +64,7 @@ def main() -> None:
     args = read_command()
     if args.model:
         model, folder = ExportedScorer(args.model, args.overrides), args.folder
-        cache, out = args.cache or beside(folder, "word_scores"), args.out or beside(folder, "explore")
+        cache, out = args.cache or beside(folder), args.out or beside(folder, "explore")
         page = explore_folder(model, folder, cache, out, args.clips == "copy")
     else:
         page = write_explore(trial_of(args), args.split, args.clips == "copy")

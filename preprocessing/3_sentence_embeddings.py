@@ -31,7 +31,7 @@ def main() -> None:
     paths = DatasetPaths(conf.data_conf.dataset)
     check_steps(conf, CLEANING, INDEXING)
     encoder = SentenceEncoder(conf.sentence_embeddings.model)
-    with record_step_outputs(conf, SENTENCES):
+    with record_step_outputs(conf, SENTENCES, *encoder.files):
         captions = [read_table(paths.text(split), ["text"], INDEXING)["text"] for split in conf.data_conf.splits]
         texts = sorted(set().union(*captions))
         batches = list(slices(len(texts), AT_ONCE))

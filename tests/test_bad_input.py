@@ -693,7 +693,7 @@ INDEX = [  # of the index's files: the command that reads one, its name, its new
     (TRAIN, "development_text.csv", "", "not a readable CSV file" + INDEXED),
     (TRAIN, "development_text.csv", ("tokens", "dog"), "tokens 'dog'" + INDEXED),
     (TRAIN, "development_text.csv", ("tokens", "[[1]]"), "tokens '[[1]]'" + INDEXED),
-    (TRAIN, "development_text.csv", ("tokens", '["zebra"]'), "'zebra' has no vector … run step 3"),
+    (TRAIN, "development_text.csv", ("tokens", '["zebra"]'), "'zebra' has no vector" + EMBEDDED),
     (TRAIN, "development_text.csv", ("tid", "x"), "twice" + INDEXED),
 ]
 TRIALS = [  # of a trial, in scoring
@@ -806,7 +806,7 @@ OF_MODELS = [  # commands with an exported model, or that export one
     ("no text", [SEARCH, *USE], AS_IS, "--clips {data}/evaluation: needs one QUERY"),
     ("a split", [SEARCH, *USE, *SPLIT, "rain"], AS_IS, "--split: plays no part beside --clips"),
     ("another score", [SEARCH, *USE, "score.frames=max", "rain"], AS_IS, "score.frames: decides what {model} was"),
-    ("a typo", [SEARCH, *USE, "score.frame=max", "rain"], AS_IS, "{model}: score.frame: unknown key … score.frames?"),
+    ("a typo", [SEARCH, *USE, "score.frame=max", "rain"], AS_IS, "score.frame: unknown key … score.frames?"),
     (
         "no sounds",
         [SEARCH, *USE, "rain"],

@@ -15,7 +15,7 @@ from utils.common.errors import UserError
 from utils.common.io import write_csv
 from utils.conf.load import load_conf
 from utils.data_utils import DiskAudio, batches, load_split, on_device
-from utils.dataset.index import TEXT_COLUMNS
+from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.device_utils import DeviceAudio
 from utils.model_utils import seed_epoch
@@ -146,10 +146,19 @@ def test_a_split_of_one_clip_cannot_be_trained_on(dataset):
 
 
 def test_unfit_captions_are_refused(dataset):
-    with pytest.raises(UserError, match=r"dev_text\.csv: the word 'b' has no vector.* run step 3"):
+    with pytest.raises(UserError, match=r"dev_text\.csv: the word 'b' has no vector.* run .*3_word2vec_embeddings\.py"):
         load_split(dataset, "dev", WORDS[:2], AUDIO)
     with pytest.raises(UserError, match=r"test_text\.csv: no such file; preprocessing/2_clotho_dataset\.py makes it"):
         load_split(dataset, "test", WORDS, AUDIO)
+
+
+def test_a_caption_of_sentences_is_one_word_and_never_its_words(dataset):
+    texts = read_table(dataset.text("dev"), TEXT_COLUMNS, "step 2")["text"].tolist()
+    vocabulary = ["<pad>", *sorted(set(texts)), "of two words"]
+    split = load_split(dataset, "dev", vocabulary, AUDIO)
+    assert [vocabulary[ids.item()] for ids in split.captions] == texts
+    with pytest.raises(UserError, match=r"dev_text\.csv: the caption '.*' has no vector.* run .*3_sentence_embeddings"):
+        load_split(dataset, "dev", [*WORDS, "of two words"], AUDIO)
 
 
 def test_log_mels_of_other_bands_are_refused(dataset):

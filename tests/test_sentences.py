@@ -1,6 +1,7 @@
 """Captions as sentences: against the definition, with gradients, and through the real commands."""
 
 import csv
+import shutil
 
 import h5py
 import numpy as np
@@ -229,7 +230,8 @@ def test_another_encoder_is_refused_in_a_search(prepared, trial, tmp_path):
     (prepared[0] / "encoder").rename(tmp_path / "kept")
     try:
         model.rename(prepared[0] / "encoder")
-        assert "gives other vectors than those" in call(SEARCH, "--trial", trial, "a dog", status=2)
+        said = call(SEARCH, "--trial", trial, "a dog", status=2)
+        assert f"has changed since {SENTENCES} read it" in said
     finally:
         (prepared[0] / "encoder").rename(tmp_path / "other")
         (tmp_path / "kept").rename(prepared[0] / "encoder")
@@ -252,15 +254,20 @@ def test_settings_of_words_are_refused(prepared, settings, message):
 
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("absent/of/all", None, "absent/of/all is no directory, and could not be downloaded"),
-    ("modules.json", '[{"type": "os.path"}]', "names the class os.path, which is not the library's"),
-    ("modules.json", "<html>", "damaged; get a new copy"),
-    ("config.json", "<html>", "not a model that sentence-transformers can load"),
+    ("modules.json", '[{"idx": 0, "name": "0", "path": "", "type": "os.path"}]', "is not part of Sentence Transformers"),
+    ("modules.json", "<html>", "modules.json: damaged; get a new copy"),
+    ("modules.json", None, "lacks weights, or modules.json of sentence-transformers"),
+    ("model.safetensors", None, "lacks weights, or modules.json"),
+    ("1_Pooling/config.json", None, "1_Pooling/config.json: no such file; get a new copy"),
+    ("model.safetensors", "<html>", "not a model that sentence-transformers can load"),
 ])  # fmt: skip
 def test_an_encoder_that_cannot_be_used_is_one_line(prepared, tmp_path, name, content, message):
     model = name
-    if content:
+    if name != "absent/of/all":
         model = tmp_path / "model"
-        model.mkdir()
-        (model / name).write_text(content)
+        shutil.copytree(prepared[0] / "encoder", model)
+        (model / name).unlink()
+        if content:
+            (model / name).write_text(content)
     said = call(SENTENCES, "--conf", prepared[0] / "conf.yaml", f"sentence_embeddings.model={model}", status=2)
     assert message in said and len(said.splitlines()) == 1

@@ -23,7 +23,7 @@ from utils.common.errors import UserError
 from utils.common.hdf5 import get_dataset, open_hdf5
 from utils.common.memory import free_memory
 from utils.common.processes import shard
-from utils.common.steps import INDEXING, TRAINING
+from utils.common.steps import EMBEDDING, INDEXING, SENTENCES, TRAINING
 from utils.dataset.index import TEXT_COLUMNS, read_table
 from utils.dataset.paths import DatasetPaths
 from utils.device_utils import DeviceAudio
@@ -120,7 +120,7 @@ def load_split(
 def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> "tuple[pd.DataFrame, list[Tensor]]":
     """Read a split's captions: a table of TEXT_COLUMNS, and for each of its M rows the word ids (W,) int64.
 
-    A caption that is itself in the vocabulary has one word: with sentences, each caption is.
+    Where the vocabulary holds whole captions, as sentences, each caption is one word.
 
     Raises UserError where the file is missing, unreadable or empty, or a word is not in the vocabulary `words`.
     """
@@ -133,7 +133,9 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> "tuple[p
     if table["tid"].duplicated().any():
         raise UserError(f"{paths.text(split)}: a caption stands twice; run {INDEXING} again")
     word_ids = {word: i for i, word in enumerate(words)}
-    return table, [_word_ids(paths, split, row.text, row.tokens, word_ids) for row in table.itertuples()]
+    if any(" " in word for word in words):  # no word has a space: these are sentences
+        return table, [_sentence_id(paths, split, text, word_ids) for text in table["text"]]
+    return table, [_word_ids(paths, split, tokens, word_ids) for tokens in table["tokens"]]
 
 
 def on_device(split: Split, name: str, device: torch.device, cache: str, needed: float) -> Split:
@@ -212,9 +214,16 @@ def _padded(audio: Sequence[Tensor], clips: np.ndarray, frames: int) -> Tensor:
     return F.pad(padded, (0, 0, 0, frames - padded.shape[1])) if padded.shape[1] < frames else padded
 
 
-def _word_ids(paths: DatasetPaths, split: str, text: str, tokens: str, word_ids: dict[str, int]) -> Tensor:
-    if text in word_ids:
-        return torch.tensor([word_ids[text]])
+def _sentence_id(paths: DatasetPaths, split: str, text: str, word_ids: dict[str, int]) -> Tensor:
+    if text not in word_ids:
+        raise UserError(
+            f"{paths.text(split)}: the caption {text!r:.80} has no vector; captions and vectors are of different runs: "
+            f"run {SENTENCES} (and {TRAINING}) again"
+        )
+    return torch.tensor([word_ids[text]])
+
+
+def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, int]) -> Tensor:
     try:
         words = json.loads(tokens)
         if not isinstance(words, list) or not words:
@@ -225,8 +234,8 @@ def _word_ids(paths: DatasetPaths, split: str, text: str, tokens: str, word_ids:
         raise UserError(f"{paths.text(split)}: {why}; run {INDEXING} again") from None
     except KeyError as error:
         raise UserError(
-            f"{paths.text(split)}: the word {error.args[0]!r} has no vector; captions and vectors are of different "
-            f"runs: run step 3 (and {TRAINING}) again"
+            f"{paths.text(split)}: the word {error.args[0]!r} has no vector; captions and word vectors "
+            f"are of different runs: run {EMBEDDING} (and {TRAINING}) again"
         ) from None
 
 

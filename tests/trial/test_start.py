@@ -109,6 +109,14 @@ def test_parts_that_fit_are_loaded_and_others_named(tmp_path):
     assert target.model.text_enc.embedding.weight.shape == (5, 12)
 
 
+def test_a_sharpness_that_is_set_is_kept(tmp_path):
+    loss = TripletLoss(0.5, "random-NS")
+    source = state_of(model_of(FeatureEncoder(8)), loss, score=Score("softmax", 5.0, learn_sharpness=True))
+    target = state_of(model_of(FeatureEncoder(8)), loss, score=Score("softmax", 20.0))
+    assert started(tmp_path, source, target).endswith(": audio projection, text projection")
+    assert target.score.log_sharpness.exp().item() == pytest.approx(20)
+
+
 def test_features_start_from_projections(tmp_path):
     source, target = (state_of(model_of(FeatureEncoder(8), seed), TripletLoss(0.5, "hard-NS")) for seed in (10, 12))
     said = started(tmp_path, source, target)

@@ -77,6 +77,9 @@ def _fetch(url: str, part: Path, size: int) -> _Problem | None:
             if status == 416 or (status == 206 and not sent.startswith(f"bytes {start}-")):
                 part.unlink(missing_ok=True)
                 return _Problem("the server's file does not continue the part of it that was there")
+            length = response.headers.get("Content-Length", "")
+            if start and status == 200 and length.isdecimal() and int(length) < start:  # such as a proxy's page
+                return _Problem(f"the server sends {length} bytes, fewer than were there")
             if status not in (200, 206):
                 return _Problem(f"the server answers {status} {response.reason}", status == 429 or status >= 500)
             _write(response.iter_content(CHUNK), part, start if status == 206 else 0, size)

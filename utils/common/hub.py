@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib import import_module
@@ -42,7 +42,7 @@ def _imported(name: str, needed_by: str) -> ModuleType:
         raise UserError(f"{needed_by} needs the package {name} ({reason}); pip install -r {REQUIREMENTS}") from None
 
 
-def model_folder(key: str, name: str, choices: Iterable[list[str]], check: Callable[[Path], object]) -> Path:
+def model_folder(key: str, name: str, choices: Sequence[list[str]], check: Callable[[Path], object]) -> Path:
     """The directory of a model: `name` itself, or that of a name on the hub, in whose cache a missing one is put.
 
     Args:
@@ -59,11 +59,12 @@ def model_folder(key: str, name: str, choices: Iterable[list[str]], check: Calla
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
 
     try:
-        with suppress(LocalEntryNotFoundError, UserError):
-            folder = Path(snapshot_download(name, local_files_only=True))
-            check(folder)
-            return folder
-        print(f"{name}: downloading it from the hub")
+        for patterns in choices:  # without them, the hub's library takes its cache for incomplete
+            with suppress(LocalEntryNotFoundError, UserError):
+                folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=patterns))
+                check(folder)
+                return folder
+        print(f"{name}: downloading it from the hub", file=sys.stderr)  # a search prints its results alone
         if not sys.stderr.isatty() and not are_progress_bars_disabled():
             disable_progress_bars()
         for patterns in choices:

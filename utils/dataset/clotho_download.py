@@ -154,7 +154,9 @@ def unpack(archive: Path, folder: Path, clips: int) -> None:
         with written(folder), archive.open("rb") as stream, py7zr.SevenZipFile(stream) as opened:
             names = _clip_entries(archive, opened.list())
             temporary.mkdir()
-            opened.extract(temporary, names, factory=_Clips(temporary, len(names)))
+            clips_opened = _Clips(temporary, len(names))
+            opened.extract(temporary, names, factory=clips_opened)
+            next(clips_opened.ticks, None)  # ends the bar
         if (count := _count_clips(temporary)) != clips:
             raise UserError(f"{archive}: holds {count} sounds, not Clotho's {clips}; remove it, and run this again")
         temporary.replace(folder)
@@ -182,10 +184,10 @@ class _Clips:
 
     def __init__(self, folder: Path, count: int):
         self.folder = folder
-        self.ticks = progress(repeat(None), f"unpacking {folder.name}", total=count)
+        self.ticks = progress(repeat(None, count), f"unpacking {folder.name}", total=count)
 
     def create(self, filename: str) -> BinaryIO:
-        next(self.ticks)
+        next(self.ticks, None)
         return (self.folder / PurePosixPath(filename).name).open("wb")
 
 

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,11 +69,26 @@ def read_features(path: Path | str, model: FeatureModel, content: bytes | None =
                 break
             if len(window) < model.shortest:
                 raise UserError(f"{path}: too short; {_skipped()}")
-            features.append(model.encode(window))
+            with _full_precision():
+                features.append(model.encode(window))
     joined = np.concatenate(features)
     if not np.isfinite(joined).all():
         raise UserError(f"{path}: its features by {model.name} are not finite; name another model, or {_skipped()}")
     return joined
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Compute in float32 on a GPU, whatever the trial that is scored by these features allows."""
+    flags = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [flag.allow_tf32 for flag in flags]
+    for flag in flags:
+        flag.allow_tf32 = False
+    try:
+        yield
+    finally:
+        for flag, allowed in zip(flags, before, strict=True):
+            flag.allow_tf32 = allowed
 
 
 def _skipped() -> str:

@@ -4,7 +4,6 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from models.mobilenet import RATE, MobileNetV3
 from utils.common.processes import pick_device
@@ -49,6 +48,5 @@ def find_mobilenet(weights: str) -> MobileNetFeatures:
 
 @cache
 def network_of(path: Path) -> MobileNetV3:
-    """The network of a file of weights, on this process's GPU if it has one, in full float32 precision."""
-    torch.backends.cudnn.allow_tf32 = False
+    """The network of a file of weights, on this process's GPU if it has one."""
     return load_network(path).to(pick_device())

@@ -12,11 +12,13 @@ from utils.common.processes import pick_device
 
 KEY = "sentence_embeddings.model"
 AT_ONCE = 64  # sentences
+MODULES = "modules.json"
 WEIGHTS = (".safetensors", ".bin")  # the preferred form first; the other is read with weights_only=True
+SETTINGS = (".json", ".txt", ".model")
 
 
 class SentenceEncoder:
-    """A model of sentence-transformers, loaded when it first encodes.
+    """A model of sentence-transformers, loaded when it first encodes. No code of a model runs.
 
     Args:
         name: on the Hugging Face hub, or a directory.
@@ -33,40 +35,50 @@ class SentenceEncoder:
             raise UserError(f"{KEY}: {self.name} gives vectors that are not finite: it is damaged; get a new copy")
         return vectors
 
+    @property
+    def files(self) -> list[Path]:
+        """The files that decide its vectors."""
+        return sorted(path for path in self._directory.rglob("*") if path.suffix in (*WEIGHTS, *SETTINGS))
+
     @cached_property
-    def _model(self):
-        library = sentence_transformers_library(f"{KEY}: is {self.name}, which")
+    def _directory(self) -> Path:
         # as sentence-transformers reads a name
         name = self.name if "/" in self.name or Path(self.name).exists() else f"sentence-transformers/{self.name}"
-        choices = ([f"*{ending}", "*.json", "*.txt", "*.model"] for ending in WEIGHTS)  # no code
-        directory = model_folder(KEY, name, choices, _require_weights)
-        _require_own_modules(directory)
+        sentence_transformers_library(self._needed_by)
+        choices = [[f"*{ending}" for ending in (weights, *SETTINGS)] for weights in WEIGHTS]
+        directory = model_folder(KEY, name, choices, _require_model)
+        _require_model(directory)
+        return directory
+
+    @property
+    def _needed_by(self) -> str:
+        return f"{KEY}: is {self.name}, which"
+
+    @cached_property
+    def _model(self):
+        library = sentence_transformers_library(self._needed_by)
         try:
             with quiet():
-                return library.SentenceTransformer(str(directory), device=pick_device().type, local_files_only=True)
+                device = pick_device().type
+                return library.SentenceTransformer(str(self._directory), device=device, local_files_only=True)
+        except UserError:
+            raise
         except Exception as error:  # damaged files raise many types
             reason = " ".join((str(error) or type(error).__name__).split())
             raise UserError(
-                f"{directory}: not a model that sentence-transformers can load ({reason:.200}); get a new copy, or "
-                f"name another in {KEY}"
+                f"{self._directory}: not a model that sentence-transformers can load ({reason:.200}); get a new copy, "
+                f"or name another in {KEY}"
             ) from None
 
 
-def _require_weights(directory: Path) -> None:
-    """Raise UserError where a directory has no weights: a download was cut short."""
-    if not any(path.suffix in WEIGHTS for path in directory.rglob("*")):
-        raise UserError(f"{directory}: holds no weights; get a new copy of the model")
-
-
-def _require_own_modules(directory: Path) -> None:
-    """Raise UserError where a model names other classes than the library's: it could run code of its directory."""
-    path = directory / "modules.json"
-    if not path.exists():
-        return
+def _require_model(directory: Path) -> None:
+    """Raise UserError where a directory lacks weights, or modules.json, which says how vectors are pooled."""
+    if not any(path.suffix in WEIGHTS for path in directory.rglob("*")) or not (directory / MODULES).is_file():
+        raise UserError(f"{directory}: lacks weights, or {MODULES} of sentence-transformers; get a new copy")
     try:
-        types = [str(module["type"]) for module in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path}: damaged; get a new copy of the model") from None
-    for name in types:
-        if not name.startswith("sentence_transformers."):
-            raise UserError(f"{path}: names the class {name:.80}, which is not the library's; choose another model")
+        for module in json.loads((directory / MODULES).read_text(encoding="utf-8")):
+            settings = directory / module["path"] / "config.json"
+            if module["type"].endswith((".Transformer", ".Pooling")) and not settings.is_file():
+                raise UserError(f"{settings}: no such file; get a new copy of the model")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        raise UserError(f"{directory / MODULES}: damaged; get a new copy of the model") from None

@@ -51,7 +51,7 @@ def find_transformer(weights: str) -> TransformersFeatures:
     transformers_library(NEEDED_BY)
     if weights in PUBLISHED:
         raise UserError(f"{KEY}: {weights} is one of efficientat's; name a model on the hub (such as {EXAMPLE})")
-    folder = model_folder(KEY, weights, _downloads(), _files)
+    folder = model_folder(KEY, weights, list(_downloads()), _files)
     files = _files(folder)
     sha256 = digest_of({file.name: file_digest(file) for file in files})
     encoder = _encoder_of(folder, sha256)
@@ -281,7 +281,6 @@ def _encoder_of(folder: Path, sha256: str) -> _Encoder:
 def _load_network(folder: Path, family: type[_Encoder]) -> Any:
     """The network of a directory, in evaluation mode on this process's device."""
     library = transformers_library(NEEDED_BY)
-    torch.backends.cudnn.allow_tf32 = False
     with _explained(folder, "no model of its configuration can be made of its weights"):
         config = library.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         named = family.network_class

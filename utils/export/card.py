@@ -23,7 +23,7 @@ def card_of(path: Path, sha256: str, scorer: Scorer, content: Content, sizes: di
     """
     conf, name = scorer.conf, path.name
     level = "mean vectors" if isinstance(scorer.score, ClipScore) else "frames with words"
-    texts = f"whole sentences, by {conf.sentence_embeddings.model}" if scorer.of_sentences else "words"
+    texts = f"whole sentences, by {Path(conf.sentence_embeddings.model).name}" if scorer.of_sentences else "words"
     blocks = [
         f"# {path.stem}",
         f"A model for audio-text retrieval: it scores how well a sound and a text fit. It compares {level}, and reads "

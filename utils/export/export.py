@@ -85,8 +85,11 @@ def _vocabulary(scorer: TrialScorer) -> tuple[list[str], dict[str, Tensor]]:
 
 
 def _without_places(conf: Conf) -> dict[str, Any]:
-    """A configuration without the directories of this machine that no model needs."""
+    """A configuration without the files and folders of this machine that no model needs."""
     tree = conf.model_dump()
+    tree["param_conf"]["start_from"] = tree["data_conf"]["relevance"] = None
+    if vectors := tree["word2vec_embeddings"]["file"]:
+        tree["word2vec_embeddings"]["file"] = Path(vectors).name
     tree["data_conf"]["dataset"] = Path(tree["data_conf"]["dataset"]).name or "data"
     tree["trial_base"] = Path(tree["trial_base"]).name or "output"
     return tree

@@ -35,6 +35,7 @@ from utils.search.text_search import TextSearch
 from utils.trial.score_files import WordScores
 
 PART = re.compile(r"([0-9a-f]{16})-[0-9a-f]{64}\.(?:npy|\d+\.tmp)")  # .tmp: of a killed process
+CACHE = "word_scores"  # ends the name of the folder that keeps what sounds were encoded to
 SHOWN = 20  # problems or words printed
 
 
@@ -211,8 +212,8 @@ def seconds_of(path: Path) -> float:
         return stream.frames / stream.samplerate
 
 
-def beside(folder: Path, kind: str) -> Path:
-    """A path beside a folder, named after it."""
+def beside(folder: Path, kind: str = CACHE) -> Path:
+    """A path beside a folder, named after it: by default that of what its sounds were encoded to."""
     return folder.resolve().parent / f"{folder.resolve().name}_{kind}"
 
 

@@ -91,8 +91,8 @@ class ExportedScorer(Scorer):
         if digest(tensors) != content.sha256:
             raise UserError(f"{path}: its tensors are not what their digest says: it is damaged; get a new copy")
         conf = _with_settings(content.conf, settings, path)
-        states = (_part(tensors, part) for part in ("model.", "score."))
-        trained = trained_of(path, *states, conf.score.model_dump(), content.words, content.epoch)
+        states = _part(tensors, "model."), _part(tensors, "score.")
+        trained = trained_of(path, states, conf.score.model_dump(), content.words, content.epoch)
         if not all(value.isfinite().all() for value in trained.model.state_dict().values()):
             raise UserError(f"{path}: holds weights that are not finite: it cannot be used; get a new copy")
         if not _fits(trained, conf):
@@ -137,10 +137,13 @@ def _fits(trained: Trained, conf: Conf) -> bool:
 
 def _with_settings(tree: dict[str, Any], settings: Sequence[str], path: Path) -> Conf:
     """A file's configuration with other settings; UserError where one decides results, or is none."""
+    conf = checked(tree, str(path))
     for setting in settings:
         apply_override(tree, setting)
-    conf = checked(tree, str(path))
+        conf = checked(tree, repr(setting))
     for key in (setting.partition("=")[0].strip() for setting in settings):
+        if key == "word2vec_embeddings.extra_words":
+            raise UserError(f"{key}: adds words when a model is exported (6_export.py --extra-words N); leave it out")
         if key not in PLACES and not role_of(key).may_change_afterwards:
             raise UserError(f"{key}: decides what {path} was trained to do; leave the setting out")
     return conf

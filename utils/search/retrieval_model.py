@@ -62,7 +62,7 @@ class RetrievalModel:
         Raises UserError as `FolderSearch.by_text` does.
         """
         folder = Path(folder)
-        search = FolderSearch(self.scorer, folder, Path(cache) if cache else beside(folder, "word_scores"), [text])
+        search = FolderSearch(self.scorer, folder, Path(cache) if cache else beside(folder), [text])
         if unknown := search.unknown_words(text):
             warnings.warn(f"unknown words, left out: {shown_words(unknown)}", stacklevel=2)
         return search.by_text(text, top)

@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.common.errors import UserError
 from utils.dataset.captions import has_words
-from utils.search.scorer import Scorer
+from utils.search.scorer import Scorer, TrialScorer
 from utils.trial.score_files import WordScores
 
 
@@ -86,7 +86,8 @@ class TextSearch(ABC):
     def require_finite(self, scores: np.ndarray) -> None:
         """Raise UserError where a score is NaN."""
         if not np.isfinite(scores).all():
-            raise UserError(f"{self.scorer.name}: scores are NaN: the model is broken; look at the trial's train.log")
+            advice = "look at the trial's train.log" if isinstance(self.scorer, TrialScorer) else "get another"
+            raise UserError(f"{self.scorer.name}: scores are NaN: the model is broken; {advice}")
 
 
 def best(scores: np.ndarray, top: int) -> np.ndarray:

@@ -116,20 +116,22 @@ def load_model(path: Path, identity: str | None = None) -> Trained:
     """A checkpoint's model, score and vocabulary."""
     checkpoint = load_checkpoint(path, identity)
     states = checkpoint["model"], checkpoint.get("score", {})  # earlier checkpoints have no score
-    return trained_of(path, *states, checkpoint["conf"].get("score", {}), checkpoint["words"], checkpoint["epoch"])
+    return trained_of(path, states, checkpoint["conf"].get("score", {}), checkpoint["words"], checkpoint["epoch"])
 
 
-def trained_of(path: Path, model_state: dict, score_state: dict, settings: dict, words: list[str], epoch: int):
-    """A Trained of the states that a file holds, and of the settings of its score.
+def trained_of(
+    path: Path, states: tuple[dict, dict], settings: dict, words: list[str], epoch: int
+) -> Trained:
+    """A Trained of the states of model and score that a file holds, and of the settings of its score.
 
     Raises UserError where they do not fit each other, or the score is not finite.
     """
     try:
-        model = CRNNWordModel.from_state_dict(model_state)
+        model = CRNNWordModel.from_state_dict(states[0])
         score = configured_score(settings, len(words))
-        score.load_state_dict(score_state)
+        score.load_state_dict(states[1])
     except Exception as error:  # torch raises many types for sizes that do not fit
-        raise UserError(f"{path}: not a checkpoint of CRNNWordModel and its score ({first_line(error)})") from None
+        raise UserError(f"{path}: holds no weights of a CRNNWordModel and its score ({first_line(error)})") from None
     if len(words) != len(model.text_enc.embedding.weight):
         vectors = counted(len(model.text_enc.embedding.weight), "word vector")
         raise UserError(f"{path}: holds {counted(len(words), 'word')} but {vectors}")

@@ -39,9 +39,11 @@ def step_settings(conf: Conf, step: Stage) -> dict[str, Any]:
 
 def _using(conf: Conf, section: str) -> Conf:
     """The configuration, changed so that training reads what this section of preprocessing decides."""
-    for audio in (name for name, of_audio in AUDIO_SECTIONS.items() if of_audio == section):
+    choices = ({decides: name for name, decides in table.items()} for table in (AUDIO_SECTIONS, TEXT_SECTIONS))
+    audio, level = (names.get(section) for names in choices)
+    if audio:
         return conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"audio": audio})})
-    for level in (name for name, of_text in TEXT_SECTIONS.items() if of_text == section):
+    if level:
         text = conf.CRNNWordModel.text_enc.model_copy(update={"level": level})
         return conf.model_copy(update={"CRNNWordModel": conf.CRNNWordModel.model_copy(update={"text_enc": text})})
     return conf
@@ -105,16 +107,17 @@ def sounds(conf: Conf) -> dict[str, str]:
 def sources(conf: Conf) -> dict[str, str]:
     """SHA-256 of what a data set was made from, by "captions of SPLIT", "sounds of SPLIT", "word vectors", "features".
 
-    Settings have no part in them. Word vectors are there where a file held them. "features", where training reads them,
-    are the user's own of the training split, or else the network's files.
+    Settings have no part in them. "word vectors" are those of a file, or of sentences their encoder. "features", where
+    training reads them, are the user's own of the training split, or else the network's files.
     """
     paths, entries = DatasetPaths(conf.data_conf.dataset), read_provenance(conf.data_conf.dataset)
-    captions, embedded, features = (entries.get(step, Entry()) for step in (CLEANING, EMBEDDING, FEATURES))
-    found = {}
-    if not of_sentences(conf) and embedded.settings.get("word2vec_embeddings.source") == "file":
-        # which may be within the data set
-        others = (digest for file, digest in embedded.inputs.items() if file != paths.vocab_info.name)
-        found[WORD_VECTORS] = next(others, None)
+    captions, embedded, features = (entries.get(step, Entry()) for step in (CLEANING, text_stage(conf), FEATURES))
+    found, of_dataset = {}, {paths.vocab_info.name, *(paths.text(split).name for split in conf.data_conf.splits)}
+    others = [digest for file, digest in embedded.inputs.items() if file not in of_dataset]
+    if of_sentences(conf):
+        found[WORD_VECTORS] = digest_of(sorted(others))
+    elif embedded.settings.get("word2vec_embeddings.source") == "file":  # which may be within the data set
+        found[WORD_VECTORS] = next(iter(others), None)
     if conf.data_conf.audio == "features":
         files = [digest for file, digest in features.inputs.items() if file != paths.audio_info.name]
         network = digest_of(sorted(files)) if len(files) > 1 else next(iter(files), None)

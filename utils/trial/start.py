@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
@@ -42,10 +42,10 @@ def load_start(state: TrainState, conf: Conf, sources: dict[str, str]) -> str:
         if weights or module.state_dict():
             weights = {key.removeprefix(f"{prefix}."): value for key, value in weights.items()}
             (loaded if _load(module, weights) else left).append(name)
-    learnt = dict(state.score.named_parameters()).keys()
-    if learnt:
+    learnt = nn.ParameterDict({key: value for key, value in state.score.named_parameters() if value.requires_grad})
+    if len(learnt):
         weights = {key: value for key, value in checkpoint.get("score", {}).items() if key in learnt}
-        (loaded if _load(state.score, weights, learnt) else left).append("score")
+        (loaded if _load(learnt, weights) else left).append("score")
     if not loaded:
         raise UserError(f"{KEY}: nothing of {path} fits this model ({', '.join(left)}); name another trial, or null")
     rest = f"; not loaded, because it does not fit: {', '.join(left)}" if left else ""
@@ -62,10 +62,10 @@ def _checkpoint(conf: Conf) -> Path | None:
     return path / BEST if path.is_dir() else path
 
 
-def _load(module: nn.Module, weights: dict, names=None) -> bool:
-    """Load weights into a module, or into those of its parameters that have these names, if all of them fit."""
-    own = {key: value for key, value in module.state_dict().items() if names is None or key in names}
-    fits = {key: value.shape for key, value in own.items()} == {key: value.shape for key, value in weights.items()}
+def _load(module: nn.Module, weights: dict[str, Tensor]) -> bool:
+    """Load weights into a module if all of them fit."""
+    shapes = ({key: value.shape for key, value in state.items()} for state in (module.state_dict(), weights))
+    fits = next(shapes) == next(shapes)
     if fits:
-        module.load_state_dict(weights, strict=names is None)
+        module.load_state_dict(weights)
     return fits
