@@ -254,7 +254,7 @@ def test_settings_of_words_are_refused(prepared, settings, message):
 
 @pytest.mark.parametrize(("name", "content", "message"), [
     ("absent/of/all", None, "absent/of/all is no directory, and could not be downloaded"),
-    ("modules.json", '[{"idx": 0, "name": "0", "path": "", "type": "os.path"}]', "is not part of Sentence Transformers"),
+    ("modules.json", '[{"idx": 0, "name": "0", "path": "", "type": "os.path"}]', "not part of Sentence Transformers"),
     ("modules.json", "<html>", "modules.json: damaged; get a new copy"),
     ("modules.json", None, "lacks weights, or modules.json of sentence-transformers"),
     ("model.safetensors", None, "lacks weights, or modules.json"),
