@@ -378,6 +378,9 @@ def test_a_name_in_the_cache_needs_no_internet(hub, folder, capsys):
     shutil.copytree(folder, repository / "snapshots" / "1a2b")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("1a2b")
+    listed = {name: {"size": 1, "blob_id": "0"} for name in ("model.safetensors", "README.md", "pytorch_model.bin")}
+    (repository / "trees").mkdir()  # what the hub's library notes of a download: two of these were not asked for
+    (repository / "trees" / "1a2b.json").write_text(json.dumps({"format_version": 1, "files": listed}))
     model, same = find_model("transformers", "someone/ast"), find_model("transformers", str(folder))
     assert model.name == "transformers someone/ast" and model.sha256 == same.sha256
     assert capsys.readouterr() == ("", "")
