@@ -26,6 +26,10 @@ def read_command() -> tuple[argparse.Namespace, list[str]]:
     args = parse_command(search_parser())
     queries = [text for text in args.overrides if not is_setting(text)]
     args.overrides = [text for text in args.overrides if is_setting(text)]
+    if args.top is not None and args.top < 1:
+        raise UserError(f"--top {args.top}: must be at least 1")
+    if args.model and args.audio:
+        raise UserError("--audio: finds captions of a data set; use a trial, not --model")
     if args.queries or args.csv:
         require_challenge(args, queries)
     elif args.clips:

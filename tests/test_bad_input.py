@@ -807,6 +807,7 @@ OF_MODELS = [  # commands with an exported model, or that export one
     ("a split", [SEARCH, *USE, *SPLIT, "rain"], AS_IS, "--split: plays no part beside --clips"),
     ("another score", [SEARCH, *USE, "score.frames=max", "rain"], AS_IS, "score.frames: decides what {model} was"),
     ("a typo", [SEARCH, *USE, "score.frame=max", "rain"], AS_IS, "score.frame: unknown key … score.frames?"),
+    ("captions of a sound", [SEARCH, *USE, "--audio", "x.wav"], AS_IS, "--audio: finds captions of a data set … trial"),
     (
         "no sounds",
         [SEARCH, *USE, "rain"],

@@ -51,7 +51,8 @@ def test_weights_without_internet(released, cached):
     released.unlink()
     message = refusal(NAME)
     assert message.startswith(f"audio_features.weights: {NAME} could not be downloaded (")
-    assert message.endswith(f"download {released.as_uri()} elsewhere, and put it at {cached}")
+    advice = f"elsewhere, and name the file in audio_features.weights, or put it at {cached}"
+    assert message.endswith(f"download {released.as_uri()} {advice}")
     assert not list(cached.parent.iterdir())
 
 

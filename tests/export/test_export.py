@@ -240,6 +240,9 @@ def test_unknown_words_are_left_out(data, model):
         loaded.rank("zork", data.folder / "sounds", cache=model.parent / "cache")
     with pytest.raises(UserError, match="holds no words"):
         loaded.score(sounds, ["?!"])
+    for one_sound, one_text in ((sounds, "rain"), (sounds[0], ["rain"])):
+        with pytest.raises(UserError, match="give a list of"):
+            loaded.score(one_sound, one_text)
 
 
 def test_sounds_of_any_length_and_rate_are_scored_as_alone(model, tmp_path):

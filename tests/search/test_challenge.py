@@ -331,7 +331,7 @@ def test_a_ranking_replaces_only_an_earlier_one(ranked, tmp_path):
     ranked(status=2)
     assert f"{out}: is not a ranking" in ranked.said and out.read_text() == edited
     ranked([*CAPTIONS], tmp_path, "--top", 0, status=2, out="x.csv")
-    assert "top: is 0, but must be at least 1" in ranked.said
+    assert "--top 0: must be at least 1" in ranked.said
 
 
 def test_the_captions_are_not_replaced_by_their_ranking(made, ranked, tmp_path, monkeypatch):

@@ -44,6 +44,9 @@ def read_collection(captions: Path, folder: Path) -> Collection:
 
     Raises UserError for an unfit captions file, and for captions without a file name; empty rows are left out.
     """
+    if not captions.is_file():
+        what = "is a folder; the captions file comes first, then the folder" if captions.is_dir() else "no such file"
+        raise UserError(f"{captions}: {what}")
     read_captions(captions)  # refuses other columns
     header, rows = csv_rows(captions, "name the captions file")
     refuse_repeated(captions, header, header)

@@ -20,6 +20,8 @@ def sounds_in(folder: Path, advice: str = "put the audio files there") -> Iterat
 
     Skips subfolders and macOS's resource forks. Raises UserError, with the advice, if there is no such folder.
     """
+    if folder.is_file():
+        raise UserError(f"{folder}: is a file; name the folder that it is in")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; {advice}")
     for path in sorted(path for path in folder.iterdir() if path.suffix.lower() in AUDIO_SUFFIXES + OTHER_SOUNDS):

@@ -88,7 +88,8 @@ def _download(name: str, path: Path) -> None:
     except (OSError, RuntimeError, UserError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"{KEY}: {name} could not be downloaded ({reason:.200}); download {url} elsewhere, and put it at {path}"
+            f"{KEY}: {name} could not be downloaded ({reason:.200}); download {url} elsewhere, and name the file in "
+            f"{KEY}, or put it at {path}"
         ) from None
     finally:
         load_network.cache_clear()

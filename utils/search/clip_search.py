@@ -121,7 +121,8 @@ class ClipSearch(TextSearch):
 
     @property
     def word_advice(self) -> str:
-        return f"{self.paths.vocab_info} lists known words, word2vec_embeddings.extra_words adds others"
+        advice = self.extra_advice("word2vec_embeddings.extra_words adds others")
+        return f"{self.paths.vocab_info} lists known words, {advice}"
 
     @cached_property
     def word_weights(self) -> dict[str, float] | None:

@@ -94,8 +94,8 @@ class FolderSearch(TextSearch):
 
     @property
     def word_advice(self) -> str:
-        more = "6_export.py exports a model with extra words"
-        return f"{self.scorer.name} knows {counted(len(self.words) - 1, 'word')}; {more}"
+        known = f"{self.scorer.name} knows {counted(len(self.words) - 1, 'word')}"
+        return f"{known}; {self.extra_advice('6_export.py --extra-words adds others')}"
 
     def scores(self, query: str) -> np.ndarray:
         """(C,) float32: the mean of the sounds' scores with a text's words; 0 if it has no known word.

@@ -90,6 +90,8 @@ class RetrievalModel:
 
     def _known(self, texts: Sequence[str]) -> list[list[str]]:
         """The known words of each text, with a warning of the others."""
+        if isinstance(texts, str):
+            raise UserError(f"the text {texts[:200]!r} is alone; give a list of texts")
         tokens = [self.scorer.tokens(text) for text in texts]
         for text, words in zip(texts, tokens, strict=True):
             if not has_words(" ".join(words)):
@@ -105,6 +107,8 @@ class RetrievalModel:
 
     def _encoded(self, sounds: Sequence[Path | str], embeds: Tensor) -> Iterator[tuple[Tensor, EncodedClips]]:
         """Encode sounds, some at a time: their scores with words (V, c), and the encoder's outputs."""
+        if isinstance(sounds, str | Path):
+            raise UserError(f"{sounds}: is one path; give a list of paths")
         scorer, read = self.scorer, []
         for number, sound in enumerate(progress(sounds, "scoring", len(sounds)), start=1):
             read.append(torch.from_numpy(scorer.sounds.read(Path(sound))))

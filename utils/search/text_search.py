@@ -29,6 +29,11 @@ class TextSearch(ABC):
     def word_advice(self) -> str:
         """Where known words are listed, in an error."""
 
+    def extra_advice(self, advice: str) -> str:
+        """The advice how to add words, unless the model has trained its words' vectors: others would not fit them."""
+        is_trained = self.conf.CRNNWordModel.text_enc.trainable
+        return "it trained its word vectors (text_enc.trainable), so no others can be added" if is_trained else advice
+
     @property
     def word_weights(self) -> dict[str, float] | None:
         """The weight of each word that has a score; None: all the same."""

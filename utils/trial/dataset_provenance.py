@@ -73,7 +73,7 @@ def check_steps(conf: Conf, *steps: Stage) -> None:
         before, now = entries[step].settings, step_settings(conf, step)
         if key := _difference(before, now):
             raise UserError(
-                f"{root}: made with {key} {before.get(key)}, but it is now {now.get(key)}; set it back, or run {step} "
+                f"{root}: made with {key} {before.get(key)}, but it is now {now.get(key)}; set it so, or run {step} "
                 "and what follows it again"
             )
         for path in step_outputs(conf, step):
