@@ -42,6 +42,7 @@ from utils.common.errors import UserError
 from utils.common.folders import WRITTEN, own_file, require_own_file
 from utils.common.io import write_csv, write_json
 from utils.common.steps import MEASURING, TRAINING
+from utils.common.streams import visible
 from utils.common.workers import for_a_worker
 from utils.conf.load import load_conf, save_conf
 from utils.data_utils import collate, load_split
@@ -585,7 +586,7 @@ def judge(kind: Kind, content: bytes, folder: Path) -> str:
         kind.load(path)
         return "accepted, although its digest is of another" if kind.sealed else "accepted"
     except UserError as error:
-        lines = str(error).splitlines()
+        lines = visible(str(error)).splitlines()  # as it is printed
         named = [path.name in line or str(path.parent) in line or "word2vec_embeddings" in line for line in lines]
         return "clean" if lines and all(named) else f"an error that does not name the file: {error}"
     except BaseException:
