@@ -148,9 +148,9 @@ def tiny_conf(folder):
     return path
 
 
-def run_pipeline(conf, apart=False):
-    """Run all commands in order. Returns {script: what it printed}."""
-    return {stage: call(stage, "--conf", conf, apart=apart) for stage in STAGES}
+def run_pipeline(conf, *settings, stages=STAGES, apart=False):
+    """Run commands in order, by default all. Returns {script: what it printed}."""
+    return {stage: call(stage, "--conf", conf, *settings, apart=apart) for stage in stages}
 
 
 def only_trial(folder):

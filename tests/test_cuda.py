@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from tests.helpers import CPU, STAGES, call, matrix_of, random_model, random_split, state_of, tiny_conf
+from tests.helpers import CPU, STAGES, call, matrix_of, random_model, random_split, run_pipeline, state_of, tiny_conf
 from tests.pretend_cuda.build import COMPILER
 from utils import device_utils, fast_score_utils, score_utils
 from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
@@ -214,8 +214,7 @@ def trials(tmp_path_factory):
     conf = tiny_conf(folder)
     clips = dict.fromkeys(("development", "validation", "evaluation"), 3)
     conf.write_text(yaml.safe_dump(yaml.safe_load(conf.read_text()) | {"demo_dataset": {"num_clips": clips}}))
-    for stage in STAGES[:5]:
-        call(stage, "--conf", conf)
+    run_pipeline(conf, stages=STAGES[:5])
     made = {}
     for name, device, epochs in (("cpu", CPU, 1), ("cuda", CUDA, 1), ("whole", CUDA, 2)):
         with on(device):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 import yaml
 
-from tests.helpers import STAGES, call, only_trial, tiny_conf
+from tests.helpers import STAGES, call, only_trial, run_pipeline, tiny_conf
 from utils.audio_input import audio_input
 from utils.conf.load import load_conf
 from utils.data_utils import load_split
@@ -43,15 +43,13 @@ def finished(tmp_path_factory):
         "score": {"words": "idf"},
     }
     conf.write_text(yaml.safe_dump(settings))
-    for stage in STAGES[:3]:
-        call(stage, "--conf", conf)
+    run_pipeline(conf, stages=STAGES[:3])
     words = json.loads((folder / "data" / "vocab_info.json").read_text())["vocabulary"]
     words = [word for pair in zip(words, FURTHER, strict=False) for word in pair] + words[len(FURTHER) :]
     rows = np.random.default_rng(0).normal(size=(len(words), SIZE)).round(3)
     lines = [" ".join(map(str, [word, *row])) for word, row in zip(words, rows, strict=True)]
     (folder / "vectors.txt").write_text("\n".join([f"{len(words)} {SIZE}", *lines]) + "\n")
-    for stage in STAGES[3:8]:
-        call(stage, "--conf", conf)
+    run_pipeline(conf, stages=STAGES[3:8])
     return folder
 
 

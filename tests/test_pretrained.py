@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.mobilenet import MobileNetV3
-from tests.helpers import ON_FEATURES, STAGES, call, only_trial, tiny_conf
+from tests.helpers import ON_FEATURES, STAGES, call, only_trial, run_pipeline, tiny_conf
 from utils.search.clip_search import ClipSearch
 from utils.trial.checkpoint import load_checkpoint
 from utils.trial.directory import open_trial
@@ -25,8 +25,7 @@ def prepared(tmp_path_factory):
     """A data set with features of random weights and without log-mels, and its configuration. Read-only."""
     folder = tmp_path_factory.mktemp("pretrained")
     conf = tiny_conf(folder)
-    for stage in STAGES[:4]:
-        call(stage, "--conf", conf)
+    run_pipeline(conf, stages=STAGES[:4])
     torch.manual_seed(0)
     torch.save(MobileNetV3(0.1).state_dict(), folder / "mn01.pt")
     call(FEATURES, "--conf", conf, f"audio_features.weights={folder / 'mn01.pt'}")

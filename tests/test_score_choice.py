@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from tests.helpers import STAGES, call, only_trial, tiny_conf
+from tests.helpers import STAGES, call, only_trial, run_pipeline, tiny_conf
 from utils.search.clip_search import ClipSearch
 from utils.trial.checkpoint import load_checkpoint
 from utils.trial.directory import open_trial
@@ -25,8 +25,7 @@ def prepared(tmp_path_factory):
     """A preprocessed data set and its configuration. Read-only."""
     folder = tmp_path_factory.mktemp("score")
     conf = tiny_conf(folder)
-    for stage in STAGES[:5]:
-        call(stage, "--conf", conf)
+    run_pipeline(conf, stages=STAGES[:5])
     return folder, conf
 
 

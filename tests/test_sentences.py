@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from models.audio_encoders import FeatureEncoder
 from models.core import CRNNWordModel
 from models.text_encoders import WordEncoder
-from tests.helpers import ON_FEATURES, STAGES, call, only_trial, random_split, tiny_conf, write_features
+from tests.helpers import ON_FEATURES, STAGES, call, only_trial, random_split, run_pipeline, tiny_conf, write_features
 from utils.common.hub import sentence_transformers_library, transformers_library
 from utils.criterion_utils import InfoNCE
 from utils.data_utils import collate
@@ -105,8 +105,7 @@ def prepared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sentences")
     conf, encoder = tiny_conf(folder), write_encoder(folder)
     settings = [f"sentence_embeddings.model={encoder}", "CRNNWordModel.text_enc.level=sentence", *ON_FEATURES]
-    for stage in STAGES[:3]:
-        call(stage, "--conf", conf)
+    run_pipeline(conf, stages=STAGES[:3])
     said = call(SENTENCES, "--conf", conf, *settings)
     assert said.endswith(f"16 dimensions -> {folder / 'data' / 'sentence_embeds.npz'}\n")
     rng = np.random.default_rng(0)

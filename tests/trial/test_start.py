@@ -8,7 +8,7 @@ import torch
 from models.audio_encoders import CRNNEncoder, FeatureEncoder
 from models.core import CRNNWordModel
 from models.text_encoders import WordEncoder
-from tests.helpers import ROOT, STAGES, call, only_trial, state_of, tiny_conf
+from tests.helpers import ROOT, STAGES, call, only_trial, run_pipeline, state_of, tiny_conf
 from utils.common.errors import UserError
 from utils.conf.load import load_conf
 from utils.criterion_utils import TripletLoss
@@ -22,8 +22,7 @@ def first(tmp_path_factory):
     """A trained trial, and its configuration. Read-only."""
     folder = tmp_path_factory.mktemp("first")
     conf = tiny_conf(folder)
-    for stage in STAGES[:6]:
-        call(stage, "--conf", conf)
+    run_pipeline(conf, stages=STAGES[:6])
     return only_trial(folder), conf
 
 
@@ -34,8 +33,7 @@ def later(first, folder, *settings, status=0):
 
 def test_a_crnn_goes_on_with_another_vocabulary(first, tmp_path):
     conf = tiny_conf(tmp_path)
-    for stage in STAGES[:5]:
-        call(stage, "--conf", conf, "demo_dataset.seed=1", "text_cleaning.corrections={the: thee}")
+    run_pipeline(conf, "demo_dataset.seed=1", "text_cleaning.corrections={the: thee}", stages=STAGES[:5])
     said = later(first, tmp_path, f"data_conf.dataset={tmp_path / 'data'}", "param_conf.num_epoch=0",
                  "text_cleaning.corrections={the: thee}")  # fmt: skip
     epoch = load_checkpoint(first[0] / "checkpoint_best.pt")["epoch"]

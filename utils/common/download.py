@@ -7,7 +7,7 @@ from itertools import chain, repeat
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, reason_of
 from utils.common.io import progress, written
 
 CHUNK = 2**20  # bytes
@@ -25,15 +25,16 @@ def download(url: str, path: Path, md5: str, size: int) -> None:
 
     Raises UserError where the server refuses, the connection keeps breaking, or the MD5 differs.
     """
-    part, furthest, failures = _part(path), 0, 0
+    furthest, failures = 0, 0
     advice = f"run this again later, or download {url} by other means and put it at {path}"
-    while problem := _fetch(url, part, size):
+    while problem := _fetch(url, path, size):
         reached = downloaded_bytes(path)
         failures = 1 if reached > furthest else failures + 1
         furthest = max(furthest, reached)
         if failures == TRIES or not problem.may_pass:
             raise UserError(f"{url}: could not be downloaded ({problem.reason:.200}); {advice}")
         time.sleep(PAUSE * 2 ** (failures - 1))
+    part = _part(path)
     if (found := file_md5(part)) != md5:
         part.unlink()
         raise UserError(f"{url}: its MD5 is {found}, not {md5} as published, and the download was removed; {advice}")
@@ -63,11 +64,11 @@ class _Problem(NamedTuple):
     may_pass: bool = True  # false: trying again is useless
 
 
-def _fetch(url: str, part: Path, size: int) -> _Problem | None:
-    """Add to `part` what it lacks of a file, or all of the file where the server has no ranges. Returns the problem."""
+def _fetch(url: str, path: Path, size: int) -> _Problem | None:
+    """Add to the part what it lacks of a file, or all of it where the server has no ranges. Returns the problem."""
     import requests
 
-    start = part.stat().st_size if part.exists() else 0
+    part, start = _part(path), downloaded_bytes(path)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
@@ -84,7 +85,7 @@ def _fetch(url: str, part: Path, size: int) -> _Problem | None:
                 return _Problem(f"the server answers {status} {response.reason}", status == 429 or status >= 500)
             _write(response.iter_content(CHUNK), part, start if status == 206 else 0, size)
     except requests.RequestException as error:
-        return _Problem(" ".join(str(error).split()))
+        return _Problem(reason_of(error))
     return None
 
 

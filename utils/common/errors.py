@@ -22,6 +22,11 @@ class UserError(Exception):
     """An error that the user can fix. The message says where (file, row or key), what is wrong and what to do."""
 
 
+def reason_of(error: BaseException) -> str:
+    """An error's message in one line; its type where it has none."""
+    return " ".join((str(error) or type(error).__name__).split())
+
+
 def begin_command(read_command: Callable[[], object]) -> None:
     """Read a script's command line before its imports, which take seconds: --help and what is wrong in it end here.
 

@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from h5py import h5a, h5d, h5p, h5s, h5t
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, reason_of
 from utils.common.io import require_file
 
 OVERHEAD = 4096  # bytes that a data set takes beside its content, at most
@@ -28,7 +28,7 @@ def open_hdf5(path: Path | str, made_by: str) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as store:
             yield store
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
-        reason = " ".join((str(error) or type(error).__name__).split())
+        reason = reason_of(error)
         raise UserError(f"{path}: not a readable HDF5 file ({reason}); run {made_by} again") from None
 
 

@@ -1,7 +1,6 @@
 """The Hugging Face hub: its optional libraries, imported where they are needed and kept quiet, and its models."""
 
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -9,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, reason_of
 
 REQUIREMENTS = "requirements-pretrained.txt"
 
@@ -38,7 +37,7 @@ def _imported(name: str, needed_by: str) -> ModuleType:
     try:
         return import_module(name)
     except (ImportError, OSError) as error:
-        reason = f"{' '.join(str(error).split()):.200}"
+        reason = f"{reason_of(error):.200}"
         raise UserError(f"{needed_by} needs the package {name} ({reason}); pip install -r {REQUIREMENTS}") from None
 
 
@@ -74,19 +73,10 @@ def model_folder(key: str, name: str, choices: Sequence[list[str]], check: Calla
                 break
         return folder
     except Exception as error:  # of the hub's, of its HTTP library's, of the system's
-        reason = " ".join(str(error).split())
         raise UserError(
-            f"{key}: {name} is no directory, and could not be downloaded ({reason:.200}); download the model "
+            f"{key}: {name} is no directory, and could not be downloaded ({reason_of(error):.200}); download the model "
             "elsewhere, and give its directory"
         ) from None
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Drop warnings within the block."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @contextmanager

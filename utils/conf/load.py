@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, reason_of
 from utils.common.io import atomic_write
 from utils.conf.schema import FIELDS, Conf, Section
 
@@ -240,4 +240,4 @@ def parse_yaml(text: str) -> Any:
         place = f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
         raise ValueError(f"{place}: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
+        raise ValueError(reason_of(error)) from None

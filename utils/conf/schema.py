@@ -449,10 +449,10 @@ def unused_because(conf: Conf, key: str) -> str | None:
         return "AdamOptimizer.weight_decay=0"
     if key.startswith("word2vec_embeddings.train.") and source != "train":
         return f"word2vec_embeddings.source={source}"
-    level = conf.CRNNWordModel.text_enc.level
-    if (section := key.partition(".")[0]) in TEXT_SECTIONS.values() and section != TEXT_SECTIONS[level]:
+    level, section = conf.CRNNWordModel.text_enc.level, key.partition(".")[0]
+    if section in TEXT_SECTIONS.values() and section != TEXT_SECTIONS[level]:
         return f"CRNNWordModel.text_enc.level={level}"
-    if (section := key.partition(".")[0]) in AUDIO_SECTIONS.values() and section != AUDIO_SECTIONS[audio]:
+    if section in AUDIO_SECTIONS.values() and section != AUDIO_SECTIONS[audio]:
         return f"data_conf.audio={audio}"
     if key == "audio_features.weights" and conf.audio_features.model == "own":
         return "audio_features.model=own"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, reason_of
 from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, Probe, probe_clip
@@ -158,7 +158,7 @@ def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
     try:
         table = pd.read_csv(path, usecols=lambda name: name in columns, dtype=str, na_filter=False, lineterminator="\n")
     except (ValueError, pd.errors.EmptyDataError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(f"{path}: not a readable CSV file ({reason}); run {made_by} again") from None
     for column in columns:
         if column not in table.columns:

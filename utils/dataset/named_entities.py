@@ -9,7 +9,7 @@ import nltk
 from nltk.classify.maxent import load_maxent_params
 from nltk.corpus import WordListCorpusReader
 
-from utils.common.errors import UserError
+from utils.common.errors import UserError, reason_of
 
 NAMED_ENTITY = "NE"
 TAGGER, CHUNKER, WORDS = "averaged_perceptron_tagger_eng", "maxent_ne_chunker_tab", "words"
@@ -52,7 +52,7 @@ def _package(package: str) -> Iterator[None]:
     except MemoryError:
         raise
     except Exception as error:  # NLTK raises many types for damaged data
-        reason = " ".join((str(error) or type(error).__name__).split())[:200]
+        reason = reason_of(error)[:200]
         raise UserError(
             f"{_place(package)}: damaged or unreadable ({reason}); remove it and run this again to download it, or "
             "set text_cleaning.named_entities=keep"

@@ -10,7 +10,7 @@ import torch
 
 from models.mobilenet import MobileNetV3
 from utils.common.digests import file_digest
-from utils.common.errors import UserError
+from utils.common.errors import UserError, reason_of
 from utils.common.io import is_plain_file, replaced
 
 RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
@@ -54,8 +54,7 @@ def load_network(path: Path) -> MobileNetV3:
     """A process's one copy of the network of a file, for inference. Raises UserError where there is none in it."""
     again = f"download it again, or name another in {KEY} (such as {RELEASE}/{PUBLISHED['mn04_as']})"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises many types for damaged files, and advises to allow code
         raise UserError(f"{path}: damaged, or not a file of weights alone; {again}") from None
@@ -86,7 +85,7 @@ def _download(name: str, path: Path) -> None:
             torch.hub.download_url_to_file(url, temporary, SHA256.get(name), progress=sys.stderr.isatty())
             load_network(temporary)  # a download that was cut short is not kept
     except (OSError, RuntimeError, UserError) as error:
-        reason = " ".join(str(error).split())
+        reason = reason_of(error)
         raise UserError(
             f"{KEY}: {name} could not be downloaded ({reason:.200}); download {url} elsewhere, and name the file in "
             f"{KEY}, or put it at {path}"

@@ -1,13 +1,14 @@
 """Vectors of sentences, by a model of sentence-transformers."""
 
 import json
+import warnings
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from utils.common.errors import UserError
-from utils.common.hub import model_folder, quiet, sentence_transformers_library
+from utils.common.errors import UserError, reason_of
+from utils.common.hub import model_folder, sentence_transformers_library
 from utils.common.processes import pick_device
 
 KEY = "sentence_embeddings.model"
@@ -56,18 +57,14 @@ class SentenceEncoder:
 
     @cached_property
     def _model(self):
-        library = sentence_transformers_library(self._needed_by)
+        library, directory, device = sentence_transformers_library(self._needed_by), self._directory, pick_device()
         try:
-            with quiet():
-                device = pick_device().type
-                return library.SentenceTransformer(str(self._directory), device=device, local_files_only=True)
-        except UserError:
-            raise
+            with warnings.catch_warnings(action="ignore"):
+                return library.SentenceTransformer(str(directory), device=device.type, local_files_only=True)
         except Exception as error:  # damaged files raise many types
-            reason = " ".join((str(error) or type(error).__name__).split())
             raise UserError(
-                f"{self._directory}: not a model that sentence-transformers can load ({reason:.200}); get a new copy, "
-                f"or name another in {KEY}"
+                f"{directory}: not a model that sentence-transformers can load ({reason_of(error):.200}); get a new "
+                f"copy, or name another in {KEY}"
             ) from None
 
 

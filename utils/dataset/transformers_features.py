@@ -6,6 +6,7 @@ cache. Its files are read here, and the library gets their tensors: no code of a
 
 import json
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,8 @@ import torch
 from torch import Tensor
 
 from utils.common.digests import digest_of, file_digest
-from utils.common.errors import UserError, out_of_memory
-from utils.common.hub import model_folder, quiet, transformers_library
+from utils.common.errors import UserError, out_of_memory, reason_of
+from utils.common.hub import model_folder, transformers_library
 from utils.common.processes import pick_device
 from utils.dataset.feature_model import FeatureModel
 from utils.dataset.log_mel_config import LOWEST_RATE
@@ -101,7 +102,7 @@ class _Encoder(ABC):
 
     def frames(self, waveform: np.ndarray) -> np.ndarray:
         """(samples,) -> (L, D) float32, with the frames of the padding where the extractor pads."""
-        with torch.inference_mode(), quiet():
+        with torch.inference_mode(), warnings.catch_warnings(action="ignore"):
             inputs = self.extractor(waveform, sampling_rate=self.rate, return_tensors="pt").to(self.network.device)
             return self.of_hidden(self.network(**inputs).last_hidden_state)[0].cpu().numpy()
 
@@ -321,10 +322,9 @@ def _state_dict(folder: Path) -> dict[str, Tensor]:
 def _explained(folder: Path, fault: str) -> Iterator[None]:
     """Turn what the library raises for an unfit model, which may be of any type, into a UserError."""
     try:
-        with quiet():
+        with warnings.catch_warnings(action="ignore"):
             yield
     except Exception as error:
         if isinstance(error, UserError) or out_of_memory(error):
             raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{folder}: {fault} ({reason:.200}); {ADVICE}") from None
+        raise UserError(f"{folder}: {fault} ({reason_of(error):.200}); {ADVICE}") from None

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.common.counts import counted
-from utils.common.errors import UserError
+from utils.common.errors import UserError, reason_of
 from utils.common.io import atomic_write, require_file
 from utils.common.steps import EMBEDDING, Stage
 from utils.dataset.vector_file import Row, vector_rows
@@ -56,7 +56,7 @@ def _downloaded(source: str) -> Path:
     try:
         return Path(downloader.load(source, return_path=True))
     except Exception as error:  # gensim raises a plain Exception if a checksum is wrong
-        reason = " ".join((str(error) or type(error).__name__).split())
+        reason = reason_of(error)
         raise UserError(
             f"word2vec_embeddings.source: {source} could not be downloaded ({reason}); download {source}.gz elsewhere "
             f"(python -m gensim.downloader --download {source}), and set word2vec_embeddings.source=file and "

@@ -57,8 +57,7 @@ def load_checkpoint(path: Path, identity: str | None = None) -> dict:
         earlier = "" if content[-size + 2 :].startswith(SEAL) else ", or it is of a trial of format 1"
         raise UserError(f"{path}: its content is not what its digest says: it is damaged{earlier}; get a new copy")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # torch's message advises to allow code
         raise UserError(
@@ -119,9 +118,7 @@ def load_model(path: Path, identity: str | None = None) -> Trained:
     return trained_of(path, states, checkpoint["conf"].get("score", {}), checkpoint["words"], checkpoint["epoch"])
 
 
-def trained_of(
-    path: Path, states: tuple[dict, dict], settings: dict, words: list[str], epoch: int
-) -> Trained:
+def trained_of(path: Path, states: tuple[dict, dict], settings: dict, words: list[str], epoch: int) -> Trained:
     """A Trained of the states of model and score that a file holds, and of the settings of its score.
 
     Raises UserError where they do not fit each other, or the score is not finite.
