@@ -89,7 +89,7 @@ def make_batch():
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a module decides what its report draws: see `sketches`
 def report(tmp_path_factory):
     """A trial with odd clip names, its configuration and its report's folder. Read-only."""
     trial, conf = write_trial(tmp_path_factory.mktemp("report"))
