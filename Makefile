@@ -1,5 +1,5 @@
 # make demo | test | lint | bench | fuzz | survival | pictures | venv   (needs Python 3.11 to 3.13; everything else goes into .venv)
-# The first of these that runs and is supported makes .venv; 3.11 comes first because all results so far come from it.
+# The first of these that runs and is supported creates .venv. 3.11 comes first because all results so far are from it.
 PYTHON ?= python3.11 python3.12 python3.13 python3 python
 IS_SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 FOUND = $(shell for name in $(PYTHON); do $$name -c '$(IS_SUPPORTED)' 2>/dev/null && echo $$name && break; done)
@@ -12,7 +12,7 @@ DEMO := --conf conf_demo.yaml
 
 venv: .venv/installed
 
-$(BIN)/pip:  # the last file of a new .venv: one without it was not finished, or made without pip, as uv does
+$(BIN)/pip:  # venv writes pip last; without pip, .venv is unfinished or was created by uv
 	$(if $(FOUND),,$(error $(NO_PYTHON)))
 	$(if $(shell $(FOUND) -c 'import ensurepip' 2>/dev/null || echo no),$(error $(FOUND) lacks venv; on Debian or Ubuntu: sudo apt install $(VENV_PACKAGE)))
 	$(BIN)/python -m ensurepip --default-pip 2>/dev/null || $(FOUND) -m venv --clear .venv
@@ -53,7 +53,7 @@ survival: .venv/installed-dev
 	$(BIN)/python -m tests.kill
 	$(BIN)/python -m tests.full_disk
 
-# the pictures of the README, from the newest demo's report; needs Chromium
+# The README's pictures, from the newest demo trial; needs Chromium
 pictures: .venv/installed-dev
 	$(BIN)/python docs/pictures.py $(DEMO)
 
