@@ -52,7 +52,7 @@ def trial(made, tmp_path):
     return shutil.copytree(made[0], tmp_path / "trial")
 
 
-def store(trial, scores, fids, epoch=1):
+def put_scores(trial, scores, fids, epoch=1):
     """Put other word scores into a trial."""
     save_word_scores(trial / SCORES, WordScores(scores, WORDS, fids, epoch))
 
@@ -120,7 +120,7 @@ def test_unknown_words_do_not_count(trial):
 def test_equal_clips_keep_the_splits_order(data, trial):
     scores = data.scores.copy()
     scores[:, 4] = scores[:, 1]
-    store(trial, scores, data.fids)
+    put_scores(trial, scores, data.fids)
     search = ClipSearch.open(sign(trial))
     for query in ("rain", "a dog barks über rain", "rain rain barks"):
         hits = {hit.fid: hit for hit in search.by_text(query, top=100)}
@@ -140,7 +140,7 @@ def test_best_equals_a_stable_sort(levels):
 
 def test_a_split_of_a_single_clip_without_captions(data, trial, monkeypatch):
     monkeypatch.setattr(DatasetPaths, "text", lambda *_: trial / "absent")
-    store(trial, data.scores[:, 2:3], data.fids[2:3])
+    put_scores(trial, data.scores[:, 2:3], data.fids[2:3])
     (hit,) = ClipSearch.open(sign(trial)).by_text("rain", top=5)
     assert hit.fid == data.fids[2] and hit.captions == []
     assert hit.score == pytest.approx(data.scores[WORDS.index("rain"), 2], abs=1e-6)
@@ -173,7 +173,7 @@ def test_only_the_querys_words_are_read(trial):
 
 
 def test_stale_scores_are_refused(data, trial):
-    store(trial, data.scores, data.fids, epoch=0)
+    put_scores(trial, data.scores, data.fids, epoch=0)
     with pytest.raises(UserError, match=r"evaluation_word_scores.* is not as .*1_xmodal_scores\.py wrote it; run that"):
         ClipSearch.open(trial).by_text("rain")
     with pytest.raises(UserError, match=r"evaluation_word_scores.* epoch 0, but the best .* 1; run .*1_xmodal_scores"):
