@@ -25,6 +25,7 @@ from utils.search.clip_search import ClipSearch, write_play_list
 from utils.search.text_search import best
 from utils.trial.names import BEST, CONF
 from utils.trial.score_files import WordScores, save_word_scores
+from utils.trial.trial import Trial
 
 SCORES = "evaluation_word_scores.hdf5"
 
@@ -111,6 +112,9 @@ def test_unknown_words_do_not_count(trial):
     assert search.unknown_words("A xylophone, rain xylophone zither") == ["xylophone", "zither"]
     with pytest.raises(UserError, match=r"no word of the query is known \(xylophone, zither\); .*vocab_info\.json"):
         search.by_text("xylophone zither")
+    trained = load_conf(trial / CONF, ["CRNNWordModel.text_enc.trainable=true"])
+    with pytest.raises(UserError, match=r"\(zither\); .* lists known words, it trained its word vectors"):
+        ClipSearch(Trial(trial, trained)).by_text("zither")
     for query in ("", "  ", "?!", "<>", "– -"):
         with pytest.raises(UserError, match="holds no words"):
             search.by_text(query)

@@ -61,7 +61,8 @@ class Scorer:
     @cached_property
     def sounds(self) -> LogMels | Features:
         """Reads sounds as training read those of the data set."""
-        return (Features if self.conf.data_conf.audio == "features" else LogMels)(self.conf, self.heard)
+        reader = Features if self.conf.data_conf.audio == "features" else LogMels
+        return reader(self.conf, self.heard)
 
     @torch.no_grad()
     def sound_scores(self, audio: np.ndarray, embeds: Tensor) -> np.ndarray:
