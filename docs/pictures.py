@@ -20,7 +20,6 @@ from utils.trial.directory import trial_from_command
 FOLDER = Path(__file__).parent
 COLOURS = 96  # of a picture: a third of the bytes
 WIDTH = 1300  # CSS pixels
-EXPLORED = (900, 780)
 QUERY = "thunder rumbles while a sirn wails"
 
 
@@ -35,46 +34,43 @@ def main() -> None:
         raise UserError("no Chromium on this machine; install it, to take pictures")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": WIDTH, "height": 1000})
-        page.goto(report.resolve().as_uri())
-        take_report(page)
-        page.close()
-        page = browser.new_page(viewport={"width": WIDTH, "height": 1000}, device_scale_factor=2)
-        page.goto(report.resolve().as_uri())
-        take_alignment(page)
-        page = browser.new_page(viewport=dict(zip(("width", "height"), EXPLORED, strict=True)))
-        page.goto(explore.resolve().as_uri())
-        take_explore(page)
+        for name, path, take, width, height, scale in (
+            ("report.png", report, report_head, WIDTH, 1000, 1),
+            ("alignment.png", report, first_alignment, WIDTH, 1000, 2),
+            ("explore.png", explore, first_hits, 900, 780, 1),
+        ):
+            page = browser.new_page(viewport={"width": width, "height": height}, device_scale_factor=scale)
+            page.goto(path.resolve().as_uri())
+            save(take(page), FOLDER / name)
         browser.close()
 
 
-def take_report(page: Page) -> None:
+def report_head(page: Page) -> bytes:
     """The head of the report, from its title to the end of the training curves."""
     end = page.locator("#ranks").bounding_box()["y"]
     page.set_viewport_size({"width": WIDTH, "height": round(end)})
     page.wait_for_timeout(500)  # ms; pictures load as they come into view
-    save(page.screenshot(), "report.png")
+    return page.screenshot()
 
 
-def take_alignment(page: Page) -> None:
+def first_alignment(page: Page) -> bytes:
     """The first relevant result of the first query: its log-mel above the similarities of its words."""
     picture = page.locator(".card.relevant img").first
     picture.scroll_into_view_if_needed()
     page.wait_for_timeout(500)
-    save(picture.screenshot(), "alignment.png")
+    return picture.screenshot()
 
 
-def take_explore(page: Page) -> None:
+def first_hits(page: Page) -> bytes:
     """The live page's first hits."""
     page.type("#query", QUERY)
     page.wait_for_timeout(500)
-    save(page.screenshot(), "explore.png")
+    return page.screenshot()
 
 
-def save(png: bytes, name: str) -> None:
-    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS)
-    picture.save(FOLDER / name, optimize=True)
-    print(f"-> {FOLDER / name} ({(FOLDER / name).stat().st_size / 1000:.0f} kB)")
+def save(png: bytes, path: Path) -> None:
+    Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS).save(path, optimize=True)
+    print(f"-> {path} ({path.stat().st_size / 1000:.0f} kB)")
 
 
 if __name__ == "__main__":

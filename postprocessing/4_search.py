@@ -8,6 +8,7 @@ import argparse
 import json
 import sys
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script or with -m
@@ -15,10 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script 
 from utils.common.counts import counted
 from utils.common.errors import UserError, begin_command, run_command
 from utils.conf.command import conf_unless, is_setting, parse_command, path_argument, trial_parser
-
-CHALLENGE = ("queries", "clips", "csv")  # options that are given together
-SPLIT = ("audio", "split")  # options of a search in a split
-SEARCH = (*SPLIT, "json", "play_list")  # options of a search
 
 
 def read_command() -> tuple[argparse.Namespace, list[str]]:
@@ -30,14 +27,7 @@ def read_command() -> tuple[argparse.Namespace, list[str]]:
         raise UserError(f"--top {args.top}: must be at least 1")
     if args.model and args.audio:
         raise UserError("--audio: finds captions of a data set; use a trial, not --model")
-    if args.queries or args.csv:
-        require_challenge(args, queries)
-    elif args.clips:
-        require_folder_query(args, queries)
-    elif args.model or args.cache:
-        raise UserError(f"--{'model' if args.model else 'cache'}: searches in a folder; add --clips DIR")
-    else:
-        require_query(args, queries)
+    require_one_task(args, queries)
     if not args.model:
         conf_unless(args, "trial")
     elif args.trial or args.conf:
@@ -64,32 +54,31 @@ def search_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def require_challenge(args: argparse.Namespace, queries: list[str]) -> None:
-    """Raise UserError unless a folder is to be ranked, and nothing else is asked for."""
-    for name in CHALLENGE:
-        if not getattr(args, name):
-            raise UserError(f"--{name} is missing: --queries FILE, --clips DIR and --csv OUT go together")
-    others = [*map(repr, queries), *(f"--{name.replace('_', '-')}" for name in SEARCH if getattr(args, name))]
-    if others:
-        raise UserError(f"{others[0]}: plays no part beside --queries; leave it out")
-
-
-def require_folder_query(args: argparse.Namespace, queries: list[str]) -> None:
-    """Raise UserError unless one text is given, and nothing that belongs to a split."""
-    for name in SPLIT:
-        if getattr(args, name):
-            raise UserError(f"--{name}: plays no part beside --clips; leave it out")
-    if len(queries) != 1:
-        raise UserError(f"--clips {args.clips}: needs one QUERY, in quotes, but there are {len(queries)}")
-
-
-def require_query(args: argparse.Namespace, queries: list[str]) -> None:
-    """Raise UserError unless one text or one sound is given."""
-    if len(queries) != (0 if args.audio else 1):
+def require_one_task(args: argparse.Namespace, queries: list[str]) -> None:
+    """Raise UserError unless there is one query, or a file of them, and the options go with it."""
+    if args.queries or args.csv:
+        for name in ("queries", "clips", "csv"):
+            if not getattr(args, name):
+                raise UserError(f"--{name} is missing: --queries FILE, --clips DIR and --csv OUT go together")
+        refuse_beside("--queries", args, ("audio", "split", "json", "play_list"), queries)
+    elif args.clips:
+        refuse_beside("--clips", args, ("audio", "split"))
+        if len(queries) != 1:
+            raise UserError(f"--clips {args.clips}: needs one QUERY, in quotes, but there are {len(queries)}")
+    elif args.model or args.cache:
+        raise UserError(f"--{'model' if args.model else 'cache'}: searches in a folder; add --clips DIR")
+    elif len(queries) != (0 if args.audio else 1):
         given = f"{counted(len(queries), 'text')}: {', '.join(map(repr, queries))}" if queries else "none"
         raise UserError(f"either one QUERY, in quotes, or --audio FILE is needed, but there are {given}")
-    if args.audio and args.play_list:
+    elif args.audio and args.play_list:
         raise UserError("--play-list: a list of clips; --audio finds captions, so leave one of the two out")
+
+
+def refuse_beside(option: str, args: argparse.Namespace, names: tuple[str, ...], queries: Iterable[str] = ()) -> None:
+    """Raise UserError where a query or one of these options is given beside another option."""
+    given = [*map(repr, queries), *(f"--{name.replace('_', '-')}" for name in names if getattr(args, name))]
+    if given:
+        raise UserError(f"{given[0]}: plays no part beside {option}; leave it out")
 
 
 if __name__ == "__main__":
@@ -129,29 +118,30 @@ def scorer_of(args: argparse.Namespace) -> Scorer:
 def show(args: argparse.Namespace, hits: Hits, unknown: list[str]) -> None:
     if unknown:
         print(f"unknown words, left out: {', '.join(unknown)}", file=sys.stderr)
-    print(json.dumps([as_json(hit) for hit in hits], indent=2) if args.json else table(hits))
+    print(json.dumps([hit._asdict() for hit in hits], indent=2, default=str) if args.json else table(hits))
     if args.play_list:
         write_play_list(args.play_list, hits)
         print(f"{counted(len(hits), 'clip')} -> {args.play_list}", file=sys.stderr if args.json else sys.stdout)
 
 
-def as_json(hit: ClipHit | CaptionHit | SoundHit) -> dict:
-    fields = hit._asdict()
-    return fields if isinstance(hit, CaptionHit) else fields | {"path": str(hit.path)}
-
-
 def table(hits: Hits) -> str:
     """A line for each hit, under a header."""
-    columns = {ClipHit: ("fid", "file_name", "captions"), CaptionHit: ("tid", "caption"), SoundHit: ("file_name",)}
-    rows = [("rank", "score", *columns[type(hits[0])])]
+    rows = [("rank", "score", *texts_of(hits[0]))]
     for hit in hits:
-        if isinstance(hit, ClipHit):
-            texts = (hit.fid, hit.path.name, textwrap.shorten(" | ".join(hit.captions), 100, placeholder=" ..."))
-        else:
-            texts = (hit.path.name,) if isinstance(hit, SoundHit) else (hit.tid, hit.text)
-        rows.append((str(hit.rank), f"{hit.score:.4f}", *(visible(text, kept="") for text in texts)))
+        texts = (visible(text, kept="") for text in texts_of(hit).values())
+        rows.append((str(hit.rank), f"{hit.score:.4f}", *texts))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def texts_of(hit: ClipHit | CaptionHit | SoundHit) -> dict[str, str]:
+    """A hit's texts, by the names of their columns."""
+    if isinstance(hit, CaptionHit):
+        return {"tid": hit.tid, "caption": hit.text}
+    if isinstance(hit, SoundHit):
+        return {"file_name": hit.path.name}
+    captions = textwrap.shorten(" | ".join(hit.captions), 100, placeholder=" ...")
+    return {"fid": hit.fid, "file_name": hit.path.name, "captions": captions}
 
 
 if __name__ == "__main__":

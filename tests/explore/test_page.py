@@ -3,11 +3,7 @@
 import copy
 import json
 import re
-import resource
 import shutil
-import subprocess
-import sys
-from functools import partial
 from urllib.parse import unquote, urlsplit
 
 import numpy as np
@@ -16,7 +12,8 @@ import soundfile
 from PIL import Image
 
 from tests.explore.conftest import NAMES, VOCABULARY
-from tests.helpers import RATE, ROOT, Tags, record_step, write_features
+from tests.helpers import RATE, Tags, call, record_step, write_features
+from tests.search.conftest import files_of
 from utils.common.errors import UserError
 from utils.common.steps import FEATURES, INDEXING
 from utils.dataset.index import read_table
@@ -24,7 +21,6 @@ from utils.dataset.log_mel import read_log_mel
 from utils.dataset.paths import DatasetPaths
 from utils.explore import page
 from utils.explore.page import copy_sound, write_explore
-from utils.trial.score_files import word_scores_path
 from utils.trial.trial import Trial
 
 
@@ -37,12 +33,12 @@ def content_of(page):
 
 @pytest.fixture
 def trial(trials, tmp_path):
-    """A copy of the trial and its configuration, with a copy of the data set, for a test to damage."""
+    """A copy of the trial, with a copy of the data set, for a test to damage."""
     folder, conf = trials["mean"]
     shutil.copytree(folder, tmp_path / "trial", ignore=shutil.ignore_patterns("explore"))
     shutil.copytree(conf.data_conf.dataset, tmp_path / "data")
     data = conf.data_conf.model_copy(update={"dataset": str(tmp_path / "data")})
-    return tmp_path / "trial", conf.model_copy(update={"data_conf": data})
+    return Trial(tmp_path / "trial", conf.model_copy(update={"data_conf": data}))
 
 
 def test_the_folder_holds_only_the_files_that_the_page_shows(pages):
@@ -56,7 +52,7 @@ def test_the_folder_holds_only_the_files_that_the_page_shows(pages):
 
 
 def test_where_training_reads_features_the_pictures_are_made_from_the_sounds(trial, tmp_path):
-    path, conf = trial
+    conf = trial.conf
     conf = conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"audio": "features"})})
     paths = DatasetPaths(conf.data_conf.dataset)
     for split in conf.data_conf.splits:
@@ -64,7 +60,7 @@ def test_where_training_reads_features_the_pictures_are_made_from_the_sounds(tri
         write_features(paths.audio_features(split), {fid: np.zeros((2, 8), np.float32) for fid in fids})
         paths.log_mels(split).unlink(missing_ok=True)
     record_step(conf, FEATURES)
-    index = write_explore(Trial(path, conf), copy=False)
+    index = write_explore(Trial(trial.path, conf), copy=False)
     for clip in content_of(index)["clips"]:
         sound = paths.clip(conf.data_conf.eval_data, clip["name"])
         page._draw(read_log_mel(sound, conf.audio_logmel.config), tmp_path / "expected.webp")
@@ -119,45 +115,35 @@ def test_odd_names_and_captions_are_escaped(pages):
 
 
 def test_a_page_replaces_only_a_page(trial):
-    write_explore(Trial(*trial), copy=False)
-    page = write_explore(Trial(*trial), copy=False)
+    write_explore(trial, copy=False)
+    page = write_explore(trial, copy=False)
     page.with_name("notes.txt").write_text("notes")
     with pytest.raises(UserError, match=r"notes\.txt: is not what an earlier run wrote"):
-        write_explore(Trial(*trial), copy=False)
+        write_explore(trial, copy=False)
 
 
 def test_a_split_without_captions_has_a_page_without_them(trial):
-    DatasetPaths(trial[1].data_conf.dataset).text("evaluation").unlink()
-    content = content_of(write_explore(Trial(*trial), copy=False))
+    DatasetPaths(trial.conf.data_conf.dataset).text("evaluation").unlink()
+    content = content_of(write_explore(trial, copy=False))
     assert content["captions"] == [] and all(clip["own"] == clip["best"] == [] for clip in content["clips"])
-
-
-def test_a_trial_without_scores_is_refused(trial):
-    word_scores_path(trial[0], "evaluation").unlink()
-    with pytest.raises(UserError, match=r"evaluation_word_scores\.hdf5: no such file; .*1_xmodal_scores\.py"):
-        write_explore(Trial(*trial))
-    with pytest.raises(UserError, match=r"'test': not a split of .*trial; it has"):
-        write_explore(Trial(*trial), split="test")
-    assert not (trial[0] / "explore").exists()
 
 
 @pytest.mark.parametrize("copy", [True, False])
 def test_a_missing_clip_is_named_and_nothing_is_written(trial, copy):
-    clip = DatasetPaths(trial[1].data_conf.dataset).audio("evaluation") / NAMES[3]
+    clip = DatasetPaths(trial.conf.data_conf.dataset).audio("evaluation") / NAMES[3]
     clip.unlink()
     with pytest.raises(UserError, match=re.escape(f"{clip}: no such audio file")):
-        write_explore(Trial(*trial), copy=copy)
-    assert not [path for path in trial[0].iterdir() if "explore" in path.name]
+        write_explore(trial, copy=copy)
+    assert not [path for path in trial.path.iterdir() if "explore" in path.name]
 
 
 def test_a_full_disk_gives_one_error_line_and_keeps_the_old_page(trials, pages):
     folder = pages["mean"].parent
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    command = [sys.executable, "postprocessing/5_explore.py", "--trial", str(folder.parent)]
-    limit = partial(resource.setrlimit, resource.RLIMIT_FSIZE, (3000, 3000))  # bytes: pictures fit, sounds do not
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, preexec_fn=limit)
+    with files_of(3000):  # bytes: pictures fit, sounds do not
+        message = call("postprocessing/5_explore.py", "--trial", folder.parent, status=2)
     line = rf"error: {re.escape(str(folder))}: could not be written \(File too large\); is the disk full, .*\n"
-    assert done.returncode == 2 and re.fullmatch(line, done.stderr), done.stderr
+    assert re.fullmatch(line, message), message
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert not list(folder.parent.glob(".explore*"))
 

@@ -19,6 +19,7 @@ from models.mobilenet import MobileNetV3
 from models.text_encoders import WordEncoder
 from tests.helpers import (
     ON_FEATURES,
+    SEARCH,
     STEP_5,
     call,
     call_both,
@@ -27,7 +28,7 @@ from tests.helpers import (
     write_history,
     write_trial,
 )
-from tests.search.test_challenge import files_of
+from tests.search.conftest import encoded_sounds, files_of
 from tests.test_sentences import SENTENCES, write_encoder
 from utils.common.errors import UserError
 from utils.common.steps import EMBEDDING
@@ -38,12 +39,11 @@ from utils.dataset.paths import DatasetPaths
 from utils.dataset.word_vectors import WordEmbeddings, load_embeddings, save_embeddings
 from utils.score_utils import configured_score
 from utils.search.retrieval_model import RetrievalModel
-from utils.search.sounds import Features, LogMels
 from utils.trial.checkpoint import checkpoint_bytes
 from utils.trial.identity import begin, data_digests, identity
 from utils.trial.names import BEST
 
-EXPORT, SEARCH, EXPLORE = (f"postprocessing/{name}.py" for name in ("6_export", "4_search", "5_explore"))
+EXPORT, EXPLORE = "postprocessing/6_export.py", "postprocessing/5_explore.py"
 SCORE, MEASURE = "postprocessing/1_xmodal_scores.py", "postprocessing/2_xmodal_retrieval.py"
 NAMES = [f"{name}.wav" for name in ("one", "two", "three & more", "räin", "<b>")]
 WORDS = ["<pad>", "a", "dog", "barks", "rain", "über", "walkie-talkie", "low"]
@@ -68,12 +68,12 @@ def data(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tests.helpers.WORDS", WORDS)
         _, conf = write_trial(folder, NAMES)
-    paths = folder / "data"
+    paths = DatasetPaths(folder / "data")
     for split in conf.data_conf.splits:  # of the files, which are rounded to 16 bits
-        with h5py.File(paths / f"{split}_audio_logmels.hdf5", "r+") as store:
-            for fid, clip in read_clips(_paths(folder), split).items():
+        with h5py.File(paths.log_mels(split), "r+") as store:
+            for fid, clip in read_clips(paths, split).items():
                 del store[fid]
-                store[fid] = read_log_mel(paths / split / clip.file_name, conf.audio_logmel.config)
+                store[fid] = read_log_mel(paths.clip(split, clip.file_name), conf.audio_logmel.config)
     torch.manual_seed(0)
     torch.save(MobileNetV3(0.1).state_dict(), folder / "mn01.pt")
     encoder = write_encoder(folder)
@@ -82,12 +82,8 @@ def data(tmp_path_factory):
     record_preprocessing(conf)
     for step in (STEP_5, SENTENCES):
         call(step, "--conf", _conf(folder, settings))
-    shutil.copytree(paths / "evaluation", folder / "sounds")
-    return SimpleNamespace(folder=folder, settings=settings)
-
-
-def _paths(folder):
-    return DatasetPaths(folder / "data")
+    shutil.copytree(paths.audio("evaluation"), folder / "sounds")
+    return SimpleNamespace(folder=folder, paths=paths, settings=settings)
 
 
 def _conf(folder, settings):
@@ -105,7 +101,7 @@ def write_random(data, name, settings, seed=0, epochs=2):
     features, sentences = conf.data_conf.audio == "features", conf.CRNNWordModel.text_enc.level == "sentence"
     vectors, words = torch.randn(len(WORDS), 20), WORDS
     if sentences:
-        words, vectors = load_embeddings(_paths(data.folder).sentence_embeds)
+        words, vectors = load_embeddings(data.paths.sentence_embeds)
         vectors = torch.from_numpy(vectors)
     vectors[0] = 0
     record_preprocessing(conf)
@@ -130,10 +126,10 @@ def exported(data, request):
     trial = write_random(data, f"trial of {request.param}", VARIANTS[request.param])
     path = data.folder / "exported" / f"{request.param}.safetensors"
     call(EXPORT, "--trial", trial, path)
-    table = pd.read_csv(_paths(data.folder).text("evaluation")).set_index("tid")
+    table = pd.read_csv(data.paths.text("evaluation")).set_index("tid")
     with h5py.File(trial / "evaluation_xmodal_scores.hdf5") as store:
         scores, tids, fids = store["scores"][()], store["tids"].asstr()[()], store["fids"].asstr()[()]
-    names = [read_clips(_paths(data.folder), "evaluation")[fid].file_name for fid in fids]
+    names = [read_clips(data.paths, "evaluation")[fid].file_name for fid in fids]
     return SimpleNamespace(
         name=request.param, path=path, scores=scores, names=names, texts=table.loc[tids, "text"].tolist(),
         sounds=data.folder / "sounds",
@@ -166,9 +162,7 @@ def test_the_file_is_as_large_as_its_weights(alone):
 
 
 def test_a_folder_is_searched_and_each_sound_encoded_once(alone, tmp_path, monkeypatch):
-    encoded = []
-    for reader in (LogMels, Features):
-        monkeypatch.setattr(reader, "read", _remembering(reader.read, encoded))
+    encoded = encoded_sounds(monkeypatch)
     model, text, cache = RetrievalModel.load(alone.path), alone.texts[4], tmp_path / "cache"
     expected = sorted(zip(alone.scores[:, 4], alone.names, strict=True), key=lambda pair: (-pair[0], pair[1]))
     hits = model.rank(text, alone.sounds, top=3, cache=cache)
@@ -181,14 +175,6 @@ def test_a_folder_is_searched_and_each_sound_encoded_once(alone, tmp_path, monke
     assert len(encoded) == len(NAMES)
     model.rank(alone.texts[7], alone.sounds, cache=cache)
     assert len(encoded) == len(NAMES) * (2 if alone.name == "sentences" else 1)
-
-
-def _remembering(read, encoded):
-    def remember(sounds, path):
-        encoded.append(path.name)
-        return read(sounds, path)
-
-    return remember
 
 
 def test_vectors_of_sounds_and_texts_give_the_score_at_the_clip_level(alone):
@@ -210,6 +196,7 @@ def test_sentences_need_their_encoder(alone, tmp_path):
     assert "absent/of/all is no directory" in message and "download the model elsewhere" in message
     message = call(*command, f"sentence_embeddings.model={write_encoder(tmp_path, seed=1)}", status=2)
     assert f"gives other vectors than those that {alone.path} was trained with" in message
+    assert len(message.splitlines()) == 1
     page = call(EXPLORE, "--model", alone.path, "--folder", alone.sounds, status=2)
     assert f"{alone.path}: CRNNWordModel.text_enc.level is sentence" in page and len(page.splitlines()) == 1
 
@@ -316,7 +303,7 @@ def test_a_play_list_and_a_page_of_a_folder(data, model, tmp_path):
 
 
 def test_extra_words_are_words_of_the_model(data, trial, tmp_path):
-    paths = _paths(data.folder)
+    paths = data.paths
     vectors = np.random.default_rng(5).normal(size=(3, 20)).astype(np.float32)
     save_embeddings(paths.word_extra, WordEmbeddings(["poodle", "siren", "drizzle"], vectors))
     conf = load_conf(trial / "conf.yaml")

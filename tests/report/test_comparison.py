@@ -143,20 +143,21 @@ def test_a_comparison_replaces_only_a_comparison(finished, tmp_path):
     assert "semi-hard-NS" in (tmp_path / "out" / "comparison.md").read_text()
 
 
-@pytest.fixture
-def scored(tmp_path):
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
     """Six trials with scores: random-NS and easy-text-NS are equal, semi-hard-NS is better, hard-NS collapsed."""
+    folder = tmp_path_factory.mktemp("scored")
     relevant = np.arange(40)[:, None] == np.repeat(np.arange(40), 5)
 
     def trial(strategy, seed, strength):
         noise = np.random.default_rng([seed, len(strategy)]).normal(size=relevant.shape)
-        return write_finished(tmp_path, f"{strategy}{seed}", strategy, seed, scores=relevant * strength + noise)
+        return write_finished(folder, f"{strategy}{seed}", strategy, seed, scores=relevant * strength + noise)
 
     return [
         *(trial("random-NS", seed, 1) for seed in range(2)),
         *(trial("semi-hard-NS", seed, 2) for seed in range(2)),
         trial("easy-text-NS", 0, 1),
-        write_finished(tmp_path, "hard-NS0", "hard-NS", 0, scores=np.ones(relevant.shape)),
+        write_finished(folder, "hard-NS0", "hard-NS", 0, scores=np.ones(relevant.shape)),
     ]
 
 
@@ -198,7 +199,7 @@ def test_references_are_titled_by_what_they_are(scored, tmp_path):
         assert re.findall(r"less that of (.*)\*\*", markdown) == titles
 
 
-def test_a_collapsed_group_is_marked_and_has_chance_metrics(scored, tmp_path):
+def test_a_collapsed_group_is_marked_also_in_part_and_has_chance_metrics(scored, tmp_path):
     folder = write_comparison(scored, tmp_path / "out").parent
     table = pd.read_csv(folder / "comparison.csv").set_index(["trials", "direction"])
     for side in SIDES:
@@ -209,9 +210,6 @@ def test_a_collapsed_group_is_marked_and_has_chance_metrics(scored, tmp_path):
     assert (folder / "comparison.md").read_text().count("| hard-NS (collapsed) | 1 |") == len(SIDES)
     page = Tags(folder / "comparison.html").text
     assert page.count("hard-NS (collapsed)") == len(SIDES) + 2 and "Collapsed: for every query" in page
-
-
-def test_a_partly_collapsed_group_says_how_many_seeds_collapsed(scored, tmp_path):
     other = write_finished(tmp_path, "other", "hard-NS", 1, scores=np.random.default_rng(0).random((40, 200)))
-    markdown = (write_comparison([*scored, other], tmp_path / "out").parent / "comparison.md").read_text()
+    markdown = (write_comparison([*scored, other], tmp_path / "partly").parent / "comparison.md").read_text()
     assert "| hard-NS (1 of 2 collapsed) | 2 |" in markdown

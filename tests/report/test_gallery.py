@@ -1,4 +1,3 @@
-import json
 import shutil
 
 import numpy as np
@@ -11,6 +10,7 @@ from models.audio_encoders import FeatureEncoder
 from models.core import CRNNWordModel
 from tests.helpers import RATE, matrix_of, write_features
 from utils.common.errors import UserError
+from utils.common.io import write_json
 from utils.dataset.log_mel import log_mel_spectrogram
 from utils.dataset.paths import DatasetPaths
 from utils.report.alignment import draw
@@ -21,27 +21,19 @@ from utils.trial.checkpoint import load_model
 from utils.trial.score_files import load_scores, word_scores_path
 from utils.trial.trial import Trial
 
-FID = "0123456789abcdef"
 
-
-def write_info(folder, fid, name):
+def write_info(folder, name):
     clip = {"file_name": name, "seconds": 1.0, "sample_rate": 8000, "channels": 1, "sha256": "0" * 64}
-    (folder / "audio_info.json").write_text(json.dumps({"evaluation": {"clips": {fid: clip}}}))
+    write_json(folder / "audio_info.json", {"evaluation": {"clips": {"0123456789abcdef": clip}}})
     return DatasetPaths(str(folder))
 
 
-@pytest.mark.parametrize("name", ["../secret.wav", "/etc/secret.wav", "..", "", "a/b.wav", "passwd", None, 3])
-def test_a_file_name_never_leads_out_of_the_splits_folder(tmp_path, name):
-    paths = write_info(tmp_path, FID, name)
-    with pytest.raises(UserError, match=r"is not the name of an audio file|leads out of the data set"):
-        clip_files(paths, "evaluation", [FID])
-
-
-def test_a_clip_id_never_leads_out_of_the_report(tmp_path):
-    with pytest.raises(UserError, match="not as preprocessing"):
-        clip_files(write_info(tmp_path, "../x", "a.wav"), "evaluation", ["../x"])
+def test_a_clip_that_is_not_listed_or_leads_out_of_the_splits_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="does not list clip 00"):
-        clip_files(write_info(tmp_path, FID, "a.wav"), "evaluation", ["00"])
+        clip_files(write_info(tmp_path, "a.wav"), "evaluation", ["00"])
+    for name in ("../secret.wav", "a/b.wav", "", "passwd", None):
+        with pytest.raises(UserError, match=r"is not the name of an audio file|leads out of the data set"):
+            clip_files(write_info(tmp_path, name), "evaluation", ["0123456789abcdef"])
 
 
 def test_the_mean_of_an_alignment_map_is_the_score(report):

@@ -58,71 +58,59 @@ def test_the_report_has_the_metrics_of_the_metrics_file(report):
     assert text.index("evaluation") < text.index("development")  # the split of the results comes first
 
 
-@pytest.mark.parametrize("split", ["evaluation", "development"])
-def test_only_a_finished_report_replaces_an_old_one(report, tmp_path, split):
-    trial, conf, folder = report
-    shutil.copytree(trial, tmp_path / "trial")
-    data = tmp_path / "data"
-    shutil.copytree(conf.data_conf.dataset, data)
-    moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
-    next(path for path in (data / split).iterdir()).unlink()
-    with pytest.raises(UserError, match=r"no such audio file; put it back"):
-        write_report(Trial(tmp_path / "trial", moved))
-    assert (tmp_path / "trial" / "report" / "report.html").read_bytes() == (folder / "report.html").read_bytes()
-    assert not [path for path in (tmp_path / "trial").glob(".*") if path.name != KEPT]
-
-
-def test_scores_of_other_captions_are_refused(report, tmp_path):
+@pytest.fixture
+def moved(report, tmp_path):
+    """A copy of the trial and of its data set, to be spoiled."""
     trial, conf, _ = report
-    data = tmp_path / "data"
-    shutil.copytree(conf.data_conf.dataset, data)
-    lines = (data / "evaluation_text.csv").read_text().splitlines(keepends=True)
-    (data / "evaluation_text.csv").write_text("".join(lines[:-1]))
     shutil.copytree(trial, tmp_path / "trial")
-    moved = load_conf(tmp_path / "trial" / "conf.yaml", [f"data_conf.dataset={data}"])
+    shutil.copytree(conf.data_conf.dataset, tmp_path / "data")
+    settings = [f"data_conf.dataset={tmp_path / 'data'}"]
+    return Trial(tmp_path / "trial", load_conf(tmp_path / "trial" / "conf.yaml", settings))
+
+
+@pytest.mark.parametrize("split", ["evaluation", "development"])
+def test_only_a_finished_report_replaces_an_old_one(report, moved, split):
+    next((Path(moved.conf.data_conf.dataset) / split).iterdir()).unlink()
+    with pytest.raises(UserError, match=r"no such audio file; put it back"):
+        write_report(moved)
+    assert (moved.path / "report" / "report.html").read_bytes() == (report[2] / "report.html").read_bytes()
+    assert not [path for path in moved.path.glob(".*") if path.name != KEPT]
+
+
+def test_scores_of_other_captions_are_refused(moved):
+    captions = Path(moved.conf.data_conf.dataset) / "evaluation_text.csv"
+    captions.write_text("".join(captions.read_text().splitlines(keepends=True)[:-1]))
     with pytest.raises(UserError, match=r"evaluation_text\.csv: is not as preprocessing/2_clotho_dataset.py wrote it"):
-        write_report(Trial(tmp_path / "trial", moved))
-    record_preprocessing(moved)
+        write_report(moved)
+    record_preprocessing(moved.conf)
     with pytest.raises(UserError, match=r"evaluation_text\.csv: has changed since .*1_xmodal_scores\.py read it for"):
-        write_report(Trial(tmp_path / "trial", moved))
+        write_report(moved)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("provenance.json", "[]", "not as its step writes it"),
-        ("metrics.jsonl", "", "not the epochs that main.py wrote"),
-        ("metrics.jsonl", "{\n", "not the epochs that main.py wrote"),
-        ("metrics.jsonl", '{"epoch": 0}\n', "epoch 0 is"),
-    ],
+    ("content", "message"), [("{\n", "not the epochs that main.py wrote"), ('{"epoch": 0}\n', "epoch 0 is")]
 )
-def test_damaged_files_of_a_trial_are_named(report, tmp_path, name, content, message):
-    trial, conf, _ = report
-    shutil.copytree(trial, tmp_path / "trial", ignore=shutil.ignore_patterns("report"))
-    (tmp_path / "trial" / name).write_text(content)
+def test_a_damaged_history_is_named(moved, content, message):
+    shutil.rmtree(moved.path / "report")
+    (moved.path / "metrics.jsonl").write_text(content)
     with pytest.raises(UserError, match=message):
-        write_report(Trial(tmp_path / "trial", conf))
-    assert not (tmp_path / "trial" / "report").exists()
+        write_report(moved)
+    assert not (moved.path / "report").exists()
 
 
-def test_a_report_of_one_clip_warns_of_a_collapse(tmp_path):
-    trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
-    history = [results_of(0), results_of(1) | {"train_loss": 1.0, "score_std": 0.0}]
-    (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in history))
-    text = Tags(write_report(Trial(trial, conf))).text
-    assert "the features have collapsed under semi-hard-NS" in text
-
-
-def test_curves_of_negatives_are_shown_if_the_trial_has_them(tmp_path):
+def test_a_report_of_one_clip_warns_of_a_collapse_and_shows_negatives_if_its_history_has_them(tmp_path):
     """Epochs of an earlier version have none."""
     trial, conf = write_trial(tmp_path, names=["one.wav"], captions_each=1)
-    page = Tags(write_report(Trial(trial, conf)))
-    alts = " ".join(image["alt"] for image in page.of("img"))
+
+    def page_of(**last):
+        history = [results_of(0), results_of(1) | {"train_loss": 1.0, "score_std": 0.0} | last]
+        (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in history))
+        page = Tags(write_report(Trial(trial, conf)))
+        return page, " ".join(image["alt"] for image in page.of("img"))
+
+    page, alts = page_of()
+    assert "the features have collapsed under semi-hard-NS" in page.text
     assert "Hubness" not in alts and "the trial itself picked" not in page.text
-    lines = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()]
-    lines[1] |= {"negative_gap": 0.1, "negatives_above": 0.2, "hubness": 0.3, "effective_negatives": 4.5}
-    (trial / "metrics.jsonl").write_text("".join(json.dumps(results) + "\n" for results in lines))
-    page = Tags(write_report(Trial(trial, conf)))
-    alts = " ".join(image["alt"] for image in page.of("img"))
+    page, alts = page_of(negative_gap=0.1, negatives_above=0.2, hubness=0.3, effective_negatives=4.5)
     assert "Hubness of the negatives by epoch. Hubness of the negatives: 0.3 at epoch 1" in alts
     assert all(f"{value} at epoch 1" in alts for value in (0.1, 0.2, 4.5)) and "the trial itself picked" in page.text

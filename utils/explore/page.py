@@ -1,7 +1,7 @@
 """The live page, which ranks the clips of a split, or of a folder, as the reader types: index.html in its folder."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,22 +41,27 @@ MAX_BYTES = 14_000_000  # of packed scores: more opens slowly in a browser
 
 
 class PageClip(NamedTuple):
-    """A sound that a page shows."""
+    """A sound that a page shows. Captions are given by their places in Subject.texts."""
 
     id: str  # names its files beside the page
     path: Path
     seconds: float
     log_mel: Callable[[], np.ndarray]  # (T, n_mels)
+    own: Sequence[int] = ()  # its captions
+    best: Sequence[tuple[int, float]] = ()  # the captions with the highest scores, and those
 
 
 class Subject(NamedTuple):
-    """What a page is about, in its text."""
+    """What a page shows: C sounds, their scores with V words, and captions to search for."""
 
     label: str  # of the sounds, in messages
-    sounds: str
+    sounds: str  # the same, in the page's title
     kind: str  # Trial or Model
     name: str
     caveat: str | None
+    scores: np.ndarray  # (V, C)
+    clips: list[PageClip]
+    texts: Sequence[str] = ()
 
 
 def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> Path:
@@ -69,17 +74,15 @@ def write_explore(trial: Trial, split: str | None = None, copy: bool = True) -> 
     """
     _refuse_sentences(str(trial), trial.conf)
     search = ClipSearch(trial, split)
-    split, scores = search.split, search.stored.scores[()]  # (V, C)
-    texts, captions = _captions(search, scores)
-    clips = [_clip_of(search, fid) for fid in search.stored.fids]
+    split, scores, clips = search.split, search.stored.scores[()], []  # (V, C)
+    texts, own, best_captions = _captions(search, scores)
+    for fid in search.stored.fids:
+        path, seconds = search.path(fid), search.scorer.clips[fid].seconds
+        log_mel = partial(drawn_log_mel, search.conf, split, fid, path)
+        clips.append(PageClip(fid, path, seconds, log_mel, own.get(fid, []), best_captions.get(fid, [])))
     caveat, name = caveat_of(trial), trial.path.resolve().name
-    subject = Subject(split, f"the {split} split", "Trial", name, caveat and caveat.line)
-    return _write(trial.path / "explore", search, subject, _Content(scores, texts, captions, clips), copy)
-
-
-def _clip_of(search: ClipSearch, fid: str) -> PageClip:
-    path = search.path(fid)
-    return PageClip(fid, path, search.clips[fid].seconds, partial(drawn_log_mel, search.conf, search.split, fid, path))
+    subject = Subject(split, f"the {split} split", "Trial", name, caveat and caveat.line, scores, clips, texts)
+    return _write(trial.path / "explore", search, subject, copy)
 
 
 def explore_folder(model: ExportedScorer, folder: Path, cache: Path, out: Path, copy: bool = True) -> Path:
@@ -95,18 +98,8 @@ def explore_folder(model: ExportedScorer, folder: Path, cache: Path, out: Path, 
         PageClip(f"{number:06d}", path, seconds_of(path), partial(computed_log_mel, model.conf, path))
         for number, path in enumerate(paths, start=1)
     ]
-    subject = Subject(str(folder), folder.resolve().name, "Model", Path(model.name).name, model.content.caveat)
-    content = _Content(search.stored.scores, [], [{"own": [], "best": []} for _ in clips], clips)
-    return _write(out, search, subject, content, copy)
-
-
-class _Content(NamedTuple):
-    """C sounds with the scores (V, C) of words, and the captions of the page and of each sound."""
-
-    scores: np.ndarray
-    texts: list[str]
-    captions: list[dict[str, list]]
-    clips: list[PageClip]
+    sounds, name, caveat = folder.resolve().name, Path(model.name).name, model.content.caveat
+    return _write(out, search, Subject(str(folder), sounds, "Model", name, caveat, search.stored.scores, clips), copy)
 
 
 def _refuse_sentences(name: str, conf: Conf) -> None:
@@ -117,10 +110,10 @@ def _refuse_sentences(name: str, conf: Conf) -> None:
         )
 
 
-def _write(out: Path, search: TextSearch, subject: Subject, shown: _Content, copy: bool) -> Path:
-    search.require_finite(shown.scores)
+def _write(out: Path, search: TextSearch, subject: Subject, copy: bool) -> Path:
+    search.require_finite(subject.scores)
     rows, words = _shown_words(search, subject.label), search.stored.words
-    low, step, levels = packed(shown.scores[rows])
+    low, step, levels = packed(subject.scores[rows])
     with atomic_folder(out, PAGE) as folder:
         content = {
             "words": [words[row] for row in rows],
@@ -128,8 +121,8 @@ def _write(out: Path, search: TextSearch, subject: Subject, shown: _Content, cop
             "step": step,
             "wordWeights": search.word_weights and [search.word_weights[words[row]] for row in rows],
             "corrections": search.conf.text_cleaning.corrections,
-            "captions": shown.texts,
-            "clips": _clips(shown, folder, copy),
+            "captions": subject.texts,
+            "clips": _clips(subject.clips, folder, copy),
         }
         Page(folder, TEMPLATES).render(
             "explore.html",
@@ -141,7 +134,7 @@ def _write(out: Path, search: TextSearch, subject: Subject, shown: _Content, cop
             caveat=subject.caveat,
             weighted=search.score.idf is not None,
             signed_scores=search.score.signed,
-            example=shown.texts[0] if shown.texts else "",
+            example=subject.texts[0] if subject.texts else "",
             content=content,
             levels=levels,
         )
@@ -158,43 +151,37 @@ def _shown_words(search: TextSearch, label: str) -> list[int]:
     return rows[:limit]
 
 
-def _captions(search: ClipSearch, scores: np.ndarray) -> tuple[list[str], list[dict[str, list]]]:
-    """The split's captions, and for each clip its own ones and those with the highest scores; empty without a file."""
+def _captions(search: ClipSearch, scores: np.ndarray) -> tuple[list[str], dict[str, list], dict[str, list]]:
+    """The split's captions, and by fid PageClip.own and PageClip.best; all empty without a file of captions."""
     if not search.paths.text(search.split).exists():
-        return [], [{"own": [], "best": []} for _ in search.stored.fids]
+        return [], {}, {}
     table, ids = load_captions(search.paths, search.split, search.words)
     words, weights = caption_weights(search.model, search.score, [caption.numpy() for caption in ids])
     own = {fid: rows.tolist() for fid, rows in table.groupby("fid").indices.items()}
     by_clip = (weights @ scores[words]).T  # (C, M)
-    return table["raw_text"].tolist(), [
-        {"own": own.get(fid, []), "best": [(int(i), round(float(row[i]), 6)) for i in best(row, BEST_CAPTIONS)]}
+    best_captions = {
+        fid: [(int(i), round(float(row[i]), 6)) for i in best(row, BEST_CAPTIONS)]
         for fid, row in zip(search.stored.fids, by_clip, strict=True)
-    ]
+    }
+    return table["raw_text"].tolist(), own, best_captions
 
 
-def _clips(shown: _Content, folder: Path, copy: bool) -> list[dict[str, Any]]:
+def _clips(clips: list[PageClip], folder: Path, copy: bool) -> list[dict[str, Any]]:
     """Write each clip's picture, and its sound if `copy`. Returns the page's entry for each clip."""
     entries = []
     (folder / "logmels").mkdir()
     if copy:
         (folder / "sounds").mkdir()
-    pairs = zip(shown.clips, shown.captions, strict=True)
-    for clip, own_and_best in progress(pairs, "clips", len(shown.clips)):
+    for clip in progress(clips, "clips", len(clips)):
         path, picture, sound = clip.path, f"logmels/{clip.id}.webp", f"sounds/{clip.id}.ogg"
         if not path.is_file():
             raise UserError(f"{path}: no such audio file; put it back")
         _draw(clip.log_mel(), folder / picture)
         if copy:
             copy_sound(path, folder / sound)
-        entries.append(
-            {
-                "name": path.name,
-                "seconds": clip.seconds,
-                "source": sound if copy else path.resolve().as_uri(),
-                "picture": picture,
-                **own_and_best,
-            }
-        )
+        source = sound if copy else path.resolve().as_uri()
+        entry = {"name": path.name, "seconds": clip.seconds, "source": source, "picture": picture}
+        entries.append(entry | {"own": clip.own, "best": clip.best})
     return entries
 
 

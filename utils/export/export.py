@@ -113,7 +113,6 @@ def _metrics(trial: Trial) -> dict[str, Any] | None:
     trial = as_measured(trial)
     queries = split_queries(trial.conf, split, load_scores(file, trial.best.epoch, str(trial.best.score)))
     metrics: dict[str, Any] = {"split": split}
-    for side, values in queries.values.items():
-        found = estimates(values, queries.query_clips[side], len(queries.fids))
-        metrics[side] = {name: list(map(float, estimate)) for name, estimate in found.items()}
+    for side in queries.values:
+        metrics[side] = {name: list(map(float, estimate)) for name, estimate in estimates(queries, side).items()}
     return metrics

@@ -38,15 +38,10 @@ class Estimate(NamedTuple):
         return self.low <= _ROUNDING and self.high >= -_ROUNDING
 
 
-def estimates(values: dict[str, np.ndarray], query_clips: np.ndarray, clips: int) -> dict[str, Estimate]:
-    """Each of METRICS with its interval.
-
-    Args:
-        values: (Q,) each, of `metric_utils.per_query_metrics`.
-        query_clips: (Q,) the clip, in [0, C), that each query is or describes.
-        clips: C.
-    """
-    draws, metrics = _draw_clips(clips, DRAWS), averages(values)
+def estimates(queries: Queries, side: str) -> dict[str, Estimate]:
+    """Each of METRICS in one direction, with its interval."""
+    values, query_clips = queries.values[side], queries.query_clips[side]
+    draws, metrics = _draw_clips(len(queries.fids), DRAWS), averages(values)
     resampled = {name: _means(values[name], query_clips, draws) for name in METRICS if name != "MedR"}
     resampled["MedR"] = [np.median(np.repeat(values["first_rank"], draw[query_clips])) for draw in draws]
     return {name: Estimate(metrics[name], *_interval(resampled[name])) for name in METRICS}

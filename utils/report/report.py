@@ -95,7 +95,7 @@ def _metric_row(split: str, direction: str, ranking: Ranking) -> dict[str, objec
     return {
         "split": split,
         "direction": direction,
-        "estimates": estimates(ranking.values, ranking.query_clips, len(ranking.queries.fids)),
+        "estimates": estimates(ranking.queries, direction),
         "chance": chance_map(ranking.relevant, len(ranking.item_clips)),
         "queries": len(ranking.query_clips),
         "tied": int(ranking.values["tied"].sum()),

@@ -19,7 +19,7 @@ from utils.common.errors import UserError
 from utils.common.folders import own_file
 from utils.common.steps import INDEXING, SCORING
 from utils.data_utils import load_captions, load_split
-from utils.dataset.audio import Clip, highest_frequency
+from utils.dataset.audio import highest_frequency
 from utils.dataset.index import read_cells
 from utils.evaluation_utils import caption_weights, score_words
 from utils.search.folder_search import SoundHit
@@ -68,7 +68,8 @@ class ClipSearch(TextSearch):
         self.split = trial.conf.data_conf.eval_data if split is None else split
         if self.split not in trial.conf.data_conf.splits:
             raise UserError(f"{self.split!r}: not a split of {trial}; it has {', '.join(trial.conf.data_conf.splits)}")
-        super().__init__(TrialScorer(trial, self.split))
+        listing = f"{self.paths.vocab_info} lists known words,"
+        super().__init__(TrialScorer(trial, self.split), listing, "word2vec_embeddings.extra_words adds others")
 
     @classmethod
     def open(cls, trial: Path | str, split: str | None = None) -> "ClipSearch":
@@ -92,7 +93,7 @@ class ClipSearch(TextSearch):
         for rank, i in self.ranked(scores, top):
             fid = self.stored.fids[i]
             path, captions = self.path(fid), self._captions_by_clip.get(fid, [])
-            hits.append(ClipHit(rank, float(scores[i]), fid, path, self.clips[fid].seconds, captions))
+            hits.append(ClipHit(rank, float(scores[i]), fid, path, self.scorer.clips[fid].seconds, captions))
         return hits
 
     @torch.no_grad()
@@ -106,10 +107,10 @@ class ClipSearch(TextSearch):
 
     def path(self, fid: str) -> Path:
         """The path of a scored clip; raises UserError if it is no longer in the index."""
-        if fid not in self.clips:
+        if fid not in self.scorer.clips:
             advice = f"run {INDEXING} and the steps after it again"
             raise UserError(f"{self.paths.audio_info}: has no clip {fid}, which was scored; {advice}")
-        return self.paths.clip(self.split, self.clips[fid].file_name)
+        return self.paths.clip(self.split, self.scorer.clips[fid].file_name)
 
     @cached_property
     def stored(self) -> WordScores:
@@ -119,22 +120,12 @@ class ClipSearch(TextSearch):
         check_made(self.trial, SCORING, reads=[path])
         return load_word_scores(path, self.epoch, str(self.score))
 
-    @property
-    def word_advice(self) -> str:
-        advice = self.extra_advice("word2vec_embeddings.extra_words adds others")
-        return f"{self.paths.vocab_info} lists known words, {advice}"
-
     @cached_property
     def word_weights(self) -> dict[str, float] | None:
         """The weight of each word that has a score; None: all the same."""
         names = list(dict.fromkeys([*self.words, *self.stored.words]))
         weights = stored_word_weights(self.conf, self.score, len(names))
         return None if weights is None else dict(zip(names, weights.tolist(), strict=True))
-
-    @property
-    def clips(self) -> dict[str, Clip]:
-        """The split's clips, by fid."""
-        return self.scorer.clips
 
     @cached_property
     def _captions_by_clip(self) -> dict[str, list[str]]:

@@ -10,9 +10,9 @@ Shapes: C sounds; K values kept of a sound; W words that are held in memory; E e
 import re
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +48,16 @@ class SoundHit(NamedTuple):
     seconds: float
 
 
+class Kept(NamedTuple):
+    """What is kept of a sound: K values."""
+
+    size: int  # K
+    unit: str  # of the values, in messages
+    embeds: Callable[[], Tensor]  # what a sound is scored with: (K, E)
+    held: Callable[[np.ndarray], np.ndarray]  # (K,) -> (W,), the scores that are held in memory
+    made_by: Sequence = ()  # what decides the values, beside the model
+
+
 class FolderSearch(TextSearch):
     """Search by text in a folder of sounds; they are resampled as in `ClipSearch.by_audio`.
 
@@ -59,7 +69,8 @@ class FolderSearch(TextSearch):
     """
 
     def __init__(self, scorer: Scorer, folder: Path, cache: Path, texts: list[str] | None = None):
-        super().__init__(scorer)
+        known = f"{scorer.name} knows {counted(len(scorer.words) - 1, 'word')};"
+        super().__init__(scorer, known, "6_export.py --extra-words adds others")
         self.folder, self.cache, self.texts = folder, cache, texts
         files = list(sounds_in(folder))
         self.files = [name for name, problem in files if problem is None]
@@ -78,10 +89,8 @@ class FolderSearch(TextSearch):
         with redirect_stdout(sys.stderr):  # what was encoded is not a result
             scores = self.scores(query)
         scores = scores * self.scorer.weighted([known])[1].sum()  # at the clip level, over the text vector's length
-        return [self._hit(rank, float(scores[i]), self.names[i]) for rank, i in self.ranked(scores, top)]
-
-    def _hit(self, rank: int, score: float, name: str) -> SoundHit:
-        return SoundHit(rank, score, self.folder / name, seconds_of(self.folder / name))
+        ranked = [(rank, float(scores[i]), self.folder / self.names[i]) for rank, i in self.ranked(scores, top)]
+        return [SoundHit(rank, score, path, seconds_of(path)) for rank, score, path in ranked]
 
     @property
     def names(self) -> list[str]:
@@ -91,11 +100,6 @@ class FolderSearch(TextSearch):
     @property
     def known_words(self) -> dict[str, int]:
         return self.scorer.ids
-
-    @property
-    def word_advice(self) -> str:
-        known = f"{self.scorer.name} knows {counted(len(self.words) - 1, 'word')}"
-        return f"{known}; {self.extra_advice('6_export.py --extra-words adds others')}"
 
     def scores(self, query: str) -> np.ndarray:
         """(C,) float32: the mean of the sounds' scores with a text's words; 0 if it has no known word.
@@ -118,50 +122,31 @@ class FolderSearch(TextSearch):
         return list(tokens) if self.of_sentences else [word for word in self.words if word in tokens]
 
     @cached_property
-    def _sentences(self) -> Tensor:
-        """The sentences as the score takes them: (W, E)."""
-        return self.scorer.sentence_embeds(self._wanted)
-
-    @property
-    def _keeps_vectors(self) -> bool:
-        """Whether a sound's vector is kept: scores with the axes, instead of with words."""
-        return self.of_sentences and isinstance(self.score, ClipScore)
+    def _kept(self) -> Kept:
+        if not self.of_sentences:
+            ids = np.array([self.scorer.ids[word] for word in self._wanted], dtype=np.int64)
+            return Kept(len(self.words), "word", self.scorer.word_embeds, lambda kept: kept[ids])
+        if not isinstance(self.score, ClipScore):
+            sentences = partial(self.scorer.sentence_embeds, self._wanted)
+            return Kept(len(self._wanted), "distinct caption", sentences, lambda kept: kept, [self._wanted])
+        vectors = self.scorer.sentence_embeds(self._wanted)  # (W, E)
+        axes = torch.eye(vectors.shape[1], device=self.model.device)
+        return Kept(len(axes), "dimension", lambda: axes, lambda kept: vectors.cpu().numpy() @ kept)
 
     @cached_property
     def _embeds(self) -> Tensor:
-        """What each sound is scored with: (K, E)."""
-        if self._keeps_vectors:
-            return torch.eye(self._sentences.shape[1], device=self.model.device)
-        return self._sentences if self.of_sentences else self.scorer.word_embeds()
-
-    @cached_property
-    def _kept(self) -> int:
-        """K."""
-        if self._keeps_vectors:
-            return len(self._embeds)
-        return len(self._wanted) if self.of_sentences else len(self.words)
-
-    @cached_property
-    def _ids(self) -> np.ndarray:
-        return np.array([self.scorer.ids[word] for word in self._wanted], dtype=np.int64)
-
-    def _held(self, kept: np.ndarray) -> np.ndarray:
-        """(K,) -> (W,)."""
-        if self._keeps_vectors:
-            return self._sentences.cpu().numpy() @ kept
-        return kept if self.of_sentences else kept[self._ids]
+        return self._kept.embeds()
 
     @cached_property
     def stored(self) -> WordScores:
         """The scores (W, C) of the texts' words with the usable sounds."""
         scores, names = np.empty((len(self._wanted), len(self.files)), np.float32), []
-        made_by = self.scorer.made_by + ([self._wanted] if self.of_sentences and not self._keeps_vectors else [])
-        mark = digest_of(made_by)[:16]
+        mark = digest_of([*self.scorer.made_by, *self._kept.made_by])[:16]
         with filling(self.cache, mark):
             for name in progress(self.files, f"scoring {self.folder}", total=len(self.files)):
                 kept = self._of_sound(self.folder / name, mark)
                 if kept is not None:
-                    scores[:, len(names)] = self._held(kept)
+                    scores[:, len(names)] = self._kept.held(kept)
                     names.append(name)
         self._report(names)
         return WordScores(scores[:, : len(names)], self._wanted, names, self.epoch)
@@ -171,7 +156,7 @@ class FolderSearch(TextSearch):
         audio = None
         try:
             part = self.cache / f"{mark}-{file_digest(path)}.npy"
-            kept = load_part(part, (self._kept,))
+            kept = load_part(part, (self._kept.size,))
             if kept is None:
                 audio = self.scorer.sounds.read(path)
             if highest_frequency(path) < self.scorer.sounds.fmax:
@@ -201,8 +186,7 @@ class FolderSearch(TextSearch):
             example = f"{low}, e.g. {self.low_rates[0]!r}"
             warnings.warn(f"{self.folder}: {example}: {missing}: their ranks may be wrong", stacklevel=2)
         earlier = f" ({len(names) - self.encoded} kept from an earlier run)" if self.encoded < len(names) else ""
-        unit = "dimension" if self._keeps_vectors else "distinct caption" if self.of_sentences else "word"
-        sizes = f"{counted(len(names), 'sound')}{earlier} x {counted(self._kept, unit)}"
+        sizes = f"{counted(len(names), 'sound')}{earlier} x {counted(self._kept.size, self._kept.unit)}"
         print(f"{self.folder}: {sizes} -> {self.cache}")
 
 

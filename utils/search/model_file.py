@@ -99,21 +99,14 @@ class ExportedScorer(Scorer):
             raise UserError(f"{path}: its weights are not of the encoders in its configuration; get a new copy")
         if len(content.words) < 2 or len(set(content.words)) < len(content.words):
             raise UserError(f"{path}: its vocabulary holds no word, or one twice; get a new copy")
-        super().__init__(str(path), conf, trained)
+        super().__init__(str(path), conf, trained, [content.sha256, content.words])
         device = pick_device() if device is None else torch.device(device)
         self.model.to(device), self.score.to(device)
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = conf.param_conf.tf32
         self.content, self.extra = content, content.extra_words
+        self.heard = Heard(self.name, content.sample_rate, content.weights_sha256)
         if content.caveat:
             warnings.warn(f"{path}: {content.caveat}", stacklevel=2)
-
-    @property
-    def made_by(self) -> list:
-        return [self.content.sha256, self.words, self.conf.score.model_dump(), self.sounds.settings]
-
-    @property
-    def heard(self) -> Heard:
-        return Heard(self.name, self.content.sample_rate, self.content.weights_sha256)
 
     @cached_property
     def sounds(self) -> LogMels | Features:

@@ -5,6 +5,7 @@ Shapes: C sounds, M texts, E embedding dimension, V words.
 
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -109,11 +110,8 @@ class RetrievalModel:
         """Encode sounds, some at a time: their scores with words (V, c), and the encoder's outputs."""
         if isinstance(sounds, str | Path):
             raise UserError(f"{sounds}: is one path; give a list of paths")
-        scorer, read = self.scorer, []
-        for number, sound in enumerate(progress(sounds, "scoring", len(sounds)), start=1):
-            read.append(torch.from_numpy(scorer.sounds.read(Path(sound))))
-            if len(read) == AT_ONCE or number == len(sounds):
-                names = [str(i) for i in range(len(read))]
-                split = Split(names, read, [], [], np.empty(0, np.int64), scorer.sounds.noun)
-                yield score_words(scorer.model, split, [embeds], scorer.score, keep_encoded=True)
-                read = []
+        scorer, reading = self.scorer, progress(sounds, "scoring", len(sounds))
+        while read := [torch.from_numpy(scorer.sounds.read(Path(sound))) for sound in islice(reading, AT_ONCE)]:
+            names = [str(i) for i in range(len(read))]
+            split = Split(names, read, [], [], np.empty(0, np.int64), scorer.sounds.noun)
+            yield score_words(scorer.model, split, [embeds], scorer.score, keep_encoded=True)

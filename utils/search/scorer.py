@@ -3,7 +3,7 @@
 Shapes: V vocabulary, M texts, N sounds; E embedding dimension; T frames, L encoder outputs.
 """
 
-from abc import ABC, abstractmethod
+import statistics
 from collections.abc import Sequence
 from functools import cached_property
 from itertools import chain
@@ -24,7 +24,7 @@ from utils.dataset.sentence_encoder import SentenceEncoder
 from utils.evaluation_utils import encode_words
 from utils.fast_score_utils import EncodedClips
 from utils.score_utils import caption_word_weights
-from utils.search.sounds import Features, Heard, LogMels, usual_rate
+from utils.search.sounds import Features, Heard, LogMels
 from utils.text_input import of_sentences
 from utils.trial.checkpoint import Trained
 from utils.trial.checks import check_trial
@@ -34,39 +34,35 @@ from utils.trial.trial import Trial
 SAME_VECTOR = 0.999  # cosine; one sentence's vectors on two machines are nearer
 
 
-class Scorer(ABC):
+class Scorer:
     """A model, its score and its vocabulary, and how it reads sounds and texts.
 
     Args:
         name: the trial's directory or the model's file, in messages.
         conf: its configuration.
         trained: of a model of sentences, the vocabulary holds the padding and at least one sentence.
+        origin: what tells the model from others.
     """
 
     extra = 0  # how many of the words, the last, no caption has
+    heard: Heard  # how the data set's sounds were read
 
-    def __init__(self, name: str, conf: Conf, trained: Trained):
-        self.name, self.conf = name, conf
+    def __init__(self, name: str, conf: Conf, trained: Trained, origin: list):
+        self.name, self.conf, self.origin = name, conf, origin
         self.model, self.score, self.words, self.epoch = trained
         self.of_sentences = of_sentences(conf)
         self.ids = {word: i for i, word in enumerate(self.words)}
 
     @property
-    @abstractmethod
     def made_by(self) -> list:
         """What decides its scores of a sound; another value for each model and settings."""
-
-    @property
-    @abstractmethod
-    def heard(self) -> Heard:
-        """How the data set's sounds were read."""
+        return [*self.origin, self.conf.score.model_dump(), self.sounds.settings]
 
     @cached_property
     def sounds(self) -> LogMels | Features:
         """Reads sounds as training read those of the data set."""
-        if self.conf.data_conf.audio == "features":
-            return Features(self.conf, self.heard)
-        return LogMels(self.conf, self.heard)
+        reader = Features if self.conf.data_conf.audio == "features" else LogMels
+        return reader(self.conf, self.heard)
 
     @torch.no_grad()
     def sound_scores(self, audio: np.ndarray, embeds: Tensor) -> np.ndarray:
@@ -82,15 +78,9 @@ class Scorer(ABC):
         cleaned = correct_words(clean_caption(text), self.conf.text_cleaning.corrections)
         return [cleaned] if self.of_sentences else cleaned.split()
 
-    @cached_property
-    def word_weights(self) -> dict[str, float] | None:
-        """The weight of each word in a text; None: all the same."""
-        idf = self.score.idf_values
-        return None if idf is None else dict(zip(self.words, idf.tolist(), strict=True))
-
     @torch.no_grad()
     def word_embeds(self, ids: np.ndarray | None = None) -> Tensor:
-        """What the score takes of words by id, or of the whole vocabulary: (V, E)."""
+        """Embed words by id, or the whole vocabulary, as the score takes them: (V, E)."""
         ids = np.arange(len(self.words)) if ids is None else ids
         return self.score.word_embeds(encode_words(self.model, ids))
 
@@ -100,7 +90,7 @@ class Scorer(ABC):
 
     @torch.no_grad()
     def sentence_embeds(self, sentences: list[str]) -> Tensor:
-        """What the score takes of sentences: (N, E). UserError where the encoder is not the one of the captions."""
+        """Embed sentences as the score takes them: (N, E). UserError where the encoder is not that of the captions."""
         vectors = torch.from_numpy(self._encoder.encode([self.words[1], *sentences]))  # a known one, and these
         expected = self.model.text_enc.embedding.weight[1].cpu()
         if len(expected) != vectors.shape[1] or torch.cosine_similarity(vectors[0], expected, dim=0) < SAME_VECTOR:
@@ -111,9 +101,9 @@ class Scorer(ABC):
         return self.score.word_embeds(self.model.text_projection(vectors[1:].to(self.model.device)))
 
     def weighted(self, texts: Sequence[list[str]]) -> tuple[Tensor, csr_array]:
-        """Texts by their known `tokens`: the embeddings (V, E) of those, and what each counts in each text, (M, V).
+        """Embed texts, each given by its known `tokens`. Returns the tokens' embeddings (V, E), and weights (M, V).
 
-        S is the product of these weights with the words' scores; 0 for a text without tokens.
+        S is the product of the weights with the tokens' scores; 0 for a text without tokens.
         """
         ids = self.ids
         if self.of_sentences:
@@ -133,11 +123,7 @@ class TrialScorer(Scorer):
     def __init__(self, trial: Trial, split: str | None = None):
         self.trial, self.split = trial, split or trial.conf.data_conf.eval_data
         check_trial(trial, TRAINING)
-        super().__init__(str(trial), trial.conf, trial.best)
-
-    @property
-    def made_by(self) -> list:
-        return [identity(self.trial.path), self.epoch, self.conf.score.model_dump(), self.sounds.settings]
+        super().__init__(str(trial), trial.conf, trial.best, [identity(trial.path), trial.best.epoch])
 
     @cached_property
     def clips(self) -> dict[str, Clip]:
@@ -146,7 +132,7 @@ class TrialScorer(Scorer):
 
     @cached_property
     def heard(self) -> Heard:
-        rate = usual_rate(self.clips.values())
+        rate = statistics.mode(clip.sample_rate for clip in self.clips.values()) if self.clips else None
         if self.conf.data_conf.audio != "features" or self.conf.audio_features.model == "own":
             return Heard(self.name, rate)
         file = self.trial.dataset.audio_features(self.split)

@@ -4,8 +4,6 @@ A reader has `noun`, what it reads; `fmax`, the highest frequency (Hz) that coun
 read of a sound.
 """
 
-from collections import Counter
-from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +14,6 @@ from utils.audio_input import encoder_class
 from utils.common.counts import counted
 from utils.common.errors import UserError
 from utils.conf.schema import Conf
-from utils.dataset.audio import Clip
 from utils.dataset.feature_model import read_features
 from utils.dataset.paths import AUDIO_FILES
 
@@ -77,12 +74,6 @@ class Features:
         """(L, D) float32; raises UserError where a sound cannot be read."""
         require_sound(path)
         return read_features(path, self.model)
-
-
-def usual_rate(clips: Iterable[Clip]) -> int | None:
-    """The sample rate (Hz) of most clips; None of no clips."""
-    rates = Counter(clip.sample_rate for clip in clips)
-    return rates.most_common(1)[0][0] if rates else None
 
 
 def require_sound(path: Path) -> None:

@@ -13,9 +13,17 @@ from utils.trial.score_files import WordScores
 
 
 class TextSearch(ABC):
-    """Search by text with a trained model."""
+    """Search by text with a trained model.
 
-    def __init__(self, scorer: Scorer):
+    Args:
+        scorer: the model.
+        listing, advice: where its known words are listed and how to add others, in an error.
+    """
+
+    def __init__(self, scorer: Scorer, listing: str, advice: str):
+        if scorer.conf.CRNNWordModel.text_enc.trainable:  # the vectors of other words would not fit them
+            advice = "it trained its word vectors (text_enc.trainable), so no others can be added"
+        self.word_advice = f"{listing} {advice}"
         self.scorer, self.conf, self.of_sentences = scorer, scorer.conf, scorer.of_sentences
         self.model, self.score, self.words, self.epoch = scorer.model, scorer.score, scorer.words, scorer.epoch
 
@@ -24,20 +32,11 @@ class TextSearch(ABC):
     def stored(self) -> WordScores:
         """The scores (V, C) of words with the sounds; raises UserError where they cannot be read."""
 
-    @property
-    @abstractmethod
-    def word_advice(self) -> str:
-        """Where known words are listed, in an error."""
-
-    def extra_advice(self, advice: str) -> str:
-        """The advice how to add words, unless the model has trained its words' vectors: others would not fit them."""
-        is_trained = self.conf.CRNNWordModel.text_enc.trainable
-        return "it trained its word vectors (text_enc.trainable), so no others can be added" if is_trained else advice
-
-    @property
+    @cached_property
     def word_weights(self) -> dict[str, float] | None:
         """The weight of each word that has a score; None: all the same."""
-        return self.scorer.word_weights
+        idf = self.score.idf_values
+        return None if idf is None else dict(zip(self.words, idf.tolist(), strict=True))
 
     @property
     def known_words(self) -> Container[str]:
