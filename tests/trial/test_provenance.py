@@ -81,18 +81,6 @@ def test_an_input_that_changes_while_a_step_runs_is_refused_by_the_next_step(dat
         check_steps(conf(), CLEANING)
 
 
-def test_settings_that_are_not_in_use_may_change(data):
-    conf, folder = data
-    (folder / "word2vec_embeds.npz").touch()
-    source, epochs = "word2vec_embeddings.source=", "word2vec_embeddings.train.epochs=3"
-    record_step(conf(source + "file", "word2vec_embeddings.file=here.txt"), EMBEDDING)
-    check_steps(conf(source + "file", "word2vec_embeddings.file=here.txt", epochs), EMBEDDING)
-    with pytest.raises(UserError, match=r"embeddings\.file here\.txt, but it is now there\.txt"):
-        check_steps(conf(source + "file", "word2vec_embeddings.file=there.txt"), EMBEDDING)
-    with pytest.raises(UserError, match=r"word2vec_embeddings\.source"):
-        check_steps(conf(source + "train"), EMBEDDING)
-
-
 def test_an_output_holds_while_its_file_and_settings_are_unchanged(data):
     conf, folder = data
     path = folder / "x_audio_logmels.hdf5"

@@ -1,4 +1,4 @@
-"""A data set's provenance: the settings, inputs and outputs of its preprocessing, and whether they still hold.
+"""A data set's provenance: the settings, inputs and outputs of its preprocessing, and the check of them.
 
 audio_info.json has the digests of the sounds, provenance.json those of all other files.
 """
