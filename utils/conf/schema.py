@@ -27,15 +27,15 @@ class Section(BaseModel):
 
 
 class Role(Enum):
-    """What a setting decides. The role of a section applies to each setting in it that has none."""
+    """What a setting does, in words for messages. The role of a section applies to each setting in it that has none."""
 
-    RESULTS = "the results"
-    SEED = "the random draws"
-    DURATION = "the number of epochs"
-    EVALUATION = "the data that trials are evaluated on; training does not use them"
-    RUNTIME = "where files are and how commands run; it changes no result"
+    RESULTS = "decides the results"
+    SEED = "decides the random draws"
+    DURATION = "decides the number of epochs"
+    EVALUATION = "changes the evaluation, not the training"
+    RUNTIME = "changes no result"
 
-    def __init__(self, decides: str):
+    def __init__(self, words: str):
         self.decides_numbers = self.name in ("RESULTS", "SEED", "DURATION")  # it may be swept, and is recorded
         self.tells_experiments_apart = self.name in ("RESULTS", "DURATION")  # different rows of a comparison
         self.may_change_on_resume = self.name in ("DURATION", "EVALUATION", "RUNTIME")
