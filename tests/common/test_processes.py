@@ -203,7 +203,7 @@ def three_processes(tmp_path_factory):
     return in_processes(3, of_three, tmp_path_factory.mktemp("three"))
 
 
-def test_a_batch_smaller_than_the_processes(three_processes):
+def test_a_batch_with_fewer_pairs_than_processes_trains_as_in_one(three_processes):
     alone = train_cases(SHORT)
     for steps, _ in three_processes:
         for ours, theirs in zip(steps, alone, strict=True):

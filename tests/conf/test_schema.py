@@ -209,7 +209,7 @@ def test_an_unused_setting_is_explained_by_the_setting_that_makes_it_so(settings
         assert (key in result_settings(conf)) == (reason is None)
 
 
-def test_the_settings_of_steps_4_and_5_count_for_these_whatever_training_reads():
+def test_the_settings_of_steps_4_and_5_count_whichever_training_reads():
     log_mels, features = load_conf(CONF), load_conf(CONF, ON_FEATURES)
     for step, key, reader in ((LOG_MELS, "audio_logmel.hop", log_mels), (FEATURES, "audio_features.weights", features)):
         assert key in step_settings(log_mels, step) and step_settings(log_mels, step) == step_settings(features, step)

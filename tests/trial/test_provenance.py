@@ -54,7 +54,7 @@ def test_an_unchanged_data_set_passes(data):
         (None, ["text_cleaning.named_entities=keep"], [CLEANING], "named_entities replace, but it is now keep; set it"),
     ],
 )
-def test_what_has_changed_is_named_with_the_step_to_run(data, changed, override, steps, complaint):
+def test_a_change_is_named_with_the_step_to_run(data, changed, override, steps, complaint):
     """A split without a record too: its file may be one of other settings, whose record is gone."""
     conf, folder = data
     if changed:
