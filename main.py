@@ -50,8 +50,7 @@ from utils.trial.directory import create_trial, resume_trial, training_lock
 from utils.trial.history import has_settled
 from utils.trial.identity import training_of
 from utils.trial.record import TrialRecord, require_tensorboard
-from utils.trial.start import load_start
-from utils.trial.training_data import TrainingData, load_training_data
+from utils.trial.start import TrainingData, load_start, load_training_data
 from utils.trial.trial import Trial
 
 

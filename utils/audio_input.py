@@ -1,4 +1,4 @@
-"""What training reads of a clip: its log-mels, or features that a pretrained network made of it."""
+"""The audio input of training: a clip's log-mels, or features that a pretrained network made of it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from utils.dataset.paths import DatasetPaths
 
 @dataclass(frozen=True)
 class AudioInput:
-    """What training reads: of each clip a (T, D) data set under its fid, in an HDF5 file for each split."""
+    """The audio input: a (T, D) data set of each clip under its fid, in an HDF5 file for each split."""
 
     noun: str  # "log-mels" or "features"
     stage: Stage  # makes the files
@@ -51,7 +51,7 @@ def encoder_class(conf: Conf) -> type:
 
 
 def audio_input(conf: Conf) -> AudioInput:
-    """What the configuration says that training reads."""
+    """The audio input of a configuration."""
     encoder, in_dim = encoder_class(conf), conf.CRNNWordModel.audio_enc.in_dim
     if conf.data_conf.audio == "features":
         source = "features have" if in_dim is None else "CRNNWordModel.audio_enc.in_dim (null: any size) asks for"

@@ -1,4 +1,4 @@
-"""What training reads of a caption: its words' vectors, or the vector of the whole caption, a sentence.
+"""The text input of training: the vectors of a caption's words, or one vector of the whole caption, a sentence.
 
 A caption of a data set with sentences is a caption of one word: the vocabulary holds the distinct captions.
 """

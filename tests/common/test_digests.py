@@ -34,7 +34,7 @@ def test_a_digest_follows_the_content(tmp_path):
         assert file_digest(path) == digests(tmp_path, ["x"])["x"] == sha256(content)
 
 
-def test_names_that_are_no_files_are_left_out(tmp_path):
+def test_names_without_files_are_left_out(tmp_path):
     (tmp_path / "a").write_bytes(b"a")
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "c").write_bytes(b"c")

@@ -23,7 +23,7 @@ from utils.common.errors import UserError
 from utils.common.processes import all_reduce_sum, on_rank_zero, process_group, require_pair_each, shard
 from utils.conf.load import load_conf
 from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
-from utils.data_utils import batches
+from utils.data_utils import Split, batches
 from utils.device_utils import Draws
 from utils.evaluation_utils import evaluate
 from utils.model_utils import TrainState, prepare_model, seed_epoch, train_epoch, train_step
@@ -155,14 +155,8 @@ def evaluate_apart(clips, score):
     """An evaluation of a split of so many clips, in groups of two, where the ranks' running statistics differ."""
     evaluation_utils.FRAMES_AT_ONCE = 60
     whole, criterion = make_split(), TripletLoss(0.01, "hard-audio-NS")
-    kept = [caption for caption, clip in enumerate(whole.caption_clips) if clip < clips]
-    split = replace(
-        whole,
-        fids=whole.fids[:clips],
-        audio=whole.audio[:clips],
-        captions=[whole.captions[caption] for caption in kept],
-        caption_clips=whole.caption_clips[kept],
-    )
+    captions, caption_clips = whole.captions[: 3 * clips], whole.caption_clips[: 3 * clips]
+    split = Split(whole.fids[:clips], whole.audio[:clips], whole.tids, captions, caption_clips)
     state = state_of(random_model(), criterion, score=score)
     state.model.audio_enc.cnn[0].running_mean -= processes.rank()
     return evaluate(state, split, {"semi_hard": TripletLoss(0.5, "semi-hard-NS")}, 5)
@@ -209,7 +203,7 @@ def three_processes(tmp_path_factory):
     return in_processes(3, of_three, tmp_path_factory.mktemp("three"))
 
 
-def test_a_batch_smaller_than_the_processes(three_processes):
+def test_a_batch_with_fewer_pairs_than_processes_trains_as_in_one(three_processes):
     alone = train_cases(SHORT)
     for steps, _ in three_processes:
         for ours, theirs in zip(steps, alone, strict=True):

@@ -26,13 +26,6 @@ def path(tmp_path):
 # --- what is read ----------------------------------------------------------------------------------------
 
 
-def test_overrides_replace_the_settings_of_the_file():
-    conf = load_conf(CONF, ["AdamOptimizer.lr=1e-4", "criteria.TripletLoss.sampling=hard-NS", "param_conf.tf32=true"])
-    assert conf.AdamOptimizer.lr == 1e-4
-    assert conf.criteria.TripletLoss.sampling == "hard-NS"
-    assert conf.param_conf.tf32 is True
-
-
 @pytest.mark.parametrize("name", ["conf_demo.yaml", "conf_best.yaml", "conf_pretrained.yaml"])
 def test_the_other_files_hold_only_what_differs(name):
     difference = yaml.safe_load((ROOT / name).read_text())

@@ -33,8 +33,8 @@ def test_trials_get_directories_of_their_own_and_the_newest_is_found(begin, tmp_
     [
         ("AdamOptimizer.lr=0.1", "AdamOptimizer.lr is 0.1 but the trial was run with 0.001"),
         ("param_conf.seed=5", "param_conf.seed is 5"),
-        ("criteria.TripletLoss.margin=0.4", "criteria.TripletLoss.margin"),
-        ("audio_logmel.hop=0.01", "audio_logmel.hop"),
+        # and not the temperature, which has an effect because of it
+        ("param_conf.criterion=InfoNCE", "param_conf.criterion is 'InfoNCE' but the trial was run with 'TripletLoss'"),
         ("text_cleaning.corrections={watr: water}", r"text_cleaning.corrections.watr"),
         ("data_conf.train_data=validation", "data_conf.train_data"),
     ],
@@ -53,9 +53,7 @@ def test_resume_refuses_changes_of_settings_that_decide_results(trial, override,
         "param_conf.num_epoch=3",
         "data_conf.cache=disk",
         "data_conf.dataset=elsewhere",
-        "log_tensorboard=true",
         "criteria.InfoNCE.temperature=1",  # plays no part beside the triplet loss
-        "word2vec_embeddings.train.epochs=1",
     ],
 )
 def test_resume_accepts_changes_of_settings_that_decide_no_result(trial, override):
@@ -73,9 +71,3 @@ def test_a_trial_older_than_a_setting_was_run_with_its_default(trial, monkeypatc
     assert open_trial(trial, []).conf.ReduceLROnPlateau.patience == 5
     with pytest.raises(UserError, match=r"ReduceLROnPlateau\.patience is 7 but the trial was run with 5"):
         resume_trial(trial, ["ReduceLROnPlateau.patience=7"])
-
-
-def test_the_changed_setting_is_named_not_one_that_depends_on_it(trial):
-    """Not one that plays a part because of it."""
-    with pytest.raises(UserError, match=r"param_conf\.criterion is 'InfoNCE' but the trial was run with 'TripletLoss'"):
-        resume_trial(trial, ["param_conf.criterion=InfoNCE"])

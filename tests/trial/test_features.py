@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from tests.helpers import ON_FEATURES, WORDS, record_files, record_step, write_features, write_trial
+from tests.helpers import ON_FEATURES, WORDS, record_step, write_features, write_trial
 from utils.common.errors import UserError
-from utils.common.steps import FEATURES, LOG_MELS, SCORING, TRAINING
+from utils.common.steps import FEATURES, LOG_MELS, TRAINING
 from utils.conf.load import load_conf, save_conf
 from utils.dataset.index import read_clips
 from utils.dataset.paths import DatasetPaths
-from utils.trial.checks import check_trial, require_same_run
-from utils.trial.dataset_provenance import OWN_FEATURES, sources, step_settings
+from utils.trial.checks import check_trial
+from utils.trial.dataset_provenance import OWN_FEATURES, sources
 from utils.trial.identity import begin, data_digests
-from utils.trial.provenance import PROVENANCE, Entry, read_provenance, record
-from utils.trial.training_data import load_training_data
+from utils.trial.provenance import PROVENANCE, read_provenance, record
+from utils.trial.start import load_training_data
 from utils.trial.trial import Trial
 
 
@@ -79,9 +79,6 @@ def test_features_that_step_5_has_not_recorded_are_refused(conf, trial):
     write(DatasetPaths(conf.data_conf.dataset), "development", 10, seed=1)
     with pytest.raises(UserError, match=r"development_audio_features\.hdf5: is not as .*5_audio_features\.py wrote it"):
         check_trial(trial, TRAINING)
-    record(conf.data_conf.dataset, FEATURES, Entry(settings=step_settings(conf, FEATURES)))
-    with pytest.raises(UserError, match=r"not recorded as made by preprocessing/5_audio_features\.py"):
-        check_trial(trial, TRAINING)
 
 
 def test_a_trial_refuses_other_features_than_it_was_trained_on(conf, trial):
@@ -91,26 +88,6 @@ def test_a_trial_refuses_other_features_than_it_was_trained_on(conf, trial):
     record_step(conf, FEATURES)
     with pytest.raises(UserError, match=r"development_audio_features\.hdf5: has changed since .* was begun"):
         check_trial(trial, TRAINING)
-
-
-def test_scores_of_other_features_are_refused(conf, trial):
-    record_files(trial.path, SCORING, [], [], data=data_digests(conf, ["evaluation"]))
-    check_trial(trial, TRAINING, SCORING)
-    write(DatasetPaths(conf.data_conf.dataset), "evaluation", 10, seed=1)
-    record_step(conf, FEATURES)
-    with pytest.raises(UserError, match=r"evaluation_audio_features\.hdf5: has changed since .*1_xmodal_scores"):
-        check_trial(trial, TRAINING, SCORING)
-
-
-def test_a_trial_that_is_older_than_features_goes_on_with_log_mels_alone(tmp_path):
-    path, conf = write_trial(tmp_path)
-    entry = read_provenance(path)[TRAINING]
-    del entry.settings["data_conf.audio"]
-    record(path, TRAINING, entry)
-    require_same_run(Trial(path, conf))
-    features = conf.data_conf.model_copy(update={"audio": "features"})
-    with pytest.raises(UserError, match=r"data_conf\.audio is 'features' but the trial was run with 'logmels'"):
-        require_same_run(Trial(path, conf.model_copy(update={"data_conf": features})))
 
 
 def test_features_of_the_user_are_a_source_of_the_data_set(conf):

@@ -54,7 +54,7 @@ def test_an_unchanged_data_set_passes(data):
         (None, ["text_cleaning.named_entities=keep"], [CLEANING], "named_entities replace, but it is now keep; set it"),
     ],
 )
-def test_what_has_changed_is_named_with_the_step_to_run(data, changed, override, steps, complaint):
+def test_a_change_is_named_with_the_step_to_run(data, changed, override, steps, complaint):
     """A split without a record too: its file may be one of other settings, whose record is gone."""
     conf, folder = data
     if changed:
@@ -79,18 +79,6 @@ def test_an_input_that_changes_while_a_step_runs_is_refused_by_the_next_step(dat
         (folder / RAW).write_text("edited meanwhile")
     with pytest.raises(UserError, match="has changed since preprocessing/1_text_cleaning"):
         check_steps(conf(), CLEANING)
-
-
-def test_settings_that_are_not_in_use_may_change(data):
-    conf, folder = data
-    (folder / "word2vec_embeds.npz").touch()
-    source, epochs = "word2vec_embeddings.source=", "word2vec_embeddings.train.epochs=3"
-    record_step(conf(source + "file", "word2vec_embeddings.file=here.txt"), EMBEDDING)
-    check_steps(conf(source + "file", "word2vec_embeddings.file=here.txt", epochs), EMBEDDING)
-    with pytest.raises(UserError, match=r"embeddings\.file here\.txt, but it is now there\.txt"):
-        check_steps(conf(source + "file", "word2vec_embeddings.file=there.txt"), EMBEDDING)
-    with pytest.raises(UserError, match=r"word2vec_embeddings\.source"):
-        check_steps(conf(source + "train"), EMBEDDING)
 
 
 def test_an_output_holds_while_its_file_and_settings_are_unchanged(data):

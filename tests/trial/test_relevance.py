@@ -19,10 +19,9 @@ from utils.report.groups import group_trials
 from utils.report.rankings import load_rankings
 from utils.report.report import write_report
 from utils.sweep.points import create_sweep
-from utils.trial.provenance import read_provenance
 from utils.trial.relevance import extra_relevant_pairs
 from utils.trial.score_files import load_scores, word_scores_path
-from utils.trial.training_data import load_training_data
+from utils.trial.start import load_training_data
 from utils.trial.trial import Trial
 
 MEASURE, REPORT = "postprocessing/2_xmodal_retrieval.py", "postprocessing/3_report.py"
@@ -61,6 +60,23 @@ def measured_with(conf, path):
     return conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"relevance": str(path)})})
 
 
+@pytest.fixture
+def stored(trial):
+    """The scores of the evaluation split."""
+    return load_scores(word_scores_path(trial[0], "evaluation"), 1)
+
+
+@pytest.fixture
+def pairs_of(trial, stored, tmp_path):
+    """pairs_of(rows) -> the pairs that a file of these rows adds to the scores of the evaluation split."""
+
+    def pairs_of(rows, header=("file_name", "caption"), stored=stored):
+        conf = measured_with(trial[1], write_pairs(tmp_path, rows, header))
+        return extra_relevant_pairs(conf, "evaluation", stored).tolist()
+
+    return pairs_of
+
+
 def test_metrics_count_additional_relevant_pairs(trial, tmp_path):
     folder, _, table = trial
     call(MEASURE, "--trial", folder)
@@ -97,64 +113,45 @@ def test_metrics_count_additional_relevant_pairs(trial, tmp_path):
     assert chance["evaluation", "text-to-audio"] == pytest.approx(np.mean(draws), abs=0.02)
 
 
-def test_a_trial_older_than_data_conf_relevance_is_measured(trial):
-    folder, *_ = trial
-    conf = (folder / "conf.yaml").read_text()
-    assert "  relevance: null\n" in conf
-    (folder / "conf.yaml").write_text(conf.replace("  relevance: null\n", ""))
-    call(MEASURE, "--trial", folder)
-
-
-def test_names_and_captions_are_matched_to_the_character(trial, tmp_path):
-    folder, conf, table = trial
-    stored = load_scores(word_scores_path(folder, "evaluation"), 1)
+def test_names_and_captions_are_matched_to_the_character(trial, stored, pairs_of, tmp_path):
+    _, conf, table = trial
     name, text = table["file_name"][0], table["raw_text"][4]
-    pairs = extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, [(name, text)])), "evaluation", stored)
-    assert pairs.tolist() == [[0, 4]]
+    assert pairs_of([(name, text)]) == [[0, 4]]
     with pytest.raises(UserError, match=r"pairs\.csv: holds no pairs"):
-        extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, [])), "evaluation", stored)
+        pairs_of([])
     assert extra_relevant_pairs(measured_with(conf, tmp_path / "absent.csv"), "development", stored) is None
     assert extra_relevant_pairs(conf, "evaluation", stored) is None
     for row in ((name.strip().upper(), text), (name, text.upper()), (name, f" {text}")):
         with pytest.raises(UserError, match=r"pairs\.csv: line 2: .*evaluation_text\.csv has no"):
-            extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, [row])), "evaluation", stored)
+            pairs_of([row])
 
 
-def test_lists_of_clips_for_queries_name_the_same_pairs(trial, tmp_path):
+def test_lists_of_clips_for_queries_name_the_same_pairs(trial, pairs_of):
     """The form of DCASE 2025: a query's clips are a list as Python writes it."""
-    folder, conf, table = trial
-    stored = load_scores(word_scores_path(folder, "evaluation"), 1)
-    rows = some_pairs(table)
-    expected = extra_relevant_pairs(measured_with(conf, write_pairs(tmp_path, rows)), "evaluation", stored)
-    by_query = {}
+    rows, by_query = some_pairs(trial[2]), {}
     for name, text in rows:
         by_query.setdefault(text, []).append(str(name))
     lists = [(text, str(names)) for text, names in by_query.items()]
     assert any('"' in cell and "'" in cell for _, cell in lists)  # the names of this trial hold quotes
-    path = write_pairs(tmp_path, [*lists, (rows[0][1], "[]")], header=("query", "audio_filenames"))
-    found = extra_relevant_pairs(measured_with(conf, path), "evaluation", stored)
-    assert sorted(found.tolist()) == sorted(expected.tolist())
+    found = pairs_of([*lists, (rows[0][1], "[]")], header=("query", "audio_filenames"))
+    assert sorted(found) == sorted(pairs_of(rows))
 
 
-def test_a_pair_names_every_row_of_its_caption(trial, tmp_path):
-    folder, conf, table = trial
+def test_a_pair_names_every_row_of_its_caption(trial, stored, pairs_of):
+    _, conf, table = trial
     paths = DatasetPaths(conf.data_conf.dataset)
     table.loc[7, "raw_text"] = table.loc[4, "raw_text"]
     table.to_csv(paths.text("evaluation"), index=False, lineterminator="\n")
-    stored = load_scores(word_scores_path(folder, "evaluation"), 1)
-    path = write_pairs(tmp_path, [(table["file_name"][0], table["raw_text"][4])])
-    assert extra_relevant_pairs(measured_with(conf, path), "evaluation", stored).tolist() == [[0, 4], [0, 7]]
+    row = (table["file_name"][0], table["raw_text"][4])
+    assert pairs_of([row]) == [[0, 4], [0, 7]]
     with pytest.raises(UserError, match=r"evaluation_text\.csv: not the captions that were scored"):
-        extra_relevant_pairs(measured_with(conf, path), "evaluation", stored._replace(tids=stored.tids[:-1]))
+        pairs_of([row], stored=stored._replace(tids=stored.tids[:-1]))
 
 
-def test_many_unknown_rows_are_counted(trial, tmp_path):
-    folder, conf, table = trial
-    path = write_pairs(tmp_path, [(f"{i}.wav", table["raw_text"][0]) for i in range(30)])
+def test_many_unknown_rows_are_counted(trial, pairs_of, tmp_path):
     with pytest.raises(UserError) as error:
-        stored = load_scores(word_scores_path(folder, "evaluation"), 1)
-        extra_relevant_pairs(measured_with(conf, path), "evaluation", stored)
-    lines = str(error.value).splitlines()
+        pairs_of([(f"{i}.wav", trial[2]["raw_text"][0]) for i in range(30)])
+    path, lines = tmp_path / "pairs.csv", str(error.value).splitlines()
     assert len(lines) == 21 and lines[19].startswith(f"{path}: line 21: ") and "'19.wav'" in lines[19]
     assert lines[20] == f"{path}: 10 more names and captions are unknown"
 
@@ -175,22 +172,6 @@ def test_the_report_marks_all_relevant_items(trial, tmp_path):
     for one, relevance in ((ranking["audio_to_text"], expected), (ranking["text_to_audio"], expected.T)):
         assert all((one.of_query(query)[1] == right).all() for query, right in enumerate(relevance))
         assert one.relevant.tolist() == relevance.sum(axis=1).tolist()
-
-
-def test_measuring_records_its_relevance_file(trial, tmp_path):
-    folder, _, table = trial
-    path = write_pairs(tmp_path, some_pairs(table))
-    call(MEASURE, "--trial", folder)
-    entry = read_provenance(folder)[MEASURING]
-    assert not entry.settings and not entry.sources
-    call(MEASURE, "--trial", folder, f"data_conf.relevance={path}")
-    recorded = {"data_conf.relevance": str(path), "data_conf.eval_data": "evaluation"}
-    assert read_provenance(folder)[MEASURING].settings == recorded
-    write_comparison([folder], tmp_path / "comparison")
-    path.write_text(path.read_text() + "\n")
-    message = rf"pairs\.csv: has changed since {MEASURING} read it; run that again"
-    with pytest.raises(UserError, match=message):
-        write_comparison([folder], tmp_path / "comparison")
 
 
 def test_trials_measured_by_different_pairs_are_not_compared(trial, tmp_path):
@@ -266,12 +247,13 @@ def test_a_report_refuses_other_pairs_than_those_of_the_metrics(measured, trial,
 def test_a_report_refuses_a_relevance_file_that_changed_after_measuring(measured, tmp_path):
     folder, path = measured
     path.write_text("\n".join(path.read_text().splitlines()[:3]) + "\n")
-    for given in ([], [f"data_conf.relevance={path}"]):
-        complaint = call(REPORT, "--trial", folder, *given, status=2)
-        assert complaint == f"error: {path}: has changed since {MEASURING} read it for {folder}; run that again\n"
+    report, comparison = ("--trial", folder), ("--compare", folder, "--out", tmp_path / "comparison")
+    for command, again in ((report, " for X"), ((*report, f"data_conf.relevance={path}"), " for X"), (comparison, "")):
+        complaint = call(REPORT, *command, status=2).replace(str(folder), "X")
+        assert complaint == f"error: {path}: has changed since {MEASURING} read it{again}; run that again\n"
     path.unlink()
-    for command in ([REPORT, "--trial", folder], [REPORT, "--compare", folder, "--out", tmp_path / "comparison"]):
-        complaint = call(*command, status=2)
+    for command in (report, comparison):
+        complaint = call(REPORT, *command, status=2)
         assert complaint == f"error: {path}: no such file; put it back, or run {MEASURING} again for {folder}\n"
 
 

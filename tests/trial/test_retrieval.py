@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import call, write_trial
 from utils.common.errors import UserError
 from utils.trial import retrieval
-from utils.trial.score_files import Captions, load_scores, new_word_scores, save_scores, scores_path, word_scores_path
+from utils.trial.score_files import Captions, load_scores, new_word_scores, scores_path, word_scores_path
 
 SCORE, MEASURE = "postprocessing/1_xmodal_scores.py", "postprocessing/2_xmodal_retrieval.py"
 NAMES = [f"{i}.wav" for i in range(6)]
@@ -91,11 +91,3 @@ def test_an_error_while_scoring_keeps_the_earlier_scores(made, tmp_path):
             left.unlink()
         write(slice(0, 3), np.zeros((2, 3), np.float32))
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
-
-
-def test_clip_caption_scores_are_complete_for_any_chunk_size(made, tmp_path, monkeypatch):
-    stored = load_scores(word_scores_path(made, "evaluation"), 1)
-    for at_once in (1, 4, 100):
-        monkeypatch.setattr("utils.trial.score_files.CLIPS_AT_ONCE", at_once)
-        save_scores(tmp_path / "matrix.hdf5", stored)
-        assert (content(tmp_path / "matrix.hdf5")["scores"] == content(scores_path(made, "evaluation"))["scores"]).all()

@@ -68,7 +68,7 @@ def test_the_start_is_part_of_the_identity(first, tmp_path):
     assert "of another trial" in call("main.py", "--resume", only_trial(tmp_path), "param_conf.num_epoch=1", status=2)
 
 
-def test_no_or_a_damaged_start_leaves_no_trial(first, tmp_path):
+def test_a_missing_or_damaged_start_leaves_no_trial(first, tmp_path):
     damaged = tmp_path / "damaged.pt"
     damaged.write_bytes((first[0] / "checkpoint_best.pt").read_bytes()[:-1])
     for start, message in ((tmp_path / "absent", "no such trial or checkpoint"), (damaged, "it is damaged")):
@@ -107,7 +107,7 @@ def test_parts_that_fit_are_loaded_and_others_named(tmp_path):
     assert target.model.text_enc.embedding.weight.shape == (5, 12)
 
 
-def test_a_sharpness_that_is_set_is_kept(tmp_path):
+def test_a_configured_sharpness_is_kept(tmp_path):
     loss = TripletLoss(0.5, "random-NS")
     source = state_of(model_of(FeatureEncoder(8)), loss, score=Score("softmax", 5.0, learn_sharpness=True))
     target = state_of(model_of(FeatureEncoder(8)), loss, score=Score("softmax", 20.0))

@@ -42,11 +42,7 @@ def digest_of(value: object) -> str:
 
 
 def digests(root: Path | str, names: Iterable[Path | str]) -> dict[str, str]:
-    """{name: SHA-256} of the named files that exist. The directory `root` keeps them for later commands.
-
-    Args:
-        names: relative to `root`, or absolute.
-    """
+    """{name: SHA-256} of the files that exist, named absolutely or from `root`, which keeps them for later commands."""
     root = Path(root).resolve()
     known, states, changed = _kept(root), {}, False
     for name in map(str, names):
@@ -59,7 +55,9 @@ def digests(root: Path | str, names: Iterable[Path | str]) -> dict[str, str]:
             known[name] = (state, file_digest(root / name))
             changed |= _is_settled(state)
     if changed:
-        _keep(root, known)
+        settled = {name: entry for name, entry in sorted(known.items()) if _is_settled(entry[0])}
+        with suppress(UserError):  # a read-only directory or a full disk: the next command reads the files again
+            write_json(root / KEPT, {"files": settled, "sha256": digest_of(settled)})
     return {name: known[name][1] for name in states}
 
 
@@ -94,9 +92,3 @@ def _kept(root: Path) -> dict[str, tuple[State, str]]:
             if digest_of(record.files) == record.sha256:
                 return record.files
     return {}
-
-
-def _keep(root: Path, known: dict[str, tuple[State, str]]) -> None:
-    settled = {name: entry for name, entry in sorted(known.items()) if _is_settled(entry[0])}
-    with suppress(UserError):  # a read-only directory or a full disk: the next command reads the files again
-        write_json(root / KEPT, {"files": settled, "sha256": digest_of(settled)})

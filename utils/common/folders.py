@@ -20,8 +20,7 @@ FILE_MANAGERS = {".DS_Store", "Thumbs.db"}  # file managers leave these in folde
 def atomic_folder(path: Path | str, page: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`. On success it replaces `path`; on failure it is removed.
 
-    Args:
-        page: a file in the folder that tells it from other commands' folders.
+    `page` is a file in the folder, which tells it from other commands' folders.
 
     Raises UserError where `path` is a link, or holds anything that an earlier run did not write, or that has changed.
     """

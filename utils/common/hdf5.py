@@ -28,8 +28,7 @@ def open_hdf5(path: Path | str, made_by: str) -> Iterator[h5py.File]:
         with h5py.File(path, "r") as store:
             yield store
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError, OverflowError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: not a readable HDF5 file ({reason}); run {made_by} again") from None
+        raise UserError(f"{path}: not a readable HDF5 file ({reason_of(error)}); run {made_by} again") from None
 
 
 def get_dataset(store: h5py.File, name: str, made_by: str, kind: str = "f") -> h5py.Dataset:

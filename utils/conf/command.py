@@ -41,11 +41,7 @@ def path_argument(text: str) -> Path:
 
 
 def command_parser(description: str, paths: Mapping[str, str] = MappingProxyType({})) -> argparse.ArgumentParser:
-    """A parser of --conf FILE and section.key=value, which all commands take.
-
-    Args:
-        paths: {name: help} of the files and folders that come before the settings.
-    """
+    """A parser of paths ({name: help}), and of --conf FILE and section.key=value, which all commands take."""
     parser = CommandParser(description=description)
     for name, what in paths.items():
         parser.add_argument(name, type=path_argument, metavar=name.upper(), help=what)
@@ -90,10 +86,7 @@ def conf_of(args: argparse.Namespace) -> "Conf":
 
 
 def conf_unless(args: argparse.Namespace, option: str) -> "Conf | None":
-    """As `conf_of`, but None if an option names a trial, which has its own configuration.
-
-    Raises UserError if --conf is given beside that option.
-    """
+    """As `conf_of`, but None if an option names a trial, which has its own configuration; then --conf is refused."""
     if not getattr(args, option):
         return conf_of(args)
     if args.conf:

@@ -7,15 +7,11 @@ from typing import Any
 
 from utils.common.errors import UserError
 from utils.conf.load import TABLES, checked, set_key, shown
-from utils.conf.schema import Conf, Role, flat, result_settings, role_of, unused_because
+from utils.conf.schema import Conf, flat, result_settings, role_of, unused_because
 
 TOGETHER = "settings"  # the key of sweep_conf whose values are mappings of several settings
 MAX_POINTS = 100_000
 MAX_PROBLEMS = 20  # shown of a grid
-NOT_SWEPT = {
-    Role.RUNTIME: "changes no result",
-    Role.EVALUATION: "changes the evaluation, not the training",
-}
 
 
 def grid_points(conf: Conf) -> list[dict[str, Any]]:
@@ -86,9 +82,9 @@ def conf_at(conf: Conf, point: dict[str, Any]) -> Conf:
     tree = dict(conf) | sections | {"sweep_conf": {}}
     for key, value in point.items():
         for name, setting in flat({key: value}).items():
-            why = NOT_SWEPT.get(role_of(name))
-            if why and (name == key or setting != before.get(name)):
-                raise UserError(f"sweep_conf: {name}: {why}; leave it out of sweep_conf")
+            role = role_of(name)
+            if not role.decides_numbers and (name == key or setting != before.get(name)):
+                raise UserError(f"sweep_conf: {name}: {role.value}; leave it out of sweep_conf")
         set_key(tree, key, value, f"sweep_conf: {key}")
     changed = checked(tree, "sweep_conf").model_copy(update={"sweep_conf": conf.sweep_conf})
     for key in point:

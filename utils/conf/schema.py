@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
@@ -16,8 +17,6 @@ from pydantic.fields import FieldInfo
 from utils.dataset.captions import clean_caption
 from utils.dataset.log_mel_config import LogMelConfig
 
-AUDIO_SECTIONS = {"logmels": "audio_logmel", "features": "audio_features"}  # what decides data_conf.audio's input
-TEXT_SECTIONS = {"word": "word2vec_embeddings", "sentence": "sentence_embeddings"}  # the same of text_enc.level
 DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]*)(\.[0-9]*)?|\.[0-9]+)(e[-+]?[0-9]+)?", re.IGNORECASE | re.ASCII)
 
 
@@ -28,32 +27,19 @@ class Section(BaseModel):
 
 
 class Role(Enum):
-    """What a setting decides. The role of a section applies to each setting in it that has none."""
+    """What a setting does, in words for messages. The role of a section applies to each setting in it that has none."""
 
-    RESULTS = "the results"
-    SEED = "the random draws"
-    DURATION = "the number of epochs"
-    EVALUATION = "the data that trials are evaluated on; training does not use them"
-    RUNTIME = "where files are and how commands run; it changes no result"
+    RESULTS = "decides the results"
+    SEED = "decides the random draws"
+    DURATION = "decides the number of epochs"
+    EVALUATION = "changes the evaluation, not the training"
+    RUNTIME = "changes no result"
 
-    @property
-    def may_change_on_resume(self) -> bool:
-        return self in (Role.DURATION, Role.EVALUATION, Role.RUNTIME)
-
-    @property
-    def may_change_afterwards(self) -> bool:
-        """Whether a trained trial can be scored, evaluated and shown with another value."""
-        return self in (Role.EVALUATION, Role.RUNTIME)
-
-    @property
-    def tells_experiments_apart(self) -> bool:
-        """Whether trials with different values are different rows of a comparison."""
-        return self in (Role.RESULTS, Role.DURATION)
-
-    @property
-    def decides_numbers(self) -> bool:
-        """Whether a sweep may vary it, and provenance records it."""
-        return self in (Role.RESULTS, Role.SEED, Role.DURATION)
+    def __init__(self, words: str):
+        self.decides_numbers = self.name in ("RESULTS", "SEED", "DURATION")  # it may be swept, and is recorded
+        self.tells_experiments_apart = self.name in ("RESULTS", "DURATION")  # different rows of a comparison
+        self.may_change_on_resume = self.name in ("DURATION", "EVALUATION", "RUNTIME")
+        self.may_change_afterwards = not self.decides_numbers  # when a trained trial is scored, evaluated and shown
 
 
 # --- values ----------------------------------------------------------------------------------------------
@@ -432,34 +418,41 @@ def default_of(key: str) -> Any:
     return default.model_dump() if isinstance(default, Section) else default
 
 
-def unused_because(conf: Conf, key: str) -> str | None:
-    """The setting that makes a dotted key irrelevant in a configuration; None if the key matters."""
-    criterion, source, audio = conf.param_conf.criterion, conf.word2vec_embeddings.source, conf.data_conf.audio
-    if key.startswith("criteria.") and key.split(".")[1] != criterion:
-        return f"param_conf.criterion={criterion}"
-    if key in ("score.frames", "score.sharpness", "score.learn_sharpness", "score.mask_words") and (
-        conf.score.level == "clip"
-    ):
-        return "score.level=clip"
-    if key in ("score.sharpness", "score.learn_sharpness") and conf.score.frames != "softmax":
-        return f"score.frames={conf.score.frames}"
-    if key == "CRNNWordModel.audio_enc.out_dim" and conf.CRNNWordModel.audio_enc.name == "features":
-        return "CRNNWordModel.audio_enc.name=features"
-    if key == "AdamOptimizer.decoupled_weight_decay" and conf.AdamOptimizer.weight_decay == 0:
-        return "AdamOptimizer.weight_decay=0"
-    if key.startswith("word2vec_embeddings.train.") and source != "train":
-        return f"word2vec_embeddings.source={source}"
-    level, section = conf.CRNNWordModel.text_enc.level, key.partition(".")[0]
-    if section in TEXT_SECTIONS.values() and section != TEXT_SECTIONS[level]:
-        return f"CRNNWordModel.text_enc.level={level}"
-    if section in AUDIO_SECTIONS.values() and section != AUDIO_SECTIONS[audio]:
-        return f"data_conf.audio={audio}"
-    if key == "audio_features.weights" and conf.audio_features.model == "own":
-        return "audio_features.model=own"
+NO_EFFECT = (  # settings and sections, and the value of another setting that takes their effect away
+    (("criteria.InfoNCE",), "param_conf.criterion", "TripletLoss"),
+    (("criteria.TripletLoss",), "param_conf.criterion", "InfoNCE"),
+    (("score.frames", "score.sharpness", "score.learn_sharpness", "score.mask_words"), "score.level", "clip"),
+    (("score.sharpness", "score.learn_sharpness"), "score.frames", "mean"),
+    (("score.sharpness", "score.learn_sharpness"), "score.frames", "max"),
+    (("CRNNWordModel.audio_enc.out_dim",), "CRNNWordModel.audio_enc.name", "features"),
+    (("AdamOptimizer.decoupled_weight_decay",), "AdamOptimizer.weight_decay", 0),
+    (("word2vec_embeddings.train",), "word2vec_embeddings.source", "word2vec-google-news-300"),
+    (("word2vec_embeddings.train",), "word2vec_embeddings.source", "fasttext-wiki-news-subwords-300"),
+    (("word2vec_embeddings.train",), "word2vec_embeddings.source", "file"),
+    (("word2vec_embeddings",), "CRNNWordModel.text_enc.level", "sentence"),
+    (("sentence_embeddings",), "CRNNWordModel.text_enc.level", "word"),
+    (("audio_logmel",), "data_conf.audio", "features"),
+    (("audio_features",), "data_conf.audio", "logmels"),
+    (("audio_features.weights",), "audio_features.model", "own"),
+)
+
+
+def unused_because(conf: Conf, key: str, among: set[str] | None = None) -> str | None:
+    """The setting, of these sections or of all, that makes a dotted key irrelevant; None if the key matters."""
+    for settings, other, value in NO_EFFECT:
+        is_among = among is None or other.partition(".")[0] in among
+        is_named = f"{key}.".startswith(tuple(f"{name}." for name in settings))
+        if is_among and is_named and attrgetter(other)(conf) == value:
+            return f"{other}={value}"
     return None
 
 
-def result_settings(conf: Conf, sections: set[str] | None = None) -> dict[str, Any]:
-    """The settings that decide numbers and matter, by dotted key; of all sections, or of these."""
+def result_settings(conf: Conf, sections: set[str] | None = None, alone: bool = False) -> dict[str, Any]:
+    """The settings that decide numbers and matter, by dotted key; of all sections, or of these.
+
+    `alone`: no setting of another section makes them irrelevant.
+    """
     leaves = flat(conf.model_dump(include=sections, exclude={"sweep_conf"}))  # a grid may be long
-    return {key: v for key, v in leaves.items() if role_of(key).decides_numbers and not unused_because(conf, key)}
+    deciding = {key: value for key, value in leaves.items() if role_of(key).decides_numbers}
+    among = sections if alone else None
+    return {key: value for key, value in deciding.items() if not unused_because(conf, key, among)}

@@ -4,6 +4,7 @@ A sweep directory stands beside the trials. It holds conf.yaml, a file for each 
 end, the comparison of the trials. The workers write the trials and points/, so a killed sweep can always be resumed.
 """
 
+import fcntl
 import os
 import time
 from functools import cached_property
@@ -35,14 +36,7 @@ RAY_ENVIRONMENT = {
 
 
 class Point:
-    """A point of the grid, with its trial, if that was begun.
-
-    Args:
-        sweep: the sweep directory.
-        index: the position in the grid.
-        settings: {dotted key: value}.
-        base: the configuration of the sweep.
-    """
+    """A point of a grid: {dotted key: value} over the configuration `base`; and its trial, if that was begun."""
 
     def __init__(self, sweep: Path, index: int, settings: dict[str, Any], base: Conf):
         self.sweep, self.settings, self.base = sweep, settings, base
@@ -129,12 +123,9 @@ def _require_packages(conf: Conf) -> None:
 def hold(sweep: Path, alone: bool = False) -> None:
     """Hold a shared lock on a sweep until this process ends.
 
-    Args:
-        alone: first wait until no other process holds it, because two sweeps would spoil each other's trials. Raises
-            UserError if one still does after `WORKERS_END_IN`.
+    `alone`: first wait until no other process holds it, because two sweeps would spoil each other's trials. Raises
+    UserError if one still does after `WORKERS_END_IN`.
     """
-    import fcntl  # not on Windows
-
     lock = os.open(sweep / LOCK, os.O_RDWR | os.O_CREAT)  # stays open: closing it would release the lock
     deadline = time.monotonic() + WORKERS_END_IN
     while alone:

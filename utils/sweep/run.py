@@ -19,7 +19,7 @@ from utils.conf.schema import RayConf
 from utils.sweep.points import Point, hold, read_points
 from utils.trial.directory import training_lock
 from utils.trial.retrieval import measure_trial, score_trial
-from utils.trial.training_data import TrainingData, load_training_data
+from utils.trial.start import TrainingData, load_training_data
 from utils.trial.trial import Trial
 
 COMPARISON = "comparison"
@@ -30,10 +30,6 @@ Train = Callable[[Trial, TrainingData], None]  # main.train
 
 def run_sweep(sweep: Path, train: Train) -> None:
     """Run every point that is not finished, then compare all finished trials.
-
-    Args:
-        sweep: the directory of `create_sweep` or `resume_sweep`.
-        train: trains a trial on its data.
 
     Raises UserError with one line for each point that failed, after the comparison.
     """

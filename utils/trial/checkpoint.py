@@ -47,8 +47,7 @@ def checkpoint_bytes(checkpoint: dict) -> bytes:
 def load_checkpoint(path: Path, identity: str | None = None) -> dict:
     """Read a checkpoint onto the CPU: tensors and plain values alone, so that nothing in the file can run code.
 
-    Args:
-        identity: of the trial that it must belong to; None accepts any.
+    `identity`: of the trial that it must belong to; None accepts any.
     """
     require_file(path, TRAINING)
     content = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Whether a trial's numbers hold: the way back to its settings, its data and its steps, and the caveats beside them."""
+"""Check a trial against its records of settings, data and steps; caveats of its numbers."""
 
 import warnings
 from collections.abc import Iterable
@@ -36,11 +36,9 @@ def require_same_run(trial: Trial) -> None:
 
 
 def check_trial(trial: Trial, *steps: str, reads: Iterable[Path] = ()) -> None:
-    """Raise UserError unless the trial's steps were run, and on the data set as it is now.
+    """Raise UserError unless the trial's steps, in their order, were run on the data set as it is now.
 
-    Args:
-        steps: of the trial, in their order.
-        reads: their output files that are about to be read.
+    `reads`: their output files that are about to be read.
     """
     check_steps(trial.conf, *preprocessing(trial.conf))
     check_data(trial, *steps)

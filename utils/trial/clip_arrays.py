@@ -41,12 +41,8 @@ def write_clip_arrays(
 ) -> None:
     """Write the arrays of all splits, and record that.
 
-    Args:
-        conf: names the data set.
-        splits: the clips of each split, by fid.
-        stores: of each split, all of one step.
-        workers: processes.
-        more_inputs: files beside the sounds that the arrays are made from.
+    Each split has clips, by fid, and a store; all stores are of one step. The arrays are made from the sounds, and from
+    `more_inputs`.
     """
     made_by = next(iter(stores.values())).made_by
     killed = f"{made_by} keeps finished clips: run it again, with fewer {made_by.section}.workers"

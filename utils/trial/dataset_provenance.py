@@ -1,4 +1,4 @@
-"""A data set's provenance: the settings, inputs and outputs of its preprocessing, and whether they still hold.
+"""A data set's provenance: the settings, inputs and outputs of its preprocessing, and the check of them.
 
 audio_info.json has the digests of the sounds, provenance.json those of all other files.
 """
@@ -12,7 +12,7 @@ from utils.audio_input import audio_input
 from utils.common.digests import digest_of, digests
 from utils.common.errors import UserError
 from utils.common.steps import CLEANING, EMBEDDING, FEATURES, INDEXING, Stage, stage_files
-from utils.conf.schema import AUDIO_SECTIONS, TEXT_SECTIONS, Conf, result_settings
+from utils.conf.schema import Conf, result_settings
 from utils.dataset.index import read_clips
 from utils.dataset.paths import DatasetPaths
 from utils.text_input import of_sentences, text_stage
@@ -33,20 +33,7 @@ def step_outputs(conf: Conf, step: Stage) -> list[Path]:
 
 def step_settings(conf: Conf, step: Stage) -> dict[str, Any]:
     """The settings that decide what a preprocessing step writes, by dotted key, whether training reads that or not."""
-    conf = _using(conf, step.section)
-    return {key: value for key, value in result_settings(conf).items() if key.startswith(f"{step.section}.")}
-
-
-def _using(conf: Conf, section: str) -> Conf:
-    """The configuration, changed so that training reads what this section of preprocessing decides."""
-    choices = ({decides: name for name, decides in table.items()} for table in (AUDIO_SECTIONS, TEXT_SECTIONS))
-    audio, level = (names.get(section) for names in choices)
-    if audio:
-        return conf.model_copy(update={"data_conf": conf.data_conf.model_copy(update={"audio": audio})})
-    if level:
-        text = conf.CRNNWordModel.text_enc.model_copy(update={"level": level})
-        return conf.model_copy(update={"CRNNWordModel": conf.CRNNWordModel.model_copy(update={"text_enc": text})})
-    return conf
+    return result_settings(conf, {step.section}, alone=True)
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """A trial's identity: the settings and the data that decide its numbers.
 
 They are recorded in provenance.json before training. Each checkpoint carries the trial's `identity`, and each later
-step records the files that it read and wrote.
-Whoever reads a number checks the way back from it, by `checks.check_trial`.
+step records the files that it read and wrote. Commands that read numbers check these records by `checks.check_trial`.
 """
 
 import secrets

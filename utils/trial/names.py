@@ -1,4 +1,4 @@
-"""What the files of a trial's directory are called."""
+"""Names of the files in a trial directory."""
 
 CONF, METRICS, LOG = "conf.yaml", "metrics.jsonl", "train.log"
 BEST, LAST = "checkpoint_best.pt", "checkpoint_last.pt"

@@ -1,15 +1,14 @@
-"""Relevant pairs beside each clip and its own captions: those of the file data_conf.relevance."""
+"""Additional relevant pairs of clips and captions, from the file data_conf.relevance."""
 
 import ast
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.common.csv_rows import Rows, csv_rows, refuse_repeated, shown_header
+from utils.common.csv_rows import csv_rows, refuse_repeated, shown_header
 from utils.common.digests import digests, file_digest
 from utils.common.errors import UserError
 from utils.common.steps import INDEXING, MEASURING, SCORING
@@ -70,7 +69,11 @@ def _read_relevance(conf: Conf) -> "tuple[Path, pd.DataFrame, list[tuple[str, st
         raise UserError(f"{path}: line 1: the columns must be {FORMS}, but are {shown_header(header)}")
     refuse_repeated(path, header, form)
     known, texts, pairs, unknown = set(captions["file_name"]), set(captions["raw_text"]), [], []
-    for line, names, text in (_named_pairs if form == PAIRS else _named_lists)(path, rows):
+    for line, row in rows:
+        if form == PAIRS:
+            names, text = [row["file_name"]], row["caption"]
+        else:
+            names, text = _listed(row["audio_filenames"], f"{path}: line {line}"), row["query"]
         for name in names:
             if name not in known:
                 unknown.append(f"{path}: line {line}: {index} has no clip {name[:200]!r}; write file_name as there")
@@ -86,28 +89,17 @@ def _read_relevance(conf: Conf) -> "tuple[Path, pd.DataFrame, list[tuple[str, st
     return index, captions, pairs
 
 
-def _named_pairs(path: str, rows: Rows) -> Iterator[tuple[int, list[str], str]]:
-    """The rows of a file of PAIRS: line, clips (one), caption."""
-    for line, row in rows:
-        yield line, [row["file_name"]], row["caption"]
-
-
-def _named_lists(path: str, rows: Rows) -> Iterator[tuple[int, list[str], str]]:
-    """The rows of a file of QUERIES, as DCASE 2025 has it: line, clips, caption.
-
-    Raises UserError where the clips are not a list of names as Python writes it, such as ['a.wav', 'b.wav'].
-    """
-    for line, row in rows:
-        cell = row["audio_filenames"]
-        with warnings.catch_warnings(action="ignore"):  # of the parser, about numbers and escapes in other text
-            try:
-                names = ast.literal_eval(cell)  # runs nothing
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                names = None
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            what = f"audio_filenames is {cell[:200]!r}"
-            raise UserError(f"{path}: line {line}: {what}; it must be a list of names, such as ['a.wav', 'b.wav']")
-        yield line, names, row["query"]
+def _listed(cell: str, place: str) -> list[str]:
+    """The clips of a row of QUERIES, as DCASE 2025 has it: a list of names as Python writes it."""
+    with warnings.catch_warnings(action="ignore"):  # of the parser, about numbers and escapes in other text
+        try:
+            names = ast.literal_eval(cell)  # runs nothing
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        what = f"audio_filenames is {cell[:200]!r}"
+        raise UserError(f"{place}: {what}; it must be a list of names, such as ['a.wav', 'b.wav']")
+    return names
 
 
 def measured_by(conf: Conf) -> dict[str, dict]:
@@ -124,10 +116,7 @@ def measured_by(conf: Conf) -> dict[str, dict]:
 def as_measured(trial: Trial, given: bool = False) -> Trial:
     """A trial with the data_conf.relevance that its split was measured by; unchanged if the split was not measured.
 
-    Args:
-        given: whether the command line sets data_conf.relevance: then the content of that file must be the same.
-
-    Raises UserError where the file has changed since.
+    Raises UserError where that file has changed since, or the command line gives one with another content.
     """
     measuring = read_provenance(trial.path).get(MEASURING)
     if measuring is None:

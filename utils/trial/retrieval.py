@@ -29,14 +29,7 @@ from utils.trial.identity import data_digests
 from utils.trial.names import RETRIEVAL_METRICS
 from utils.trial.provenance import record_outputs
 from utils.trial.relevance import extra_relevant_pairs, measured_by
-from utils.trial.score_files import (
-    Captions,
-    load_scores,
-    new_word_scores,
-    save_scores,
-    scores_path,
-    word_scores_path,
-)
+from utils.trial.score_files import Captions, load_scores, new_word_scores, save_scores, scores_path, word_scores_path
 from utils.trial.trial import Trial
 
 CLIPS_AT_ONCE = 4096  # scored with all words at a time

@@ -1,18 +1,63 @@
-"""Start a new trial from another one's weights, as param_conf.start_from says."""
+"""What a training starts from: its data, and the weights of another trial where param_conf.start_from names one."""
 
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
+from utils.audio_input import audio_input
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
+from utils.common.processes import pick_device
 from utils.conf.schema import Conf
-from utils.model_utils import TrainState
+from utils.data_utils import Split, load_split, on_device
+from utils.dataset.paths import DatasetPaths
+from utils.memory_utils import require_memory
+from utils.model_utils import TrainState, encoder_dim
+from utils.text_input import read_vectors
 from utils.trial.checkpoint import load_checkpoint
+from utils.trial.dataset_provenance import check_steps, preprocessing
+from utils.trial.identity import data_digests
 from utils.trial.names import BEST
+from utils.trial.relevance import require_pairs
 
 KEY = "param_conf.start_from"
 PARTS = {"audio encoder": "audio_enc", "audio projection": "audio_projection", "text projection": "text_projection"}
+
+
+class TrainingData(NamedTuple):
+    """A vocabulary (of words, or of whole captions) with its vectors, and the splits for training and validation."""
+
+    words: list[str]  # V, id 0 the padding
+    vectors: np.ndarray  # (V, E) float32
+    train: Split
+    val: Split
+    files: dict[str, str]  # SHA-256 by file name, taken before reading
+
+
+def load_training_data(conf: Conf) -> TrainingData:
+    """Read the data set, before the trial directory exists.
+
+    Raises UserError where preprocessing by this configuration would not make it.
+    """
+    paths, data = DatasetPaths(conf.data_conf.dataset), conf.data_conf
+    check_steps(conf, *preprocessing(conf))
+    require_pairs(conf)  # read after training only: refuse it before
+    files = data_digests(conf, [data.train_data, data.val_data])
+    audio = audio_input(conf)
+    words, vectors = read_vectors(conf)
+    train = load_split(paths, data.train_data, words, audio, data.cache, needs_negatives=True)
+    encoder_dim(conf, vectors.shape[1], train.width)
+    audio = audio.of_width(train.width, f"the clips of {data.train_data} have")
+    val = load_split(paths, data.val_data, words, audio, data.cache, needs_negatives=True)
+    device = pick_device()
+    needed = require_memory(conf, vectors.shape[1], train, device)
+    train = on_device(train, data.train_data, device, data.cache, needed)
+    return TrainingData(words, vectors, train, val, files)
+
+
+# --- the weights of another trial ------------------------------------------------------------------------
 
 
 def start_sources(conf: Conf) -> dict[str, str]:
@@ -35,17 +80,17 @@ def load_start(state: TrainState, conf: Conf, sources: dict[str, str]) -> str:
     checkpoint = load_checkpoint(path)
     if file_digest(path) != sources["start"]:
         raise UserError(f"{path}: has changed since this trial was begun; put it back, or start a new trial")
-    loaded, left = [], []
+    parts = {}  # a module of this trial, and the checkpoint's weights for it
     for name, prefix in PARTS.items():
         weights = {key: value for key, value in checkpoint["model"].items() if key.startswith(f"{prefix}.")}
-        module = getattr(state.model, prefix)
-        if weights or module.state_dict():
-            weights = {key.removeprefix(f"{prefix}."): value for key, value in weights.items()}
-            (loaded if _load(module, weights) else left).append(name)
+        weights = {key.removeprefix(f"{prefix}."): value for key, value in weights.items()}
+        parts[name] = getattr(state.model, prefix), weights
     learnt = nn.ParameterDict({key: value for key, value in state.score.named_parameters() if value.requires_grad})
-    if len(learnt):
-        weights = {key: value for key, value in checkpoint.get("score", {}).items() if key in learnt}
-        (loaded if _load(learnt, weights) else left).append("score")
+    parts["score"] = learnt, {key: value for key, value in checkpoint.get("score", {}).items() if key in learnt}
+    loaded, left = [], []
+    for name, (module, weights) in parts.items():
+        if weights or module.state_dict():
+            (loaded if _load(module, weights) else left).append(name)
     if not loaded:
         raise UserError(f"{KEY}: nothing of {path} fits this model ({', '.join(left)}); name another trial, or null")
     rest = f"; not loaded, because it does not fit: {', '.join(left)}" if left else ""
