@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum
 from functools import cache, partial
-from operator import attrgetter
+from operator import attrgetter, eq, ne
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from unicodedata import normalize
@@ -418,32 +418,29 @@ def default_of(key: str) -> Any:
     return default.model_dump() if isinstance(default, Section) else default
 
 
-NO_EFFECT = (  # settings and sections, and the value of another setting that takes their effect away
-    (("criteria.InfoNCE",), "param_conf.criterion", "TripletLoss"),
-    (("criteria.TripletLoss",), "param_conf.criterion", "InfoNCE"),
-    (("score.frames", "score.sharpness", "score.learn_sharpness", "score.mask_words"), "score.level", "clip"),
-    (("score.sharpness", "score.learn_sharpness"), "score.frames", "mean"),
-    (("score.sharpness", "score.learn_sharpness"), "score.frames", "max"),
-    (("CRNNWordModel.audio_enc.out_dim",), "CRNNWordModel.audio_enc.name", "features"),
-    (("AdamOptimizer.decoupled_weight_decay",), "AdamOptimizer.weight_decay", 0),
-    (("word2vec_embeddings.train",), "word2vec_embeddings.source", "word2vec-google-news-300"),
-    (("word2vec_embeddings.train",), "word2vec_embeddings.source", "fasttext-wiki-news-subwords-300"),
-    (("word2vec_embeddings.train",), "word2vec_embeddings.source", "file"),
-    (("word2vec_embeddings",), "CRNNWordModel.text_enc.level", "sentence"),
-    (("sentence_embeddings",), "CRNNWordModel.text_enc.level", "word"),
-    (("audio_logmel",), "data_conf.audio", "features"),
-    (("audio_features",), "data_conf.audio", "logmels"),
-    (("audio_features.weights",), "audio_features.model", "own"),
+NO_EFFECT = (  # settings and sections, and the comparison of another setting that, where true, takes their effect away
+    (("criteria.InfoNCE",), "param_conf.criterion", ne, "InfoNCE"),
+    (("criteria.TripletLoss",), "param_conf.criterion", ne, "TripletLoss"),
+    (("score.frames", "score.sharpness", "score.learn_sharpness", "score.mask_words"), "score.level", ne, "frame"),
+    (("score.sharpness", "score.learn_sharpness"), "score.frames", ne, "softmax"),
+    (("CRNNWordModel.audio_enc.out_dim",), "CRNNWordModel.audio_enc.name", eq, "features"),
+    (("AdamOptimizer.decoupled_weight_decay",), "AdamOptimizer.weight_decay", eq, 0),
+    (("word2vec_embeddings.train",), "word2vec_embeddings.source", ne, "train"),
+    (("word2vec_embeddings",), "CRNNWordModel.text_enc.level", ne, "word"),
+    (("sentence_embeddings",), "CRNNWordModel.text_enc.level", ne, "sentence"),
+    (("audio_logmel",), "data_conf.audio", ne, "logmels"),
+    (("audio_features",), "data_conf.audio", ne, "features"),
+    (("audio_features.weights",), "audio_features.model", eq, "own"),
 )
 
 
 def unused_because(conf: Conf, key: str, among: set[str] | None = None) -> str | None:
     """The setting, of these sections or of all, that makes a dotted key irrelevant; None if the key matters."""
-    for settings, other, value in NO_EFFECT:
+    for settings, other, holds, value in NO_EFFECT:
         is_among = among is None or other.partition(".")[0] in among
         is_named = f"{key}.".startswith(tuple(f"{name}." for name in settings))
-        if is_among and is_named and attrgetter(other)(conf) == value:
-            return f"{other}={value}"
+        if is_among and is_named and holds(found := attrgetter(other)(conf), value):
+            return f"{other}={found or value}"  # 0, not 0.0
     return None
 
 
