@@ -24,17 +24,10 @@ def noise(samples=2 * RATE, channels=1):
     return np.random.default_rng(0).normal(scale=0.1, size=(samples, channels)).squeeze()
 
 
-@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT"])
-def test_channels_are_averaged_and_the_rate_is_kept(tmp_path, subtype):
-    samples = noise(3000, channels=3)
-    soundfile.write(tmp_path / "x.wav", samples, 22050, subtype=subtype)
-    with open_audio(tmp_path / "x.wav") as stream:
-        assert stream.samplerate == 22050
-        read = np.concatenate(list(mono_blocks(tmp_path / "x.wav", stream)))
-    assert read.dtype == np.float32
-    np.testing.assert_allclose(read, samples.mean(axis=1), atol=1e-2)  # a step of 8 bits
-    clip = probe_clip(tmp_path / "x.wav").clip
-    assert clip[:4] == ("x.wav", round(3000 / 22050, 6), 22050, 3)
+def mono(path, content=None):
+    """The samples of a file, or of its content, channels averaged."""
+    with open_audio(path, content) as stream:
+        return np.concatenate(list(mono_blocks(path, stream)))
 
 
 @pytest.mark.parametrize("held", [HELD, 100])
@@ -74,10 +67,9 @@ def test_every_kind_of_audio_file_is_read_to_its_end(tmp_path, suffix, channels)
     write(tmp_path / f"x{suffix}", tones)
     (tmp_path / f"x{suffix}").rename(path)
     assert probe_clip(path).clip[:4] == (path.name, round(len(times) / RATE, 6), RATE, channels)
-    with open_audio(path) as stream:
-        read = np.concatenate(list(mono_blocks(path, stream)))
     middle = slice(RATE // 10, -RATE // 10)
-    np.testing.assert_allclose(read[middle], tones.mean(axis=1)[middle], atol=0.02)  # lossy ones too: in time and scale
+    expected = tones.mean(axis=1)[middle]
+    np.testing.assert_allclose(mono(path)[middle], expected, atol=0.02)  # lossy ones too: in time and scale
 
 
 @pytest.mark.parametrize("suffix", AUDIO_SUFFIXES)
@@ -136,9 +128,7 @@ def written_with_size(path, size, riff_size=None, end=None, samples=None):
 def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, size, riff_size):
     written_with_size(tmp_path / "x.wav", size, riff_size)
     assert probe_clip(tmp_path / "x.wav").clip.seconds == 1
-    with open_audio(tmp_path / "x.wav") as stream:
-        (read,) = mono_blocks(tmp_path / "x.wav", stream)
-    np.testing.assert_allclose(read, noise(RATE), atol=1e-4)
+    np.testing.assert_allclose(mono(tmp_path / "x.wav"), noise(RATE), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -207,22 +197,21 @@ def test_tags_and_trailing_data_are_skipped_from_memory_and_from_disk(tmp_path, 
     path.write_bytes(before + sound + behind)
     alone, _ = soundfile.read(io.BytesIO(sound), dtype="float32")
     for content in (path.read_bytes(), None):
-        with open_audio(path, content) as stream:
-            read = np.concatenate(list(mono_blocks(path, stream)))
-        np.testing.assert_allclose(read, alone, atol=1e-6)
+        np.testing.assert_allclose(mono(path, content), alone, atol=1e-6)
     assert capfd.readouterr().err == ""  # of the decoders' own remarks
 
 
-@pytest.mark.parametrize("case", [case for case in SURROUNDED if "flac" not in case])
+# not with data that stand for the missing end, nor FLAC, whose decoder fails
+@pytest.mark.parametrize(
+    "case", [case for case, (_, kind, behind) in SURROUNDED.items() if kind == "OGG" or not (behind or kind == "FLAC")]
+)
 def test_a_cut_sound_with_tags_or_trailing_data_is_refused(tmp_path, case):
     before, kind, behind = SURROUNDED[case]
-    if behind and kind != "OGG":
-        pytest.skip("it stands for what is missing")
     path, sound = tmp_path / "x.wav", encoded(kind)
     path.write_bytes(before + sound[: int(0.9 * len(sound))] + behind)
     for content in (path.read_bytes(), None):
-        with pytest.raises(UserError, match="cut short"), open_audio(path, content) as stream:
-            list(mono_blocks(path, stream))
+        with pytest.raises(UserError, match="cut short"):
+            mono(path, content)
 
 
 @pytest.mark.parametrize("excess", [2, 8, 44, 10**6])

@@ -13,10 +13,10 @@ from models.mobilenet import MobileNetV3
 from tests.helpers import CPU, finish_clips
 from utils.common.errors import UserError
 from utils.dataset.audio import probe_clip
-from utils.dataset.audio_features import FeatureStore, refuse_to_replace
+from utils.dataset.audio_features import feature_store, refuse_to_replace
 from utils.dataset.feature_model import read_features
-from utils.dataset.kaldi_log_mel import SAMPLE_RATE, kaldi_log_mel
-from utils.dataset.mobilenet_features import find_mobilenet, network_of
+from utils.dataset.mobilenet_features import SAMPLE_RATE, find_mobilenet, kaldi_log_mel
+from utils.dataset.pretrained_weights import load_network
 
 FRAME = 10_240  # samples
 
@@ -35,7 +35,7 @@ def save_weights(path, seed):
 
 @pytest.fixture
 def network(weights):
-    return network_of(weights.place)
+    return load_network(weights.place)
 
 
 def noise(samples, seed=0):
@@ -123,7 +123,7 @@ def clips(tmp_path):
 
 
 def test_a_file_of_features_holds_each_clip_encoded_alone_and_says_by_which_model(tmp_path, clips, weights):
-    store = FeatureStore(tmp_path / "x.hdf5", weights)
+    store = feature_store(tmp_path / "x.hdf5", weights)
     assert finish(store, clips, tmp_path) == ["a", "b", "c"]
     with h5py.File(tmp_path / "x.hdf5") as opened:
         model = {"model": "efficientat mn01", "seconds_per_frame": 0.32, "weights_sha256": weights.sha256}
@@ -133,20 +133,20 @@ def test_a_file_of_features_holds_each_clip_encoded_alone_and_says_by_which_mode
             np.testing.assert_allclose(opened[fid][()], expected, rtol=1e-4, atol=1e-6)
             assert opened[fid].attrs["audio_sha256"] == clips[fid].sha256.encode()
     (tmp_path / "y").mkdir()
-    finish(FeatureStore(tmp_path / "y" / "x.hdf5", weights), dict(reversed(clips.items())), tmp_path)
+    finish(feature_store(tmp_path / "y" / "x.hdf5", weights), dict(reversed(clips.items())), tmp_path)
     with h5py.File(tmp_path / "x.hdf5") as one, h5py.File(tmp_path / "y" / "x.hdf5") as other:
         assert all(np.array_equal(one[fid][()], other[fid][()]) for fid in clips)
 
 
 def test_finished_features_are_kept_until_the_sound_or_the_weights_change(tmp_path, clips, weights):
-    store = FeatureStore(tmp_path / "x.hdf5", weights)
+    store = feature_store(tmp_path / "x.hdf5", weights)
     finish(store, clips, tmp_path)
     store.clear()
-    assert finish(FeatureStore(tmp_path / "x.hdf5", weights), clips, tmp_path) == []
+    assert finish(feature_store(tmp_path / "x.hdf5", weights), clips, tmp_path) == []
     soundfile.write(tmp_path / "b.wav", noise(9000, 9), 16000)
     clips["b"] = probe_clip(tmp_path / "b.wav").clip
-    assert finish(FeatureStore(tmp_path / "x.hdf5", weights), clips, tmp_path) == ["b"]
-    others = FeatureStore(tmp_path / "x.hdf5", save_weights(tmp_path / "mn01.pt", seed=1))
+    assert finish(feature_store(tmp_path / "x.hdf5", weights), clips, tmp_path) == ["b"]
+    others = feature_store(tmp_path / "x.hdf5", save_weights(tmp_path / "mn01.pt", seed=1))
     assert others.stored() == {} and others.prepare()
     assert finish(others, clips, tmp_path) == ["a", "b", "c"]
 
@@ -154,7 +154,7 @@ def test_finished_features_are_kept_until_the_sound_or_the_weights_change(tmp_pa
 def test_features_that_the_user_wrote_are_not_replaced(tmp_path, clips, weights):
     path = tmp_path / "x.hdf5"
     refuse_to_replace(path)  # absent
-    finish(FeatureStore(path, weights), clips, tmp_path)
+    finish(feature_store(path, weights), clips, tmp_path)
     refuse_to_replace(path)
     for model in ("PANNs", np.bytes_("PANNs"), "efficientat, fine-tuned"):
         with h5py.File(path, "w") as store:

@@ -259,11 +259,6 @@ def test_a_download_fails_in_one_line(tmp_path, server, fault, problem, requests
     fetch(tmp_path)
 
 
-def test_no_server(tmp_path, monkeypatch, server):
-    monkeypatch.setattr(clotho_download, "ADDRESS", "http://127.0.0.1:9")
-    assert refused(tmp_path).startswith("http://127.0.0.1:9/clotho_captions_development.csv: could not be downloaded (")
-
-
 # --- archives, disks and data that were there -------------------------------------------------------------
 
 

@@ -23,9 +23,8 @@ from utils.common.errors import UserError
 from utils.common.hub import transformers_library
 from utils.conf.load import load_conf
 from utils.dataset import transformers_features
-from utils.dataset.audio_features import FeatureStore, find_model
+from utils.dataset.audio_features import feature_store, find_model
 from utils.dataset.feature_model import read_features
-from utils.search.sounds import Features, Heard
 from utils.trial.dataset_provenance import OWN_FEATURES, sources
 
 library = transformers_library("tests")
@@ -234,26 +233,10 @@ def test_step_5_writes_features_keeps_them_and_makes_them_anew_by_other_weights(
     assert sources(load_conf(conf, [*ON_FEATURES, *settings]))[OWN_FEATURES] != before
 
 
-def test_search_reads_a_sound_by_the_model_of_step_5_alone(encode, folder, saved, tmp_path):
-    conf, run = encode
-    run(folder)
-    settings = partial(load_conf, conf)
-    made = tmp_path / "data" / "evaluation_audio_features.hdf5"
-    with_model = [*ON_FEATURES, "audio_features.model=transformers"]
-    with h5py.File(made) as store:
-        heard = Heard(str(made), None, store.attrs["weights_sha256"])
-    sounds = Features(settings([*with_model, f"audio_features.weights={folder}"]), heard)
-    sound = min((tmp_path / "data" / "evaluation").iterdir())
-    expected = read_features(sound, find_model("transformers", str(folder)))
-    np.testing.assert_array_equal(sounds.read(sound), expected)
-    with pytest.raises(UserError, match=r"clap: not the weights that .*evaluation_audio_features\.hdf5 was made by"):
-        Features(settings([*with_model, f"audio_features.weights={saved['clap'][0]}"]), heard)
-
-
 def test_workers_are_sent_no_weights(saved, tmp_path):
     model = find_model("transformers", str(saved["whisper"][0]))
     model.encode(noise(400))
-    assert len(pickle.dumps(FeatureStore(tmp_path / "x.hdf5", model))) < 2000
+    assert len(pickle.dumps(feature_store(tmp_path / "x.hdf5", model))) < 2000
 
 
 # --- refusals --------------------------------------------------------------------------------------------

@@ -145,18 +145,13 @@ def test_training_follows_the_seed():
     assert not np.array_equal(first["dog"], train_vectors(captions, 8, 2, 2, seed=1)["dog"])
 
 
-def test_embeddings_round_trip(tmp_path, vectors):
+def test_embeddings_round_trip_and_other_or_odd_dimensions_are_refused(tmp_path, vectors):
     embeddings, _ = embed(["été", "dog"], vectors)
     save_embeddings(tmp_path / "e.npz", embeddings)
     for out_dim in (None, SIZE):
         words, read = load_embeddings(tmp_path / "e.npz", out_dim)
         assert words == [PAD, "dog", "été"]
         np.testing.assert_array_equal(read, embeddings.vectors)
-
-
-def test_other_or_odd_dimensions_are_refused(tmp_path, vectors):
-    embeddings, _ = embed(["dog"], vectors)
-    save_embeddings(tmp_path / "e.npz", embeddings)
     with pytest.raises(UserError, match=rf"CRNNWordModel\.audio_enc\.out_dim: is 300, but .* {SIZE} dimensions.*null"):
         load_embeddings(tmp_path / "e.npz", out_dim=300)
     save_embeddings(tmp_path / "e.npz", embeddings._replace(vectors=embeddings.vectors[:, :5]))
@@ -192,9 +187,7 @@ def test_unfit_embeddings_are_refused(tmp_path, arrays, what):
         ({"words": np.array(["c"]), "vectors": VECTORS[:1]}, "holds 1 word, but .*extra_words is 2"),
         ({"words": np.array(["b", "c"]), "vectors": VECTORS[:2]}, "does not belong to the vocabulary"),
         ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2, 1:]}, "does not belong to the vocabulary"),
-        ({"words": np.array(["c", "c"]), "vectors": VECTORS[:2]}, "do not belong together"),
         ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2] + np.inf}, "'c' is not finite"),
-        ({"words": np.array([{}, {}], dtype=object), "vectors": VECTORS[:2]}, "not the vectors of"),
     ],
 )
 def test_unfit_further_words_are_refused(tmp_path, arrays, what):
@@ -203,10 +196,10 @@ def test_unfit_further_words_are_refused(tmp_path, arrays, what):
         load_further_words(tmp_path / "e.npz", 2, WORDS.tolist(), SIZE)
 
 
-@pytest.mark.parametrize("kept", [0, 100])
-def test_damaged_embeddings_are_refused(tmp_path, kept):
+def test_damaged_embeddings_are_refused(tmp_path):
     path = tmp_path / "e.npz"
     np.savez(path, words=WORDS, vectors=VECTORS)
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match=r"e\.npz: not the vectors of"):
-        load_embeddings(path)
+    for kept in (100, 0):
+        path.write_bytes(path.read_bytes()[:kept])
+        with pytest.raises(UserError, match=r"e\.npz: not the vectors of"):
+            load_embeddings(path)

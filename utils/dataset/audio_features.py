@@ -1,9 +1,9 @@
 """Step 5's files of features, and the pretrained networks that make them."""
 
+from functools import partial
 from pathlib import Path
 
 import h5py
-import numpy as np
 
 from utils.common.errors import UserError
 from utils.common.steps import FEATURES
@@ -20,26 +20,12 @@ def find_model(model: str, weights: str) -> FeatureModel:
     return MODELS[model](weights)
 
 
-class FeatureStore(ClipStore):
+def feature_store(path: Path, model: FeatureModel) -> ClipStore:
     """A split's features by a pretrained network, (L, D) each; features by other weights do not count as finished."""
-
-    made_by, noun, unit = FEATURES, "features", "dimensions"
-
-    def __init__(self, path: Path, model: FeatureModel):
-        attributes = {
-            "model": model.name,
-            "seconds_per_frame": model.seconds_per_frame,
-            "weights_sha256": model.sha256,
-        }
-        super().__init__(path, attributes | {"window": model.window}, attributes)
-        self.model = model
-
-    @property
-    def columns(self) -> int:
-        return self.model.size
-
-    def compute(self, path: Path, content: bytes | None) -> np.ndarray:
-        return read_features(path, self.model, content)
+    attributes = {"model": model.name, "seconds_per_frame": model.seconds_per_frame, "weights_sha256": model.sha256}
+    recipe = attributes | {"window": model.window}
+    compute = partial(read_features, model=model)
+    return ClipStore(path, FEATURES, "features", model.size, "dimensions", compute, recipe, attributes)
 
 
 def refuse_to_replace(path: Path) -> None:

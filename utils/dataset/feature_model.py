@@ -17,33 +17,19 @@ from utils.dataset.log_mel_config import LOWEST_RATE
 
 @dataclass(frozen=True)
 class FeatureModel(ABC):
-    """A network of features. Small to pickle: each process loads the network when it first encodes a sound.
+    """A network of features. Small to pickle: each process loads the network when it first encodes a sound."""
 
-    Args:
-        name: the attribute `model` of files of features.
-        place: the network's file or directory, for messages.
-        files: all that decide its features.
-        sha256: of their content.
-        size: D, of its features.
-        seconds_per_frame: between frames.
-        sample_rate: of what it hears, Hz.
-        fmax: the highest frequency that it hears, Hz.
-        window: samples; longer sounds are cut into windows of this length.
-        longest: samples; a sound of at most this length, or the rest of a longer one, is encoded whole.
-        shortest: samples; the least that it takes.
-    """
-
-    name: str
-    place: Path
-    files: tuple[Path, ...]
-    sha256: str
-    size: int
-    seconds_per_frame: float
-    sample_rate: int
-    fmax: float
-    window: int
-    longest: int
-    shortest: int
+    name: str  # the attribute `model` of files of features
+    place: Path  # the network's file or directory, for messages
+    files: tuple[Path, ...]  # all that decide its features
+    sha256: str  # of their content
+    size: int  # D, of its features
+    seconds_per_frame: float  # between frames
+    sample_rate: int  # of what it hears, Hz
+    fmax: float  # the highest frequency that it hears, Hz
+    window: int  # samples; longer sounds are cut into windows of this length
+    longest: int  # samples; a sound of at most this length, or the rest of a longer one, is encoded whole
+    shortest: int  # samples; the least that it takes
 
     @abstractmethod
     def encode(self, waveform: np.ndarray) -> np.ndarray:

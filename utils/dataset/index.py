@@ -18,7 +18,7 @@ from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, Probe, probe_clip
 from utils.dataset.captions import has_words, hyphenated_words
-from utils.dataset.clip_names import match_names, similar_names, why_absent
+from utils.dataset.clip_names import match_names, why_absent
 from utils.dataset.log_mel_config import LOWEST_RATE, LogMelConfig
 from utils.dataset.paths import CLOTHO_ADVICE, UNSUPPORTED, DatasetPaths, sounds_in
 
@@ -86,11 +86,6 @@ def index_split(paths: DatasetPaths, split: str, config: LogMelConfig | None, mi
     return SplitIndex(captions[TEXT_COLUMNS], indexed, indexer.problems)
 
 
-def is_empty(cells: pd.Series) -> pd.Series:
-    """Which cells of text hold nothing, or only spaces."""
-    return cells.str.strip() == ""
-
-
 def clip_id(split: str, file_name: str) -> str:
     """fid of a clip: 16 hexadecimal digits from its split and name, because names recur across splits."""
     return hashlib.sha256(f"{split}/{file_name}".encode()).hexdigest()[:16]
@@ -151,33 +146,35 @@ def read_vocabulary(paths: DatasetPaths) -> list[str]:
 
 
 def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
-    """Read columns of a CSV file that the step `made_by` wrote; every cell is text ("NA" is a word, not a gap)."""
+    """The cells of `read_cells` as a table."""
     import pandas as pd
 
-    require_file(path, made_by)
-    try:
-        table = pd.read_csv(path, usecols=lambda name: name in columns, dtype=str, na_filter=False, lineterminator="\n")
-    except (ValueError, pd.errors.EmptyDataError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: not a readable CSV file ({reason}); run {made_by} again") from None
-    for column in columns:
-        if column not in table.columns:
-            raise UserError(f"{path}: column {column} is missing; run {made_by} again")
-    return table
+    return pd.DataFrame(read_cells(path, columns, made_by), columns=columns, dtype=str)
 
 
 def read_cells(path: Path, columns: list[str], made_by: str) -> list[list[str]]:
-    """The rows of `read_table`, read without pandas, whose import takes longer than to read a data set's captions."""
+    """Read columns of a CSV file that the step `made_by` wrote: a list of cells for each row, as text.
+
+    Does without pandas, whose import takes longer than to read a data set's captions.
+    """
     require_file(path, made_by)
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             # a carriage return within a cell is not in quotes, as `csv` expects it; no cell holds NUL
             rows = csv.reader((line.replace("\r", "\0") for line in file), strict=True)
-            header = next(rows, [])
+            header = next(rows)
+            for column in columns:
+                if column not in header:
+                    raise UserError(f"{path}: column {column} is missing; run {made_by} again")
             places = [header.index(column) for column in columns]
             return [[row[place].replace("\0", "\r") for place in places] for row in rows if row]
-    except (ValueError, IndexError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable CSV file ({error}); run {made_by} again") from None
+    except (StopIteration, ValueError, IndexError, csv.Error) as error:
+        raise UserError(f"{path}: not a readable CSV file ({reason_of(error)}); run {made_by} again") from None
+
+
+def _is_empty(cells: pd.Series) -> pd.Series:
+    """Which cells of text hold nothing, or only spaces."""
+    return cells.str.strip() == ""
 
 
 @dataclass
@@ -207,8 +204,8 @@ class _Indexer:
 
     def _rows_with_names(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the rows that name a file; all empty rows, as spreadsheets leave them, are one problem."""
-        nameless = table[table["file_name"].str.strip() == ""]
-        has_text = (~is_empty(nameless["raw_text"])).groupby(nameless["line"]).any()
+        nameless = table[_is_empty(table["file_name"])]
+        has_text = (~_is_empty(nameless["raw_text"])).groupby(nameless["line"]).any()
         for line in has_text.index[has_text]:
             self._caption_problem(line, "", "the row names no file")
         empty = has_text.index[~has_text]
@@ -219,7 +216,7 @@ class _Indexer:
 
     def captions_with_words(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the captions that hold a word. An empty cell is no problem unless all of a clip's are empty."""
-        wordless, empty = ~table["text"].map(has_words).astype(bool), is_empty(table["raw_text"])
+        wordless, empty = ~table["text"].map(has_words).astype(bool), _is_empty(table["raw_text"])
         for row in table[wordless & ~empty].itertuples():
             self._caption_problem(row.line, row.file_name, f"{row.column} holds no words")
         silent = empty.groupby(table["file_name"], sort=False).transform("all").astype(bool)
@@ -247,10 +244,9 @@ class _Indexer:
         for file in sorted(set(files) - matched):
             self._clip_problem(file, "the clip has no captions")
         reported = {problem.file_name for problem in self.problems if problem.source == self.split}
-        similar = similar_names({path.name for path in folder.iterdir()} - matched)
-        for name, line in lines.items():
-            if name not in matches and name not in reported:
-                self._caption_problem(line, name, why_absent(name, similar))
+        for name, why in why_absent(lines, matches, folder).items():
+            if name not in reported:
+                self._caption_problem(lines[name], name, why)
         return {name: probes[file] for name, file in matches.items() if file in probes}
 
 

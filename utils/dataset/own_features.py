@@ -51,14 +51,17 @@ def _faults(path: Path, clips: dict[str, Clip], sizes: dict[Path, Sizes]) -> Ite
     if not path.is_file():
         yield f"{path}: no such file; write it (docs/features.md), or set audio_features.model to efficientat"
         return
+    frames, sizes_seen = 0, {}  # the first clip of each size
     with open_hdf5(path, WRITER) as store:
-        yield from _faults_of_attributes(path, store)
-        present = [fid for fid in clips if fid in store]
+        model, seconds = store.attrs.get("model"), store.attrs.get("seconds_per_frame")
+        if not isinstance(model, str | bytes) or not model:
+            yield f"{path}: the attribute model is missing or no text; set it to the model's name"
+        if not isinstance(seconds, int | float | np.number) or not 0 < seconds < math.inf:
+            yield f"{path}: the attribute seconds_per_frame is missing or not above 0; set it"
         if missing := [fid for fid in clips if fid not in store]:
             example = f"{missing[0]} ({clips[missing[0]].file_name!r})"
             yield f"{path}: lacks {counted(len(missing), 'clip')} of the split, such as {example}; add their features"
-        frames, sizes_seen = 0, {}  # the first clip of each size
-        for fid in present:
+        for fid in (fid for fid in clips if fid in store):
             try:
                 features = get_dataset(store, fid, WRITER)
             except UserError as error:
@@ -74,14 +77,6 @@ def _faults(path: Path, clips: dict[str, Clip], sizes: dict[Path, Sizes]) -> Ite
         yield f"{path}: {fid} has {size} dimensions, but {other} has {other_size}; write all by one model"
     if len(sizes_seen) == 1:
         sizes[path] = Sizes(frames, next(iter(sizes_seen)))
-
-
-def _faults_of_attributes(path: Path, store: h5py.File) -> Iterator[str]:
-    model, seconds = store.attrs.get("model"), store.attrs.get("seconds_per_frame")
-    if not isinstance(model, str | bytes) or not model:
-        yield f"{path}: the attribute model is missing or no text; set it to the model's name"
-    if not isinstance(seconds, int | float | np.number) or not 0 < seconds < math.inf:
-        yield f"{path}: the attribute seconds_per_frame is missing or not above 0; set it"
 
 
 def _fault(features: h5py.Dataset) -> str | None:

@@ -4,7 +4,6 @@ import sys
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 
@@ -12,6 +11,7 @@ from models.mobilenet import MobileNetV3
 from utils.common.digests import file_digest
 from utils.common.errors import UserError, reason_of
 from utils.common.io import is_plain_file, replaced
+from utils.common.processes import pick_device
 
 RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
 PUBLISHED = {  # name: file; mn04 has width 0.4, and mAP 0.432 on AudioSet
@@ -28,30 +28,24 @@ SHA256 = {"mn04_as": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c4
 KEY = "audio_features.weights"
 
 
-class Weights(NamedTuple):
-    """A network's file, checked."""
+def find_weights(weights: str) -> tuple[str, Path]:
+    """The name and the file of published weights, downloaded if they are missing, or of those at a path.
 
-    name: str  # published, or that of the file
-    path: Path
-    sha256: str
-    size: int  # C, of the network's features
-
-
-def find_weights(weights: str) -> Weights:
-    """The weights of a published name, downloaded if they are missing, or those at a path.
-
-    Raises UserError where there are none, they cannot be downloaded, or they are another network's.
+    Raises UserError where there are none, or they cannot be downloaded.
     """
     name, path = (weights, _published(weights)) if weights in PUBLISHED else (Path(weights).stem, Path(weights))
     if not path.is_file():
         names = ", ".join(PUBLISHED)
         raise UserError(f"{KEY}: no such file: {weights}; name a file, or one of {names}, which are downloaded")
-    return Weights(name, path, file_digest(path), load_network(path).size)
+    return name, path
 
 
 @cache
 def load_network(path: Path) -> MobileNetV3:
-    """A process's one copy of the network of a file, for inference. Raises UserError where there is none in it."""
+    """A process's one copy of the network of a file, for inference on its GPU if it has one.
+
+    Raises UserError where the file holds no such network.
+    """
     again = f"download it again, or name another in {KEY} (such as {RELEASE}/{PUBLISHED['mn04_as']})"
     try:
         with warnings.catch_warnings(action="ignore"):
@@ -64,7 +58,7 @@ def load_network(path: Path) -> MobileNetV3:
         raise UserError(f"{path}: weights of another network than EfficientAT's MobileNets; {again}") from None
     if not all(values.isfinite().all() for values in network.state_dict().values()):
         raise UserError(f"{path}: holds weights that are not finite; {again}")
-    return network.folded()
+    return network.folded().to(pick_device())
 
 
 def _published(name: str) -> Path:

@@ -26,7 +26,7 @@ class SentenceEncoder:
     """
 
     def __init__(self, name: str):
-        self.name = name
+        self.name, self._needed_by = name, f"{KEY}: is {name}, which"
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Encode sentences: (N, E) float32. Raises UserError without such a model, or where a vector is not finite."""
@@ -50,10 +50,6 @@ class SentenceEncoder:
         directory = model_folder(KEY, name, choices, _require_model)
         _require_model(directory)
         return directory
-
-    @property
-    def _needed_by(self) -> str:
-        return f"{KEY}: is {self.name}, which"
 
     @cached_property
     def _model(self):

@@ -7,7 +7,6 @@ cache. Its files are read here, and the library gets their tensors: no code of a
 import json
 import math
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -76,7 +75,7 @@ def find_transformer(weights: str) -> TransformersFeatures:
 # --- encoders --------------------------------------------------------------------------------------------
 
 
-class _Encoder(ABC):
+class _Encoder:
     """A model on this process's device, and its feature extractor. A family of models is a subclass.
 
     Args:
@@ -106,9 +105,9 @@ class _Encoder(ABC):
             inputs = self.extractor(waveform, sampling_rate=self.rate, return_tensors="pt").to(self.network.device)
             return self.of_hidden(self.network(**inputs).last_hidden_state)[0].cpu().numpy()
 
-    @abstractmethod
     def of_hidden(self, hidden: Tensor) -> Tensor:
-        """The model's last hidden state -> (1, L, D)."""
+        """The model's last hidden state -> (1, L, D), which it is for most models."""
+        return hidden
 
 
 class _AST(_Encoder):
@@ -165,9 +164,6 @@ class _Whisper(_Encoder):
         self.window = self.longest = int(extractor.n_samples)
         self.per_frame = network.conv1.stride[0] * network.conv2.stride[0] * extractor.hop_length
 
-    def of_hidden(self, hidden: Tensor) -> Tensor:
-        return hidden
-
 
 class _Wav2Vec2(_Encoder):
     """wav2vec 2 (arXiv 2006.11477) and models of its form, over samples, which have no longest input.
@@ -188,24 +184,17 @@ class _Wav2Vec2(_Encoder):
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
             self.shortest = (self.shortest - 1) * stride + kernel  # what one frame hears
 
-    def of_hidden(self, hidden: Tensor) -> Tensor:
-        return hidden
 
-
+LIKE_WAV2VEC2 = (
+    *("wav2vec2", "wav2vec2-conformer", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat"),
+    *("sew", "sew-d"),
+)
 FAMILIES: dict[str, type[_Encoder]] = {  # by the configuration's model_type
     "audio-spectrogram-transformer": _AST,
     "clap": _CLAP,
     "clap_audio_model": _CLAP,
     "whisper": _Whisper,
-    "wav2vec2": _Wav2Vec2,
-    "wav2vec2-conformer": _Wav2Vec2,
-    "hubert": _Wav2Vec2,
-    "wavlm": _Wav2Vec2,
-    "data2vec-audio": _Wav2Vec2,
-    "unispeech": _Wav2Vec2,
-    "unispeech-sat": _Wav2Vec2,
-    "sew": _Wav2Vec2,
-    "sew-d": _Wav2Vec2,
+    **dict.fromkeys(LIKE_WAV2VEC2, _Wav2Vec2),
 }
 
 
