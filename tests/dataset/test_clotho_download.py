@@ -134,11 +134,8 @@ def ranges(server):
 
 
 def test_the_table_names_clotho_as_published():
-    assert {split: row.clips for split, row in CLOTHO.items()} == {
-        "development": 3839,
-        "validation": 1045,
-        "evaluation": 1045,
-    }
+    clips = {"development": 3839, "validation": 1045, "evaluation": 1045}
+    assert {split: row.clips for split, row in CLOTHO.items()} == clips
     digests = [digest for row in CLOTHO.values() for digest in (row.captions_md5, row.archive_md5)]
     assert len(set(digests)) == 6 and all(len(digest) == 32 and int(digest, 16) for digest in digests)
 

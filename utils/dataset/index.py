@@ -128,9 +128,9 @@ def read_clips(paths: DatasetPaths, split: str) -> dict[str, Clip]:
     try:
         clips = {fid: Clip(**clip) for fid, clip in read_json(paths.audio_info, INDEXING)[split]["clips"].items()}
         for fid, clip in clips.items():
-            if not FID.fullmatch(fid) or not SHA256.fullmatch(clip.sha256) or not 0 <= clip.seconds < math.inf:
-                raise ValueError
-            if not isinstance(clip.sample_rate, int) or not 0 < clip.sample_rate < 2**31:
+            is_named = FID.fullmatch(fid) and SHA256.fullmatch(clip.sha256)
+            is_rate = isinstance(clip.sample_rate, int) and 0 < clip.sample_rate < 2**31
+            if not (is_named and is_rate and 0 <= clip.seconds < math.inf):
                 raise ValueError
         return clips
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -185,21 +185,20 @@ class _Indexer:
     split: str
     problems: list[Problem] = field(default_factory=list)
 
-    def _caption_problem(self, line: int, file_name: str, what: str) -> None:
-        self.problems.append(Problem(self.paths.raw_captions(self.split).name, line, file_name, what))
-
-    def _clip_problem(self, file_name: str, what: str) -> None:
-        self.problems.append(Problem(self.split, 0, file_name, what))
+    def _report(self, line: int, file_name: str, what: str) -> None:
+        """Add a problem of a line of the captions file, or of a clip: its line is 0."""
+        source = self.paths.raw_captions(self.split).name if line else self.split
+        self.problems.append(Problem(source, line, file_name, what))
 
     def usable_rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the first row of each file name; in the long form, each row of a clip has its own column."""
         if table.empty:
-            self._caption_problem(1, "", "no captions")
+            self._report(1, "", "no captions")
         table = self._rows_with_names(table)
         table = table.assign(first_line=table.groupby(["file_name", "column"])["line"].transform("first"))
         is_first = table["line"] == table["first_line"]
         for row in table[~is_first].drop_duplicates("line").itertuples():
-            self._caption_problem(row.line, row.file_name, f"the same file name as on line {row.first_line}")
+            self._report(row.line, row.file_name, f"the same file name as on line {row.first_line}")
         return table[is_first]
 
     def _rows_with_names(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -207,21 +206,21 @@ class _Indexer:
         nameless = table[_is_empty(table["file_name"])]
         has_text = (~_is_empty(nameless["raw_text"])).groupby(nameless["line"]).any()
         for line in has_text.index[has_text]:
-            self._caption_problem(line, "", "the row names no file")
+            self._report(line, "", "the row names no file")
         empty = has_text.index[~has_text]
         if len(empty):
             others = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""
-            self._caption_problem(empty[0], "", f"the row is empty{others}; remove empty rows")
+            self._report(empty[0], "", f"the row is empty{others}; remove empty rows")
         return table.drop(nameless.index)
 
     def captions_with_words(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the captions that hold a word. An empty cell is no problem unless all of a clip's are empty."""
         wordless, empty = ~table["text"].map(has_words).astype(bool), _is_empty(table["raw_text"])
         for row in table[wordless & ~empty].itertuples():
-            self._caption_problem(row.line, row.file_name, f"{row.column} holds no words")
+            self._report(row.line, row.file_name, f"{row.column} holds no words")
         silent = empty.groupby(table["file_name"], sort=False).transform("all").astype(bool)
         for row in table[silent].drop_duplicates("file_name").itertuples():
-            self._caption_problem(row.line, row.file_name, "the clip has no captions: its cells are empty")
+            self._report(row.line, row.file_name, "the clip has no captions: its cells are empty")
         return table[~wordless]
 
     def probe_clips(self, lines: dict[str, int], probe: Callable[[Path], Probe]) -> dict[str, Probe]:
@@ -232,7 +231,7 @@ class _Indexer:
             if problem is None:
                 files.append(name)
             elif problem != UNSUPPORTED or name not in lines:  # `why_absent` reports an unsupported one that is named
-                self._clip_problem(name, problem)
+                self._report(0, name, problem)
         matches = match_names(list(lines), files)
         matched = set(matches.values())
         probes = {}
@@ -240,13 +239,13 @@ class _Indexer:
             try:
                 probes[file] = probe(self.paths.clip(self.split, file))
             except UserError as error:
-                self._clip_problem(file, str(error).partition(": ")[2])
+                self._report(0, file, str(error).partition(": ")[2])
         for file in sorted(set(files) - matched):
-            self._clip_problem(file, "the clip has no captions")
+            self._report(0, file, "the clip has no captions")
         reported = {problem.file_name for problem in self.problems if problem.source == self.split}
         for name, why in why_absent(lines, matches, folder).items():
             if name not in reported:
-                self._caption_problem(lines[name], name, why)
+                self._report(lines[name], name, why)
         return {name: probes[file] for name, file in matches.items() if file in probes}
 
 
