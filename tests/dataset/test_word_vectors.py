@@ -158,11 +158,8 @@ WORDS, VECTORS = np.array([PAD, "a", "b"]), np.zeros((3, SIZE), np.float32)
 @pytest.mark.parametrize(
     ("arrays", "what"),
     [
-        ({"words": WORDS[:2], "vectors": VECTORS}, "do not belong together"),
         ({"words": np.array([PAD, "a", "a"]), "vectors": VECTORS}, "do not belong together"),
         ({"words": WORDS[::-1], "vectors": VECTORS}, "do not belong together"),
-        ({"words": WORDS, "vectors": VECTORS + np.nan}, f"{PAD!r} is not finite"),
-        ({"words": np.array([{}], dtype=object), "vectors": VECTORS}, "not the vectors of"),
         ({"words": np.arange(3), "vectors": VECTORS}, "not the vectors of"),
         ({"words": WORDS, "vectors": VECTORS.astype(int)}, "not the vectors of"),
         ({"word": WORDS, "vectors": VECTORS}, "not the vectors of"),
@@ -187,12 +184,3 @@ def test_unfit_further_words_are_refused(tmp_path, arrays, what):
     np.savez(tmp_path / "e.npz", **arrays)
     with pytest.raises(UserError, match=rf"e\.npz: .*{what}"):
         load_further_words(tmp_path / "e.npz", 2, WORDS.tolist(), SIZE)
-
-
-def test_damaged_embeddings_are_refused(tmp_path):
-    path = tmp_path / "e.npz"
-    np.savez(path, words=WORDS, vectors=VECTORS)
-    for kept in (100, 0):
-        path.write_bytes(path.read_bytes()[:kept])
-        with pytest.raises(UserError, match=r"e\.npz: not the vectors of"):
-            load_embeddings(path)
