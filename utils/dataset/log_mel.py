@@ -115,18 +115,9 @@ def _torchaudio_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
         raise UserError(
             f"audio_logmel.backend: torchaudio cannot be imported here ({error}); use torch or librosa instead"
         ) from None
-    mel_power = MelSpectrogram(
-        transform.sample_rate,
-        transform.n_fft,
-        transform.win_length,
-        transform.hop_length,
-        f_min=transform.fmin,
-        f_max=transform.fmax,
-        n_mels=transform.n_mels,
-        center=False,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    settings = transform._asdict()
+    band = {"f_min": settings.pop("fmin"), "f_max": settings.pop("fmax")}
+    mel_power = MelSpectrogram(**settings, **band, center=False, norm="slaney", mel_scale="slaney")
     return mel_power(torch.from_numpy(y)).numpy()
 
 

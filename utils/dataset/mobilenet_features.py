@@ -1,15 +1,23 @@
-"""Features by EfficientAT's MobileNets: a frame each 0.32 s, from log-mels as these networks heard them."""
+"""Features by EfficientAT's MobileNets, which have heard AudioSet: a frame each 0.32 s.
 
+Their weights have a published name, and are downloaded once, or a path. Their log-mels are those that they heard.
+"""
+
+import sys
+import warnings
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.mobilenet import BANDS, RATE
+from models.mobilenet import BANDS, RATE, MobileNetV3
 from utils.common.digests import file_digest
+from utils.common.errors import UserError, reason_of
+from utils.common.io import is_plain_file, replaced
+from utils.common.processes import pick_device
 from utils.dataset.feature_model import FeatureModel
-from utils.dataset.pretrained_weights import find_weights, load_network
 
 SAMPLE_RATE = 32_000  # Hz
 HOP = 320  # samples
@@ -20,6 +28,20 @@ OFFSET = 1e-5  # added to the power
 MEAN, SCALE = -4.5, 5.0  # of the logarithm: the result is (log - MEAN) / SCALE
 CACHED = 128  # frames transformed at a time: their spectra fit into the processor's caches
 LONG = 120 * SAMPLE_RATE  # samples in a window; a whole number of frames
+
+KEY = "audio_features.weights"
+RELEASE = "https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1"
+PUBLISHED = {  # name: file; mn04 has width 0.4, and mAP 0.432 on AudioSet
+    "mn01_as": "mn01_as_mAP_298.pt",
+    "mn02_as": "mn02_as_mAP_378.pt",
+    "mn04_as": "mn04_as_mAP_432.pt",
+    "mn05_as": "mn05_as_mAP_443.pt",
+    "mn10_as": "mn10_as_mAP_471.pt",
+    "mn20_as": "mn20_as_mAP_478.pt",
+    "mn30_as": "mn30_as_mAP_482.pt",
+    "mn40_as": "mn40_as_mAP_484.pt",
+}
+SHA256 = {"mn04_as": "899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c"}  # those that are known
 
 
 class MobileNetFeatures(FeatureModel):
@@ -56,6 +78,9 @@ def find_mobilenet(weights: str) -> MobileNetFeatures:
     )
 
 
+# --- log-mels --------------------------------------------------------------------------------------------
+
+
 def kaldi_log_mel(waveform: np.ndarray, device: torch.device) -> Tensor:
     """Log-mels with pre-emphasis, Kaldi's mel bands and a fixed scale: (BANDS, T), T = ceil(samples / HOP).
 
@@ -86,3 +111,66 @@ def _window_and_filters(device: torch.device) -> tuple[Tensor, Tensor]:
     falling = (edges[2:] - mel[:, None]) / np.diff(edges)[1:]
     filters = np.minimum(rising, falling).clip(0).repeat(2, axis=0)
     return tuple(torch.from_numpy(array.astype(np.float32)).to(device) for array in (window, filters))
+
+
+# --- weights ---------------------------------------------------------------------------------------------
+
+
+def find_weights(weights: str) -> tuple[str, Path]:
+    """The name and the file of published weights, downloaded if they are missing, or of those at a path.
+
+    Raises UserError where there are none, or they cannot be downloaded.
+    """
+    name, path = (weights, _published(weights)) if weights in PUBLISHED else (Path(weights).stem, Path(weights))
+    if not path.is_file():
+        names = ", ".join(PUBLISHED)
+        raise UserError(f"{KEY}: no such file: {weights}; name a file, or one of {names}, which are downloaded")
+    return name, path
+
+
+@cache
+def load_network(path: Path) -> MobileNetV3:
+    """A process's one copy of the network of a file, for inference on its GPU if it has one.
+
+    Raises UserError where the file holds no such network.
+    """
+    again = f"download it again, or name another in {KEY} (such as {RELEASE}/{PUBLISHED['mn04_as']})"
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises many types for damaged files, and advises to allow code
+        raise UserError(f"{path}: damaged, or not a file of weights alone; {again}") from None
+    try:
+        network = MobileNetV3.from_state_dict(state)
+    except (KeyError, RuntimeError, TypeError, AttributeError, IndexError, ValueError):
+        raise UserError(f"{path}: weights of another network than EfficientAT's MobileNets; {again}") from None
+    if not all(values.isfinite().all() for values in network.state_dict().values()):
+        raise UserError(f"{path}: holds weights that are not finite; {again}")
+    return network.folded().to(pick_device())
+
+
+def _published(name: str) -> Path:
+    """The file of a published name in torch's cache, downloaded if it is missing."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[name]
+    if not path.exists():
+        _download(name, path)
+    if name in SHA256 and (not is_plain_file(path) or file_digest(path) != SHA256[name]):
+        raise UserError(f"{path}: not {name} as published (by its SHA-256); remove it, and run this again")
+    return path
+
+
+def _download(name: str, path: Path) -> None:
+    url = f"{RELEASE}/{PUBLISHED[name]}"
+    print(f"{name}: downloading {url} -> {path}")
+    try:
+        with replaced(path) as temporary:
+            torch.hub.download_url_to_file(url, temporary, SHA256.get(name), progress=sys.stderr.isatty())
+            load_network(temporary)  # a download that was cut short is not kept
+    except (OSError, RuntimeError, UserError) as error:
+        reason = reason_of(error)
+        raise UserError(
+            f"{KEY}: {name} could not be downloaded ({reason:.200}); download {url} elsewhere, and name the file in "
+            f"{KEY}, or put it at {path}"
+        ) from None
+    finally:
+        load_network.cache_clear()

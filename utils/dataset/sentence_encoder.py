@@ -19,10 +19,9 @@ SETTINGS = (".json", ".txt", ".model")
 
 
 class SentenceEncoder:
-    """A model of sentence-transformers, loaded when it first encodes. No code of a model runs.
+    """A model of sentence-transformers, by its name on the Hugging Face hub or its directory.
 
-    Args:
-        name: on the Hugging Face hub, or a directory.
+    It is loaded when it first encodes. No code of a model runs.
     """
 
     def __init__(self, name: str):

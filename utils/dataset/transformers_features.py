@@ -24,7 +24,7 @@ from utils.common.hub import model_folder, transformers_library
 from utils.common.processes import pick_device
 from utils.dataset.feature_model import FeatureModel
 from utils.dataset.log_mel_config import LOWEST_RATE
-from utils.dataset.pretrained_weights import KEY, PUBLISHED
+from utils.dataset.mobilenet_features import KEY, PUBLISHED
 
 SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")  # one of the last two may be absent
 SAFE, PICKLED = ("model.safetensors", "pytorch_model.bin")  # the preferred form of weights first

@@ -5,9 +5,8 @@ import torch
 
 from models.mobilenet import MobileNetV3
 from utils.common.errors import UserError
-from utils.dataset import pretrained_weights
-from utils.dataset.mobilenet_features import find_mobilenet
-from utils.dataset.pretrained_weights import PUBLISHED, find_weights
+from utils.dataset import mobilenet_features
+from utils.dataset.mobilenet_features import PUBLISHED, find_mobilenet, find_weights
 
 NAME = "mn01_as"
 
@@ -16,7 +15,7 @@ NAME = "mn01_as"
 def released(tmp_path, monkeypatch):
     """The published file of mn01_as, which holds random weights; it is not in the cache."""
     (tmp_path / "release").mkdir()
-    monkeypatch.setattr(pretrained_weights, "RELEASE", (tmp_path / "release").as_uri())
+    monkeypatch.setattr(mobilenet_features, "RELEASE", (tmp_path / "release").as_uri())
     monkeypatch.delenv("TORCH_HOME", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "release" / PUBLISHED[NAME]
@@ -61,14 +60,14 @@ def test_a_damaged_download_is_not_kept(released, cached, monkeypatch, damage):
     if damage == "cut short":
         released.write_bytes(released.read_bytes()[:-1000])
     else:
-        monkeypatch.setitem(pretrained_weights.SHA256, NAME, "0" * 64)
+        monkeypatch.setitem(mobilenet_features.SHA256, NAME, "0" * 64)
     assert f"put it at {cached}" in refusal(NAME)
     assert not list(cached.parent.iterdir())
 
 
 def test_a_file_in_the_cache_that_is_not_the_published_one(released, cached, monkeypatch):
     find_weights(NAME)
-    monkeypatch.setitem(pretrained_weights.SHA256, NAME, "0" * 64)
+    monkeypatch.setitem(mobilenet_features.SHA256, NAME, "0" * 64)
     assert refusal(NAME) == f"{cached}: not {NAME} as published (by its SHA-256); remove it, and run this again"
 
 
