@@ -146,6 +146,7 @@ def test_a_wav_that_was_written_into_a_pipe_is_read_to_its_end(tmp_path, size, r
         (lambda path: None, r"unreadable audio \(No such file"),
         (lambda path: path.write_bytes(b""), "unreadable audio"),
         (lambda path: soundfile.write(path, np.zeros(0), RATE), "no samples"),
+        (lambda path: soundfile.write(path, np.r_[noise(), np.nan], RATE, subtype="FLOAT"), "NaN or infinite"),
         (lambda path: soundfile.write(path, np.r_[noise(), np.inf], RATE, subtype="DOUBLE"), "NaN or infinite"),
         (lambda path: soundfile.write(path, noise() * 1e25, RATE, subtype="FLOAT"), r"a sample of .*e\+24; full"),
         (lambda path: path.write_bytes(b"\0\0\0\x20ftypM4A " + bytes(999)), r"convert it to \.wav"),

@@ -370,7 +370,7 @@ def test_vocabulary_is_sorted_and_counted(dataset):
 
 def test_cells_are_those_of_the_table(tmp_path):
     path, columns = tmp_path / "x.csv", ["fid", "raw_text"]
-    texts = ["NA", "nan", "None", "", " ", 'a "dog", b', "a\nb", "a\rb", "a\r\nb", "\r", '"', "\u2028", "1.0"]
+    texts = ["NA", "None", "", " ", 'a "dog", b', "a\nb", "a\rb", "a\r\nb", "\r", '"', "\u2028", "1.0", "x" * 9**6]
     write_csv(path, TEXT_COLUMNS, [[f"t{i}", "f", "x.wav", text, "", "[]"] for i, text in enumerate(texts)])
     assert read_cells(path, columns, "step") == read_table(path, columns, "step")[columns].to_numpy().tolist()
     assert read_cells(path, ["raw_text"], "step") == [[text] for text in texts]

@@ -14,6 +14,8 @@ from utils.common.steps import INDEXING
 from utils.dataset.audio import mono_blocks, open_audio, resampled
 from utils.dataset.log_mel_config import LOWEST_RATE
 
+SKIP_IT = f"remove it and its row of captions, and run {INDEXING} again"
+
 
 @dataclass(frozen=True)
 class FeatureModel(ABC):
@@ -47,25 +49,25 @@ def read_features(path: Path | str, model: FeatureModel, content: bytes | None =
     """
     with open_audio(path, content) as stream:
         if stream.samplerate < LOWEST_RATE:
-            raise UserError(f"{path}: a sample rate of {stream.samplerate} Hz is too low to be resampled; {_skipped()}")
+            raise UserError(f"{path}: a sample rate of {stream.samplerate} Hz is too low to be resampled; {SKIP_IT}")
         waveform = resampled(mono_blocks(path, stream), stream.samplerate, model.sample_rate)
         features = []
         for window in _windows(waveform, model.window, model.longest):
             if features and len(window) < model.seconds_per_frame * model.sample_rate:
                 break
             if len(window) < model.shortest:
-                raise UserError(f"{path}: too short; {_skipped()}")
+                raise UserError(f"{path}: too short; {SKIP_IT}")
             with _full_precision():
                 features.append(model.encode(window))
     joined = np.concatenate(features)
     if not np.isfinite(joined).all():
-        raise UserError(f"{path}: its features by {model.name} are not finite; name another model, or {_skipped()}")
+        raise UserError(f"{path}: its features by {model.name} are not finite; name another model, or {SKIP_IT}")
     return joined
 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Compute in float32 on a GPU, whatever the trial that is scored by these features allows."""
+    """Compute in full float32 on a GPU, even where the trial that these features score allows TF32."""
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [flag.allow_tf32 for flag in flags]
     for flag in flags:
@@ -75,10 +77,6 @@ def _full_precision() -> Iterator[None]:
     finally:
         for flag, allowed in zip(flags, before, strict=True):
             flag.allow_tf32 = allowed
-
-
-def _skipped() -> str:
-    return f"remove it and its row of captions, and run {INDEXING} again"
 
 
 def _windows(blocks: Iterable[np.ndarray], window: int, longest: int) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from utils.common.errors import UserError, reason_of
 from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, Probe, probe_clip
-from utils.dataset.captions import has_words, hyphenated_words
+from utils.dataset.captions import RawCaption, has_words, hyphenated_words
 from utils.dataset.clip_names import match_names, why_absent
 from utils.dataset.log_mel_config import LOWEST_RATE, LogMelConfig
 from utils.dataset.paths import CLOTHO_ADVICE, UNSUPPORTED, DatasetPaths, sounds_in
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
-CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
+CLEAN_COLUMNS = [*RawCaption._fields, "text"]
 TEXT_COLUMNS = ["tid", "fid", "file_name", "raw_text", "text", "tokens"]
 
 
@@ -158,18 +159,22 @@ def read_cells(path: Path, columns: list[str], made_by: str) -> list[list[str]]:
     Does without pandas, whose import takes longer than to read a data set's captions.
     """
     require_file(path, made_by)
+    limit = csv.field_size_limit(sys.maxsize)  # a cell of tokens is longer than the caption that was read
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             # a carriage return within a cell is not in quotes, as `csv` expects it; no cell holds NUL
             rows = csv.reader((line.replace("\r", "\0") for line in file), strict=True)
-            header = next(rows)
+            if not (header := next(rows, [])):
+                raise ValueError("it is empty")
             for column in columns:
                 if column not in header:
                     raise UserError(f"{path}: column {column} is missing; run {made_by} again")
             places = [header.index(column) for column in columns]
             return [[row[place].replace("\0", "\r") for place in places] for row in rows if row]
-    except (StopIteration, ValueError, IndexError, csv.Error) as error:
+    except (ValueError, IndexError, csv.Error) as error:
         raise UserError(f"{path}: not a readable CSV file ({reason_of(error)}); run {made_by} again") from None
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _is_empty(cells: pd.Series) -> pd.Series:

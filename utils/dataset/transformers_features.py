@@ -28,6 +28,10 @@ from utils.dataset.mobilenet_features import KEY, PUBLISHED
 
 SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")  # one of the last two may be absent
 SAFE, PICKLED = ("model.safetensors", "pytorch_model.bin")  # the preferred form of weights first
+DOWNLOADS = [  # patterns of the files to download: with the preferred form of weights, then with the other
+    [*SETTINGS, SAFE, f"{SAFE}.index.json", "model-*.safetensors"],
+    [*SETTINGS, PICKLED, f"{PICKLED}.index.json", "pytorch_model-*.bin"],
+]
 UNUSED = "masked_spec_embed"  # weights for training alone, which checkpoints may lack
 NEEDED_BY = "audio_features.model: is transformers, which"
 EXAMPLE = "MIT/ast-finetuned-audioset-10-10-0.4593"
@@ -51,7 +55,7 @@ def find_transformer(weights: str) -> TransformersFeatures:
     transformers_library(NEEDED_BY)
     if weights in PUBLISHED:
         raise UserError(f"{KEY}: {weights} is one of efficientat's; name a model on the hub (such as {EXAMPLE})")
-    folder = model_folder(KEY, weights, list(_downloads()), _files)
+    folder = model_folder(KEY, weights, DOWNLOADS, _files)
     files = _files(folder)
     sha256 = digest_of({file.name: file_digest(file) for file in files})
     encoder = _encoder_of(folder, sha256)
@@ -199,13 +203,6 @@ FAMILIES: dict[str, type[_Encoder]] = {  # by the configuration's model_type
 
 
 # --- files -----------------------------------------------------------------------------------------------
-
-
-def _downloads() -> Iterator[list[str]]:
-    """Patterns of the files to download: with the preferred form of weights, then with the other."""
-    for weights in (SAFE, PICKLED):
-        stem, _, ending = weights.partition(".")
-        yield [*SETTINGS, weights, f"{weights}.index.json", f"{stem}-*.{ending}"]
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
