@@ -26,7 +26,7 @@ if __name__ == "__main__":
 
 from utils.common.lock import held
 from utils.conf.schema import Conf
-from utils.dataset.clotho_download import ClothoSplit, bytes_needed, clotho_splits, require_room
+from utils.dataset.clotho_download import clotho_splits, require_room
 from utils.dataset.paths import DatasetPaths
 
 
@@ -38,7 +38,8 @@ def main() -> None:
     with held(paths.root / ".download.lock", f"{paths.root}: another command downloads Clotho to it; wait for its end"):
         without_captions = [split for split in splits if not split.has_captions()]
         without_clips = [split for split in splits if not args.captions and not split.has_clips()]
-        report_room(paths.root, without_clips, args.keep_archives)
+        if without_clips:
+            print(require_room(paths.root, without_clips, args.keep_archives), flush=True)
         for split in splits:
             if split in without_captions:
                 split.fetch_captions()
@@ -47,16 +48,6 @@ def main() -> None:
             if split in without_clips:
                 split.fetch_clips(args.keep_archives)
             print(f"{split.name}: {split.published.clips} clips -> {split.folder}", flush=True)
-
-
-def report_room(root: Path, splits: list[ClothoSplit], keep_archives: bool) -> None:
-    """Say what the clips of these splits need, before anything is downloaded."""
-    if splits:
-        download, needed = bytes_needed(splits, keep_archives)
-        free = require_room(root, needed)
-        names = ", ".join(split.name for split in splits)
-        room = f"{needed / 1e9:.1f} GB are needed at most, {free / 1e9:.1f} GB are free"
-        print(f"{names}: {download / 1e9:.1f} GB to download; {room}", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,19 +24,14 @@ def read_command() -> tuple[argparse.Namespace, "Conf"]:
     parser.add_argument("--seed", type=int, default=0, help="another seed divides otherwise (default: 0)")
     args = parse_command(parser)
     conf = conf_of(args)
-    require_division(args, conf)
-    return args, conf
-
-
-def require_division(args: argparse.Namespace, conf: "Conf") -> None:
-    """Raise UserError unless the options divide all clips into three splits."""
-    given = " ".join(f"{part:g}" for part in args.fractions)
     if not (min(args.fractions) > 0 and abs(sum(args.fractions) - 1) < 1e-6):
+        given = " ".join(f"{part:g}" for part in args.fractions)
         raise UserError(f"--fractions {given}: must be three numbers above 0 whose sum is 1")
     if args.seed < 0:
         raise UserError(f"--seed {args.seed}: must be 0 or greater")
     if len(conf.data_conf.splits) < 3:
         raise UserError("data_conf: train_data, val_data and eval_data must name three splits; two are the same")
+    return args, conf
 
 
 if __name__ == "__main__":

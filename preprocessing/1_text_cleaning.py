@@ -38,7 +38,7 @@ def clean_split(conf: Conf, paths: DatasetPaths, split: str) -> None:
         from utils.dataset.named_entities import replace_named_entities  # imports NLTK, which takes a second
 
         texts = replace_named_entities(texts)
-    rows = [(c.line, c.file_name, c.column, c.raw_text, text) for c, text in zip(captions, texts, strict=True)]
+    rows = [(*caption, text) for caption, text in zip(captions, texts, strict=True)]
     write_csv(paths.clean_captions(split), CLEAN_COLUMNS, rows)
 
     hyphenated = Counter(word for text in texts for word in hyphenated_words(text))

@@ -14,7 +14,7 @@ from utils.conf.command import conf_from_command
 if __name__ == "__main__":
     begin_command(lambda: conf_from_command(__doc__))
 
-from utils.dataset.log_mel_store import LogMelStore
+from utils.dataset.log_mel import log_mel_store
 from utils.dataset.paths import DatasetPaths
 from utils.trial.clip_arrays import indexed_clips, write_clip_arrays
 
@@ -27,7 +27,7 @@ def main() -> None:
     splits = indexed_clips(conf)
     useful_workers = 1 + sum(map(len, splits.values())) // CLIPS_PER_WORKER
     workers = conf.audio_logmel.workers or min(os.cpu_count(), useful_workers)
-    stores = {split: LogMelStore(paths.log_mels(split), config) for split in splits}
+    stores = {split: log_mel_store(paths.log_mels(split), config) for split in splits}
     write_clip_arrays(conf, splits, stores, workers)
 
 

@@ -20,8 +20,7 @@ from utils.common.processes import pick_device
 from utils.common.steps import FEATURES
 from utils.conf.schema import Conf
 from utils.dataset.audio import Clip
-from utils.dataset.audio_features import FeatureStore, find_model, refuse_to_replace
-from utils.dataset.own_features import check_own_features
+from utils.dataset.audio_features import check_own_features, feature_store, find_model, refuse_to_replace
 from utils.dataset.paths import DatasetPaths
 from utils.trial.clip_arrays import indexed_clips, write_clip_arrays
 from utils.trial.dataset_provenance import record_step_outputs
@@ -39,7 +38,7 @@ def main() -> None:
         refuse_to_replace(paths.audio_features(split))
     model = find_model(conf.audio_features.model, conf.audio_features.weights)
     workers = conf.audio_features.workers or useful_workers(splits)
-    stores = {split: FeatureStore(paths.audio_features(split), model) for split in splits}
+    stores = {split: feature_store(paths.audio_features(split), model) for split in splits}
     write_clip_arrays(conf, splits, stores, workers, *model.files)
 
 

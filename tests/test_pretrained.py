@@ -10,14 +10,13 @@ import torch
 
 from models.mobilenet import MobileNetV3
 from tests.helpers import ON_FEATURES, STAGES, call, only_trial, run_pipeline, tiny_conf
+from tests.test_sentences import LEVELS, scores_of
 from utils.search.clip_search import ClipSearch
-from utils.trial.checkpoint import load_checkpoint
 from utils.trial.directory import open_trial
 
 SCORE, MEASURE, REPORT = STAGES[-3:]
 FEATURES, EXPLORE = "preprocessing/5_audio_features.py", "postprocessing/5_explore.py"
-PROJECTED = [f"CRNNWordModel.{side}_enc.projection=6" for side in ("audio", "text")]
-SETTINGS = [*ON_FEATURES, *PROJECTED, "score.level=clip", "score.mask_frames=true"]
+SETTINGS = [*ON_FEATURES, *LEVELS["clip"], "score.mask_frames=true"]
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +48,8 @@ def trial(prepared):
 
 def test_scores_are_cosines_of_the_best_models_vectors(prepared, trial):
     best, table = open_trial(trial, []).best, pd.read_csv(prepared[0] / "data" / "evaluation_text.csv")
+    scores, fids, _ = scores_of(trial)
     with h5py.File(trial / "evaluation_xmodal_scores.hdf5") as store:
-        scores, fids = store["scores"][()], store["fids"].asstr()[()].tolist()
         assert store.attrs["score"] == str(best.score) == "level=clip, words=mean"
     with h5py.File(prepared[0] / "data" / "evaluation_audio_features.hdf5") as store, torch.no_grad():
         for (clip, fid), (caption, tokens) in zip(enumerate(fids[:3]), table["tokens"].items(), strict=False):
@@ -61,18 +60,9 @@ def test_scores_are_cosines_of_the_best_models_vectors(prepared, trial):
             assert scores[clip, caption] == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_resumed_trial_equals_an_uninterrupted_one(prepared, trial, tmp_path):
-    resumed = trained(prepared, tmp_path, "param_conf.num_epoch=1")
-    call("main.py", "--resume", resumed, "param_conf.num_epoch=2")
-    assert (resumed / "metrics.jsonl").read_bytes() == (trial / "metrics.jsonl").read_bytes()
-    ours, theirs = (load_checkpoint(path / "checkpoint_last.pt")["model"] for path in (resumed, trial))
-    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
 def test_search_ranks_as_the_scores_do(prepared, trial):
     search, table = ClipSearch.open(trial), pd.read_csv(prepared[0] / "data" / "evaluation_text.csv")
-    with h5py.File(trial / "evaluation_xmodal_scores.hdf5") as store:
-        scores, fids, tids = store["scores"][()], store["fids"].asstr()[()].tolist(), store["tids"].asstr()[()].tolist()
+    scores, fids, tids = scores_of(trial)
     hits = search.by_text(table["raw_text"][5], top=len(fids))
     assert [fids.index(hit.fid) for hit in hits] == np.argsort(-scores[:, 5], kind="stable").tolist()
     for hit in search.by_audio(hits[0].path, top=4):

@@ -180,6 +180,8 @@ def test_a_resumed_trial_equals_an_uninterrupted_one(prepared, trial, tmp_path):
     resumed = trained(prepared, tmp_path, *LEVELS[level], "param_conf.num_epoch=1")
     call("main.py", "--resume", resumed, "param_conf.num_epoch=2")
     assert (resumed / "metrics.jsonl").read_bytes() == (trial / "metrics.jsonl").read_bytes()
+    ours, theirs = (load_checkpoint(path / "checkpoint_last.pt")["model"] for path in (resumed, trial))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
 def test_processes_train_as_one(prepared, tmp_path):

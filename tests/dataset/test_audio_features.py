@@ -12,11 +12,10 @@ import utils.dataset.audio
 from models.mobilenet import MobileNetV3
 from tests.helpers import CPU, finish_clips
 from utils.common.errors import UserError
-from utils.dataset.audio import probe_clip
-from utils.dataset.audio_features import FeatureStore, refuse_to_replace
+from utils.dataset.audio import Clip, probe_clip
+from utils.dataset.audio_features import LISTED, Sizes, check_own_features, feature_store, refuse_to_replace
 from utils.dataset.feature_model import read_features
-from utils.dataset.kaldi_log_mel import SAMPLE_RATE, kaldi_log_mel
-from utils.dataset.mobilenet_features import find_mobilenet, network_of
+from utils.dataset.mobilenet_features import SAMPLE_RATE, find_mobilenet, kaldi_log_mel, load_network
 
 FRAME = 10_240  # samples
 
@@ -35,7 +34,7 @@ def save_weights(path, seed):
 
 @pytest.fixture
 def network(weights):
-    return network_of(weights.place)
+    return load_network(weights.place)
 
 
 def noise(samples, seed=0):
@@ -66,15 +65,6 @@ def test_a_frame_of_log_mels_for_every_hop_begun(samples):
 # --- of a file -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("samples", [300, FRAME, FRAME + 1, 5 * FRAME - 1])
-def test_features_of_a_file_are_those_of_its_waveform(tmp_path, network, weights, samples):
-    waveform = noise(samples)
-    soundfile.write(tmp_path / "x.wav", np.stack([waveform, waveform], axis=1), SAMPLE_RATE, subtype="FLOAT")
-    features = read_features(tmp_path / "x.wav", weights)
-    assert features.shape == (-(-samples // FRAME), network.size) and features.dtype == np.float32
-    np.testing.assert_allclose(features, encoded(network, waveform), atol=1e-6)
-
-
 def test_a_file_read_in_blocks_has_the_features_of_the_whole(tmp_path, weights, monkeypatch):
     soundfile.write(tmp_path / "x.wav", noise(50_000), 44100)
     whole = read_features(tmp_path / "x.wav", weights)
@@ -83,18 +73,25 @@ def test_a_file_read_in_blocks_has_the_features_of_the_whole(tmp_path, weights, 
     np.testing.assert_allclose(read_features(tmp_path / "x.wav", weights), whole, atol=1e-6)
 
 
-@pytest.mark.parametrize(("samples", "cuts"), [(4 * FRAME - 1, []), (4 * FRAME, [2]), (7 * FRAME + 9, [2, 4])])
+@pytest.mark.parametrize(
+    ("samples", "cuts"),
+    [
+        *((samples, []) for samples in (300, FRAME, FRAME + 1, 4 * FRAME - 1)),
+        (4 * FRAME, [2]),
+        (7 * FRAME + 9, [2, 4]),
+    ],
+)
 def test_a_long_clip_is_encoded_in_windows_and_a_shorter_one_whole(
     tmp_path, network, weights, monkeypatch, samples, cuts
 ):
     waveform = noise(samples)
-    soundfile.write(tmp_path / "x.wav", waveform, SAMPLE_RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "x.wav", np.stack([waveform, waveform], axis=1), SAMPLE_RATE, subtype="FLOAT")
     windowed = replace(weights, window=2 * FRAME, longest=4 * FRAME - 1)
     monkeypatch.setattr(utils.dataset.audio, "BLOCK", 9001)
     windows = np.split(waveform, [FRAME * cut for cut in cuts])
     expected = np.concatenate([encoded(network, window) for window in windows])
     features = read_features(tmp_path / "x.wav", windowed)
-    assert len(features) == -(-samples // FRAME)
+    assert features.shape == (-(-samples // FRAME), network.size) and features.dtype == np.float32
     np.testing.assert_allclose(features, expected, atol=1e-6)
 
 
@@ -123,7 +120,7 @@ def clips(tmp_path):
 
 
 def test_a_file_of_features_holds_each_clip_encoded_alone_and_says_by_which_model(tmp_path, clips, weights):
-    store = FeatureStore(tmp_path / "x.hdf5", weights)
+    store = feature_store(tmp_path / "x.hdf5", weights)
     assert finish(store, clips, tmp_path) == ["a", "b", "c"]
     with h5py.File(tmp_path / "x.hdf5") as opened:
         model = {"model": "efficientat mn01", "seconds_per_frame": 0.32, "weights_sha256": weights.sha256}
@@ -133,20 +130,20 @@ def test_a_file_of_features_holds_each_clip_encoded_alone_and_says_by_which_mode
             np.testing.assert_allclose(opened[fid][()], expected, rtol=1e-4, atol=1e-6)
             assert opened[fid].attrs["audio_sha256"] == clips[fid].sha256.encode()
     (tmp_path / "y").mkdir()
-    finish(FeatureStore(tmp_path / "y" / "x.hdf5", weights), dict(reversed(clips.items())), tmp_path)
+    finish(feature_store(tmp_path / "y" / "x.hdf5", weights), dict(reversed(clips.items())), tmp_path)
     with h5py.File(tmp_path / "x.hdf5") as one, h5py.File(tmp_path / "y" / "x.hdf5") as other:
         assert all(np.array_equal(one[fid][()], other[fid][()]) for fid in clips)
 
 
 def test_finished_features_are_kept_until_the_sound_or_the_weights_change(tmp_path, clips, weights):
-    store = FeatureStore(tmp_path / "x.hdf5", weights)
+    store = feature_store(tmp_path / "x.hdf5", weights)
     finish(store, clips, tmp_path)
     store.clear()
-    assert finish(FeatureStore(tmp_path / "x.hdf5", weights), clips, tmp_path) == []
+    assert finish(feature_store(tmp_path / "x.hdf5", weights), clips, tmp_path) == []
     soundfile.write(tmp_path / "b.wav", noise(9000, 9), 16000)
     clips["b"] = probe_clip(tmp_path / "b.wav").clip
-    assert finish(FeatureStore(tmp_path / "x.hdf5", weights), clips, tmp_path) == ["b"]
-    others = FeatureStore(tmp_path / "x.hdf5", save_weights(tmp_path / "mn01.pt", seed=1))
+    assert finish(feature_store(tmp_path / "x.hdf5", weights), clips, tmp_path) == ["b"]
+    others = feature_store(tmp_path / "x.hdf5", save_weights(tmp_path / "mn01.pt", seed=1))
     assert others.stored() == {} and others.prepare()
     assert finish(others, clips, tmp_path) == ["a", "b", "c"]
 
@@ -154,7 +151,7 @@ def test_finished_features_are_kept_until_the_sound_or_the_weights_change(tmp_pa
 def test_features_that_the_user_wrote_are_not_replaced(tmp_path, clips, weights):
     path = tmp_path / "x.hdf5"
     refuse_to_replace(path)  # absent
-    finish(FeatureStore(path, weights), clips, tmp_path)
+    finish(feature_store(path, weights), clips, tmp_path)
     refuse_to_replace(path)
     for model in ("PANNs", np.bytes_("PANNs"), "efficientat, fine-tuned"):
         with h5py.File(path, "w") as store:
@@ -163,3 +160,76 @@ def test_features_that_the_user_wrote_are_not_replaced(tmp_path, clips, weights)
             refuse_to_replace(path)
     path.write_bytes(b"damaged")
     refuse_to_replace(path)
+
+
+# --- of the user -----------------------------------------------------------------------------------------
+
+CLIPS = {fid: Clip(f"{fid}.wav", 1.0, 16000, 1, "0" * 64) for fid in "abc"}
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Two files without a fault, of 5 dimensions, with their clips."""
+    for name in ("x", "y"):
+        with h5py.File(tmp_path / f"{name}.hdf5", "w") as store:
+            store.attrs["model"], store.attrs["seconds_per_frame"] = "PANNs", 0.5
+            for frames, fid in enumerate("abcd", start=1):
+                store[fid] = np.ones((frames, 5), np.float16 if fid == "a" else np.float32)
+    return {tmp_path / f"{name}.hdf5": CLIPS for name in ("x", "y")}
+
+
+def test_good_features_have_their_sizes(files):
+    assert check_own_features(files) == dict.fromkeys(files, Sizes(6, 5))
+
+
+def put(content, fid="b"):
+    def change(store):
+        del store[fid]
+        store[fid] = content
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda store: store.pop("b"), "lacks 1 clip of the split, such as b ('b.wav'); add"),
+        (put(np.ones((2, 0), "f4")), "b ('b.wav') has the shape (2, 0); write (frames, dimensions)"),
+        (put(np.ones((0, 5), "f4")), "b ('b.wav') has no frames; write one or more"),
+        (put(np.ones((2, 5), int)), "b holds int64, not floating-point numbers"),
+        (put(np.full((2, 5), 1e300)), "b ('b.wav') has features that are not finite"),
+        (put(h5py.ExternalLink("z.hdf5", "b")), "b is not a data set of this file"),
+        (put(np.ones((2, 6), "f4"), "c"), "c has 6 dimensions, but a has 5; write all by one model"),
+        (lambda store: store.attrs.pop("model"), "the attribute model is missing or no text"),
+        (lambda store: store.attrs.modify("seconds_per_frame", np.nan), "the attribute seconds_per_frame is missing"),
+    ],
+)
+def test_each_fault_is_one_line(files, change, line):
+    path = next(iter(files))
+    with h5py.File(path, "a") as store:
+        change(store)
+    with pytest.raises(UserError) as error:
+        check_own_features(files)
+    assert str(error.value).startswith(f"{path}: {line}") and "\n" not in str(error.value)
+
+
+def test_all_faults_are_reported_and_many_are_counted(files, tmp_path):
+    first, second = files
+    clips = {f"{number:03}": CLIPS["a"] for number in range(30)}
+    with h5py.File(first, "a") as store:
+        for fid in clips:
+            store[fid] = np.zeros((1, 5), int)
+    with h5py.File(second, "a") as store:
+        for fid in CLIPS:
+            put(np.ones((1, 7), "f4"), fid)(store)
+        store["other"] = 3  # of no clip
+    third = tmp_path / "z.hdf5"
+    with pytest.raises(UserError) as error:
+        check_own_features({first: CLIPS | clips, second: CLIPS, third: CLIPS})
+    lines = str(error.value).splitlines()
+    assert sum("holds int64" in line for line in lines) == LISTED
+    assert lines[LISTED:] == [
+        f"{first}: 20 more faults",
+        f"{third}: no such file; write it (docs/features.md), or set audio_features.model to efficientat",
+        f"{second}: 7 dimensions, but {first} has 5; write all by one model",
+    ]

@@ -58,48 +58,36 @@ def test_hyphenated_words():
     assert hyphenated_words("a walkie-talkie — on") == ["walkie-talkie", "—"]
 
 
-def test_read_captions_with_byte_order_mark_quotes_and_crlf(tmp_path):
+def test_captions_with_byte_order_mark_quotes_crlf_and_absent_cells(tmp_path):
     path = tmp_path / "c.csv"
-    path.write_bytes(("\ufeff" + HEADER + ' Ambience &amp; #1 .wav,"a, b","say ""x""",c,d,e\r\n').encode())
-    captions = read_captions(path)
-    assert [c.raw_text for c in captions] == ["a, b", 'say "x"', "c", "d", "e"]
-    assert captions[0].file_name == " Ambience &amp; #1 .wav"
-    assert captions[0].line == 2 and captions[4].column == "caption_5"
-
-
-def test_absent_cells_are_empty_captions(tmp_path):
-    (tmp_path / "c.csv").write_text(HEADER + "x.wav,a,b\n")
-    assert [c.raw_text for c in read_captions(tmp_path / "c.csv")] == ["a", "b", "", "", ""]
-
-
-def test_captions_of_any_number_are_read_in_the_order_of_their_numbers(tmp_path):
-    (tmp_path / "c.csv").write_text("caption_10,file_name,caption_2,note\nten,x.wav,two,n\n,y.wav,alone\n")
-    assert [tuple(caption) for caption in read_captions(tmp_path / "c.csv")] == [
-        (2, "x.wav", "caption_2", "two"),
-        (2, "x.wav", "caption_10", "ten"),
-        (3, "y.wav", "caption_2", "alone"),
-        (3, "y.wav", "caption_10", ""),
+    path.write_bytes(("\ufeff" + HEADER + ' Ambience &amp; #1 .wav,"a, b","say ""x""",c\r\n').encode())
+    texts = ["a, b", 'say "x"', "c", "", ""]
+    assert [tuple(caption) for caption in read_captions(path)] == [
+        (2, " Ambience &amp; #1 .wav", f"caption_{k}", text) for k, text in enumerate(texts, start=1)
     ]
 
 
-def test_a_row_for_each_caption_is_numbered_within_its_clip(tmp_path):
-    (tmp_path / "c.csv").write_text("file_name,caption\nx.wav,a\ny.wav,b\nx.wav,\ny.wav,c\nx.wav,a\n")
-    assert [tuple(caption) for caption in read_captions(tmp_path / "c.csv")] == [
-        (2, "x.wav", "caption_1", "a"),
-        (3, "y.wav", "caption_1", "b"),
-        (4, "x.wav", "caption_2", ""),
-        (5, "y.wav", "caption_2", "c"),
-        (6, "x.wav", "caption_3", "a"),
-    ]
+WIDE = "caption_10,file_name,caption_2,note\nten,x.wav,two,n\n,y.wav,alone\n"
+LONG = "file_name,caption\nx.wav,a\ny.wav,b\nx.wav,\ny.wav,c\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "captions"),
+    [
+        (WIDE, ["2 x.wav caption_2 two", "2 x.wav caption_10 ten", "3 y.wav caption_2 alone", "3 y.wav caption_10 "]),
+        (LONG, ["2 x.wav caption_1 a", "3 y.wav caption_1 b", "4 x.wav caption_2 ", "5 y.wav caption_2 c"]),
+    ],
+)
+def test_captions_are_numbered_by_their_column_or_within_their_clip(tmp_path, content, captions):
+    (tmp_path / "c.csv").write_text(content)
+    assert [" ".join(map(str, caption)) for caption in read_captions(tmp_path / "c.csv")] == captions
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file"),
         (b"", "line 1: the columns must be file_name"),
         (b"name,caption_1\nx.wav,a\n", "line 1: the columns must be file_name"),
-        (b"file_name,text\nx.wav,a\n", "line 1: the columns must be file_name"),
         (HEADER.replace(",", ";").encode() + GOOD, "line 1: the columns must be file_name"),
         (HEADER.replace("caption_2", "caption_1").encode() + GOOD, "line 1: the column caption_1 stands twice"),
         (b"file_name,caption_1,caption_0\nx.wav,a,b\n", "line 1: the column caption_0: captions are numbered 1, 2, 3"),
@@ -109,17 +97,13 @@ def test_a_row_for_each_caption_is_numbered_within_its_clip(tmp_path):
         (b"file_name,caption,caption\nx.wav,a,b\n", "line 1: the column caption stands twice"),
         (b"file_name,caption_2,caption\nx.wav,a,b\n", "line 1: has the columns caption and caption_2"),
         (b"caption_1,caption_2\na,b\n", "line 1: the columns must be file_name"),
-        (HEADER.encode() + GOOD + b"x.wav,a,b,c,d,e,f\n", "line 3: more cells than columns"),
         (HEADER.encode() + GOOD + "x.wav,é,b,c,d,e\n".encode("latin-1"), "line 3: not UTF-8"),
-        (HEADER.encode("utf-16"), "line 1: not UTF-8"),
         (HEADER.encode() + GOOD + b"x.wav,a\0b,b,c,d,e\n", "line 3: holds a NUL"),
-        (HEADER.encode() + GOOD + b'x.wav,"a,b,c,d,e\n', "the row at line 3: not valid CSV"),
         (HEADER.encode() + GOOD + b'x.wav,"a" dog,b,c,d,e\n', "the row at line 3: not valid CSV"),
         (HEADER.encode() + GOOD + b"x.wav," + b"a" * 150_000, "the row at line 3: not valid CSV (field larger"),
     ],
 )
 def test_unfit_caption_files_are_refused(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "c.csv").write_bytes(content)
+    (tmp_path / "c.csv").write_bytes(content)
     with pytest.raises(UserError, match=rf"c\.csv: {re.escape(message)}"):
         read_captions(tmp_path / "c.csv")

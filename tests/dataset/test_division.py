@@ -120,7 +120,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     assert contents(data) == before
 
 
-def test_what_has_no_counterpart_is_counted_and_left_out_on_request(collection, tmp_path):
+def test_clips_without_sounds_and_sounds_without_captions_are_counted_and_left_out(collection, tmp_path):
     command = collection()
     (tmp_path / "sounds" / "07.wav").rename(tmp_path / "sounds" / "unnamed.wav")
     assert "line " in (complaint := call(*command, status=2)) and "('07.wav'): no such audio file" in complaint

@@ -1,6 +1,7 @@
 """Named entities in captions, found by NLTK in data of our own; damaged data are refused by the file's name."""
 
 import shutil
+from pathlib import Path
 
 import nltk
 import pytest
@@ -24,29 +25,33 @@ def nltk_data(tmp_path, monkeypatch):
     return tmp_path
 
 
-def archived(root, package):
-    """A package as an archive in its folder's place."""
+def archive(root, package):
+    """Put an archive in a package's place."""
     folder = root / PLACES[package]
     path = shutil.make_archive(str(folder), "zip", folder.parent, package)
     shutil.rmtree(folder)
-    return root / f"{PLACES[package]}.zip", path
+    return Path(path)
 
 
-def test_named_entities_become_ne(nltk_data):
+@pytest.mark.parametrize("archived", [None, *PLACES])
+def test_named_entities_become_ne(nltk_data, archived):
+    if archived:
+        archive(nltk_data, archived)
     assert replace_named_entities(TEXTS) == ["a dog barks in NE", "", "NE", "rain"]
 
 
-@pytest.mark.parametrize("package", PLACES)
-def test_packages_are_read_from_archives_too(nltk_data, package):
-    archived(nltk_data, package)
-    assert replace_named_entities(TEXTS) == ["a dog barks in NE", "", "NE", "rain"]
+def broken(*_, **__):
+    raise SyntaxError("mismatched tag")  # as of XML, where a network answers with its log-in page
 
 
-def test_missing_nltk_data_says_what_to_download(nltk_data):
+@pytest.mark.parametrize("download", [lambda *_, **__: False, broken])
+def test_missing_nltk_data_says_what_to_download(nltk_data, monkeypatch, download):
     shutil.rmtree(nltk_data / "corpora")
+    monkeypatch.setattr(nltk, "download", download)
     with pytest.raises(UserError) as error:
         replace_named_entities(["a dog"])
     message = str(error.value)
+    assert "could not be downloaded" in message
     assert "averaged_perceptron_tagger_eng maxent_ne_chunker_tab words" in message
     assert "nltk_data" in message and "named_entities=keep" in message and "\n" not in message
 
@@ -92,16 +97,6 @@ def test_an_empty_folder_and_a_file_in_its_place_are_named(nltk_data, package):
 @pytest.mark.parametrize("package", PLACES)
 @pytest.mark.parametrize("damage", [lambda content: b"", lambda content: HTML, lambda content: content[:-30]])
 def test_a_damaged_archive_is_named(nltk_data, package, damage):
-    path, _ = archived(nltk_data, package)
+    path = archive(nltk_data, package)
     path.write_bytes(damage(path.read_bytes()))
     refused(path)
-
-
-def test_a_download_that_breaks_is_missing_data(nltk_data, monkeypatch):
-    def broken(*_, **__):
-        raise SyntaxError("mismatched tag")  # as of XML, where a network answers with its log-in page
-
-    shutil.rmtree(nltk_data / "corpora")
-    monkeypatch.setattr(nltk, "download", broken)
-    with pytest.raises(UserError, match="could not be downloaded"):
-        replace_named_entities(["a dog"])

@@ -13,7 +13,6 @@ from utils.common.errors import UserError
 from utils.dataset.vector_file import vector_rows
 
 WORDS = ["axe", "Axe", "walkie", "talkie", "dog", "été", "New_York"]
-HTML = b"<!DOCTYPE html>\n<html><body>404 Not Found</body></html>\n"
 
 
 def read(path):
@@ -88,10 +87,8 @@ def rows_of(count, size):
         (b"", "the first line must give"),
         (b"just some text\n", "the first line must give their count and dimensions"),
         (b"1_0 3\na 1 2 3\n", "the first line must give"),
-        (HTML, "a web page"),
         ("1 2\na 1 2\n".encode("utf-16"), "text in UTF-16"),
         (pickle.dumps(KeyedVectors(5)), "gensim's own format, which can run code when it is read; if"),
-        (b"PK\x03\x04\x14\0\0\0", "a zip archive; unpack it"),
         (b"\xba\x16\x4f\x2f\x0c\0\0\0", "fastText's own format; use the .vec file"),
         (b"the 0.1 -0.2 3e-4\nof 1 2 3\nto 1 2 3\n", "put the line '3 3' before it"),  # as GloVe's
         (b"5 3\na 1 2 3\n", "promises 5 vectors of 3 dimensions, but it holds 1"),
@@ -112,7 +109,6 @@ def rows_of(count, size):
         (b"1 9999999999999\na \0\0\0", "promises 1 vector of 9999999999999 dimensions; correct"),
         (b"-1 3\na 1 2 3\n", "promises -1 vectors"),
         (b"1 0\na\n", "of 0 dimensions"),
-        (b"1 3\na 1 2 nan\n", "the vector of 'a' is not finite"),
         (b"1 3\na 1 2 1e39\n", "the vector of 'a' is not finite"),
         (b"1 3\n\xff\xfe 1 2 3\n", "words in UTF-8: the word of row 1 is"),
     ],

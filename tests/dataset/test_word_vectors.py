@@ -7,7 +7,6 @@ from functools import partial
 import gensim.downloader
 import numpy as np
 import pytest
-from gensim.models import KeyedVectors
 
 from utils.common.errors import UserError
 from utils.dataset.word_vectors import (
@@ -57,17 +56,11 @@ def test_failed_download_says_what_to_do(cache, monkeypatch, error):
         list(source_rows(NEWS, None))
 
 
-def test_a_finished_download_is_read_and_a_damaged_one_is_refused(cache, vectors):
-    keyed = KeyedVectors(SIZE)
-    keyed.add_vectors(list(vectors), np.array(list(vectors.values())))
+def test_a_finished_download_is_read_and_a_damaged_one_is_refused(cache):
     cache.mkdir(parents=True)
-    keyed.save_word2vec_format(str(cache / "plain"), binary=True)
-    whole = gzip.compress((cache / "plain").read_bytes())
+    whole = gzip.compress(b"2 2\naxe 1 2\n\xc3\xa9t\xc3\xa9 3 4\n")
     (cache / f"{NEWS}.gz").write_bytes(whole)
-    rows = dict(source_rows(NEWS, None))
-    assert list(rows) == list(vectors)
-    for word, row in rows.items():
-        np.testing.assert_array_equal(row, vectors[word])
+    assert {word: row.tolist() for word, row in source_rows(NEWS, None)} == {"axe": [1, 2], "été": [3, 4]}
     for damaged in (b"", b"<!DOCTYPE html>\n<html></html>\n", whole[:-20], whole[:40]):
         (cache / f"{NEWS}.gz").write_bytes(damaged)
         with pytest.raises(UserError) as error:
@@ -145,18 +138,13 @@ def test_training_follows_the_seed():
     assert not np.array_equal(first["dog"], train_vectors(captions, 8, 2, 2, seed=1)["dog"])
 
 
-def test_embeddings_round_trip(tmp_path, vectors):
+def test_embeddings_round_trip_and_other_or_odd_dimensions_are_refused(tmp_path, vectors):
     embeddings, _ = embed(["été", "dog"], vectors)
     save_embeddings(tmp_path / "e.npz", embeddings)
     for out_dim in (None, SIZE):
         words, read = load_embeddings(tmp_path / "e.npz", out_dim)
         assert words == [PAD, "dog", "été"]
         np.testing.assert_array_equal(read, embeddings.vectors)
-
-
-def test_other_or_odd_dimensions_are_refused(tmp_path, vectors):
-    embeddings, _ = embed(["dog"], vectors)
-    save_embeddings(tmp_path / "e.npz", embeddings)
     with pytest.raises(UserError, match=rf"CRNNWordModel\.audio_enc\.out_dim: is 300, but .* {SIZE} dimensions.*null"):
         load_embeddings(tmp_path / "e.npz", out_dim=300)
     save_embeddings(tmp_path / "e.npz", embeddings._replace(vectors=embeddings.vectors[:, :5]))
@@ -170,11 +158,8 @@ WORDS, VECTORS = np.array([PAD, "a", "b"]), np.zeros((3, SIZE), np.float32)
 @pytest.mark.parametrize(
     ("arrays", "what"),
     [
-        ({"words": WORDS[:2], "vectors": VECTORS}, "do not belong together"),
         ({"words": np.array([PAD, "a", "a"]), "vectors": VECTORS}, "do not belong together"),
         ({"words": WORDS[::-1], "vectors": VECTORS}, "do not belong together"),
-        ({"words": WORDS, "vectors": VECTORS + np.nan}, f"{PAD!r} is not finite"),
-        ({"words": np.array([{}], dtype=object), "vectors": VECTORS}, "not the vectors of"),
         ({"words": np.arange(3), "vectors": VECTORS}, "not the vectors of"),
         ({"words": WORDS, "vectors": VECTORS.astype(int)}, "not the vectors of"),
         ({"word": WORDS, "vectors": VECTORS}, "not the vectors of"),
@@ -192,21 +177,10 @@ def test_unfit_embeddings_are_refused(tmp_path, arrays, what):
         ({"words": np.array(["c"]), "vectors": VECTORS[:1]}, "holds 1 word, but .*extra_words is 2"),
         ({"words": np.array(["b", "c"]), "vectors": VECTORS[:2]}, "does not belong to the vocabulary"),
         ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2, 1:]}, "does not belong to the vocabulary"),
-        ({"words": np.array(["c", "c"]), "vectors": VECTORS[:2]}, "do not belong together"),
         ({"words": np.array(["c", "d"]), "vectors": VECTORS[:2] + np.inf}, "'c' is not finite"),
-        ({"words": np.array([{}, {}], dtype=object), "vectors": VECTORS[:2]}, "not the vectors of"),
     ],
 )
 def test_unfit_further_words_are_refused(tmp_path, arrays, what):
     np.savez(tmp_path / "e.npz", **arrays)
     with pytest.raises(UserError, match=rf"e\.npz: .*{what}"):
         load_further_words(tmp_path / "e.npz", 2, WORDS.tolist(), SIZE)
-
-
-@pytest.mark.parametrize("kept", [0, 100])
-def test_damaged_embeddings_are_refused(tmp_path, kept):
-    path = tmp_path / "e.npz"
-    np.savez(path, words=WORDS, vectors=VECTORS)
-    path.write_bytes(path.read_bytes()[:kept])
-    with pytest.raises(UserError, match=r"e\.npz: not the vectors of"):
-        load_embeddings(path)

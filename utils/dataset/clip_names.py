@@ -22,22 +22,23 @@ def match_names(names: Iterable[str], files: Iterable[str]) -> dict[str, str]:
     return matches
 
 
-def similar_names(files: Iterable[str]) -> dict[str, str]:
-    """Files by their names without case and suffix, for `why_absent`; of several the first by name."""
-    return {_loosely(file): file for file in sorted(files, reverse=True)}
+def why_absent(names: Iterable[str], matches: dict[str, str], folder: Path) -> dict[str, str]:
+    """Say of each name without a match why it names no clip, and which other file of the folder it may mean."""
+    unmatched = {path.name for path in folder.iterdir()} - set(matches.values())
+    similar = {_loosely(file): file for file in sorted(unmatched, reverse=True)}
+    return {name: _why_absent(name, similar.get(_loosely(name))) for name in names if name not in matches}
 
 
-def why_absent(name: str, similar: dict[str, str]) -> str:
-    """Say why a caption names no clip, and which of the other files (`similar_names`) it may mean."""
+def _why_absent(name: str, similar: str | None) -> str:
     if Path(name).name != name:
         return "is not a file name: clips lie in the split's folder itself"
     if Path(name).suffix.lower() in OTHER_SOUNDS:
         return f"{UNSUPPORTED}, and name that here"
-    if (file := similar.get(_loosely(name))) is None:
+    if similar is None:
         return "no such audio file"
-    if Path(file).suffix.lower() in AUDIO_SUFFIXES:
-        return f"no such audio file; did you mean {file!r}?"
-    return f"no such audio file; {file!r} is not called {AUDIO_FILES}: rename it"
+    if Path(similar).suffix.lower() in AUDIO_SUFFIXES:
+        return f"no such audio file; did you mean {similar!r}?"
+    return f"no such audio file; {similar!r} is not called {AUDIO_FILES}: rename it"
 
 
 def _loosely(name: str) -> str:

@@ -6,12 +6,12 @@ Until all are computed, each worker process appends its finished arrays to a fil
 import math
 import os
 import shutil
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -43,35 +43,27 @@ def part_name(fid: str, clip: Clip) -> str:
     return f"{fid} {clip.sha256}"
 
 
-class ClipStore(ABC):
+@dataclass(frozen=True)
+class ClipStore:
     """A split's HDF5 file of arrays, (frames, columns) float32 by fid, and the finished parts of the next file.
 
-    Args:
-        path: the HDF5 file.
-        recipe: what decides the arrays, as JSON; arrays by another recipe do not count as finished.
-        attributes: of the file; a file with others does not count as finished.
+    `compute(path, content=None)` makes the array of an audio file, or of its content. It raises UserError if the file
+    cannot be decoded or transformed. It is small to pickle, for the workers.
     """
 
-    made_by: ClassVar[Stage]
-    noun: ClassVar[str]  # plural, for messages
-    unit: ClassVar[str]  # of the columns, plural
-
-    def __init__(self, path: Path, recipe: dict[str, Any], attributes: dict[str, Any] | None = None):
-        self.path, self.recipe, self.attributes = path, recipe, attributes or {}
-        self.parts = path.with_name(f".{path.stem}.parts")
-        self.run = token_hex(8)  # never append to a file that an earlier run may have left incomplete
+    path: Path  # the HDF5 file
+    made_by: Stage
+    noun: str  # of the arrays, plural, for messages
+    columns: int  # of each array
+    unit: str  # of the columns, plural
+    compute: Callable[..., np.ndarray]
+    recipe: dict[str, Any]  # decides the arrays, as JSON; arrays by another recipe do not count as finished
+    attributes: dict[str, Any] = field(default_factory=dict)  # a file with others does not count as finished
+    run: str = field(default_factory=lambda: token_hex(8))  # never append to an earlier run's file, perhaps incomplete
 
     @property
-    @abstractmethod
-    def columns(self) -> int:
-        """Columns of each array."""
-
-    @abstractmethod
-    def compute(self, path: Path, content: bytes | None) -> np.ndarray:
-        """The array (frames, columns) float32 of an audio file, or of its content.
-
-        Raises UserError if the file cannot be decoded or transformed.
-        """
+    def parts(self) -> Path:
+        return self.path.with_name(f".{self.path.stem}.parts")
 
     def stored(self) -> dict[str, str]:
         """{fid: SHA-256 of the audio file} of the HDF5 file, in its order; provenance.json records its settings."""
@@ -115,7 +107,7 @@ class ClipStore(ABC):
                 if is_done:
                     places.append(None)
                 else:
-                    places.append(append_part(part, part_name(fid, clip), self.compute(path, content)))
+                    places.append(append_part(part, part_name(fid, clip), self.compute(path, content=content)))
         return places
 
     def assemble(self, clips: dict[str, Clip], stored: dict[str, str], finished: dict[str, Place]) -> int:

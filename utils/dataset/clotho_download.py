@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple
 
 from utils.common.download import download, downloaded_bytes, file_md5
 from utils.common.errors import UserError
-from utils.common.io import new_beside, progress, written
-from utils.dataset.paths import DatasetPaths, sounds_in
+from utils.common.io import progress
+from utils.dataset.paths import DatasetPaths, new_folder, sounds_in
 
 ADDRESS = "https://zenodo.org/records/4783391/files"
 
@@ -57,10 +57,7 @@ class ClothoSplit:
 
     name: str
     paths: DatasetPaths
-
-    @property
-    def published(self) -> Published:
-        return CLOTHO[self.name]
+    published: Published
 
     @property
     def captions(self) -> Path:
@@ -115,10 +112,24 @@ def clotho_splits(paths: DatasetPaths, names: Iterable[str]) -> list[ClothoSplit
                 f"data_conf: {name!r} is not a split of Clotho; set train_data, val_data and eval_data to "
                 f"{', '.join(CLOTHO)}"
             )
-    return [ClothoSplit(name, paths) for name in names]
+    return [ClothoSplit(name, paths, CLOTHO[name]) for name in names]
 
 
-def bytes_needed(splits: Iterable[ClothoSplit], keep_archives: bool) -> tuple[int, int]:
+def require_room(root: Path, splits: list[ClothoSplit], keep_archives: bool) -> str:
+    """Say what the clips of these splits need; raises UserError if a folder's disk has less room."""
+    download_bytes, needed = _bytes_needed(splits, keep_archives)
+    free = shutil.disk_usage(root).free
+    if free < needed:
+        raise UserError(
+            f"{root}: {needed / 1e9:.1f} GB are needed but {free / 1e9:.1f} GB are free; make room, or set "
+            "data_conf.dataset to a folder on another disk"
+        )
+    names = ", ".join(split.name for split in splits)
+    room = f"{needed / 1e9:.1f} GB are needed at most, {free / 1e9:.1f} GB are free"
+    return f"{names}: {download_bytes / 1e9:.1f} GB to download; {room}"
+
+
+def _bytes_needed(splits: Iterable[ClothoSplit], keep_archives: bool) -> tuple[int, int]:
     """Bytes to download for the clips of these splits, and bytes that they take on the disk at most, meanwhile."""
     download_bytes = held = most = 0
     for split in splits:
@@ -131,17 +142,6 @@ def bytes_needed(splits: Iterable[ClothoSplit], keep_archives: bool) -> tuple[in
     return download_bytes, most
 
 
-def require_room(root: Path, needed: int) -> int:
-    """The bytes that are free on a folder's disk; raises UserError if they are fewer than those needed."""
-    free = shutil.disk_usage(root).free
-    if free < needed:
-        raise UserError(
-            f"{root}: {needed / 1e9:.1f} GB are needed but {free / 1e9:.1f} GB are free; make room, or set "
-            "data_conf.dataset to a folder on another disk"
-        )
-    return free
-
-
 def unpack(archive: Path, folder: Path, clips: int) -> None:
     """Unpack the .wav files of a .7z archive into `folder`, which appears once complete; the archive's folders go.
 
@@ -149,21 +149,16 @@ def unpack(archive: Path, folder: Path, clips: int) -> None:
     """
     import py7zr
 
-    temporary = new_beside(folder, "tmp")
     try:
-        with written(folder), archive.open("rb") as stream, py7zr.SevenZipFile(stream) as opened:
+        with new_folder(folder) as temporary, archive.open("rb") as stream, py7zr.SevenZipFile(stream) as opened:
             names = _clip_entries(archive, opened.list())
-            temporary.mkdir()
             clips_opened = _Clips(temporary, len(names))
             opened.extract(temporary, names, factory=clips_opened)
             next(clips_opened.ticks, None)  # ends the bar
-        if (count := _count_clips(temporary)) != clips:
-            raise UserError(f"{archive}: holds {count} sounds, not Clotho's {clips}; remove it, and run this again")
-        temporary.replace(folder)
+            if (count := _count_clips(temporary)) != clips:
+                raise UserError(f"{archive}: holds {count} sounds, not Clotho's {clips}; remove it, and run this again")
     except py7zr.exceptions.ArchiveError as error:
         raise UserError(f"{archive}: could not be unpacked ({error}); remove it, and run this again") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _clip_entries(archive: Path, entries: Iterable) -> list[str]:

@@ -3,8 +3,7 @@
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,10 +12,10 @@ import numpy as np
 from utils.common.csv_rows import csv_rows, refuse_repeated
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.io import new_beside, progress, unwritable
+from utils.common.io import progress
 from utils.dataset.captions import read_captions
-from utils.dataset.clip_names import match_names, similar_names, why_absent
-from utils.dataset.paths import DatasetPaths, sounds_in
+from utils.dataset.clip_names import match_names, why_absent
+from utils.dataset.paths import DatasetPaths, new_folder, sounds_in
 
 SHOWN = 20  # clips without a sound on the terminal
 
@@ -60,16 +59,13 @@ def read_collection(captions: Path, folder: Path) -> Collection:
     problems = dict(sounds_in(folder))
     usable = [name for name, problem in problems.items() if problem is None]
     matches = match_names(lines, usable)
-    matched = set(matches.values())
-    similar = similar_names({path.name for path in folder.iterdir()} - matched)
     absent = [
-        f"{captions}: line {line} ({name!r}): {problems.get(name) or why_absent(name, similar)}"
-        for name, line in lines.items()
-        if name not in matches
+        f"{captions}: line {lines[name]} ({name!r}): {problems.get(name) or why}"
+        for name, why in why_absent(lines, matches, folder).items()
     ]
     kept = [list(row.values()) for row in cells if row["file_name"] in matches]
     sounds = {name: folder / matches[name] for name in lines if name in matches}
-    return Collection(header, kept, sounds, absent, sorted(set(usable) - matched))
+    return Collection(header, kept, sounds, absent, sorted(set(usable) - set(matches.values())))
 
 
 def require_sounds(collection: Collection) -> None:
@@ -141,7 +137,7 @@ def write_sounds(folder: Path, sounds: Sequence[Path]) -> Counter:
     if folder.is_dir() and any(folder.iterdir()):
         return Counter()
     counts = Counter()
-    with _new_folder(folder) as temporary:
+    with new_folder(folder) as temporary:
         for sound in progress(sounds, str(folder), total=len(sounds)):
             counts[_link_or_copy(sound.resolve(), temporary / sound.name)] += 1
     return counts
@@ -155,17 +151,3 @@ def _link_or_copy(sound: Path, target: Path) -> str:
     except OSError:  # another file system, one without links, or another user's file
         shutil.copyfile(sound, target)
         return "copied file"
-
-
-@contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which replaces `path`, absent or empty, on success."""
-    temporary = new_beside(path, "tmp")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

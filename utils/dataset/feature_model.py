@@ -14,36 +14,24 @@ from utils.common.steps import INDEXING
 from utils.dataset.audio import mono_blocks, open_audio, resampled
 from utils.dataset.log_mel_config import LOWEST_RATE
 
+SKIP_IT = f"remove it and its row of captions, and run {INDEXING} again"
+
 
 @dataclass(frozen=True)
 class FeatureModel(ABC):
-    """A network of features. Small to pickle: each process loads the network when it first encodes a sound.
+    """A network of features. Small to pickle: each process loads the network when it first encodes a sound."""
 
-    Args:
-        name: the attribute `model` of files of features.
-        place: the network's file or directory, for messages.
-        files: all that decide its features.
-        sha256: of their content.
-        size: D, of its features.
-        seconds_per_frame: between frames.
-        sample_rate: of what it hears, Hz.
-        fmax: the highest frequency that it hears, Hz.
-        window: samples; longer sounds are cut into windows of this length.
-        longest: samples; a sound of at most this length, or the rest of a longer one, is encoded whole.
-        shortest: samples; the least that it takes.
-    """
-
-    name: str
-    place: Path
-    files: tuple[Path, ...]
-    sha256: str
-    size: int
-    seconds_per_frame: float
-    sample_rate: int
-    fmax: float
-    window: int
-    longest: int
-    shortest: int
+    name: str  # the attribute `model` of files of features
+    place: Path  # the network's file or directory, for messages
+    files: tuple[Path, ...]  # all that decide its features
+    sha256: str  # of their content
+    size: int  # D, of its features
+    seconds_per_frame: float  # between frames
+    sample_rate: int  # of what it hears, Hz
+    fmax: float  # the highest frequency that it hears, Hz
+    window: int  # samples; longer sounds are cut into windows of this length
+    longest: int  # samples; a sound of at most this length, or the rest of a longer one, is encoded whole
+    shortest: int  # samples; the least that it takes
 
     @abstractmethod
     def encode(self, waveform: np.ndarray) -> np.ndarray:
@@ -61,25 +49,25 @@ def read_features(path: Path | str, model: FeatureModel, content: bytes | None =
     """
     with open_audio(path, content) as stream:
         if stream.samplerate < LOWEST_RATE:
-            raise UserError(f"{path}: a sample rate of {stream.samplerate} Hz is too low to be resampled; {_skipped()}")
+            raise UserError(f"{path}: a sample rate of {stream.samplerate} Hz is too low to be resampled; {SKIP_IT}")
         waveform = resampled(mono_blocks(path, stream), stream.samplerate, model.sample_rate)
         features = []
         for window in _windows(waveform, model.window, model.longest):
             if features and len(window) < model.seconds_per_frame * model.sample_rate:
                 break
             if len(window) < model.shortest:
-                raise UserError(f"{path}: too short; {_skipped()}")
+                raise UserError(f"{path}: too short; {SKIP_IT}")
             with _full_precision():
                 features.append(model.encode(window))
     joined = np.concatenate(features)
     if not np.isfinite(joined).all():
-        raise UserError(f"{path}: its features by {model.name} are not finite; name another model, or {_skipped()}")
+        raise UserError(f"{path}: its features by {model.name} are not finite; name another model, or {SKIP_IT}")
     return joined
 
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Compute in float32 on a GPU, whatever the trial that is scored by these features allows."""
+    """Compute in full float32 on a GPU, even where the trial that these features score allows TF32."""
     flags = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [flag.allow_tf32 for flag in flags]
     for flag in flags:
@@ -89,10 +77,6 @@ def _full_precision() -> Iterator[None]:
     finally:
         for flag, allowed in zip(flags, before, strict=True):
             flag.allow_tf32 = allowed
-
-
-def _skipped() -> str:
-    return f"remove it and its row of captions, and run {INDEXING} again"
 
 
 def _windows(blocks: Iterable[np.ndarray], window: int, longest: int) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ from utils.common.errors import UserError, reason_of
 from utils.common.io import progress, read_json, require_file
 from utils.common.steps import CLEANING, INDEXING
 from utils.dataset.audio import Clip, Probe, probe_clip
-from utils.dataset.captions import has_words, hyphenated_words
-from utils.dataset.clip_names import match_names, similar_names, why_absent
+from utils.dataset.captions import RawCaption, has_words, hyphenated_words
+from utils.dataset.clip_names import match_names, why_absent
 from utils.dataset.log_mel_config import LOWEST_RATE, LogMelConfig
 from utils.dataset.paths import CLOTHO_ADVICE, UNSUPPORTED, DatasetPaths, sounds_in
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FID, SHA256 = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{64}")
-CLEAN_COLUMNS = ["line", "file_name", "column", "raw_text", "text"]
+CLEAN_COLUMNS = [*RawCaption._fields, "text"]
 TEXT_COLUMNS = ["tid", "fid", "file_name", "raw_text", "text", "tokens"]
 
 
@@ -86,11 +87,6 @@ def index_split(paths: DatasetPaths, split: str, config: LogMelConfig | None, mi
     return SplitIndex(captions[TEXT_COLUMNS], indexed, indexer.problems)
 
 
-def is_empty(cells: pd.Series) -> pd.Series:
-    """Which cells of text hold nothing, or only spaces."""
-    return cells.str.strip() == ""
-
-
 def clip_id(split: str, file_name: str) -> str:
     """fid of a clip: 16 hexadecimal digits from its split and name, because names recur across splits."""
     return hashlib.sha256(f"{split}/{file_name}".encode()).hexdigest()[:16]
@@ -133,9 +129,9 @@ def read_clips(paths: DatasetPaths, split: str) -> dict[str, Clip]:
     try:
         clips = {fid: Clip(**clip) for fid, clip in read_json(paths.audio_info, INDEXING)[split]["clips"].items()}
         for fid, clip in clips.items():
-            if not FID.fullmatch(fid) or not SHA256.fullmatch(clip.sha256) or not 0 <= clip.seconds < math.inf:
-                raise ValueError
-            if not isinstance(clip.sample_rate, int) or not 0 < clip.sample_rate < 2**31:
+            is_named = FID.fullmatch(fid) and SHA256.fullmatch(clip.sha256)
+            is_rate = isinstance(clip.sample_rate, int) and 0 < clip.sample_rate < 2**31
+            if not (is_named and is_rate and 0 <= clip.seconds < math.inf):
                 raise ValueError
         return clips
     except (KeyError, TypeError, AttributeError, ValueError):
@@ -151,33 +147,39 @@ def read_vocabulary(paths: DatasetPaths) -> list[str]:
 
 
 def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
-    """Read columns of a CSV file that the step `made_by` wrote; every cell is text ("NA" is a word, not a gap)."""
+    """The cells of `read_cells` as a table."""
     import pandas as pd
 
-    require_file(path, made_by)
-    try:
-        table = pd.read_csv(path, usecols=lambda name: name in columns, dtype=str, na_filter=False, lineterminator="\n")
-    except (ValueError, pd.errors.EmptyDataError) as error:
-        reason = reason_of(error)
-        raise UserError(f"{path}: not a readable CSV file ({reason}); run {made_by} again") from None
-    for column in columns:
-        if column not in table.columns:
-            raise UserError(f"{path}: column {column} is missing; run {made_by} again")
-    return table
+    return pd.DataFrame(read_cells(path, columns, made_by), columns=columns, dtype=str)
 
 
 def read_cells(path: Path, columns: list[str], made_by: str) -> list[list[str]]:
-    """The rows of `read_table`, read without pandas, whose import takes longer than to read a data set's captions."""
+    """Read columns of a CSV file that the step `made_by` wrote: a list of cells for each row, as text.
+
+    Does without pandas, whose import takes longer than to read a data set's captions.
+    """
     require_file(path, made_by)
+    limit = csv.field_size_limit(sys.maxsize)  # a cell of tokens is longer than the caption that was read
     try:
         with path.open(encoding="utf-8", newline="\n") as file:
             # a carriage return within a cell is not in quotes, as `csv` expects it; no cell holds NUL
             rows = csv.reader((line.replace("\r", "\0") for line in file), strict=True)
-            header = next(rows, [])
+            if not (header := next(rows, [])):
+                raise ValueError("it is empty")
+            for column in columns:
+                if column not in header:
+                    raise UserError(f"{path}: column {column} is missing; run {made_by} again")
             places = [header.index(column) for column in columns]
             return [[row[place].replace("\0", "\r") for place in places] for row in rows if row]
     except (ValueError, IndexError, csv.Error) as error:
-        raise UserError(f"{path}: not a readable CSV file ({error}); run {made_by} again") from None
+        raise UserError(f"{path}: not a readable CSV file ({reason_of(error)}); run {made_by} again") from None
+    finally:
+        csv.field_size_limit(limit)
+
+
+def _is_empty(cells: pd.Series) -> pd.Series:
+    """Which cells of text hold nothing, or only spaces."""
+    return cells.str.strip() == ""
 
 
 @dataclass
@@ -188,43 +190,42 @@ class _Indexer:
     split: str
     problems: list[Problem] = field(default_factory=list)
 
-    def _caption_problem(self, line: int, file_name: str, what: str) -> None:
-        self.problems.append(Problem(self.paths.raw_captions(self.split).name, line, file_name, what))
-
-    def _clip_problem(self, file_name: str, what: str) -> None:
-        self.problems.append(Problem(self.split, 0, file_name, what))
+    def _report(self, line: int, file_name: str, what: str) -> None:
+        """Add a problem of a line of the captions file, or of a clip: its line is 0."""
+        source = self.paths.raw_captions(self.split).name if line else self.split
+        self.problems.append(Problem(source, line, file_name, what))
 
     def usable_rows(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the first row of each file name; in the long form, each row of a clip has its own column."""
         if table.empty:
-            self._caption_problem(1, "", "no captions")
+            self._report(1, "", "no captions")
         table = self._rows_with_names(table)
         table = table.assign(first_line=table.groupby(["file_name", "column"])["line"].transform("first"))
         is_first = table["line"] == table["first_line"]
         for row in table[~is_first].drop_duplicates("line").itertuples():
-            self._caption_problem(row.line, row.file_name, f"the same file name as on line {row.first_line}")
+            self._report(row.line, row.file_name, f"the same file name as on line {row.first_line}")
         return table[is_first]
 
     def _rows_with_names(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the rows that name a file; all empty rows, as spreadsheets leave them, are one problem."""
-        nameless = table[table["file_name"].str.strip() == ""]
-        has_text = (~is_empty(nameless["raw_text"])).groupby(nameless["line"]).any()
+        nameless = table[_is_empty(table["file_name"])]
+        has_text = (~_is_empty(nameless["raw_text"])).groupby(nameless["line"]).any()
         for line in has_text.index[has_text]:
-            self._caption_problem(line, "", "the row names no file")
+            self._report(line, "", "the row names no file")
         empty = has_text.index[~has_text]
         if len(empty):
             others = f", and {len(empty) - 1} more are" if len(empty) > 1 else ""
-            self._caption_problem(empty[0], "", f"the row is empty{others}; remove empty rows")
+            self._report(empty[0], "", f"the row is empty{others}; remove empty rows")
         return table.drop(nameless.index)
 
     def captions_with_words(self, table: pd.DataFrame) -> pd.DataFrame:
         """Keep the captions that hold a word. An empty cell is no problem unless all of a clip's are empty."""
-        wordless, empty = ~table["text"].map(has_words).astype(bool), is_empty(table["raw_text"])
+        wordless, empty = ~table["text"].map(has_words).astype(bool), _is_empty(table["raw_text"])
         for row in table[wordless & ~empty].itertuples():
-            self._caption_problem(row.line, row.file_name, f"{row.column} holds no words")
+            self._report(row.line, row.file_name, f"{row.column} holds no words")
         silent = empty.groupby(table["file_name"], sort=False).transform("all").astype(bool)
         for row in table[silent].drop_duplicates("file_name").itertuples():
-            self._caption_problem(row.line, row.file_name, "the clip has no captions: its cells are empty")
+            self._report(row.line, row.file_name, "the clip has no captions: its cells are empty")
         return table[~wordless]
 
     def probe_clips(self, lines: dict[str, int], probe: Callable[[Path], Probe]) -> dict[str, Probe]:
@@ -235,7 +236,7 @@ class _Indexer:
             if problem is None:
                 files.append(name)
             elif problem != UNSUPPORTED or name not in lines:  # `why_absent` reports an unsupported one that is named
-                self._clip_problem(name, problem)
+                self._report(0, name, problem)
         matches = match_names(list(lines), files)
         matched = set(matches.values())
         probes = {}
@@ -243,14 +244,13 @@ class _Indexer:
             try:
                 probes[file] = probe(self.paths.clip(self.split, file))
             except UserError as error:
-                self._clip_problem(file, str(error).partition(": ")[2])
+                self._report(0, file, str(error).partition(": ")[2])
         for file in sorted(set(files) - matched):
-            self._clip_problem(file, "the clip has no captions")
+            self._report(0, file, "the clip has no captions")
         reported = {problem.file_name for problem in self.problems if problem.source == self.split}
-        similar = similar_names({path.name for path in folder.iterdir()} - matched)
-        for name, line in lines.items():
-            if name not in matches and name not in reported:
-                self._caption_problem(line, name, why_absent(name, similar))
+        for name, why in why_absent(lines, matches, folder).items():
+            if name not in reported:
+                self._report(lines[name], name, why)
         return {name: probes[file] for name, file in matches.items() if file in probes}
 
 

@@ -1,16 +1,21 @@
 """Log-mel energies of a clip."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import lru_cache
+from dataclasses import asdict
+from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
 
+import librosa
 import numpy as np
+import torch
 from librosa.filters import mel  # at the top: a second, spent once for all worker processes
+from torch import Tensor
 
 from utils.common.errors import UserError
-from utils.common.steps import INDEXING
+from utils.common.steps import INDEXING, LOG_MELS
 from utils.dataset.audio import mono_blocks, open_audio, resampled
+from utils.dataset.clip_store import ClipStore
 from utils.dataset.log_mel_config import PUBLISHED, LogMelConfig, MelTransform
 
 TRANSFORMED = 2**24  # spectral values computed at a time: 8192 frames of a 2048-point FFT
@@ -31,6 +36,12 @@ def read_log_mel(path: Path | str, config: LogMelConfig, content: bytes | None =
         except ValueError as error:
             advice = f"change the audio_logmel settings, or skip it: {INDEXING} clotho_dataset.on_bad_data=skip"
             raise UserError(f"{path}: {error}; {advice}") from None
+
+
+def log_mel_store(path: Path, config: LogMelConfig) -> ClipStore:
+    """A split's log-mels, (T, n_mels) each; log-mels by another config do not count as finished."""
+    compute = partial(read_log_mel, config=config)
+    return ClipStore(path, LOG_MELS, "log-mels", config.n_mels, "bands", compute, asdict(config))
 
 
 def log_mel_spectrogram(y: np.ndarray, sample_rate: int, config: LogMelConfig = PUBLISHED) -> np.ndarray:
@@ -83,15 +94,11 @@ def _pieces(blocks: Iterable[np.ndarray], transform: MelTransform) -> Iterator[n
 
 
 def _librosa_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
-    import librosa
-
     settings = transform._asdict()
     return librosa.feature.melspectrogram(y=y, sr=settings.pop("sample_rate"), center=False, **settings)
 
 
 def _torch_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
-    import torch
-
     window, filters = _torch_window_and_filters(transform)
     frames = torch.from_numpy(y).unfold(0, transform.n_fft, transform.hop_length)  # (T, n_fft), a view
     squares = torch.empty(len(frames), len(filters))  # (T, 2 bins up to fmax): re^2, im^2
@@ -102,26 +109,15 @@ def _torch_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
 
 
 def _torchaudio_mel_power(y: np.ndarray, transform: MelTransform) -> np.ndarray:
-    import torch
-
     try:
         from torchaudio.transforms import MelSpectrogram
     except (ImportError, OSError) as error:
         raise UserError(
             f"audio_logmel.backend: torchaudio cannot be imported here ({error}); use torch or librosa instead"
         ) from None
-    mel_power = MelSpectrogram(
-        transform.sample_rate,
-        transform.n_fft,
-        transform.win_length,
-        transform.hop_length,
-        f_min=transform.fmin,
-        f_max=transform.fmax,
-        n_mels=transform.n_mels,
-        center=False,
-        norm="slaney",
-        mel_scale="slaney",
-    )
+    settings = transform._asdict()
+    band = {"f_min": settings.pop("fmin"), "f_max": settings.pop("fmax")}
+    mel_power = MelSpectrogram(**settings, **band, center=False, norm="slaney", mel_scale="slaney")
     return mel_power(torch.from_numpy(y)).numpy()
 
 
@@ -133,10 +129,8 @@ BACKENDS: dict[str, Callable[[np.ndarray, MelTransform], np.ndarray]] = {
 
 
 @lru_cache(maxsize=8)
-def _torch_window_and_filters(transform: MelTransform) -> tuple:
+def _torch_window_and_filters(transform: MelTransform) -> tuple[Tensor, Tensor]:
     """The Hann window, zero-padded to (n_fft,), and filters (2 bins, n_mels) of squared real and imaginary parts."""
-    import torch
-
     sample_rate, n_fft, win_length, _, n_mels, fmin, fmax = transform
     before = (n_fft - win_length) // 2
     window = torch.zeros(n_fft)

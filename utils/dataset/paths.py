@@ -1,10 +1,13 @@
-"""The files of a data set: their names, and the sounds in a folder."""
+"""The files of a data set: their names, the sounds in a folder, and new folders."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from utils.common.errors import UserError
+from utils.common.io import new_beside, unwritable
 from utils.common.steps import DOWNLOAD, SYNTHESIS
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf")
@@ -43,6 +46,20 @@ def _is_resource_fork(path: Path) -> bool:
             return stream.read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
     except OSError:
         return False  # the error is reported when the file is read
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which replaces `path`, absent or empty, on success."""
+    temporary = new_beside(path, "tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class DatasetPaths:

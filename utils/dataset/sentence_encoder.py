@@ -19,14 +19,13 @@ SETTINGS = (".json", ".txt", ".model")
 
 
 class SentenceEncoder:
-    """A model of sentence-transformers, loaded when it first encodes. No code of a model runs.
+    """A model of sentence-transformers, by its name on the Hugging Face hub or its directory.
 
-    Args:
-        name: on the Hugging Face hub, or a directory.
+    It is loaded when it first encodes. No code of a model runs.
     """
 
     def __init__(self, name: str):
-        self.name = name
+        self.name, self._needed_by = name, f"{KEY}: is {name}, which"
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Encode sentences: (N, E) float32. Raises UserError without such a model, or where a vector is not finite."""
@@ -50,10 +49,6 @@ class SentenceEncoder:
         directory = model_folder(KEY, name, choices, _require_model)
         _require_model(directory)
         return directory
-
-    @property
-    def _needed_by(self) -> str:
-        return f"{KEY}: is {self.name}, which"
 
     @cached_property
     def _model(self):

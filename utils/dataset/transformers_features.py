@@ -7,7 +7,6 @@ cache. Its files are read here, and the library gets their tensors: no code of a
 import json
 import math
 import warnings
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -25,10 +24,14 @@ from utils.common.hub import model_folder, transformers_library
 from utils.common.processes import pick_device
 from utils.dataset.feature_model import FeatureModel
 from utils.dataset.log_mel_config import LOWEST_RATE
-from utils.dataset.pretrained_weights import KEY, PUBLISHED
+from utils.dataset.mobilenet_features import KEY, PUBLISHED
 
 SETTINGS = ("config.json", "preprocessor_config.json", "processor_config.json")  # one of the last two may be absent
 SAFE, PICKLED = ("model.safetensors", "pytorch_model.bin")  # the preferred form of weights first
+DOWNLOADS = [  # patterns of the files to download: with the preferred form of weights, then with the other
+    [*SETTINGS, SAFE, f"{SAFE}.index.json", "model-*.safetensors"],
+    [*SETTINGS, PICKLED, f"{PICKLED}.index.json", "pytorch_model-*.bin"],
+]
 UNUSED = "masked_spec_embed"  # weights for training alone, which checkpoints may lack
 NEEDED_BY = "audio_features.model: is transformers, which"
 EXAMPLE = "MIT/ast-finetuned-audioset-10-10-0.4593"
@@ -52,7 +55,7 @@ def find_transformer(weights: str) -> TransformersFeatures:
     transformers_library(NEEDED_BY)
     if weights in PUBLISHED:
         raise UserError(f"{KEY}: {weights} is one of efficientat's; name a model on the hub (such as {EXAMPLE})")
-    folder = model_folder(KEY, weights, list(_downloads()), _files)
+    folder = model_folder(KEY, weights, DOWNLOADS, _files)
     files = _files(folder)
     sha256 = digest_of({file.name: file_digest(file) for file in files})
     encoder = _encoder_of(folder, sha256)
@@ -76,7 +79,7 @@ def find_transformer(weights: str) -> TransformersFeatures:
 # --- encoders --------------------------------------------------------------------------------------------
 
 
-class _Encoder(ABC):
+class _Encoder:
     """A model on this process's device, and its feature extractor. A family of models is a subclass.
 
     Args:
@@ -106,9 +109,9 @@ class _Encoder(ABC):
             inputs = self.extractor(waveform, sampling_rate=self.rate, return_tensors="pt").to(self.network.device)
             return self.of_hidden(self.network(**inputs).last_hidden_state)[0].cpu().numpy()
 
-    @abstractmethod
     def of_hidden(self, hidden: Tensor) -> Tensor:
-        """The model's last hidden state -> (1, L, D)."""
+        """The model's last hidden state -> (1, L, D), which it is for most models."""
+        return hidden
 
 
 class _AST(_Encoder):
@@ -165,9 +168,6 @@ class _Whisper(_Encoder):
         self.window = self.longest = int(extractor.n_samples)
         self.per_frame = network.conv1.stride[0] * network.conv2.stride[0] * extractor.hop_length
 
-    def of_hidden(self, hidden: Tensor) -> Tensor:
-        return hidden
-
 
 class _Wav2Vec2(_Encoder):
     """wav2vec 2 (arXiv 2006.11477) and models of its form, over samples, which have no longest input.
@@ -188,35 +188,21 @@ class _Wav2Vec2(_Encoder):
         for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
             self.shortest = (self.shortest - 1) * stride + kernel  # what one frame hears
 
-    def of_hidden(self, hidden: Tensor) -> Tensor:
-        return hidden
 
-
+LIKE_WAV2VEC2 = (
+    *("wav2vec2", "wav2vec2-conformer", "hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat"),
+    *("sew", "sew-d"),
+)
 FAMILIES: dict[str, type[_Encoder]] = {  # by the configuration's model_type
     "audio-spectrogram-transformer": _AST,
     "clap": _CLAP,
     "clap_audio_model": _CLAP,
     "whisper": _Whisper,
-    "wav2vec2": _Wav2Vec2,
-    "wav2vec2-conformer": _Wav2Vec2,
-    "hubert": _Wav2Vec2,
-    "wavlm": _Wav2Vec2,
-    "data2vec-audio": _Wav2Vec2,
-    "unispeech": _Wav2Vec2,
-    "unispeech-sat": _Wav2Vec2,
-    "sew": _Wav2Vec2,
-    "sew-d": _Wav2Vec2,
+    **dict.fromkeys(LIKE_WAV2VEC2, _Wav2Vec2),
 }
 
 
 # --- files -----------------------------------------------------------------------------------------------
-
-
-def _downloads() -> Iterator[list[str]]:
-    """Patterns of the files to download: with the preferred form of weights, then with the other."""
-    for weights in (SAFE, PICKLED):
-        stem, _, ending = weights.partition(".")
-        yield [*SETTINGS, weights, f"{weights}.index.json", f"{stem}-*.{ending}"]
 
 
 def _files(folder: Path) -> tuple[Path, ...]:
