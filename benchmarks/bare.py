@@ -48,9 +48,6 @@ class Unused(type):
     def __new__(cls, name: str, bases: tuple = (), namespace: dict | None = None, **_: Any) -> "Unused":
         return super().__new__(cls, name, bases, dict(namespace or {}))
 
-    def __init__(cls, name: str, bases: tuple = (), namespace: dict | None = None, **_: Any):
-        super().__init__(name, bases, dict(namespace or {}))
-
     def __getattr__(cls, name: str) -> "Unused":
         if name.startswith("__"):
             raise AttributeError(name)
@@ -69,17 +66,15 @@ def missing_packages_replaced() -> Iterator[None]:
     stand_ins: dict[str, Any] = {name: Unused(name) for name in UNUSED}
     stand_ins["scipy"], stand_ins["scipy.sparse"] = ModuleType("scipy"), ModuleType("scipy.sparse")
     stand_ins["scipy.sparse"].csr_array = SparseRows
-    before = dict(sys.modules)
+    missing = []
     for name, stand_in in stand_ins.items():
         try:
             importlib.import_module(name)
-            before[name] = sys.modules[name]
         except ImportError:
+            missing.append(name)
             sys.modules[name] = stand_in
     yield
-    for name in stand_ins:
-        del sys.modules[name]
-    sys.modules |= {name: before[name] for name in stand_ins if name in before}
+    sys.modules |= dict.fromkeys(missing)  # None: importing one raises ImportError
 
 
 class Settings(SimpleNamespace):
@@ -90,11 +85,7 @@ class Settings(SimpleNamespace):
 
 
 def paper_settings(objective: str, precision: str, tf32: bool, compiled: bool) -> Settings:
-    """Read the single values of conf.yaml by section, without PyYAML, and change them.
-
-    Args:
-        objective: a sampling strategy or InfoNCE.
-    """
+    """Read the single values of conf.yaml by section, without PyYAML, and set an objective: a strategy or InfoNCE."""
     path = [Settings()]
     for line in (Path(__file__).resolve().parents[1] / "conf.yaml").read_text().splitlines():
         key, colon, value = line.partition("#")[0].rstrip().partition(":")

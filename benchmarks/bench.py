@@ -8,9 +8,10 @@ import os
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +19,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 from torch.optim import Adam
 
 from benchmarks import harness, inputs, published
-from benchmarks.harness import CPU, alternating, isolated, peak_memory, seconds
+from benchmarks.harness import CPU, GB, alternating, isolated, peak_memory, seconds
 from benchmarks.inputs import ROOT, dataset_conf
 from models.tensors import upsample
 from utils.audio_input import audio_input
@@ -80,28 +80,26 @@ QUICK = Size(
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the table. Its target is the lowest ratio, or the highest value of ours (s, GB, %)."""
+    """A row of the table: what theirs (empty: not measured) and ours took in each round.
+
+    The ratio is the median of theirs / ours. The target is the lowest ratio, or with a unit the highest value of ours.
+    """
 
     what: str
-    theirs: float | None
-    ours: float
+    theirs: Sequence[float]
+    ours: Sequence[float]
     target: float
-    ratio: float | None = None  # the target is a ratio
-    unit: str = "s"
+    unit: str | None = None  # s, GB, %, min
 
     def cells(self) -> list[str]:
-        met = self.ours <= self.target if self.ratio is None else self.ratio >= self.target
-        target = f"<= {self.target:g} {self.unit}" if self.ratio is None else f">= {self.target:g}x"
-        ratio = self.ratio or (self.theirs / self.ours if self.theirs else None)
-        theirs, ours = ("" if value is None else harness.amount(value, self.unit) for value in (self.theirs, self.ours))
-        verdict = f"{target:>9}, {'met' if met else 'missed':6}"
-        return [self.what, theirs, ours, "" if ratio is None else f"{ratio:.3g}x", verdict]
-
-
-def faster(what: str, theirs: list[float], ours: list[float], target: float) -> Row:
-    """The row of a speed-up, the median of theirs / ours, from the seconds of each round."""
-    ratio = statistics.median(a / b for a, b in zip(theirs, ours, strict=True))
-    return Row(what, statistics.median(theirs), statistics.median(ours), target, ratio)
+        ours, ratio = statistics.median(self.ours), None
+        cells = [self.what, "", harness.amount(ours, self.unit or "s"), ""]
+        if self.theirs:
+            ratio = statistics.median(a / b for a, b in zip(self.theirs, self.ours, strict=True))
+            cells[1], cells[3] = harness.amount(statistics.median(self.theirs), self.unit or "s"), f"{ratio:.3g}x"
+        target = f"<= {self.target:g} {self.unit}" if self.unit else f">= {self.target:g}x"
+        met = ours <= self.target if self.unit else ratio >= self.target
+        return [*cells, f"{target:>9}, {'met' if met else 'missed':6}"]
 
 
 # --- the measurements: each yields rows, in a child process of its own -----------------------------------
@@ -110,55 +108,53 @@ def faster(what: str, theirs: list[float], ours: list[float], target: float) -> 
 def log_mels(size: Size) -> Iterator[Row]:
     """Log-mels of the whole data set, copied to a scratch directory; the interpreter's start does not count."""
     source = DatasetPaths(size.root)
-    clips = {split: info["clips"] for split, info in read_json(source.audio_info, INDEXING).items()}
+    files = {
+        split: {fid: source.audio(split) / clip["file_name"] for fid, clip in info["clips"].items()}
+        for split, info in read_json(source.audio_info, INDEXING).items()
+    }
     with TemporaryDirectory() as folder:
         target = DatasetPaths(folder)
         target.audio_info.write_bytes(source.audio_info.read_bytes())
         inputs.record_as_made(dataset_conf(folder), CLEANING, INDEXING)
-        for split in clips:
+        for split in files:
             shutil.copytree(source.audio(split), target.audio(split))
 
         def theirs() -> None:
-            for split, by_fid in clips.items():
-                files = {fid: source.audio(split) / clip["file_name"] for fid, clip in by_fid.items()}
-                published.extract_log_mels(files, target.log_mels(split))
+            for split, by_fid in files.items():
+                published.extract_log_mels(by_fid, target.log_mels(split))
 
-        split, by_fid = next(iter(clips.items()))
-        first = next(iter(by_fid.values()))["file_name"]
-        published.log_mel(source.audio(split) / first)  # warm up: librosa loads lazily
-        ours, again = lambda: inputs.extract_log_mels(folder), lambda: inputs.extract_log_mels(folder, anew=False)
+        paths = [path for by_fid in files.values() for path in by_fid.values()]
+        published.log_mel(paths[0])  # warm up: librosa loads lazily
+        ours, again = (partial(inputs.extract_log_mels, folder, anew=anew) for anew in (True, False))
         *times, again = alternating([theirs, ours, again], size.rounds)
-        gigabytes = sum(path.stat().st_size for split in clips for path in target.audio(split).iterdir()) / 1e9
-    what = f"log-mels of {sum(map(len, clips.values()))} clips"
-    yield faster(f"{what}, wav to HDF5, by {os.cpu_count()} processes against one", *times, target=5)
-    yield Row(f"{what}, a second run that finds all done: a GB", None, statistics.median(again) / gigabytes, 1)
+    gigabytes = sum(path.stat().st_size for path in paths) / GB
+    what = f"log-mels of {len(paths)} clips"
+    yield Row(f"{what}, wav to HDF5, by {os.cpu_count()} processes against one", *times, target=5)
+    yield Row(f"{what}, a second run that finds all done: a GB", [], [taken / gigabytes for taken in again], 1, "s")
 
 
 def training_step(size: Size) -> Iterator[Row]:
-    steps = [step_of(side, size) for side in ("published", *PRECISIONS)]
-    alternating(steps, 1)  # warm up
-    theirs, float32, bfloat16 = alternating(steps, size.rounds)
-    what = f"training step, {size.batch} pairs x {size.frames} frames x {size.words} words"
-    yield faster(f"{what}, float32", theirs, float32, target=1.5)
-    yield faster(f"{what}, bfloat16", theirs, bfloat16, target=3)
-
-
-def step_of(side: str, size: Size) -> Callable[[], object]:
-    """A training step of the published code ("published"), or of ours in a precision."""
     batch = inputs.synthetic_batch(size.batch, size.frames, size.words)
-    if side == "published":
-        model = published.Model(inputs.new_model().state_dict())
-        optimizer = Adam(model.audio_enc.parameters())
-        return lambda: published.training_step(model, batch, STRATEGY, optimizer)
-    state, negatives = inputs.new_state(training_conf(size, side)), negative_mask(batch.clips)
+    plain, negatives = published.Model(inputs.new_model().state_dict()), negative_mask(batch.clips)
+    optimizer = Adam(plain.audio_enc.parameters())
+    state = inputs.new_state(training_conf(size))
     state.model.train()
-    return lambda: train_step(state, batch, negatives)
+
+    def ours(precision: str) -> None:
+        state.precision = precision
+        train_step(state, batch, negatives)
+
+    contenders = [partial(published.training_step, plain, batch, STRATEGY, optimizer)]
+    contenders += [partial(ours, precision) for precision in PRECISIONS]
+    alternating(contenders, 1)  # warm up
+    theirs, *ours_taken = alternating(contenders, size.rounds)
+    what = f"training step, {size.batch} pairs x {size.frames} frames x {size.words} words"
+    for precision, taken, target in zip(PRECISIONS, ours_taken, (1.5, 3), strict=True):
+        yield Row(f"{what}, {precision}", theirs, taken, target)
 
 
-def training_conf(size: Size, precision: str = "float32") -> Conf:
-    return dataset_conf(
-        size.root or "unused", f"criteria.TripletLoss.sampling={STRATEGY}", f"param_conf.precision={precision}"
-    )
+def training_conf(size: Size) -> Conf:
+    return dataset_conf(size.root or "unused", f"criteria.TripletLoss.sampling={STRATEGY}")
 
 
 def audio_losses(size: Size) -> Iterator[Row]:
@@ -167,7 +163,7 @@ def audio_losses(size: Size) -> Iterator[Row]:
         contenders = _audio_losses(size.batch, size.frames, size.words, strategy)
         alternating(contenders, 1)  # warm up
         times = alternating(contenders, size.rounds)
-        yield faster(f"loss of {strategy}, {size.batch} x {size.frames} frames x {size.words} words", *times, target=10)
+        yield Row(f"loss of {strategy}, {size.batch} x {size.frames} frames x {size.words} words", *times, target=10)
 
 
 def _audio_losses(pairs: int, frames: int, words: int, strategy: str) -> list[Callable[[], None]]:
@@ -186,9 +182,9 @@ def _audio_losses(pairs: int, frames: int, words: int, strategy: str) -> list[Ca
 
 
 def loss_memory(size: Size) -> Iterator[Row]:
-    theirs, ours = (isolated(_loss_memory, size, side) for side in (0, 1))
+    theirs, ours = ([isolated(_loss_memory, size, side)] for side in (0, 1))
     what = f"loss of hard-audio-NS, {size.batch} x {size.long_frames} frames: memory beyond the model's"
-    yield Row(what, theirs, ours, 1, unit="GB")
+    yield Row(what, theirs, ours, 1, "GB")
 
 
 def _loss_memory(size: Size, side: int) -> float:
@@ -211,14 +207,12 @@ def epoch(size: Size) -> Iterator[Row]:
         train_epoch(state, batches(train, size.batch, shuffle=True))
         evaluate(state, val, {"triplet_loss": state.criterion}, size.batch)
 
-    contenders = [
-        lambda: published.epoch(plain, splits, STRATEGY, size.batch, plain_optimizer),
-        *(lambda precision=precision: ours(precision) for precision in PRECISIONS),
-    ]
-    theirs, float32, bfloat16 = alternating(contenders, size.long_rounds)
+    contenders = [partial(published.epoch, plain, splits, STRATEGY, size.batch, plain_optimizer)]
+    contenders += [partial(ours, precision) for precision in PRECISIONS]
+    theirs, *ours_taken = alternating(contenders, size.long_rounds)
     what = f"epoch with its evaluation, {len(train.captions)} training pairs"
-    yield faster(f"{what}, float32", theirs, float32, target=4)
-    yield faster(f"{what}, bfloat16", theirs, bfloat16, target=6)
+    for precision, taken, target in zip(PRECISIONS, ours_taken, (4, 6), strict=True):
+        yield Row(f"{what}, {precision}", theirs, taken, target)
 
 
 def pretrained(size: Size) -> Iterator[Row]:
@@ -226,9 +220,9 @@ def pretrained(size: Size) -> Iterator[Row]:
     for level, most_minutes in (("clip", 10), ("frame", 45)):
         taken, memory = isolated(_pretrained, size, level)
         what = f"epoch on {5 * size.encoded_clips[0]} pairs of 70 x 384, two threads, S at the {level} level"
-        yield Row(what, None, taken, 60 * most_minutes / 120)
-        yield Row("120 such epochs, in minutes", None, 120 * taken / 60, most_minutes, unit="min")
-        yield Row("peak memory", None, memory, 4, unit="GB")
+        yield Row(what, [], [taken], 60 * most_minutes / 120, "s")
+        yield Row("120 such epochs, in minutes", [], [120 * taken / 60], most_minutes, "min")
+        yield Row("peak memory", [], [memory], 4, "GB")
 
 
 def _pretrained(size: Size, level: str) -> tuple[float, float]:
@@ -258,41 +252,33 @@ def scoring(size: Size) -> Iterator[Row]:
     """Scores of a split: ours in full, theirs extrapolated from a sample of clips and captions."""
     memory = isolated(_scoring_memory, size)  # first: a forked process counts what its parent holds
     split = inputs.synthetic_split(size.scored_clips, size.scored_frames)
-    model, encoded = inputs.new_model(), inputs.encoded_model()
-    plain = published.Model(model.state_dict())
+    model, encoded = inputs.new_model().eval(), inputs.encoded_model().eval()
+    plain = published.Model(model.state_dict()).eval()
     log_mels, captions = split.audio[: size.sampled[0]], split.captions[: size.sampled[1]]
     pairs, sampled = len(split.audio) * len(split.captions), len(log_mels) * len(captions)
+    clips = [plain.audio_branch(log_mel[None])[0] for log_mel in log_mels]  # warms up as well
     theirs, theirs_scoring, ours, ours_scoring = [], [], [], []
-    for scorer in (model, plain, encoded):
-        scorer.train(False)
     for _ in range(size.long_rounds):
         keep_freed_memory()
         ours.append(seconds(lambda: score_split(model, split)))
         ours_scoring.append(seconds(lambda: score_split(encoded, split)))
-        keep_freed_memory(False)
-        encoding, scoring = _published_scoring(plain, log_mels, captions)
+        keep_freed_memory(False)  # the two parts of `published.score_split`:
+        encoding = seconds(lambda: [plain.audio_branch(log_mel[None]) for log_mel in log_mels])
+        scoring = seconds(lambda: [published.score_clip(plain, clip, captions) for clip in clips])
         theirs_scoring.append(scoring / sampled * pairs)
         theirs.append(encoding / len(log_mels) * len(split.audio) + theirs_scoring[-1])
     what = f"scoring {len(split.audio)} x {len(split.captions)}"
     sample = f"(theirs extrapolated from {sampled} pairs)"
-    yield faster(f"{what}, with encoding {sample}", theirs, ours, target=40)
-    yield faster(f"{what}, after encoding {sample}", theirs_scoring, ours_scoring, target=400)
-    yield Row(f"{what}: peak memory", None, memory, 2, unit="GB")
+    yield Row(f"{what}, with encoding {sample}", theirs, ours, 40)
+    yield Row(f"{what}, after encoding {sample}", theirs_scoring, ours_scoring, 400)
+    yield Row(f"{what}: peak memory", [], [memory], 2, "GB")
 
 
 def _scoring_memory(size: Size) -> float:
-    model, split = inputs.new_model().train(False), inputs.synthetic_split(size.scored_clips, size.scored_frames)
+    model, split = inputs.new_model().eval(), inputs.synthetic_split(size.scored_clips, size.scored_frames)
     keep_freed_memory()
     score_split(model, split)
     return peak_memory()
-
-
-def _published_scoring(model: published.Model, log_mels: list[Tensor], captions: list[Tensor]) -> tuple[float, float]:
-    """Seconds of the published encoding and scoring, which `published.score_split` puts together."""
-    model.audio_branch(log_mels[0][None])  # warm up
-    clips = []
-    encoding = seconds(lambda: clips.extend(model.audio_branch(log_mel[None])[0] for log_mel in log_mels))
-    return encoding, seconds(lambda: [published.score_clip(model, clip, captions) for clip in clips])
 
 
 def metrics(size: Size) -> Iterator[Row]:
@@ -303,8 +289,8 @@ def metrics(size: Size) -> Iterator[Row]:
             isolated(inputs.write_random_word_scores, path, clips)
             theirs, ours, memory = isolated(_metrics, path, size.long_rounds)
         what = f"metrics of {clips} x {5 * clips} by word scores, both directions"
-        yield Row(what, statistics.median(theirs), statistics.median(ours), most_seconds)
-    yield Row(f"{what}: peak memory", None, memory, 1, unit="GB")
+        yield Row(what, theirs, ours, most_seconds, "s")
+    yield Row(f"{what}: peak memory", [], [memory], 1, "GB")
 
 
 def _metrics(path: Path, rounds: int) -> tuple[list[float], list[float], float]:
@@ -332,20 +318,15 @@ def data_loading(size: Size) -> Iterator[Row]:
     loaded = list(islice(loader, 2 * size.rounds))
     training = seconds(lambda: [train_step(state, batch, negative_mask(batch.clips)) for batch in loaded])
     what = f"data loading, % of a training step; {opened.partition(', ')[2]} in {opening:.2g} s"
-    yield Row(what, None, 100 * loading / training, 5, unit="%")
+    yield Row(what, [], [100 * loading / training], 5, "%")
 
 
 # --- the command -----------------------------------------------------------------------------------------
 
 
-def matrix_peaks(side: int) -> list[float]:
-    """GFLOP/s of square matrix products in each precision."""
-    return [harness.product_rate(side, getattr(torch, precision)) / 1e9 for precision in PRECISIONS]
-
-
 def print_throughput(size: Size, float32: Row, bfloat16: Row) -> None:
-    """Print GFLOP/s of the training step beside the machine's peak."""
-    peak32, peak16 = isolated(matrix_peaks, size.matrix)
+    """Print GFLOP/s of the training step beside the machine's peak: square matrix products in the same precision."""
+    peak32, peak16 = (isolated(harness.product_rate, size.matrix, getattr(torch, each)) / 1e9 for each in PRECISIONS)
     flops = inputs.step_flops(size.batch, size.frames, size.words) / 1e9
     machine = f"{torch.get_num_threads()} threads; peak: square matrix products of {size.matrix} rows"
     print(f"\ntraining step: {flops:.4g} GFLOP, {machine}")
@@ -354,7 +335,8 @@ def print_throughput(size: Size, float32: Row, bfloat16: Row) -> None:
         ("ours, float32", float32.ours, peak32),
         ("ours, bfloat16", bfloat16.ours, peak16),
     ):
-        print(f"  {name:16} {flops / taken:7.1f} GFLOP/s, {flops / taken / peak:6.1%} of the measured peak {peak:.1f}")
+        rate = flops / statistics.median(taken)
+        print(f"  {name:16} {rate:7.1f} GFLOP/s, {rate / peak:6.1%} of the measured peak {peak:.1f}")
 
 
 MEASUREMENTS = (log_mels, training_step, audio_losses, loss_memory, epoch, pretrained, scoring, metrics, data_loading)

@@ -84,10 +84,8 @@ def product_rate(side: int, dtype: torch.dtype, device: torch.device = CPU) -> f
 class Table:
     """A Markdown table that prints its header at once and its rows as they come.
 
-    Args:
-        columns: their names.
-        first: the width of the first column, aligned to the left; 0: it holds numbers.
-        width: the smallest width of the others.
+    The first column has the width `first` and is aligned to the left; 0: it holds numbers as the others, which are at
+    least `width` wide.
     """
 
     def __init__(self, columns: Sequence[str], first: int = 0, width: int = 8):

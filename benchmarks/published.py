@@ -233,11 +233,7 @@ def score_clip(model: Model, audio: Tensor, captions: list[Tensor]) -> list[floa
 
 
 def retrieval_metrics(scores: np.ndarray, relevant: dict[int, set[int]]) -> dict[str, float]:
-    """Metrics of scores (Q, I) averaged over queries: mAP, R1, R5, R10, HR1, HR5, HR10.
-
-    Args:
-        relevant: each query's relevant items.
-    """
+    """mAP, R1, R5, R10, HR1, HR5, HR10 of scores (Q, I), averaged over queries with their relevant items."""
     values: dict[str, list[float]] = {"mAP": [], **{f"{name}{k}": [] for name in ("R", "HR") for k in CUTOFFS}}
     for query, items in relevant.items():
         ranking = np.argsort(-scores[query]).tolist()

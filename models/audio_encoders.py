@@ -80,17 +80,12 @@ class CRNNEncoder(nn.Module):
         return x
 
     def encode_padded(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """`forward` of each clip of a padded batch as of the clip alone: see `models.padded_clips.encode_padded`."""
+        """`forward` of each clip of a padded batch as of the clip alone."""
         return encode_padded(self, audio, lengths)
 
 
 class FeatureEncoder(nn.Module):
-    """Pretrained audio features as they are; what learns is the projection behind it.
-
-    Args:
-        in_dim: D, the features' dimension.
-        dropout: the share of the features that a training step drops.
-    """
+    """Pretrained audio features of `in_dim` dimensions as they are, with dropout; the projection behind learns."""
 
     rate = 1
     padded_to = 1
@@ -108,16 +103,13 @@ class FeatureEncoder(nn.Module):
 
     @classmethod
     def frames_out(cls, frames):
-        """As `CRNNEncoder.frames_out`."""
         return frames
 
     def forward(self, audio: Tensor) -> Tensor:
-        """(N, L, D) -> (N, L, D)."""
         return self.dropout(audio)
 
     def encode_padded(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """As `CRNNEncoder.encode_padded`: a frame does not depend on its neighbours."""
-        return self.forward(audio)
+        return self.forward(audio)  # a frame does not depend on its neighbours
 
 
 AUDIO_ENCODERS = {"crnn": CRNNEncoder, "features": FeatureEncoder}

@@ -18,9 +18,7 @@ class CRNNWordModel(nn.Module):
         audio_projection: E, where a LayerNorm without parameters and a trained linear map follow the audio encoder.
         text_projection: E, where a trained linear map without bias follows the look-up.
 
-    Raises:
-        ValueError: the two sides' dimensions differ.
-
+    Raises ValueError where the two sides' dimensions differ.
     Source: ICASSP 2023 paper, section 3; the state dict's keys are those of its published code.
     """
 

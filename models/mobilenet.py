@@ -46,9 +46,7 @@ BLOCKS = (
 class MobileNetV3(nn.Module):
     """MobileNetV3-large over log-mels, in evaluation mode. The state dict's keys are those of EfficientAT's networks.
 
-    Args:
-        width: multiplies the channels.
-
+    `width` multiplies the channels.
     Source: arXiv 1905.02244, table 1, for images; arXiv 2211.04772, EfficientAT, for sounds.
     """
 
@@ -64,10 +62,8 @@ class MobileNetV3(nn.Module):
         last = _convolution(channels[-1], self.size, 1, 1, HS)
         self.features = nn.Sequential(first, *blocks, last)
         hidden = divisible(width * 1280)
-        pooling = (nn.AdaptiveAvgPool2d(1), nn.Flatten())
-        self.classifier = nn.Sequential(
-            *pooling, nn.Linear(self.size, hidden), HS(), nn.Dropout(), nn.Linear(hidden, CLASSES)
-        )
+        pooled = (nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(self.size, hidden))
+        self.classifier = nn.Sequential(*pooled, HS(), nn.Dropout(), nn.Linear(hidden, CLASSES))
         self.eval()
 
     @classmethod
@@ -105,12 +101,7 @@ class MobileNetV3(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand the channels, convolve each by itself, weigh them, and project them.
-
-    Args:
-        row: of the table.
-        expanded, ins, out: channels.
-    """
+    """Expand channels, convolve each by itself, weigh them, and project them, by a row of the table."""
 
     def __init__(self, row: Block, expanded: int, ins: int, out: int):
         super().__init__()

@@ -4,12 +4,7 @@ from torch import Tensor, nn
 
 
 class WordEncoder(nn.Module):
-    """Look-up of word vectors; id 0 is the padding and stays the zero vector.
-
-    Args:
-        word_embeds: (V, E) float32, row 0 zero.
-        trainable: whether the vectors are trained; row 0 never is.
-    """
+    """Look-up of word vectors (V, E) float32. Id 0 is the padding, whose vector stays zero even if they are trained."""
 
     def __init__(self, word_embeds: Tensor, trainable: bool = False):
         super().__init__()

@@ -6,7 +6,6 @@ import re
 import sys
 from dataclasses import replace
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -15,23 +14,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench, commands, gpu, growth, published
 from benchmarks.bare import SparseRows, paper_settings
-from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split, write_clotho_like, write_random_word_scores
+from benchmarks.inputs import step_flops, synthetic_batch, synthetic_split
 from models.audio_encoders import CRNNEncoder
 from models.core import CRNNWordModel
 from models.text_encoders import WordEncoder
-from tests.helpers import ROOT, SEARCH, call, embedding_scores, matrix_of, random_model, random_split, state_of
+from tests.helpers import ROOT, SEARCH, call, matrix_of, random_model, random_split, state_of
 from utils.conf.load import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Batch
-from utils.dataset.log_mel import read_log_mel
-from utils.dataset.log_mel_config import PUBLISHED
-from utils.dataset.paths import DatasetPaths
 from utils.evaluation_utils import score_split
-from utils.metric_utils import averages, relevant_pairs
 from utils.model_utils import train_step
-from utils.retrieval_utils import per_query_both_directions
 from utils.sampling_utils import STRATEGIES
-from utils.trial.score_files import load_scores
 
 DETERMINISTIC = [name for name in STRATEGIES if name != "random-NS"]
 
@@ -57,19 +50,6 @@ def batch():
     audio[torch.arange(30) >= audio_lens[:, None]] = 0
     text[torch.arange(5) >= text_lens[:, None]] = 0
     return Batch(audio, text, torch.tensor([0, 1, 0, 2, 3, 4]), audio_lens, text_lens)
-
-
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_published_loss_and_gradients_equal_ours(make_batch, name):
-    audio, text, fids, _, _ = make_batch(0)
-    sides = [(audio.clone().requires_grad_(), text.clone().requires_grad_()) for _ in range(2)]
-    theirs = published.triplet_loss(*sides[0], fids, name)
-    ours = TripletLoss(0.5, name)(embedding_scores(*sides[1]), negative_mask(fids)).loss
-    theirs.backward()
-    ours.backward()
-    assert theirs.item() == pytest.approx(ours.item(), abs=1e-6)
-    for published_side, our_side in zip(*sides, strict=True):
-        torch.testing.assert_close(published_side.grad, our_side.grad, atol=1e-6, rtol=0)
 
 
 def test_published_random_negatives_average_to_the_full_batch(make_batch):
@@ -98,26 +78,6 @@ def test_published_scores_equal_ours(models):
         model.train(False)
     scores = published.score_split(models[0], split.audio, split.captions)
     np.testing.assert_allclose(scores, matrix_of(score_split(models[1], split).cross), atol=1e-5)
-
-
-def test_published_metrics_equal_ours(tmp_path):
-    write_random_word_scores(tmp_path / "scores.hdf5", 30)
-    stored = load_scores(tmp_path / "scores.hdf5", epoch=0)
-    ours = per_query_both_directions(stored.scores, relevant_pairs(stored.caption_clips))
-    for direction, values in published.both_directions(matrix_of(stored.scores), stored.caption_clips).items():
-        metrics = averages(ours[direction])
-        assert metrics["tied_queries"] == 0 and values == pytest.approx({name: metrics[name] for name in values})
-
-
-def test_published_log_mels_equal_ours(tmp_path):
-    write_clotho_like(tmp_path / "set", {"development": 2, "validation": 1, "evaluation": 1}, mean_seconds=0.5)
-    paths = DatasetPaths(str(tmp_path / "set"))
-    files = {path.name: path for path in paths.audio("development").iterdir()}
-    published.extract_log_mels(files, tmp_path / "theirs.hdf5")
-    with h5py.File(tmp_path / "theirs.hdf5") as theirs:
-        for name, path in files.items():
-            assert theirs[name].dtype == np.float32
-            np.testing.assert_allclose(theirs[name][()], read_log_mel(path, PUBLISHED), atol=2e-3)
 
 
 def test_a_published_epoch_trains_once_and_evaluates_without_training(models):

@@ -3,18 +3,16 @@
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from models.audio_encoders import CRNNEncoder, FeatureEncoder
 from models.core import CRNNWordModel
 from models.text_encoders import WordEncoder
-from tests.helpers import VOCABULARY, matrix_of, random_split, state_of
+from tests.helpers import VOCABULARY, matrix_of, random_split
 from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import collate
-from utils.evaluation_utils import PairBatches, evaluate, score_split
-from utils.retrieval_utils import CaptionScores
+from utils.evaluation_utils import PairBatches, score_split
 from utils.sampling_utils import STRATEGIES
-from utils.score_utils import BatchScores, ClipScore, Score
+from utils.score_utils import BatchScores, ClipScore
 
 CAPTIONS = [0, 1, 4, 7, 8, 12, 17]
 CHOICES = [(words, mask_frames) for words in ("mean", "idf") for mask_frames in (False, True)]
@@ -135,13 +133,6 @@ def test_objective_is_the_plain_loops_mean(split, name):
     assert batches.losses(criterion).mean().item() == pytest.approx(np.mean(expected), abs=2e-6)
 
 
-def test_evaluation_reports_the_objective_and_negative_scores(split):
-    model, score = make_model().eval(), make_score(split)
-    results = evaluate(state_of(model, TripletLoss(0.5, "hard-audio-NS"), score=score), split, {}, 5)
-    assert np.isfinite(list(results.values())).all()
-    assert matrix_of(score_split(model, split, score).cross).min() < 0
-
-
 def test_parts_of_clips_with_clips_add_up(split):
     model, score, batch = make_model().eval(), make_score(split), collate(split, CAPTIONS)
     encoded = score.encode_audio(model, batch.audio)
@@ -164,16 +155,6 @@ def test_terms_of_outputs_and_words_add_up_to_the_score(split, encoder, words):
     assert total.item() == pytest.approx(matrix_of(expected)[2, 3], abs=1e-5)
 
 
-def test_a_query_ranks_by_the_sum_of_its_words_scores(split):
-    """The length of the query's vector does not change the ranking."""
-    model, score = make_model().eval(), make_score(split)
-    cross: CaptionScores = score_split(model, split, score).cross
-    ids = np.unique(torch.cat(split.captions).numpy())
-    for caption, scores in zip(split.captions, matrix_of(cross).T, strict=True):
-        by_word = sum(cross.by_word[np.searchsorted(ids, int(word))] for word in caption)
-        assert np.array_equal(np.argsort(-by_word.numpy()), np.argsort(-scores))
-
-
 @pytest.mark.parametrize("projection", [None, 6])
 @pytest.mark.parametrize("encoder", ["features", "crnn"])
 def test_a_model_is_loaded_from_its_state_dict(encoder, projection):
@@ -182,15 +163,3 @@ def test_a_model_is_loaded_from_its_state_dict(encoder, projection):
     audio, text = torch.randn(2, 12, 64), torch.tensor([[1, 2, 0], [3, 4, 5]])
     for ours, theirs in zip(loaded(audio, text), model(audio, text), strict=True):
         assert torch.equal(ours, theirs)
-
-
-def test_features_at_the_frame_level_are_scored_as_frames(split):
-    """An encoder of rate 1 has nothing to upsample."""
-    model, score = make_model().train(), Score(mask_words=True, mask_frames=True)
-    batch = collate(split, CAPTIONS)
-    scores = training_scores(model, score, batch).audio_text
-    for i, clip in enumerate(batch.clips):
-        frames = F.normalize(model.encode_audio(split.audio[clip].unsqueeze(0))[0], dim=-1)  # (T, E)
-        for j, caption in enumerate(CAPTIONS):
-            words = model.text_branch(split.captions[caption].unsqueeze(0))[0]  # (W, E)
-            assert scores[i, j].item() == pytest.approx((frames @ words.T).clamp(min=0).mean().item(), abs=1e-12)

@@ -1,5 +1,7 @@
 """Evaluation of a small model against each clip and caption alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from models import padded_clips
 from tests import reference
 from tests.helpers import VOCABULARY, embedding_scores, matrix_of, of_all_words, random_model, random_split, state_of
 from utils import evaluation_utils, score_utils
-from utils.criterion_utils import InfoNCE, TripletLoss
+from utils.criterion_utils import InfoNCE, TripletLoss, negative_mask
 from utils.data_utils import collate
 from utils.device_utils import Diverged
 from utils.evaluation_utils import PairBatches, evaluate, score_split
@@ -107,31 +109,21 @@ def test_clips_and_captions_that_are_the_same_tie_exactly(split, model):
     assert torch.equal(text_text[:, same[0]], text_text[:, same[1]])
 
 
-@torch.no_grad()
 def plain_objective(model, split, name, batch_size, mask_words):
-    """The mean loss over the batches, by loops over clips and captions in float64."""
-    model, order, losses = model.double(), np.random.default_rng(0).permutation(len(split.captions)), []
-    audio = [model.audio_branch(log_mel.double().unsqueeze(0))[0] for log_mel in split.audio]
-    text = [model.text_branch(caption.unsqueeze(0))[0] for caption in split.captions]
+    """The mean loss over the batches, by loops over anchors, of scores in float64."""
+    model, split = model.double(), replace(split, audio=[log_mel.double() for log_mel in split.audio])
+    order, losses = np.random.default_rng(0).permutation(len(split.captions)), []
     generator = torch.Generator().manual_seed(0)
     for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size].tolist()
-        clips = split.caption_clips[batch].tolist()
-        longest = max(len(text[caption]) for caption in batch)
-
-        def share(caption, longest=longest):
-            return 1 if mask_words else len(text[caption]) / longest
-
-        def mean(one, other):
-            return (one @ other.T).clamp(min=0).mean().item()
-
-        S = np.array([[mean(audio[clip], text[c]) * share(c) for c in batch] for clip in clips])
-        T = np.array([[mean(text[b], text[c]) * share(b) * share(c) for c in batch] for b in batch])
-        A = np.array([[mean(audio[one], audio[other]) for other in clips] for one in clips])
-        negatives, scores = np.not_equal.outer(clips, clips), [np.round(part, 12) for part in (S, T, A)]  # true ties
-        if negatives.any():
-            triplets = name != "InfoNCE" and reference.triplet_loss(name, scores, negatives, generator=generator)
-            losses.append(triplets[0] if triplets else reference.info_nce(S, negatives))
+        batch = order[start : start + batch_size]
+        scores = plain_scores(model, split, batch.tolist(), mask_words)
+        exact = (scores.audio_text, scores.text_text(), scores.audio_audio())
+        tying = [np.round(part.numpy(), 12) for part in exact]  # where rounding alone made a difference
+        negatives = negative_mask(torch.from_numpy(split.caption_clips[batch]))
+        if negatives.any() and name == "InfoNCE":
+            losses.append(reference.info_nce(tying[0], negatives))
+        elif negatives.any():
+            losses.append(reference.triplet_loss(name, tying, negatives, generator=generator)[0])
     model.float()
     assert batch_size > 2 or len(losses) < 9  # a batch without negatives
     return np.mean(losses)

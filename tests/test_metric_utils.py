@@ -51,7 +51,7 @@ def test_ties_get_the_mean_over_random_tie_breaks():
 
 
 @pytest.mark.parametrize("levels", [None, 3])
-def test_further_right_pairs_count_in_both_directions(levels):
+def test_additional_relevant_pairs_count_in_both_directions(levels):
     """2.8 right clips a caption; a pair that is right anyhow, or stands twice, changes nothing."""
     clips, captions, rng = 20, 60, np.random.default_rng(0)
     scores = rng.random((clips, captions)) if levels is None else rng.integers(0, levels, (clips, captions)) / 7
@@ -76,27 +76,12 @@ def test_further_right_pairs_count_in_both_directions(levels):
     assert both_directions(scores, caption_clips, extra_relevant[:0]) == both_directions(scores, caption_clips)
 
 
-def test_collapsed_model_scores_at_chance():
-    clips, captions = 40, 200
-    metrics = both_directions(np.full((clips, captions), 0.25, np.float32), np.repeat(np.arange(clips), 5))
-    text_to_audio, audio_to_text = metrics["text_to_audio"], metrics["audio_to_text"]
-    assert text_to_audio["mAP"] == pytest.approx(np.mean(1 / np.arange(1, clips + 1)))
-    assert text_to_audio["R10"] == pytest.approx(10 / clips)
-    assert audio_to_text["R1"] == pytest.approx(1 / captions)
-    assert text_to_audio["tied_queries"] == captions and audio_to_text["tied_queries"] == clips
-
-
 @pytest.mark.parametrize(("relevant", "items"), [(1, 1), (1, 6), (2, 6), (5, 6), (6, 6)])
 def test_chance_is_the_mean_over_all_rankings(relevant, items):
     """Which ranks the relevant items have is all that counts, and all choices of ranks are equally likely."""
     rankings = combinations(range(1, items + 1), relevant)
     precisions = [np.mean([k / rank for k, rank in enumerate(ranks, start=1)]) for ranks in rankings]
     assert chance_map(np.array([relevant]), items) == pytest.approx(np.mean(precisions))
-
-
-def test_tied_relevant_items_alone_do_not_count_as_ties():
-    metrics = retrieval_metrics(np.array([[2.0, 2.0, 1.0]]), np.array([[True, True, False]]))
-    assert metrics["tied_queries"] == 0 and metrics["mAP"] == 1
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,21 @@ def conf_with(*overrides):
     return load_conf(ROOT / "conf.yaml", list(overrides))
 
 
+def state_with(*settings):
+    """The state before training by these settings, the same at every call."""
+    torch.manual_seed(0)
+    return build_state(conf_with(*settings), torch.randn(12, 20).numpy(), CPU)
+
+
+def after_a_step(split, *settings):
+    """The state after one step by these settings."""
+    state = state_with(*settings)
+    state.model.train()
+    batch = collate(split, list(range(0, 18, 2)))
+    train_step(state, batch, negative_mask(batch.clips), Draws(seed_epoch(0, 1), CPU))
+    return state
+
+
 def step(state, split, captions):
     """The loss of one training step on some captions."""
     batch = collate(split, captions)
@@ -64,8 +79,7 @@ def test_decoupled_weight_decay_shrinks_each_weight_by_lr_times_itself(split):
         {name: weight.detach() for name, weight in after_a_step(split, *settings).model.named_parameters()}
         for settings in (decay[:1], decay, [*decay, "AdamOptimizer.decoupled_weight_decay=true"])
     )
-    torch.manual_seed(0)
-    before = dict(build_state(conf_with(), torch.randn(12, 20).numpy(), CPU).model.named_parameters())
+    before = dict(state_with().model.named_parameters())
     for name, weight in before.items():
         if weight.requires_grad:
             torch.testing.assert_close(decoupled[name], plain[name] - 0.01 * 0.1 * weight, atol=1e-6, rtol=1e-5)
@@ -74,8 +88,7 @@ def test_decoupled_weight_decay_shrinks_each_weight_by_lr_times_itself(split):
 
 @pytest.mark.parametrize("dropout", [0, 0.3, 0.75])
 def test_a_step_drops_the_share_that_is_set(split, dropout):
-    torch.manual_seed(0)
-    state = build_state(conf_with(f"CRNNWordModel.audio_enc.dropout={dropout}"), torch.randn(12, 20).numpy(), CPU)
+    state = state_with(f"CRNNWordModel.audio_enc.dropout={dropout}")
     cnn, ends = state.model.audio_enc.cnn, []
     cnn[-1].register_forward_hook(lambda module, inputs, output: ends.append((inputs[0], output)))
     state.model.train()
@@ -87,16 +100,6 @@ def test_a_step_drops_the_share_that_is_set(split, dropout):
     before = len(ends)
     evaluate(state, split, {}, 6)
     assert all(torch.equal(*pair) for pair in ends[before:])
-
-
-def test_training_lowers_the_loss(split, model):
-    state = state_of(model, FULL)
-    state.optimizer.param_groups[0]["lr"] = 0.003
-    losses = []
-    for epoch in range(1, 9):
-        seed_epoch(0, epoch)
-        losses.append(train_epoch(state, batches(split, 9, shuffle=True))["train_loss"])
-    assert np.mean(losses[-2:]) < losses[0] - 0.03
 
 
 def test_batches_without_negatives_are_skipped(split, model):
@@ -114,16 +117,6 @@ def test_a_step_that_is_not_finite_names_its_clips_and_updates_nothing(split, mo
         step(state_of(model, FULL), split, [0, 6, 12])
     assert stop.value.clips == [0, 2, 4]
     assert all(torch.equal(before[name], weight) for name, weight in model.named_parameters())
-
-
-def after_a_step(split, *settings):
-    """The state after one step by these settings."""
-    torch.manual_seed(0)
-    state = build_state(conf_with(*settings), torch.randn(12, 20).numpy(), CPU)
-    state.model.train()
-    batch = collate(split, list(range(0, 18, 2)))
-    train_step(state, batch, negative_mask(batch.clips), Draws(seed_epoch(0, 1), CPU))
-    return state
 
 
 @pytest.mark.parametrize(
@@ -210,7 +203,7 @@ def test_compiling_for_cuda_alone_uses_its_graphs(model, device, monkeypatch):
     assert graphs.items() <= options.get("options", {}).items() if device == CUDA else options == {}
 
 
-def test_compiling_without_a_compiler_is_said(model, monkeypatch):
+def test_compiling_without_a_compiler_is_refused(model, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda _: None)
     with pytest.raises(UserError, match=r"param_conf\.compile: true needs a C\+\+ compiler"):
         prepare_model(conf_with("param_conf.compile=true"), model, CPU)
@@ -281,7 +274,7 @@ print((memory("VmHWM") - before) / step_memory(conf, 300, 16, 600, 160))
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are Linux's to tell")
 @pytest.mark.parametrize("settings", [(), ("param_conf.precision=bfloat16",)])
-def test_a_step_takes_about_what_is_said(settings):
+def test_the_memory_estimate_of_a_step_is_near_its_peak(settings):
     command = [sys.executable, "-c", STEPS, *settings]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert 0.7 < float(done.stdout) < 1.3

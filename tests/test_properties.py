@@ -2,8 +2,6 @@
 
 import csv
 import itertools
-import tempfile
-from pathlib import Path
 from unicodedata import category, normalize
 
 import numpy as np
@@ -28,9 +26,8 @@ from utils.score_utils import Batch, Score, score_matrix
 
 few = settings(derandomize=True, deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
 fewer = settings(few, max_examples=25)
-TEXT = st.text(
-    st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20
-)  # all that UTF-8 can encode
+# all that UTF-8 can encode
+TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
 
 
 # --- captions --------------------------------------------------------------------------------------------
@@ -58,38 +55,33 @@ def test_cleaned_captions_keep_their_letters_and_cleaning_again_changes_nothing(
     st.sampled_from([("\n", csv.QUOTE_ALL), ("\r\n", csv.QUOTE_MINIMAL)]),  # csv quotes no \r where lines end in \n
     st.sampled_from(["utf-8", "utf-8-sig"]),
 )
-def test_captions_round_trip_through_csv(rows, dialect, encoding):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "captions.csv"
-        with path.open("w", newline="", encoding=encoding) as stream:
-            writer = csv.writer(stream, lineterminator=dialect[0], quoting=dialect[1])
-            writer.writerow(["file_name", "caption_1", "caption_2"])
-            writer.writerows(rows)
-        captions = read_captions(path)
+def test_captions_round_trip_through_csv(tmp_path, rows, dialect, encoding):
+    path = tmp_path / "captions.csv"
+    with path.open("w", newline="", encoding=encoding) as stream:
+        writer = csv.writer(stream, lineterminator=dialect[0], quoting=dialect[1])
+        writer.writerow(["file_name", "caption_1", "caption_2"])
+        writer.writerows(rows)
     expected = [(name, f"caption_{k}", text) for name, *texts in rows for k, text in enumerate(texts, start=1)]
-    assert [(c.file_name, c.column, c.raw_text) for c in captions] == expected
+    assert [(c.file_name, c.column, c.raw_text) for c in read_captions(path)] == expected
 
 
 @few
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=5))
-def test_tables_round_trip_through_csv(rows):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "table.csv"
-        write_csv(path, ["a", "b"], rows)
-        table = read_table(path, ["a", "b"], "step")
+def test_tables_round_trip_through_csv(tmp_path, rows):
+    write_csv(tmp_path / "table.csv", ["a", "b"], rows)
+    table = read_table(tmp_path / "table.csv", ["a", "b"], "step")
     assert list(table.itertuples(index=False, name=None)) == rows
 
 
 @few
 @given(st.binary(max_size=200))
-def test_any_bytes_are_read_as_captions_or_give_one_error_line(content):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "captions.csv"
-        path.write_bytes(b"file_name,caption_1\n" + content)
-        try:
-            assert all(caption.column == "caption_1" for caption in read_captions(path))
-        except UserError as error:
-            assert str(error).startswith(f"{path}: ") and len(str(error).splitlines()) == 1
+def test_any_bytes_are_read_as_captions_or_give_one_error_line(tmp_path, content):
+    path = tmp_path / "captions.csv"
+    path.write_bytes(b"file_name,caption_1\n" + content)
+    try:
+        assert all(caption.column == "caption_1" for caption in read_captions(path))
+    except UserError as error:
+        assert str(error).startswith(f"{path}: ") and len(str(error).splitlines()) == 1
 
 
 # --- configuration ---------------------------------------------------------------------------------------
@@ -124,21 +116,19 @@ def changed(tree, place, value):
 
 @settings(few, max_examples=40)
 @given(PLACES, VALUES, st.text(max_size=5) | st.none())
-def test_any_configuration_is_accepted_or_gives_clear_error_lines(place, value, surplus_key):
-    tree = changed(TREE, place, value)
+def test_any_configuration_is_accepted_or_gives_clear_error_lines(tmp_path, place, value, surplus_key):
+    tree, path = changed(TREE, place, value), tmp_path / "conf.yaml"
     if surplus_key is not None:
         tree = changed(tree, (*place[:-1], surplus_key), value)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "conf.yaml"
-        path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
-        try:
-            conf = load_conf(path)
-        except UserError as error:
-            assert all(line.startswith(f"{path}: ") and len(line) < 1000 for line in str(error).splitlines())
-            return
-        assert isinstance(conf, Conf)
-        save_conf(conf, path)
-        assert load_conf(path) == conf
+    path.write_text(yaml.safe_dump(tree, sort_keys=False), encoding="utf-8")
+    try:
+        conf = load_conf(path)
+    except UserError as error:
+        assert all(line.startswith(f"{path}: ") and len(line) < 1000 for line in str(error).splitlines())
+        return
+    assert isinstance(conf, Conf)
+    save_conf(conf, path)
+    assert load_conf(path) == conf
 
 
 @fewer
@@ -159,14 +149,13 @@ def test_any_override_is_accepted_or_gives_one_error_line(override):
 @example(b"a: !!timestamp x")
 @example(b"a: 0x_")
 @example(b"? [a]\n: b")
-def test_any_bytes_are_read_as_a_configuration_or_give_clear_error_lines(content):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "conf.yaml"
-        path.write_bytes(f"base: {ROOT / 'conf.yaml'}\n".encode() + content)
-        try:
-            assert isinstance(load_conf(path), Conf)
-        except UserError as error:
-            assert all(path.name in line for line in str(error).splitlines())
+def test_any_bytes_are_read_as_a_configuration_or_give_clear_error_lines(tmp_path, content):
+    path = tmp_path / "conf.yaml"
+    path.write_bytes(f"base: {ROOT / 'conf.yaml'}\n".encode() + content)
+    try:
+        assert isinstance(load_conf(path), Conf)
+    except UserError as error:
+        assert all(path.name in line for line in str(error).splitlines())
 
 
 # --- metrics ---------------------------------------------------------------------------------------------

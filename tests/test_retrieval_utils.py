@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 from tests.helpers import matrix_of
 from utils import retrieval_utils
 from utils.metric_utils import averages, both_directions, per_query_by_chance, per_query_by_counts, relevant_pairs
-from utils.retrieval_utils import CaptionScores, hardest_negatives, rank_counts, slices, spread
+from utils.retrieval_utils import CaptionScores, hardest_negatives, rank_counts, spread
 from utils.score_utils import caption_word_weights
 
 VOCABULARY = 30
@@ -63,7 +63,7 @@ def test_a_score_is_the_same_to_the_bit_however_it_is_asked_for(monkeypatch, cli
 @pytest.mark.parametrize("extra_relevant", [0, 100])
 @pytest.mark.parametrize("levels", [None, 1, 2, 9])
 @pytest.mark.parametrize(("clips", "captions"), [(1, 1), (12, 50), (550, 600)])
-def test_metrics_by_places_are_those_of_the_whole_matrix_to_the_bit(clips, captions, levels, extra_relevant):
+def test_metrics_by_rank_counts_are_those_of_the_whole_matrix_to_the_bit(clips, captions, levels, extra_relevant):
     if clips > 100 and retrieval_utils.ROWS < 100:
         pytest.skip("very many tiles")
     scores, caption_clips = some_scores(clips, captions, levels)
@@ -78,17 +78,6 @@ def test_metrics_by_places_are_those_of_the_whole_matrix_to_the_bit(clips, capti
     if levels is None and captions == 50:  # captions of the same words tie: scikit-learn ranks clips alone
         precisions = [average_precision_score(*query) for query in zip(right.T, whole.T, strict=True)]
         assert found["text_to_audio"]["mAP"] == pytest.approx(np.mean(precisions), abs=1e-9)
-
-
-@pytest.mark.parametrize("levels", [None, 3])
-def test_places_by_plain_loops(levels):
-    scores, caption_clips = some_scores(levels=levels)
-    pairs, whole = relevant_pairs(caption_clips), matrix_of(scores)
-    for (clip, caption), place in zip(pairs, rank_counts(scores, pairs).T.tolist(), strict=True):
-        own = whole[clip, caption]
-        clips, captions = whole[:, caption].tolist(), whole[clip].tolist()
-        expected = [sum(s > own for s in clips), clips.count(own), sum(s > own for s in captions), captions.count(own)]
-        assert place == [own, *expected]
 
 
 def test_the_hardest_negatives_by_plain_loops():
@@ -113,7 +102,7 @@ def test_the_spread_is_the_standard_deviation_of_all(levels):
     assert spread(nearly_equal).item() == pytest.approx(matrix_of(nearly_equal).astype(np.float64).std(), rel=1e-6)
 
 
-def test_scores_that_are_no_numbers_have_no_place_and_no_spread():
+def test_nan_scores_have_no_rank_and_no_spread():
     scores, caption_clips = some_scores()
     scores.by_word[:, 2] = torch.nan
     places = rank_counts(scores, relevant_pairs(caption_clips)).numpy()
@@ -127,14 +116,3 @@ def test_chance_is_what_equal_scores_give():
     pairs = relevant_pairs(caption_clips, extra_relevant)
     expected = both_directions(np.zeros((12, 50)), caption_clips, extra_relevant)
     assert {side: averages(v) for side, v in per_query_by_chance(pairs, 12, 50).items()} == expected
-
-
-def test_right_pairs_stand_once_and_by_caption():
-    assert relevant_pairs(np.array([2, 0, 2])).tolist() == [[2, 0], [0, 1], [2, 2]]
-    extra_relevant = np.array([[1, 2], [2, 0], [0, 2], [1, 2]])
-    assert relevant_pairs(np.array([2, 0, 2]), extra_relevant).tolist() == [[2, 0], [0, 1], [0, 2], [1, 2], [2, 2]]
-
-
-def test_slices_cover_all_once():
-    assert slices(0, 3) == [] and slices(3, 3) == [slice(0, 3)]
-    assert [part.stop - part.start for part in slices(8, 3)] == [3, 3, 2]

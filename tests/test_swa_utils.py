@@ -43,9 +43,3 @@ def test_from_its_first_epoch_on_the_mean_is_kept_and_training_goes_on_without_i
             ends = torch.stack([weights[0][name].double() for weights in averaged[first : epoch + 1]])
             if weight.is_floating_point():
                 torch.testing.assert_close(weight.double(), ends.mean(dim=0), atol=1e-6, rtol=1e-5)
-
-
-def test_running_statistics_are_averaged_with_the_weights():
-    _, last = train(1, epochs=2)[1:]
-    name = "audio_enc.cnn.4.running_var"
-    assert not torch.equal(last[0][name], last[1][name])

@@ -37,10 +37,7 @@ class TripletLoss(nn.Module):
 
     Args:
         margin: m.
-        sampling: a name in `utils.sampling_utils.STRATEGIES`.
-
-    Raises:
-        ValueError: no such strategy.
+        sampling: a name in `utils.sampling_utils.STRATEGIES`; another raises ValueError.
     """
 
     def __init__(self, margin: float, sampling: str):
@@ -53,12 +50,9 @@ class TripletLoss(nn.Module):
     def forward(
         self, scores: BatchScores, negatives: Tensor, generator: torch.Generator | Tensor | None = None
     ) -> LossTerms:
-        """The loss of N pairs.
+        """The loss of N pairs, of which `negatives` (N, N) of `negative_mask` may be picked.
 
-        Args:
-            scores: (N, N) each.
-            negatives: (N, N) of `negative_mask`.
-            generator: of random negatives, or their draws (2, N, N); None is torch's own.
+        `generator` draws the random negatives, or is their draws (2, N, N); None is torch's own.
         """
         cross = scores.audio_text
         with torch.no_grad():

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,26 +37,55 @@ FREE_MEMORY_SHARE = 0.5  # the largest share of it that a split's audio may take
 
 
 class DiskAudio(Sequence[Tensor]):
-    """Log-mels or features that stay in their HDF5 file; each clip's are read and checked when they are needed.
+    """Log-mels or features in their HDF5 file: each clip's shape is checked at once, its values when they are read.
 
     Args:
         path: the file.
-        fids: the C clips that it holds.
-        frames: C numbers of frames.
-        audio: what it holds of them, of a known width.
+        fids: the C clips to read.
+        audio: what the file holds of them; of no known width: that of the first clip.
     """
 
-    def __init__(self, path: Path, fids: list[str], frames: list[int], audio: AudioInput):
-        self.path, self.fids, self.frames, self.audio = path, fids, frames, audio
-        self.width = audio.width
+    def __init__(self, path: Path, fids: list[str], audio: AudioInput):
+        self.path, self.fids, self.audio = path, fids, audio
+        with open_hdf5(path, audio.stage) as store:
+            self.frames = [self._checked_frames(store, fid) for fid in fids]
+        self.width = self.audio.width
 
     def __len__(self) -> int:
         return len(self.fids)
 
     def __getitem__(self, clip: int) -> Tensor:
-        fid, made_by = self.fids[clip], self.audio.stage
-        with open_hdf5(self.path, made_by) as store:
-            return _finite(get_dataset(store, fid, made_by)[()], self.path, fid, self.audio)
+        with open_hdf5(self.path, self.audio.stage) as store:
+            return self._read(store, self.fids[clip])
+
+    def read(self) -> list[Tensor]:
+        """All clips."""
+        with open_hdf5(self.path, self.audio.stage) as store:
+            return [self._read(store, fid) for fid in self.fids]
+
+    def _checked_frames(self, store: h5py.File, fid: str) -> int:
+        """A clip's number of frames, from its shape (T, D); the first clip decides a D that is not known."""
+        path, audio = self.path, self.audio
+        if fid not in store:
+            raise UserError(f"{path}: no {audio.noun} of clip {fid}; run {audio.stage} again")
+        shape = get_dataset(store, fid, audio.stage).shape
+        if len(shape) != 2 or not shape[1] or shape[1] != (audio.width or shape[1]):
+            needed = f"{audio.width_source} (frames, {audio.width or 'size'})"
+            raise UserError(f"{path}: clip {fid} has the shape {shape}, but {needed}; run {audio.stage} again")
+        if audio.width is None:
+            self.audio = audio.of_width(shape[1], f"clip {fid} has")
+        if not audio.encoder.frames_out(shape[0]):
+            needed = f"the model needs at least {audio.encoder.rate}"
+            raise UserError(f"{path}: clip {fid} has {counted(shape[0], 'frame')}; {needed}")
+        return shape[0]
+
+    def _read(self, store: h5py.File, fid: str) -> Tensor:
+        audio = self.audio
+        with np.errstate(over="ignore"):
+            frames = get_dataset(store, fid, audio.stage)[()].astype(np.float32, copy=False)
+        if not np.isfinite(frames).all():
+            raise UserError(f"{self.path}: the {audio.noun} of clip {fid} are not finite; run {audio.stage} again")
+        return torch.from_numpy(frames)
 
 
 @dataclass(frozen=True)
@@ -73,9 +102,7 @@ class Split:
     @cached_property
     def frames(self) -> list[int]:
         """C numbers of frames, without reading any."""
-        if isinstance(self.audio, DiskAudio | DeviceAudio):
-            return self.audio.frames
-        return [len(frames) for frames in self.audio]
+        return self.audio.frames if isinstance(self.audio, DiskAudio | DeviceAudio) else [*map(len, self.audio)]
 
     @property
     def width(self) -> int:
@@ -95,12 +122,10 @@ def load_split(
 
     Args:
         words: the vocabulary; a word's id is its index.
-        audio: what to read of the clips.
-        cache: "memory" or "device" keeps that in memory if it fits, "disk" leaves it in its file.
+        cache: "memory" or "device" keeps the audio in memory if it fits, "disk" leaves it in its file.
         needs_negatives: whether at least two clips are needed.
 
-    Raises:
-        UserError: a file is missing, a word has no vector, a clip has no or unfit audio, or clips are too few.
+    Raises UserError where a file is missing, a word has no vector, a clip's audio is unfit, or clips are too few.
     """
     table, captions = load_captions(paths, split, words)
     fids = list(dict.fromkeys(table["fid"]))
@@ -141,10 +166,8 @@ def load_captions(paths: DatasetPaths, split: str, words: list[str]) -> "tuple[p
 def on_device(split: Split, name: str, device: torch.device, cache: str, needed: float) -> Split:
     """Move a split's log-mels or features to a CUDA device if they fit there, unless they stay on disk; print which.
 
-    Args:
-        name: the split's name.
-        cache: "device", "memory" (which means the device where there is one), or "disk".
-        needed: bytes to leave free for a training step.
+    `cache` is "device", "memory" (which means the device where there is one), or "disk". The `needed` bytes are left
+    free for a training step.
     """
     if device.type != "cuda" or cache == "disk" or isinstance(split.audio, DiskAudio):
         return split
@@ -159,12 +182,7 @@ def on_device(split: Split, name: str, device: torch.device, cache: str, needed:
 
 def batches(split: Split, batch_size: int, shuffle: bool = False) -> "DataLoader | ReadAhead":
     """Batches of a split's caption-clip pairs: every caption once, in an order from torch's generator if shuffled."""
-    loader = DataLoader(
-        range(len(split.captions)),
-        batch_size,
-        shuffle=shuffle,
-        collate_fn=lambda captions: collate(split, captions),
-    )
+    loader = DataLoader(range(len(split.captions)), batch_size, shuffle=shuffle, collate_fn=partial(collate, split))
     return ReadAhead(loader) if isinstance(split.audio, DiskAudio) else loader
 
 
@@ -240,44 +258,13 @@ def _word_ids(paths: DatasetPaths, split: str, tokens: str, word_ids: dict[str, 
 
 
 def _open_audio(path: Path, split: str, fids: list[str], audio: AudioInput, cache: str) -> Sequence[Tensor]:
-    """The clips' audio in a split's file, every shape checked."""
-    with open_hdf5(path, audio.stage) as store:
-        if audio.width is None:
-            audio = audio.of_width(_checked_shape(store, path, fids[0], audio)[1], f"clip {fids[0]} has")
-        frames = [_checked_frames(store, path, fid, audio) for fid in fids]
-        size = 4 * audio.width * sum(frames)  # bytes
-        fits = size < FREE_MEMORY_SHARE * free_memory()
-        if cache != "disk" and fits:
-            print(f"{split}: {counted(len(fids), 'clip')}, {audio.noun} in memory ({size / 1e6:.0f} MB)")
-            return [_finite(store[fid][()], path, fid, audio) for fid in fids]
+    """The clips' audio in a split's file: in memory, if it fits there and need not stay on disk."""
+    disk = DiskAudio(path, fids, audio)
+    size = 4 * disk.width * sum(disk.frames)  # bytes
+    what, fits = f"{split}: {counted(len(fids), 'clip')}, {audio.noun}", size < FREE_MEMORY_SHARE * free_memory()
+    if cache != "disk" and fits:
+        print(f"{what} in memory ({size / 1e6:.0f} MB)")
+        return disk.read()
     why = "as set" if cache == "disk" else "they do not fit into memory"
-    print(f"{split}: {counted(len(fids), 'clip')}, {audio.noun} read from disk ({size / 1e6:.0f} MB; {why})")
-    return DiskAudio(path, fids, frames, audio)
-
-
-def _checked_frames(store: h5py.File, path: Path, fid: str, audio: AudioInput) -> int:
-    """The number of a clip's frames, from the checked shape of its audio."""
-    frames, _ = _checked_shape(store, path, fid, audio)
-    if not audio.encoder.frames_out(frames):
-        needed = f"the model needs at least {audio.encoder.rate}"
-        raise UserError(f"{path}: clip {fid} has {counted(frames, 'frame')}; {needed}")
-    return frames
-
-
-def _checked_shape(store: h5py.File, path: Path, fid: str, audio: AudioInput) -> tuple[int, int]:
-    """The shape (T, D) of a clip's audio, D as asked for or, where any will do, at least 1."""
-    if fid not in store:
-        raise UserError(f"{path}: no {audio.noun} of clip {fid}; run {audio.stage} again")
-    shape = get_dataset(store, fid, audio.stage).shape
-    if len(shape) != 2 or not shape[1] or shape[1] != (audio.width or shape[1]):
-        needed = f"{audio.width_source} (frames, {audio.width or 'size'})"
-        raise UserError(f"{path}: clip {fid} has the shape {shape}, but {needed}; run {audio.stage} again")
-    return shape
-
-
-def _finite(frames: np.ndarray, path: Path, fid: str, audio: AudioInput) -> Tensor:
-    with np.errstate(over="ignore"):
-        frames = frames.astype(np.float32, copy=False)
-    if not np.isfinite(frames).all():
-        raise UserError(f"{path}: the {audio.noun} of clip {fid} are not finite; run {audio.stage} again")
-    return torch.from_numpy(frames)
+    print(f"{what} read from disk ({size / 1e6:.0f} MB; {why})")
+    return disk

@@ -14,12 +14,7 @@ DRAWN_AT_ONCE = 2**20  # random numbers copied at a time: 512 steps of 32 pairs
 
 
 class Diverged(Exception):
-    """A loss, gradient or score is NaN or infinite; the model is as it was before.
-
-    Args:
-        what: what is not finite, with its value.
-        clips: (N,) the clips of the batch.
-    """
+    """A loss, gradient or score, `what`, is NaN or infinite in a batch of `clips` (N,); the model is as before."""
 
     def __init__(self, what: str, clips: list[int]):
         super().__init__(what)
@@ -31,10 +26,6 @@ class FiniteSteps:
 
     A CPU checks every step. On CUDA the check would make the host wait, so the fused optimiser's `found_inf` skips this
     update and all later ones on the device, until the host checks, every READ_EVERY steps.
-
-    Args:
-        optimizer: fused, on CUDA.
-        device: of the losses.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device):
@@ -62,12 +53,7 @@ class FiniteSteps:
 
 
 class DeviceAudio(Sequence[Tensor]):
-    """The log-mels or features of C clips on a device, in one tensor: a batch is one look-up.
-
-    Args:
-        audio: C of (T, D).
-        device: the target device.
-    """
+    """The log-mels or features (T, D) of C clips on a device, in one tensor: a batch is one look-up."""
 
     def __init__(self, audio: Sequence[Tensor], device: torch.device):
         self.frames, self.width, self.device = [len(clip) for clip in audio], audio[0].shape[1], device
@@ -96,12 +82,7 @@ class DeviceAudio(Sequence[Tensor]):
 
 
 class Draws:
-    """Uniform random numbers of a host generator, on a device; for CUDA many are drawn and copied at once.
-
-    Args:
-        generator: None is torch's own.
-        device: the target device.
-    """
+    """Uniform random numbers of a host generator (None: torch's own), on a device; for CUDA many are copied at once."""
 
     def __init__(self, generator: torch.Generator | None, device: torch.device):
         self.generator, self.device = generator, device

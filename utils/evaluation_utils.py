@@ -47,13 +47,9 @@ class SplitScores:
 def score_split(
     model: CRNNWordModel, split: Split, score: Score | None = None, keep_encoded: bool = False
 ) -> SplitScores:
-    """Score every clip of a split with every caption, from one encoding of each clip.
+    """Score every clip of a split with every caption, from one encoding of each clip by a model in evaluation mode.
 
-    Args:
-        model: in evaluation mode.
-        split: C clips, M captions.
-        score: its pool and the weights of its words; None: the published score.
-        keep_encoded: keep the encoder's outputs, for the strategies that compare clips with clips.
+    `keep_encoded` keeps the encoder's outputs, for strategies that compare clips with clips. No score: as published.
     """
     score = score or Score()
     captions = [ids.numpy() for ids in split.captions]
@@ -85,19 +81,17 @@ def score_words(
     keep_encoded: bool = False,
     part: slice | None = None,
 ) -> tuple[Tensor, EncodedClips | None]:
-    """Score the words of tables (V, E) of `Score.word_embeds` with every clip, or those of a part: (sum of V, C), and
-    the encoder's outputs, if they are kept.
+    """Score the words of tables (V, E) of `Score.word_embeds` with every clip, or those of a part: (sum of V, C).
 
-    Each table has its own matrix product, so that a word's scores have the same bits whatever the other tables are.
-    Each rank encodes and scores a share of the groups, and gets the results of all. A clip's outputs have the same bits
-    whatever the number of ranks.
+    Returns the scores, and the encoder's outputs if they are kept. Each table has its own matrix product, so that a
+    word's scores have the same bits whatever the other tables are. Each rank encodes and scores a share of the groups,
+    and gets the results of all. A clip's outputs have the same bits whatever the number of ranks.
     """
     part = part or slice(0, len(split.fids))
     frames = np.array(split.frames[part])
     lengths = model.audio_enc.frames_out(frames)
     groups = _groups(frames, lengths, at_once=64 if model.device.type == "cuda" else 4)
     lengths = score.outputs(lengths)
-    order = np.concatenate(groups)
     counts, longest = np.array([[len(clips), lengths[clips[0]]] for clips in groups]).T
     columns, rows = (np.cumsum(sizes) - sizes for sizes in (counts, counts * longest))  # where each group begins
     scores = tables[0].new_zeros(sum(map(len, tables)), len(frames))
@@ -110,7 +104,7 @@ def score_words(
             kept[row : row + len(group.rows)] = group.rows
     all_reduce_sum(scores)
     all_reduce_sum(kept)
-    places = np.argsort(order)  # (C,) of the clips in that order
+    places = np.argsort(np.concatenate(groups))  # (C,) of the clips in the groups' order
     by_word = scores.index_select(1, to_device(torch.from_numpy(places), model.device))
     starts = np.concatenate([row + length * np.arange(n) for row, length, n in zip(rows, longest, counts, strict=True)])
     return by_word, EncodedClips(kept, starts[places], lengths, frames) if keep_encoded else None
@@ -132,8 +126,8 @@ def _groups(frames: np.ndarray, lengths: np.ndarray, at_once: int) -> list[list[
     """
     groups: list[list[int]] = [[]]
     for clip in np.argsort(frames, kind="stable").tolist():
-        group = groups[-1]
-        if len(group) == at_once or (group and (len(group) + 1) * frames[clip] > FRAMES_AT_ONCE):
+        size = len(groups[-1])
+        if size == at_once or (size and (size + 1) * frames[clip] > FRAMES_AT_ONCE):
             groups.append([])
         groups[-1].append(clip)
     return [sorted(group, key=lambda clip: -lengths[clip]) for group in groups]
@@ -187,10 +181,11 @@ class PairBatches:
     def clips_with_clips(self) -> Tensor:
         """(C, C): the scores of clips that share a batch, each pair of clips scored once; NaN elsewhere."""
         encoded, count = self.scores.clips, len(self.scores.split.fids)
-        batches = [self.scores.split.caption_clips[captions] for captions in self.captions]  # (N,) each
-        met = np.unique(np.concatenate([(clips[:, None] * count + clips[None, :]).ravel() for clips in batches]))
-        pairs = np.stack([met // count, met % count], axis=1)
-        pairs = pairs[pairs[:, 0] <= pairs[:, 1]]  # (P, 2)
+        share_batch = np.zeros((count, count), dtype=bool)
+        for captions in self.captions:
+            clips = self.scores.split.caption_clips[captions]  # (N,)
+            share_batch[np.ix_(clips, clips)] = True
+        pairs = np.argwhere(np.triu(share_batch))  # (P, 2)
         within = encoded.rows.new_full((count, count), torch.nan)
         i, j = to_device(torch.from_numpy(pairs), within.device).unbind(dim=1)
         within[i, j] = within[j, i] = self.scores.score.of_clips(encoded, pairs)
@@ -219,14 +214,13 @@ def _results(
     pairs = relevant_pairs(scores.split.caption_clips)
     counts = rank_counts(scores.cross, pairs)  # (5, M)
     summary = torch.stack([torch.isfinite(scores.cross.by_word).all().double(), spread(scores.cross)])
-    parts = [summary, counts.flatten(), *losses.values()]
-    (finite, deviation), *read = _read(parts)
+    (finite, deviation), counts, *losses_read = _read([summary, counts.flatten(), *losses.values()])
     if not finite:
         raise Diverged("the validation scores are not finite", [])
-    values = per_query_by_counts(read[0].reshape(5, -1), pairs, len(scores.split.fids), len(pairs))
+    values = per_query_by_counts(counts.reshape(5, -1), pairs, len(scores.split.fids), len(pairs))
     text_to_audio, audio_to_text = (averages(values[side])["mAP"] for side in ("text_to_audio", "audio_to_text"))
     return {
-        **{f"val_{name}": statistics.fmean(values) for name, values in zip(losses, read[1:], strict=True)},
+        **{f"val_{name}": statistics.fmean(values) for name, values in zip(losses, losses_read, strict=True)},
         "val_map_text_to_audio": text_to_audio,
         "val_map_audio_to_text": audio_to_text,
         "val_map": (text_to_audio + audio_to_text) / 2,

@@ -126,9 +126,7 @@ def split_word_scores(
 
 
 @torch.no_grad()
-def clip_scores(
-    encoded: Tensor, frames: int, lens: Tensor | None = None, anchors: range | None = None
-) -> Tensor:
+def clip_scores(encoded: Tensor, frames: int, lens: Tensor | None = None, anchors: range | None = None) -> Tensor:
     """Scores of the clips of a batch (N, L, E) with each other, over all T frames or each clip's `lens`: (N, N).
 
     With `anchors`, only the pairs i <= j whose i is among them, and 0 elsewhere: the parts add up to the whole.
@@ -165,14 +163,10 @@ def clip_pair_scores(clips: EncodedClips, pairs: np.ndarray) -> Tensor:
 
 
 def _pair_scores(outputs: Tensor, weights: Tensor, other_outputs: Tensor, other_weights: Tensor) -> Tensor:
-    """The scores of P pairs of clips: sum over their frames f, g of weight_f * weight_g * max(0, a_f . b_g).
+    """The scores (P,) of pairs of clips: sum over their frames f, g of weight_f * weight_g * max(0, a_f . b_g).
 
-    Args:
-        outputs, other_outputs: (P, L, E), (P, L', E); weights, other_weights: (P, T), (P, T') of their frames.
-
-    Returns:
-        (P,), from dot products of outputs that are upsampled in both directions. What would pass AT_ONCE is cut along
-        the other clips' frames, which are their own outputs then.
+    From outputs (P, L, E), (P, L', E) and weights of frames (P, T), (P, T'). Dot products of outputs are upsampled in
+    both directions. What would pass AT_ONCE is cut along the other clips' frames, which are their own outputs then.
     """
     size = max(1, AT_ONCE // weights.numel())
     if other_weights.shape[1] > size:
@@ -227,16 +221,9 @@ def caption_sums(weights: csr_array, table: Tensor) -> Tensor:
 
 @torch.no_grad()
 def caption_scores(embeds: Tensor, weights: csr_array) -> Tensor:
-    """Scores of captions with each other, at their own lengths.
+    """Scores of captions with each other, at their own lengths: (N, N); words (V, E), their weights in captions (N, V).
 
     Captions are compared by their distinct words, so captions of the same words tie exactly.
-
-    Args:
-        embeds: (V, E) words.
-        weights: (N, V) how much of each caption a word is.
-
-    Returns:
-        (N, N).
     """
     counts = np.diff(weights.indptr)
     places = weights.indptr[:-1, None] + np.arange(counts.max())  # (N, W) of the captions' distinct words

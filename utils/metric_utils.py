@@ -5,6 +5,8 @@ the presence of tied scores", ECIR 2008. Nothing is sorted: a relevant item's pl
 score above it and how many as much, so the cost is one pass over the scores for each relevant item of a query.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 CUTOFFS = (1, 5, 10)
@@ -16,11 +18,7 @@ _BLOCK = 16_000_000  # scores compared at a time
 
 
 def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, float]:
-    """Metrics averaged over queries.
-
-    Args:
-        scores: (Q, I) of queries and items, higher is better; no NaN.
-        relevance: (Q, I) bool; every query has a relevant item.
+    """Metrics averaged over queries, of scores (Q, I), the higher the better, and of relevance (Q, I) bool.
 
     Returns:
         mAP: precision at each relevant item, summed and divided by the number of relevant ones.
@@ -52,14 +50,9 @@ def per_query_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, np
 def both_directions(
     scores: np.ndarray, caption_clips: np.ndarray, extra_relevant: np.ndarray | None = None
 ) -> dict[str, dict[str, float]]:
-    """Metrics of text-to-audio and audio-to-text retrieval.
+    """`retrieval_metrics` of "text_to_audio" and "audio_to_text", of scores (C, M) of clips and captions.
 
-    Args:
-        scores: (C, M) of clips and captions.
-        caption_clips, extra_relevant: as in `relevant_pairs`.
-
-    Returns:
-        {"text_to_audio": ..., "audio_to_text": ...}, each as `retrieval_metrics` gives it.
+    The other arguments are those of `relevant_pairs`.
     """
     clips, captions = relevant_pairs(caption_clips, extra_relevant).T
     relevance = np.zeros(scores.shape, dtype=bool)
@@ -122,12 +115,9 @@ def relevant_pairs(caption_clips: np.ndarray, extra_relevant: np.ndarray | None 
 def per_query_by_counts(
     counts: np.ndarray, pairs: np.ndarray, clips: int, captions: int
 ) -> dict[str, dict[str, np.ndarray]]:
-    """`per_query_metrics` of text-to-audio (M,) and of audio-to-text (C,), the same numbers, without the scores.
+    """`per_query_metrics` of "text_to_audio" (M,) and of "audio_to_text" (C,), the same numbers, without the scores.
 
-    Args:
-        counts: (5, L) of `retrieval_utils.rank_counts`.
-        pairs: (L, 2) of `relevant_pairs`.
-        clips, captions: C, M.
+    From counts (5, L) of `retrieval_utils.rank_counts`, the pairs (L, 2) of `relevant_pairs`, C and M.
     """
     own = counts[0]
     clips_above, clips_tied, captions_above, captions_tied = counts[1:].astype(np.int64)
@@ -148,14 +138,10 @@ def per_query_by_chance(pairs: np.ndarray, clips: int, captions: int) -> dict[st
 
 
 def chance_map(relevant: np.ndarray, items: int) -> float:
-    """The expected mAP of a random ranking, which is that of scores that are all equal.
+    """The expected mAP of a random ranking, of queries with R relevant (Q,) of I items: that of equal scores.
 
     Of I items in random order, the one at rank p is relevant with probability R / I, and then 1 + (p - 1) c of the
     first p are, c = (R - 1) / (I - 1). The mean over p of that precision is c + (1 - c) H_I / I, H harmonic numbers.
-
-    Args:
-        relevant: (Q,) R, the relevant items of each query.
-        items: I.
     """
     c = (np.asarray(relevant) - 1) / max(items - 1, 1)  # (Q,)
     return float(np.mean(c + (1 - c) * np.sum(1 / np.arange(1, items + 1)) / items))
@@ -172,12 +158,9 @@ def chance_both_directions(pairs: np.ndarray, clips: int, captions: int) -> dict
 def _metrics_of_counts(
     own: np.ndarray, above: np.ndarray, tied: np.ndarray, query: np.ndarray, shape: tuple[int, int]
 ) -> dict[str, np.ndarray]:
-    """`per_query_metrics` of scores of a shape (Q, I), from the rank counts of their relevant items (L,), by query.
+    """`per_query_metrics` of scores of a shape (Q, I), from their L relevant items, sorted by query.
 
-    Args:
-        own: (L,) the entries' scores.
-        above, tied: (L,) of `_rank_counts`.
-        query: (L,) whose query's they are.
+    Of each item: its own score, the counts above and tied of `_rank_counts`, and its query.
     """
     queries, items = shape
     relevant_above, relevant_tied = _relevant_counts(own, query)
@@ -215,19 +198,16 @@ def _relevant_counts(own: np.ndarray, query: np.ndarray) -> tuple[np.ndarray, np
     return above, tied
 
 
-class _Groups:
+class _Groups(NamedTuple):
     """The tie group of each relevant item (an entry), and its expected contributions.
 
     Every entry carries an equal part of its group's value, so that sums over entries are sums over groups.
-
-    Args:
-        above, tied: (L,) items above the group, and in it (n).
-        relevant_above, relevant_tied: (L,) the relevant ones among those (R and r).
     """
 
-    def __init__(self, above: np.ndarray, tied: np.ndarray, relevant_above: np.ndarray, relevant_tied: np.ndarray):
-        self.above, self.tied = above, tied
-        self.relevant_above, self.relevant_tied = relevant_above, relevant_tied
+    above: np.ndarray  # (L,) items above the group,
+    tied: np.ndarray  # and in it (n)
+    relevant_above: np.ndarray  # (L,) the relevant ones among those (R,
+    relevant_tied: np.ndarray  # and r)
 
     def precision(self, cutoff: int) -> np.ndarray:
         """(L,) expected precision at the entry's rank, where that rank is within the cutoff, else 0.

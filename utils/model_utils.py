@@ -106,23 +106,19 @@ def encoder_dim(conf: Conf, words: int, in_dim: int | None) -> int:
     Raises UserError where clips and captions would be of different dimensions, or nothing would be trained.
     """
     audio, text = conf.CRNNWordModel.audio_enc, conf.CRNNWordModel.text_enc
-    text_dim = text.projection or words
-    if audio.name == "features" and not (audio.projection or text.projection or text.trainable):
-        raise UserError(
-            "CRNNWordModel: nothing would be trained, as audio_enc.name is features; set audio_enc.projection and "
-            "text_enc.projection to one number"
-        )
+    text_dim, why = text.projection or words, None
+    one_number = "set audio_enc.projection and text_enc.projection to one number"
     out_dim = in_dim if audio.name == "features" else audio.out_dim or (words if audio.projection else text_dim)
-    if audio.name == "crnn" and out_dim % 2:
-        raise UserError(
-            f"CRNNWordModel: the CRNN's two directions cannot share {out_dim} dimensions; set audio_enc.out_dim or "
-            "text_enc.projection to an even number"
-        )
-    if (audio.projection or out_dim) != text_dim:
-        raise UserError(
-            f"CRNNWordModel: clips would have {audio.projection or out_dim} dimensions but captions {text_dim}; set "
-            "audio_enc.projection and text_enc.projection to one number"
-        )
+    audio_dim = audio.projection or out_dim
+    if audio.name == "features" and not (audio.projection or text.projection or text.trainable):
+        why = f"nothing would be trained, as audio_enc.name is features; {one_number}"
+    elif audio.name == "crnn" and out_dim % 2:
+        todo = "set audio_enc.out_dim or text_enc.projection to an even number"
+        why = f"the CRNN's two directions cannot share {out_dim} dimensions; {todo}"
+    elif audio_dim != text_dim:
+        why = f"clips would have {audio_dim} dimensions but captions {text_dim}; {one_number}"
+    if why:
+        raise UserError(f"CRNNWordModel: {why}")
     return out_dim
 
 
@@ -172,14 +168,10 @@ def seed_epoch(seed: int, epoch: int) -> torch.Generator:
 def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws | None = None) -> LossTerms:
     """Update the model with one batch of N pairs; the returned terms stay on the device, without gradient.
 
-    Several ranks take the same step together.
+    Several ranks take the same step together. The draws of random negatives are the same on every rank; None: torch's
+    own generator. `negatives` are (N, N) of `negative_mask`.
 
-    Args:
-        negatives: (N, N) of `negative_mask`.
-        draws: the draws of random negatives, the same on every rank; None: torch's own generator.
-
-    Raises:
-        Diverged: before the update; on CUDA some steps later, which have not changed anything: see `FiniteSteps`.
+    Raises Diverged before the update; on CUDA some steps later, which have not changed anything: see `FiniteSteps`.
     """
     batch, draws = batch.to(state.device), draws or Draws(None, state.device)
     own_clips = batch._replace(audio_lens=batch.audio_lens[shard(len(batch.text))])
@@ -193,8 +185,8 @@ def train_step(state: TrainState, batch: Batch, negatives: Tensor, draws: Draws 
     terms = state.criterion(scores, to_device(negatives, state.device), draws.take(2, *negatives.shape))
     state.optimizer.zero_grad(set_to_none=True)
     terms.loss.backward()
-    partial = [*state.model.parameters(), *state.score.parameters()]
-    all_reduce_gradients(partial)  # the criterion's gradients are complete on every rank
+    # the criterion's gradients are complete on every rank
+    all_reduce_gradients([*state.model.parameters(), *state.score.parameters()])
     gradients = [weight.grad for group in state.optimizer.param_groups for weight in group["params"]]
     norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
     state.finite.add(terms.loss, norm, batch.clips)
@@ -243,10 +235,7 @@ def train_epoch(
 class PlateauStopper:
     """Stop once the last `num_results` validation objectives hardly differ: population standard deviation below `std`.
 
-    Args:
-        std, num_results: see above.
-        grace_period: results before the first check.
-
+    The first check comes after `grace_period` results.
     Source: Ray Tune's TrialPlateauStopper, which the published code uses.
     """
 

@@ -74,13 +74,10 @@ def _statistics(picked: Picked) -> Tensor:
 
 
 def agreement(strategies: Sequence[Sequence[Picked]]) -> np.ndarray:
-    """(K, K): the overlap of two strategies' picks, averaged over the anchors of all batches and both sides.
+    """(K, K): the overlap of two strategies' picks in the same batches, averaged over all anchors and both sides.
 
     The overlap is Jaccard's index: picks in common, divided by the picks of either. For strategies that pick one
     negative, it is the share of anchors with the same pick.
-
-    Args:
-        strategies: the picks of each strategy in the same B batches.
     """
     shares = []
     for batch in zip(*strategies, strict=True):

@@ -82,14 +82,10 @@ def per_query_both_directions(scores: CaptionScores, pairs: np.ndarray) -> dict[
 
 @torch.no_grad()
 def rank_counts(scores: CaptionScores, pairs: np.ndarray) -> Tensor:
-    """Count the items above and beside each relevant pair, in the rankings of both directions.
+    """Count the items above and beside each of the `relevant_pairs` (L, 2), in the rankings of both directions.
 
-    Args:
-        pairs: (L, 2) clips and captions, of `metric_utils.relevant_pairs`.
-
-    Returns:
-        (5, L) float64, on the scores' device: each pair's score; how many clips score above it for the caption, and
-        how many as much; how many captions for the clip, and how many as much.
+    Returns (5, L) float64, on the scores' device: each pair's score; how many clips score above it for the caption, and
+    how many as much; how many captions for the clip, and how many as much.
     """
     clips, captions = pairs.T
     by_clip = np.argsort(clips, kind="stable")
@@ -136,9 +132,7 @@ def spread(scores: CaptionScores) -> Tensor:
 def hardest_negatives(scores: CaptionScores, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The highest score of each caption (M,) and of each clip (C,) with an irrelevant item; 0 where there is none.
 
-    Args:
-        scores: on the CPU.
-        pairs: as in `rank_counts`.
+    The scores are on the CPU; the pairs are those of `rank_counts`.
     """
     of_captions, of_clips = (np.zeros(count, np.float32) for count in scores.shape)
     for captions, clips, tile in scores.tiles():

@@ -39,17 +39,9 @@ from utils.fast_score_utils import (
 def score_matrix(
     audio_embeds: Tensor, text_embeds: Tensor, audio_lens: Tensor | None = None, text_lens: Tensor | None = None
 ) -> Tensor:
-    """Scores of every clip with every caption, as published.
+    """Scores of clips (N, T, E) with captions (M, W, E): (N, M). Either side may hold the other modality.
 
-    Args:
-        audio_embeds: (N, T, E) frame embeddings.
-        text_embeds: (M, W, E) word embeddings.
-        audio_lens: (N,) true frame counts, to average over those alone; None averages over all T, padding included, as
-            published.
-        text_lens: (M,) true word counts, likewise.
-
-    Returns:
-        (N, M) scores. Either side may as well hold the other modality: S(t, t) and S(a, a) are the same function.
+    Means run over all T frames and W words, padding included, as published, or over the true lengths (N,) and (M,).
     """
     m, w, _ = text_embeds.shape
     by_word = word_scores(audio_embeds, text_embeds.flatten(0, 1), audio_lens)  # (N, M*W)
@@ -76,14 +68,10 @@ def caption_means(by_word: Tensor, weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def self_score_matrix(embeds: Tensor, lens: Tensor | None = None) -> Tensor:
-    """Scores of items of one modality with each other, as published, without gradient; each pair is computed once.
+    """Scores of items (N, T, E) of one modality with each other, without gradient: (N, N), symmetric.
 
-    Args:
-        embeds: (N, T, E); lens: (N,) true lengths or None, as in `score_matrix`.
-
-    Returns:
-        (N, N), symmetric. One row of pairs at a time bounds the memory at T * N * T values; CUDA takes all in one
-        product where they are few.
+    Each pair is computed once. One row of pairs at a time bounds the memory at T * N * T values; CUDA takes all in one
+    product where they are few.
     """
     n = len(embeds)
     if embeds.is_cuda and (n * embeds.shape[1]) ** 2 <= AT_ONCE:
@@ -160,14 +148,9 @@ def _inside(lens: Tensor, size: int, like: Tensor) -> Tensor:
 
 
 def inverse_document_frequency(captions: Iterable[Tensor], vocabulary: int) -> Tensor:
-    """How informative each word is: log((1 + M) / (1 + M_w)) + 1, of M captions M_w of which have it; 0 for id 0.
+    """How informative each word is, (V,) float32: log((1 + M) / (1 + M_w)) + 1, of M captions M_w of which have it.
 
-    Args:
-        captions: M tensors of word ids.
-        vocabulary: V, ids with the padding's.
-
-    Returns:
-        (V,) float32. Source: Spärck Jones 1972, smoothed as in scikit-learn's TfidfTransformer.
+    Id 0, the padding, has 0. Source: Spärck Jones 1972, smoothed as in scikit-learn's TfidfTransformer.
     """
     distinct = [torch.unique(ids) for ids in captions]
     counts = torch.bincount(torch.cat([*distinct, torch.empty(0, dtype=torch.int64)]), minlength=vocabulary)  # (V,)
@@ -179,7 +162,7 @@ def inverse_document_frequency(captions: Iterable[Tensor], vocabulary: int) -> T
 def caption_word_weights(
     captions: list[np.ndarray], vocabulary: int | None = None, idf: np.ndarray | None = None
 ) -> tuple[np.ndarray, csr_array]:
-    """What each distinct word counts in each caption: S at own lengths is one sparse product with the words' scores.
+    """What each distinct word counts in each caption.
 
     Args:
         captions: M arrays of word ids.
@@ -197,11 +180,8 @@ def caption_word_weights(
     if vocabulary is not None:
         words, columns = np.arange(vocabulary), words[columns]
     rows = np.repeat(np.arange(len(captions)), lens)
-    if idf is None:
-        weights = np.repeat(1.0 / np.maximum(lens, 1), lens).astype(np.float32)
-    else:
-        own = idf[ids.astype(np.int64)].astype(np.float64)
-        weights = (own / np.bincount(rows, weights=own, minlength=len(captions))[rows]).astype(np.float32)
+    own = np.ones(len(ids)) if idf is None else idf[ids.astype(np.int64)].astype(np.float64)
+    weights = (own / np.bincount(rows, weights=own, minlength=len(captions))[rows]).astype(np.float32)
     return words.astype(np.int64), csr_array((weights, (rows, columns)), shape=(len(captions), len(words)))
 
 
@@ -235,15 +215,13 @@ class Score(nn.Module):
 
     Args:
         frames: a name in POOLINGS.
-        sharpness: of the pool "softmax"; at the start, if it is learnt, by its logarithm.
-        learn_sharpness: see above.
+        sharpness: of the pool "softmax"; at the start, with `learn_sharpness`, which learns its logarithm.
         words: mean | idf (`inverse_document_frequency` among the training split's captions).
         mask_words, mask_frames: average over each caption's own words, and pool over each clip's own frames; else over
             the batch's padded length.
         vocabulary: V, for idf.
 
-    Raises:
-        ValueError: no such pool, or no such weighing.
+    Raises ValueError where there is no such pool or weighing.
     """
 
     signed = False  # whether scores may be negative
@@ -268,10 +246,7 @@ class Score(nn.Module):
         self.register_buffer("idf", (torch.arange(vocabulary) > 0).float() if words == "idf" else None)
 
     def encode_audio(self, model: nn.Module, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """What the score takes of clips (N, T, D) from a CRNNWordModel: the encoder's outputs (N, L, E).
-
-        `lengths` (N,) are the clips' true frames; None: all are T.
-        """
+        """Encode clips (N, T, D) of true `lengths` (N,), or all of T frames, by a CRNNWordModel: (N, L, E)."""
         return model.encode_audio(audio, lengths)
 
     def training_lengths(self, batch: Batch) -> Tensor | None:
@@ -279,7 +254,7 @@ class Score(nn.Module):
         return None
 
     def encode_text(self, model: nn.Module, batch: Batch) -> Tensor:
-        """What the score takes of a training batch's captions: their words' unit vectors (N, W, E)."""
+        """Encode a training batch's captions: their words' unit vectors (N, W, E)."""
         return self.word_embeds(model.encode_text(batch.text))
 
     def outputs(self, lengths: np.ndarray) -> np.ndarray:
@@ -287,17 +262,11 @@ class Score(nn.Module):
         return lengths
 
     def word_embeds(self, encoded: Tensor) -> Tensor:
-        """What the score takes of words (..., E) of `CRNNWordModel.encode_text`: unit vectors."""
+        """Words (..., E) of `CRNNWordModel.encode_text` as the score takes them: of length 1."""
         return F.normalize(encoded, dim=-1)
 
     def forward(self, encoded: Tensor, words: Tensor, batch: Batch) -> BatchScores:
-        """The scores of a batch of N pairs.
-
-        Args:
-            encoded: (N, L, E) of `encode_audio`.
-            words: (N, W, E) of `encode_text`.
-            batch: whose padded length T, word ids and true lengths decide what is averaged over.
-        """
+        """The scores of a batch of N pairs, from `encode_audio` (N, L, E) and `encode_text` (N, W, E)."""
         frames = batch.audio.shape[1]
         audio_lens = batch.audio_lens if self.mask_frames else None
         text_lens = batch.text_lens if self.mask_words else None
@@ -320,12 +289,7 @@ class Score(nn.Module):
         return split_word_scores(clips, words, self.pool)
 
     def caption_weights(self, captions: list[np.ndarray], words: Tensor, vocabulary: int | None = None) -> csr_array:
-        """The weights (M, V) of captions by whose product with `of_words` S follows, as `caption_word_weights`.
-
-        Args:
-            captions, vocabulary: as there.
-            words: (V, E), of all columns.
-        """
+        """The weights (M, V) of `caption_word_weights`, by whose product with `of_words` S follows; words (V, E)."""
         return caption_word_weights(captions, vocabulary, self.idf_values)[1]
 
     def of_clips(self, clips: EncodedClips, pairs: np.ndarray) -> Tensor:
@@ -371,12 +335,7 @@ class Score(nn.Module):
         return None if self.idf is None else self.idf.cpu().numpy()
 
     def alignment(self, encoded: Tensor, frames: int, words: Tensor, weights: Tensor) -> Tensor:
-        """What a clip's frames have in common with a caption's words: max(0, a_f . e_w), (frames, W).
-
-        Args:
-            encoded: (L, E) of `CRNNWordModel.encode_audio`.
-            words: (W, E) of `word_embeds`; weights: (W,) what each counts, needed at the clip level.
-        """
+        """Similarities of a clip's frames, from its outputs (L, E), with words (W, E) of any weights: (frames, W)."""
         return similarities(F.normalize(upsample(encoded.unsqueeze(0), frames)[0], dim=-1), words)
 
     @torch.no_grad()
@@ -416,7 +375,6 @@ class ClipScore(Score):
         return model.encode_clips(audio, lengths)
 
     def training_lengths(self, batch: Batch) -> Tensor | None:
-        """Each clip's own length where frames are masked."""
         return batch.audio_lens if self.mask_frames else None
 
     def encode_text(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -426,12 +384,10 @@ class ClipScore(Score):
         return model.text_projection(torch.bmm(weights.unsqueeze(1), words))
 
     def outputs(self, lengths: np.ndarray) -> np.ndarray:
-        """One row a clip."""
-        return np.ones_like(lengths)
+        return np.ones_like(lengths)  # a row a clip
 
     def word_embeds(self, encoded: Tensor) -> Tensor:
-        """Words (..., E) as they are: their lengths count in the mean."""
-        return encoded
+        return encoded  # their lengths count in the mean
 
     def forward(self, encoded: Tensor, words: Tensor, batch: Batch) -> BatchScores:
         """The scores of a batch of N pairs, from clips (N, 1, E) and captions (N, 1, E)."""
@@ -453,28 +409,24 @@ class ClipScore(Score):
 
     @torch.no_grad()
     def of_words(self, clips: EncodedClips, words: Tensor) -> Tensor:
-        """The scores of words (V, E) with clips: (V, C)."""
         return words @ F.normalize(clips.rows, dim=-1).T
 
     def caption_weights(self, captions: list[np.ndarray], words: Tensor, vocabulary: int | None = None) -> csr_array:
-        """As `Score.caption_weights`; each caption's weights are divided by the length of its vector."""
+        """Each caption's weights are divided by the length of its vector."""
         weights = super().caption_weights(captions, words, vocabulary)
         lengths = caption_sums(weights, words).norm(dim=-1).clamp(min=1e-12).cpu().numpy()  # (M,)
         weights.data /= np.repeat(lengths, np.diff(weights.indptr))
         return weights
 
     def text_weights(self, captions: list[np.ndarray], weights: csr_array) -> csr_array:
-        """The weights of `caption_weights`."""
         return weights
 
     def of_clips(self, clips: EncodedClips, pairs: np.ndarray) -> Tensor:
-        """The cosines of pairs (P, 2) of clips: (P,)."""
         vectors = F.normalize(clips.outputs(range(len(clips.starts))).squeeze(1), dim=-1)  # (C, E)
         i, j = to_device(torch.from_numpy(pairs), vectors.device).unbind(dim=1)
         return (vectors @ vectors.T)[i, j]
 
     def of_captions(self, words: Tensor, weights: csr_array) -> Tensor:
-        """The cosines of captions (N, V) with each other: (N, N)."""
         vectors = caption_sums(weights, words)
         return vectors @ vectors.T
 
@@ -484,11 +436,9 @@ class ClipScore(Score):
 
     @torch.no_grad()
     def frame_weights(self, similarities: Tensor) -> Tensor:
-        """Every output counts the same."""
         return torch.full_like(similarities, 1 / len(similarities))
 
     def __str__(self) -> str:
-        """What decides the scores of whole clips and captions."""
         return f"level=clip, words={self.words}"
 
 

@@ -11,11 +11,7 @@ class WeightAverage(AveragedModel):
 
     The running statistics of batch norm are averaged as well. `update_bn` would recompute them by a pass over all clips
     each epoch. Their mean costs nothing, draws no random numbers and depends on the epochs' ends alone, so a resumed
-    run and a run in several processes end at the same bits.
-
-    Args:
-        model: as it is before the first epoch, on its device.
-        first: the first epoch whose weights count.
+    run and a run in several processes end at the same bits. The model is given as it is before the first epoch.
 
     Source: Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization", UAI 2018.
     """
