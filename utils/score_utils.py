@@ -39,9 +39,17 @@ from utils.fast_score_utils import (
 def score_matrix(
     audio_embeds: Tensor, text_embeds: Tensor, audio_lens: Tensor | None = None, text_lens: Tensor | None = None
 ) -> Tensor:
-    """Scores of clips (N, T, E) with captions (M, W, E): (N, M). Either side may hold the other modality.
+    """Scores of every clip with every caption, as published.
 
-    Means run over all T frames and W words, padding included, as published, or over the true lengths (N,) and (M,).
+    Args:
+        audio_embeds: (N, T, E) frame embeddings.
+        text_embeds: (M, W, E) word embeddings.
+        audio_lens: (N,) true frame counts, to average over those alone; None averages over all T, padding included, as
+            published.
+        text_lens: (M,) true word counts, likewise.
+
+    Returns:
+        (N, M) scores. Either side may as well hold the other modality: S(t, t) and S(a, a) are the same function.
     """
     m, w, _ = text_embeds.shape
     by_word = word_scores(audio_embeds, text_embeds.flatten(0, 1), audio_lens)  # (N, M*W)
@@ -68,10 +76,14 @@ def caption_means(by_word: Tensor, weights: Tensor) -> Tensor:
 
 @torch.no_grad()
 def self_score_matrix(embeds: Tensor, lens: Tensor | None = None) -> Tensor:
-    """Scores of items (N, T, E) of one modality with each other, without gradient: (N, N), symmetric.
+    """Scores of items of one modality with each other, as published, without gradient; each pair is computed once.
 
-    Each pair is computed once. One row of pairs at a time bounds the memory at T * N * T values; CUDA takes all in one
-    product where they are few.
+    Args:
+        embeds: (N, T, E); lens: (N,) true lengths or None, as in `score_matrix`.
+
+    Returns:
+        (N, N), symmetric. One row of pairs at a time bounds the memory at T * N * T values; CUDA takes all in one
+        product where they are few.
     """
     n = len(embeds)
     if embeds.is_cuda and (n * embeds.shape[1]) ** 2 <= AT_ONCE:
@@ -266,7 +278,13 @@ class Score(nn.Module):
         return F.normalize(encoded, dim=-1)
 
     def forward(self, encoded: Tensor, words: Tensor, batch: Batch) -> BatchScores:
-        """The scores of a batch of N pairs, from `encode_audio` (N, L, E) and `encode_text` (N, W, E)."""
+        """The scores of a batch of N pairs.
+
+        Args:
+            encoded: (N, L, E) of `encode_audio`.
+            words: (N, W, E) of `encode_text`.
+            batch: whose padded length T, word ids and true lengths decide what is averaged over.
+        """
         frames = batch.audio.shape[1]
         audio_lens = batch.audio_lens if self.mask_frames else None
         text_lens = batch.text_lens if self.mask_words else None
