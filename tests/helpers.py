@@ -12,7 +12,7 @@ import sys
 import time
 import warnings
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -508,12 +508,10 @@ class Stages:
     Args:
         folder: an empty directory.
         names: the commands to disturb; the others run once, within this process.
-        overrides: settings of all commands.
     """
 
     folder: Path
-    names: list[str] = field(default_factory=lambda: DISTURBED)
-    overrides: tuple[str, ...] = ()
+    names: list[str]
 
     def __post_init__(self):
         self.work = self.folder / "work"
@@ -541,7 +539,7 @@ class Stages:
         place = {"queries": "queries.csv", "clips": "data/evaluation", "csv": "ranked.csv"} if stage == SEARCH else {}
         where = [part for name, file in place.items() for part in (f"--{name}", f"{self.work / file}")]
         weights = [f"audio_features.weights={self.work / 'mn01.pt'}"] if stage == STEP_5 else []
-        return [sys.executable, stage, *which, *where, *weights, *self.overrides]
+        return [sys.executable, stage, *which, *where, *weights]
 
     def run(self, stage: str, **options) -> subprocess.CompletedProcess:
         options |= {"cwd": ROOT, "capture_output": True, "text": True, "env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}

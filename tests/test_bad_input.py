@@ -485,7 +485,8 @@ BIAS, NAN_BIAS = "audio_enc.cnn.0.bias", torch.full((1,), np.nan)
 PLATEAU = {"num_bad_epochs": "many"}
 OTHER_SEED, RUN_WITH_0 = edited_text("settings", "seed: 0", "seed: 77"), "seed is 77 but the trial was run with 0"
 
-# Title, (a command,) how to spoil, and the error line after the file's name: parts of it in order, separated by …
+# Title, (the command, or what it adds to that of the group,) how to spoil, and the error line after the file's name:
+# parts of it in order, separated by …
 # The tests of each reader, in tests/common, conf, dataset and trial, cover more faults.
 CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("typo in a key", conf("param_conf: {batchsize: 3}"), "param_conf.batchsize … batch_size?"),
