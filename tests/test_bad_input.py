@@ -67,7 +67,8 @@ class Folder:
         self.model, self.card = root / "model.safetensors", root / "model.md"
         self.metrics, self.record = self.trial / "metrics.jsonl", self.trial / "provenance.json"
         self.settings = self.trial / "conf.yaml"
-        self.own, self.pairs, self.queries, self.out = (root / f"{n}.csv" for n in ("own", "pairs", "queries", "out"))
+        tables = ("own", "pairs", "queries", "out")
+        self.own, self.pairs, self.queries, self.out = (root / f"{name}.csv" for name in tables)
         self.sounds, self.sound = self.data / "sounds", self.data / "sounds" / "x.wav"
         self.out_scores = root / "out_word_scores"
 
