@@ -39,22 +39,17 @@ def said(done: CompletedProcess) -> list[str]:
     return [line for line in done.stderr.splitlines() if not re.fullmatch(r".+: \d+/\d+", line)]
 
 
-def survive(stages: Stages) -> tuple[int, int]:
-    """Run all cases. Returns their number, and how many passed."""
-    cases = [(stage, limit) for stage in stages.names for limit in limits(stages, stage)]
-    passed = 0
-    for stage, limit in cases:
-        wrong = outcome(stages, stage, limit)
-        passed += not wrong
-        print(f"{stage:40} files of {limit:8} bytes at most: {wrong or 'refused, nothing lost'}", flush=True)
-    return len(cases), passed
-
-
 def main() -> None:
+    passed = 0
     with tempfile.TemporaryDirectory() as folder:
-        cases, passed = survive(Stages(Path(folder) / "disk", DISTURBED))
-    print(f"full-disk cases: {passed}/{cases}")
-    sys.exit(passed < cases)
+        stages = Stages(Path(folder) / "disk", DISTURBED)
+        cases = [(stage, limit) for stage in stages.names for limit in limits(stages, stage)]
+        for stage, limit in cases:
+            wrong = outcome(stages, stage, limit)
+            passed += not wrong
+            print(f"{stage:40} files of {limit:8} bytes at most: {wrong or 'refused, nothing lost'}", flush=True)
+    print(f"full-disk cases: {passed}/{len(cases)}")
+    sys.exit(passed < len(cases))
 
 
 if __name__ == "__main__":

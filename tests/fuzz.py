@@ -20,12 +20,13 @@ import time
 import traceback
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import gensim.downloader
 import gensim.models
@@ -119,31 +120,25 @@ OWN = f".own.csv{WRITTEN}"
 # --- valid files and their loaders -----------------------------------------------------------------------
 
 
+Make = Callable[[Path], object]
+
+
 class Kind(NamedTuple):
     """A kind of file: its path within the folder, the function that makes a valid one, and the loader."""
 
     file: str
-    make: Callable[[Path], object]
+    make: Make
     load: Callable[[Path], object]
     sealed: bool = False  # a digest protects every bit
 
 
-def sound(subtype: str, channels: int = 1, form: str | None = None) -> Callable[[Path], None]:
+def sound(subtype: str, channels: int = 1, form: str | None = None, before: bytes = b"", after: bytes = b"") -> Make:
+    """A sound with other bytes before or after it; `form` is its format where the name does not tell."""
+
     def make(path: Path) -> None:
         samples = np.random.default_rng(0).normal(scale=0.1, size=(4000, channels))
         soundfile.write(path, samples, 16000, subtype=subtype, format=form)
-
-    return make
-
-
-def surrounded(before: bytes, form: str, after: bytes) -> Callable[[Path], None]:
-    """A sound with other bytes before or after it, under a name that does not tell its format."""
-
-    def make(path: Path) -> None:
-        plain = path.with_name("plain")
-        samples = np.random.default_rng(0).normal(scale=0.1, size=4000)
-        soundfile.write(plain, samples, 16000, format=form)
-        path.write_bytes(before + plain.read_bytes() + after)
+        path.write_bytes(before + path.read_bytes() + after)
 
     return make
 
@@ -165,8 +160,11 @@ def load_sound(path: Path) -> None:
     read_log_mel(path, replace(LOG_MEL_CONFIG, sample_rate=22050))
 
 
-def make_captions(path: Path) -> None:
-    write_csv(path, ["file_name", *CAPTION_COLUMNS], [[f"{i}.wav", CAPTION, *"abcd"] for i in range(9)])
+def csv(header: list[str], rows: list[list]) -> Make:
+    return lambda path: write_csv(path, header, rows)
+
+
+make_pairs = csv(["file_name", "caption"], [["x.wav", CAPTION]] * 9)
 
 
 def make_nltk_package(path: Path) -> None:
@@ -180,16 +178,6 @@ def load_nltk_package(path: Path) -> None:
     nltk.corpus.words = unread_nltk_words()
     nltk.download = lambda *_, **__: False
     assert replace_named_entities(["a dog in paris", ""])[1] == ""
-
-
-def make_cleaned(path: Path) -> None:
-    rows = [[i + 2, f"{i}.wav", column, "Dog.", "dog barks"] for i in range(3) for column in CAPTION_COLUMNS]
-    write_csv(path, CLEAN_COLUMNS, rows)
-
-
-def make_text(path: Path) -> None:
-    rows = [[f"t{i}", f"f{i // 2}", "x.wav", CAPTION, "dog barks", '["dog", "barks"]'] for i in range(4)]
-    write_csv(path, TEXT_COLUMNS, rows)
 
 
 def paths_of(path: Path) -> DatasetPaths:
@@ -218,32 +206,24 @@ def load_provenance(path: Path) -> None:
     diverged(path.parent)
 
 
-def make_log_mels(path: Path) -> None:
-    with h5py.File(path, "w") as store:
-        for i in range(2):
-            store[f"f{i}"] = np.full((6 + i, 64), -9, np.float32)
+def frames(first: int, dimensions: int, value: float, **attributes: object) -> Make:
+    """An HDF5 file of two clips: `first` frames of the first, and one more of the second."""
+
+    def make(path: Path) -> None:
+        with h5py.File(path, "w") as store:
+            store.attrs.update(attributes)
+            for i in range(2):
+                store[f"f{i}"] = np.full((first + i, dimensions), value, np.float32)
+
+    return make
 
 
-def make_features(path: Path) -> None:
-    with h5py.File(path, "w") as store:
-        store.attrs["model"], store.attrs["seconds_per_frame"] = "efficientat mn04_as", 0.32
-        for i in range(2):
-            store[f"f{i}"] = np.full((2 + i, 8), -0.5, np.float32)
-
-
-def load_features(path: Path) -> None:
-    paths = DatasetPaths(str(path.parent))
-    features = audio_input(load_conf(ROOT / "conf.yaml", ON_FEATURES))
+def load_data(path: Path, settings: Sequence[str] = ()) -> None:
+    paths, audio = paths_of(path), audio_input(load_conf(ROOT / "conf.yaml", settings))
     for cache in ("memory", "disk"):
-        split = load_split(paths, "dev", WORDS, features, cache)
+        split = load_split(paths, "dev", WORDS, audio, cache)
         collate(split, list(range(len(split.captions))))
-    features.seconds_per_frame(paths, "dev")
-
-
-def load_data(path: Path) -> None:
-    for cache in ("memory", "disk"):
-        split = load_split(paths_of(path), "dev", WORDS, audio_input(CONF), cache)
-        collate(split, list(range(len(split.captions))))
+    audio.seconds_per_frame(paths, "dev")
 
 
 def make_scores(path: Path) -> None:
@@ -261,14 +241,6 @@ def load_and_index(path: Path) -> None:
     stored = load_word_scores(path, 3, PUBLISHED)
     stored.scores[[0, len(stored.words) - 1]]
     stored.scores.file.close()
-
-
-def make_pairs(path: Path) -> None:
-    write_csv(path, ["file_name", "caption"], [["x.wav", CAPTION]] * 9)
-
-
-def make_lists(path: Path) -> None:
-    write_csv(path, ["query", "audio_filenames"], [[CAPTION, "['x.wav', \"x.wav\"]"]] * 9)
 
 
 def load_pairs(path: Path) -> None:
@@ -371,13 +343,9 @@ def make_model(path: Path) -> None:
 
 def load_signed_model(path: Path) -> None:
     """A damaged exported model whose author gave it the digest of its tensors."""
-    digest_of = model_file.digest
-    model_file.digest = lambda tensors: "0" * 64
     path.write_bytes(re.sub(rb'(sha256\\":\\")[0-9a-f]{64}', rb"\g<1>" + b"0" * 64, path.read_bytes(), count=1))
-    try:
+    with patch.object(model_file, "digest", lambda tensors: "0" * 64):
         load_exported(path)
-    finally:
-        model_file.digest = digest_of
 
 
 def load_exported(path: Path) -> None:
@@ -413,22 +381,29 @@ SOUNDS = {
     "x.aiff": sound("PCM_16"),
     "x.au": sound("PCM_16"),
     "x.caf": sound("PCM_16"),
-    "tag.wav": surrounded(ID3, "WAV", b""),
-    "zeros.wav": surrounded(b"", "OGG", bytes(999)),
+    "tag.wav": sound("PCM_16", form="WAV", before=ID3),
+    "zeros.wav": sound("VORBIS", form="OGG", after=bytes(999)),
     "mp3.wav": make_mp3_in_wav,
 }
+CAPTIONS = csv(["file_name", *CAPTION_COLUMNS], [[f"{i}.wav", CAPTION, *"abcd"] for i in range(9)])
+CLEANED = [[i + 2, f"{i}.wav", column, "Dog.", "dog barks"] for i in range(3) for column in CAPTION_COLUMNS]
+INDEXED = [[f"t{i}", f"f{i // 2}", "x.wav", CAPTION, "dog barks", '["dog", "barks"]'] for i in range(4)]
+LISTS = csv(["query", "audio_filenames"], [[CAPTION, "['x.wav', \"x.wav\"]"]] * 9)
+FRAMES, FEATURES = frames(6, 64, -9), frames(2, 8, -0.5, model="efficientat mn04_as", seconds_per_frame=0.32)
+DOWNLOAD = "word2vec-google-news-300/word2vec-google-news-300.gz"
+
 KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | {
     "captions": Kind(
-        "captions.csv", make_captions, lambda path: [clean_caption(each.raw_text) for each in read_captions(path)]
+        "captions.csv", CAPTIONS, lambda path: [clean_caption(row.raw_text) for row in read_captions(path)]
     ),
     "captions, a row each": Kind("captions.csv", make_pairs, read_captions),
     "NLTK's tagger": Kind(f"{PLACES[TAGGER]}.zip", make_nltk_package, load_nltk_package),
     "NLTK's chunker": Kind(f"{PLACES[CHUNKER]}.zip", make_nltk_package, load_nltk_package),
     "NLTK's words": Kind(f"{PLACES[WORD_LIST]}.zip", make_nltk_package, load_nltk_package),
     "cleaned captions": Kind(
-        "dev_clean_captions.csv", make_cleaned, lambda path: index_split(paths_of(path), "dev", None)
+        "dev_clean_captions.csv", csv(CLEAN_COLUMNS, CLEANED), lambda path: index_split(paths_of(path), "dev", None)
     ),
-    "indexed captions": Kind("dev_text.csv", make_text, load_data),
+    "indexed captions": Kind("dev_text.csv", csv(TEXT_COLUMNS, INDEXED), load_data),
     "vocabulary": Kind(
         "vocab_info.json",
         lambda path: write_json(path, {"vocabulary": WORDS[1:], "splits": {}}),
@@ -441,13 +416,13 @@ KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | 
         partial(shutil.copy, ROOT / "conf.yaml"),
         lambda path: save_conf(load_conf(path), path.with_name("resolved.yaml")),
     ),
-    "log-mels": Kind("dev_audio_logmels.hdf5", make_log_mels, load_data),
-    "features": Kind("dev_audio_features.hdf5", make_features, load_features),
+    "log-mels": Kind("dev_audio_logmels.hdf5", FRAMES, load_data),
+    "features": Kind("dev_audio_features.hdf5", FEATURES, partial(load_data, settings=ON_FEATURES)),
     "scores": Kind("scores.hdf5", make_scores, load_and_measure),
     "word scores": Kind("word_scores.hdf5", make_scores, load_and_index),
     "queries": Kind("queries.csv", make_pairs, read_queries),
     "right pairs": Kind("pairs.csv", make_pairs, load_pairs),
-    "right pairs, lists": Kind("pairs.csv", make_lists, load_pairs),
+    "right pairs, lists": Kind("pairs.csv", LISTS, load_pairs),
     "record of measuring": Kind(
         f"measured/{PROVENANCE}", make_measured, lambda path: as_measured(Trial(path.parent, CONF))
     ),
@@ -464,11 +439,7 @@ KINDS = {file: Kind(file, make, load_sound) for file, make in SOUNDS.items()} | 
     "word vectors, binary": Kind("vectors.bin", word_vectors(binary=True), load_vectors),
     "word vectors, gzip": Kind("vectors.gz", word_vectors(binary=True, compress=gzip.compress), load_vectors),
     "word vectors, unnamed": Kind("vectors", word_vectors(binary=False, compress=gzip.compress), load_vectors),
-    "word vectors, download": Kind(
-        "word2vec-google-news-300/word2vec-google-news-300.gz",
-        word_vectors(binary=True, compress=gzip.compress),
-        load_download,
-    ),
+    "word vectors, download": Kind(DOWNLOAD, word_vectors(binary=True, compress=gzip.compress), load_download),
     "exported model": Kind("model/x.safetensors", make_model, load_exported),
     "exported model, a stranger's": Kind("model/x.safetensors", make_model, load_signed_model),
     "epochs": Kind(f"trial/{METRICS}", make_epochs, load_epochs, sealed=True),

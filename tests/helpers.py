@@ -6,12 +6,13 @@ import json
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import warnings
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, field
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -70,12 +71,16 @@ GOLDEN = ROOT / "tests" / "golden"
 
 # --- running the commands ---------------------------------------------------------------------------------
 
-PREPROCESSING = ["0_demo_dataset", "1_text_cleaning", "2_clotho_dataset", "3_word2vec_embeddings", "4_audio_logmel"]
-POSTPROCESSING = ["1_xmodal_scores", "2_xmodal_retrieval", "3_report"]
 STAGES = [
-    *(f"preprocessing/{name}.py" for name in PREPROCESSING),
+    "preprocessing/0_demo_dataset.py",
+    "preprocessing/1_text_cleaning.py",
+    "preprocessing/2_clotho_dataset.py",
+    "preprocessing/3_word2vec_embeddings.py",
+    "preprocessing/4_audio_logmel.py",
     "main.py",
-    *(f"postprocessing/{name}.py" for name in POSTPROCESSING),
+    "postprocessing/1_xmodal_scores.py",
+    "postprocessing/2_xmodal_retrieval.py",
+    "postprocessing/3_report.py",
 ]
 SEARCH = "postprocessing/4_search.py"
 STEP_5 = "preprocessing/5_audio_features.py"
@@ -119,6 +124,29 @@ def run_here(command):
             gc.unfreeze()
     complaints = err.getvalue() + "".join(f"{warning.message}\n" for warning in warned)
     return subprocess.CompletedProcess(command, ended or 0, out.getvalue(), complaints)
+
+
+@contextmanager
+def started(*command, stderr=subprocess.STDOUT):
+    """Run a command beside the test, in its own process group, which is killed at the end."""
+    streams = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True}
+    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, start_new_session=True, **streams)
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def read_until(process, words):
+    """Read what a command prints, up to a line with these words."""
+    lines = []
+    while not lines or words not in lines[-1]:
+        lines.append(process.stdout.readline())
+        assert lines[-1], lines
+    return "".join(lines)
 
 
 @contextmanager
@@ -371,17 +399,10 @@ def write_history(trial, epochs=3, offset=0.0):
     """Write metrics.jsonl; epoch 0 has no training loss."""
     lines = []
     for epoch in range(epochs):
-        results = {
-            "epoch": epoch,
-            "lr": 0.001,
-            "train_loss": 1 - 0.1 * epoch + offset,
-            "active": 1.0,
-            "val_obj": 1 - 0.2 * epoch + offset,
-            "val_map_text_to_audio": 0.2 * epoch,
-            "val_map_audio_to_text": 0.1 * epoch,
-            "val_map": 0.15 * epoch,
-            "score_std": 0.01 * epoch,
-        }
+        results = {"epoch": epoch, "lr": 0.001, "train_loss": 1 - 0.1 * epoch + offset, "active": 1.0}
+        results |= {"val_obj": 1 - 0.2 * epoch + offset}
+        results |= {"val_map_text_to_audio": 0.2 * epoch, "val_map_audio_to_text": 0.1 * epoch}
+        results |= {"val_map": 0.15 * epoch, "score_std": 0.01 * epoch}
         if epoch == 0:
             del results["train_loss"], results["active"]
         lines.append(json.dumps(results) + "\n")
@@ -487,12 +508,10 @@ class Stages:
     Args:
         folder: an empty directory.
         names: the commands to disturb; the others run once, within this process.
-        overrides: settings of all commands.
     """
 
     folder: Path
-    names: list[str] = field(default_factory=lambda: DISTURBED)
-    overrides: tuple[str, ...] = ()
+    names: list[str]
 
     def __post_init__(self):
         self.work = self.folder / "work"
@@ -520,7 +539,7 @@ class Stages:
         place = {"queries": "queries.csv", "clips": "data/evaluation", "csv": "ranked.csv"} if stage == SEARCH else {}
         where = [part for name, file in place.items() for part in (f"--{name}", f"{self.work / file}")]
         weights = [f"audio_features.weights={self.work / 'mn01.pt'}"] if stage == STEP_5 else []
-        return [sys.executable, stage, *which, *where, *weights, *self.overrides]
+        return [sys.executable, stage, *which, *where, *weights]
 
     def run(self, stage: str, **options) -> subprocess.CompletedProcess:
         options |= {"cwd": ROOT, "capture_output": True, "text": True, "env": os.environ | {"CUDA_VISIBLE_DEVICES": ""}}
@@ -533,29 +552,25 @@ class Stages:
 
     def differences(self, stage: str) -> list[str]:
         """Names of files that differ from those of the undisturbed stage, are missing, or are left over."""
-        kept, now = _files(self._kept(stage, "after")), _files(self.work)
-        changed = [
-            name
-            for name in kept.keys() & now.keys()
-            if not (name.split("/")[-1] in EVER_NEW and name.startswith("TRIAL")) and not _same(kept[name], now[name])
-        ]
-        return sorted([*changed, *(kept.keys() ^ now.keys())])
+        after, now = self._files(stage, "after"), _files(self.work)
+        described = {name for name in after if name.startswith("TRIAL") and name.split("/")[-1] in EVER_NEW}
+        changed = {name for name in after.keys() & now.keys() if not _same(after[name], now[name])}
+        return sorted((changed - described) | (after.keys() ^ now.keys()))
 
     def written(self, stage: str) -> list[Path]:
         """The files that the undisturbed stage wrote or changed."""
-        before, after = _files(self._kept(stage, "before")), _files(self._kept(stage, "after"))
+        before, after = self._files(stage, "before"), self._files(stage, "after")
         return [path for name, path in after.items() if name not in before or not _same(before[name], path)]
 
     def lost(self, stage: str) -> list[str]:
         """Names of files from before a stage that are lost or damaged, and of half-written files."""
-        before, after = _files(self._kept(stage, "before")), _files(self._kept(stage, "after"))
-        now = _files(self.work)
-        whole = {
-            name
-            for name in before.keys() & now.keys()
-            if _same(before[name], now[name]) or _same(after[name], now[name])
-        }
+        before, after, now = self._files(stage, "before"), self._files(stage, "after"), _files(self.work)
+        kept = before.keys() & now.keys()
+        whole = {name for name in kept if _same(before[name], now[name]) or _same(after[name], now[name])}
         return sorted(before.keys() - whole) + sorted(name for name in now if name.endswith(".tmp"))
+
+    def _files(self, stage: str, when: str) -> dict[str, Path]:
+        return _files(self._kept(stage, when))
 
     def _kept(self, stage: str, when: str) -> Path:
         return self.folder / f"{when}_{DISTURBED.index(stage)}"

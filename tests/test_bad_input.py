@@ -11,6 +11,7 @@ import pickle
 import re
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -25,7 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from models.mobilenet import MobileNetV3
-from tests.helpers import ON_FEATURES, ROOT, SEARCH, STAGES, call, record_step, run_here, write_features
+from tests.helpers import ON_FEATURES, ROOT, SEARCH, STAGES, STEP_5, call, record_step, run_here, write_features
 from utils.common.digests import KEPT
 from utils.common.steps import DOWNLOAD, FEATURES
 from utils.conf.load import load_conf
@@ -36,8 +37,7 @@ from utils.trial.checkpoint import sealed
 
 STEP_0, STEP_1, STEP_2, STEP_3, STEP_4, TRAIN, SCORE, MEASURE, REPORT = STAGES
 STEP_SPLIT = "preprocessing/0_split_dataset.py"
-STEP_5, EXPLORE = "preprocessing/5_audio_features.py", "postprocessing/5_explore.py"
-EXPORT = "postprocessing/6_export.py"
+EXPLORE, EXPORT = "postprocessing/5_explore.py", "postprocessing/6_export.py"
 SIZE = 8  # of the word vectors
 HEADER = "file_name,caption_1,caption_2,caption_3,caption_4,caption_5"
 LONG = "file_name,caption"
@@ -49,25 +49,28 @@ ELSEWHERE = h5py.ExternalLink("elsewhere.hdf5", "x")
 
 
 class Folder:
-    """A configuration, a data set and a trial, by the names of their files."""
+    """A configuration, a data set and a trial, by the names of their files, which are also the table's braces."""
 
     def __init__(self, root: Path):
         self.root, self.data, self.conf = root, root / "data", root / "conf.yaml"
-        self.captions = self.data / "clotho_captions_development.csv"
+        self.captions, self.info = self.data / "clotho_captions_development.csv", self.data / "audio_info.json"
         self.log_mels = self.data / "development_audio_logmels.hdf5"
         self.weights, self.features = root / "weights.pt", self.data / "development_audio_features.hdf5"
         self.word_vectors, self.embeds = root / "vectors", self.data / "word2vec_embeds.npz"
-        self.wav = min((self.data / "development").iterdir())
+        self.clips, self.evaluation = self.data / "development", self.data / "evaluation"
+        self.wavs = sorted(self.clips.iterdir())
+        self.wav = self.wavs[0]
         self.fid = hashlib.sha256(f"development/{self.wav.name}".encode()).hexdigest()[:16]  # of that clip
         (self.trial,) = (root / "output" / "demo").iterdir()
         self.best, self.last = self.trial / "checkpoint_best.pt", self.trial / "checkpoint_last.pt"
         self.scores, self.matrix = (self.trial / f"development_{kind}_scores.hdf5" for kind in ("word", "xmodal"))
         self.model, self.card = root / "model.safetensors", root / "model.md"
         self.metrics, self.record = self.trial / "metrics.jsonl", self.trial / "provenance.json"
-
-    def names(self) -> dict[str, object]:
-        """The values of the table's braces."""
-        return vars(self) | {"wavs": sorted(path.name for path in self.wav.parent.iterdir())}
+        self.settings = self.trial / "conf.yaml"
+        tables = ("own", "pairs", "queries", "out")
+        self.own, self.pairs, self.queries, self.out = (root / f"{name}.csv" for name in tables)
+        self.sounds, self.sound = self.data / "sounds", self.data / "sounds" / "x.wav"
+        self.out_scores = root / "out_word_scores"
 
     def files(self) -> dict[Path, bytes]:
         files = (path for path in self.root.rglob("*") if path.is_file() and path.name != KEPT)
@@ -77,13 +80,12 @@ class Folder:
         """Bring the digests of provenance.json in line with the files, as a stranger's would be."""
         for path in self.root.rglob("provenance.json"):
             steps = json.loads(path.read_text())
-            for step in steps.values():
-                for named in (step.get(part, {}) for part in ("inputs", "outputs", "data")):
-                    for name in named:
-                        for file in (path.parent / name, self.data / name):
-                            if file.is_file():
-                                named[name] = hashlib.sha256(file.read_bytes()).hexdigest()
-                                break
+            for named in (step.get(part, {}) for step in steps.values() for part in ("inputs", "outputs", "data")):
+                for name in named:
+                    for file in (path.parent / name, self.data / name):
+                        if file.is_file():
+                            named[name] = hashlib.sha256(file.read_bytes()).hexdigest()
+                            break
             path.write_text(json.dumps(steps))
         for path in self.root.rglob("checkpoint_*.pt"):
             content = path.read_bytes()
@@ -108,7 +110,7 @@ def write_conf(root: Path) -> None:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    """The directory of a finished run. Read-only."""
+    """The directory of a finished run, with a folder of sounds to rank for captions. Read-only."""
     root = tmp_path_factory.mktemp("good")
     write_conf(root)
     (root / "vectors").write_text(f"1 {SIZE}\na{' 0.5' * SIZE}\n")
@@ -117,6 +119,8 @@ def good(tmp_path_factory):
         call(script, "--conf", root / "conf.yaml")
     call(EXPORT, root / "model.safetensors", "--conf", root / "conf.yaml")
     call(STEP_5, "--conf", root / "conf.yaml", f"audio_features.weights={root / 'weights.pt'}")
+    shutil.copytree(root / "data" / "evaluation", root / "data" / "sounds")
+    (root / "queries.csv").write_text("caption\nrain\n")
     return root
 
 
@@ -126,8 +130,7 @@ def folder(good, tmp_path):
     shutil.copytree(good, tmp_path, dirs_exist_ok=True)
     write_conf(tmp_path)
     copy = Folder(tmp_path)
-    conf = copy.trial / "conf.yaml"
-    conf.write_text(conf.read_text().replace(str(good), str(tmp_path)))
+    copy.settings.write_text(copy.settings.read_text().replace(str(good), str(tmp_path)))
     return copy
 
 
@@ -136,28 +139,104 @@ def folder(good, tmp_path):
 Spoil = Callable[[Folder], object]
 
 
-def conf(text: str | bytes) -> Spoil:
+def spoiler(spoil: Callable[..., object]) -> Callable[..., Spoil]:
+    """Turn a function of a folder and other arguments into one of the others, which returns a Spoil."""
+    return lambda *arguments, **options: lambda folder: spoil(folder, *arguments, **options)
+
+
+def file_spoiler(spoil: Callable[..., object]) -> Callable[..., Spoil]:
+    """Turn a function of a path and other arguments into one of the path's name in Folder and the others."""
+    return lambda file, *arguments: lambda folder: spoil(getattr(folder, file), *arguments)
+
+
+written, removed, removed_folder = map(file_spoiler, (Path.write_text, Path.unlink, shutil.rmtree))
+
+
+@file_spoiler
+def rewritten(path: Path, change: Callable[[bytes], bytes]) -> None:
+    path.write_bytes(change(path.read_bytes()))
+
+
+@file_spoiler
+def in_place_of(path: Path, put: Callable[[Path], object]) -> None:
+    """A folder, a link, or a pipe (which would block a reader for ever) in a file's place."""
+    path.unlink(missing_ok=True)
+    put(path)
+
+
+def dangling(path: Path) -> None:
+    path.symlink_to(".git/annex/objects/x.wav")
+
+
+@file_spoiler
+def emptied(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+def cut(file: str) -> Spoil:
+    return rewritten(file, lambda content: content[: len(content) // 2])
+
+
+@file_spoiler
+def flip_bit(path: Path) -> None:
+    """One bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def edited_text(file: str, old: str, new: str) -> Spoil:
+    return rewritten(file, lambda content: content.replace(old.encode(), new.encode()))
+
+
+@spoiler
+def resized(folder: Folder, change: Callable[[int], int]) -> None:
+    """A .wav file whose header states other sizes."""
+    content = bytearray(folder.wav.read_bytes())
+    for at in (4, 40):
+        content[at : at + 4] = change(int.from_bytes(content[at : at + 4], "little")).to_bytes(4, "little")
+    folder.wav.write_bytes(content)
+
+
+@spoiler
+def conf(folder: Folder, text: str | bytes) -> None:
     """The good configuration with this text added."""
-    text = text.encode() if isinstance(text, str) else text
-    return lambda folder: folder.conf.write_bytes(b"base: good.yaml\n" + text)
+    folder.conf.write_bytes(b"base: good.yaml\n" + (text.encode() if isinstance(text, str) else text))
 
 
-def captions(*rows: str, header: str = HEADER, encoding: str = "utf-8", line_feed: str = "\n") -> Spoil:
-    """The development split's caption file; {0}, {1}, {2} stand for its clips' names."""
+AS_IS = conf("")
 
-    def spoil(folder: Folder) -> None:
-        names = sorted(path.name for path in folder.wav.parent.iterdir())
-        lines = [header, *(row.format(*names) for row in rows)]
-        folder.captions.write_bytes("".join(line + line_feed for line in lines).encode(encoding))
 
-    return spoil
+@spoiler
+def table(folder: Folder, file: str, *rows: str, encoding: str = "utf-8", line_feed: str = "\n") -> None:
+    """A CSV file. {0}, {1}, {2} stand for the development split's clips, {name} and {text} for one of evaluation."""
+    first = pd.read_csv(folder.data / "evaluation_text.csv", dtype=str, na_filter=False).iloc[0]
+    names = [path.name for path in folder.wavs]
+    lines = [row.format(*names, name=first["file_name"], text=first["raw_text"]) + line_feed for row in rows]
+    getattr(folder, file).write_bytes("".join(lines).encode(encoding))
+
+
+own, pairs, queries = (partial(table, file) for file in ("own", "pairs", "queries"))
+
+
+def captions(*rows: str, header: str = HEADER, **options: str) -> Spoil:
+    """The development split's caption file."""
+    return table("captions", header, *rows, **options)
 
 
 ROWS = [f"{{{i}}},a dog barks,a dog,dogs bark,rain falls,it rains" for i in range(3)]
+ABSENT = "absent.wav,a,b,c,d,e"
 
 
-def audio(samples: np.ndarray, sample_rate: int = 16000, subtype: str = "PCM_16") -> Spoil:
-    return lambda folder: soundfile.write(folder.wav, samples, sample_rate, subtype=subtype)
+def with_column(name: str) -> Spoil:
+    """The good captions with one column more."""
+    return captions(*(f"{row},rain" for row in ROWS), header=f"{HEADER},{name}")
+
+
+@spoiler
+def audio(folder: Folder, samples: np.ndarray, sample_rate: int = 16000, subtype: str = "PCM_16") -> None:
+    soundfile.write(folder.wav, samples, sample_rate, subtype=subtype)
 
 
 def noise(seconds: float = 2.0, sample_rate: int = 16000) -> np.ndarray:
@@ -165,15 +244,15 @@ def noise(seconds: float = 2.0, sample_rate: int = 16000) -> np.ndarray:
 
 
 def many_bad_clips(folder: Folder) -> None:
-    for wav in sorted(folder.wav.parent.iterdir())[:2]:
+    for wav in folder.wavs[:2]:
         soundfile.write(wav, noise(2, 8000), 8000)
-    (folder.wav.parent / "unnamed.m4a").write_bytes(b"\0")
-    shutil.copy(folder.wav, os.fsencode(folder.wav.parent) + b"/caf\xe9.wav")
+    (folder.clips / "unnamed.m4a").write_bytes(b"\0")
+    shutil.copy(folder.wav, os.fsencode(folder.clips) + b"/caf\xe9.wav")
 
 
 def odd_data(folder: Folder) -> None:
     """A silent clip, one whose channels cancel, one out of scale, one after a tag, and one name in two splits."""
-    first, second, third = sorted(folder.wav.parent.iterdir())
+    first, second, third = folder.wavs
     other = sorted((folder.data / "validation").iterdir())
     soundfile.write(first, np.zeros(32000), 16000)
     soundfile.write(second, np.stack([noise(), -noise()], axis=1), 16000)
@@ -184,110 +263,57 @@ def odd_data(folder: Folder) -> None:
     other[0].rename(other[0].with_name(first.name))
 
 
-def rewritten(file: str, change: Callable[[bytes], bytes]) -> Spoil:
-    """One of the folder's files, by its name in Folder, with changed content."""
-    return lambda folder: getattr(folder, file).write_bytes(change(getattr(folder, file).read_bytes()))
-
-
-def cut(file: str) -> Spoil:
-    return rewritten(file, lambda content: content[: len(content) // 2])
-
-
-def flip_bit(file: str) -> Spoil:
-    """One bit in the middle of a file."""
-
-    def flip(content: bytes) -> bytes:
-        middle = len(content) // 2
-        return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-    return rewritten(file, flip)
-
-
-def add_line(file: str) -> Spoil:
-    return rewritten(file, lambda content: content + b"\n")
-
-
-def edited_text(file: str, old: str, new: str) -> Spoil:
-    return rewritten(file, lambda content: content.replace(old.encode(), new.encode()))
-
-
-def resized(change: Callable[[int], int]) -> Spoil:
-    """A .wav file whose header states other sizes."""
-
-    def with_sizes(content: bytes) -> bytes:
-        sizes = [change(int.from_bytes(content[at : at + 4], "little")).to_bytes(4, "little") for at in (4, 40)]
-        return content[:4] + sizes[0] + content[8:40] + sizes[1] + content[44:]
-
-    return rewritten("wav", with_sizes)
-
-
-def removed(file: str) -> Spoil:
-    return lambda folder: getattr(folder, file).unlink()
-
-
-def in_place_of(file: str, put: Callable[[Path], object]) -> Spoil:
-    """A folder, a link, or a pipe (which would block a reader for ever) in a file's place."""
-
-    def spoil(folder: Folder) -> None:
-        getattr(folder, file).unlink()
-        put(getattr(folder, file))
-
-    return spoil
-
-
-def sound_in_place(put: Callable[[Path], object]) -> Spoil:
-    """A folder, a link or a pipe in a sound's place, in the folder to rank."""
-    return lambda folder: put(folder.data / "sounds" / "x.wav")
-
-
-def dangling(path: Path) -> None:
-    path.symlink_to(".git/annex/objects/x.wav")
-
-
-def link_split(folder: Folder) -> None:
-    (folder.data / "development").rename(folder.root / "elsewhere")
-    (folder.data / "development").symlink_to(folder.root / "elsewhere")
-
-
 def mixed_data(folder: Folder) -> None:
     """A clip at 22.05 kHz, a sound in two splits, and a file name whose accent is a separate character."""
-    first, second, third = sorted(folder.wav.parent.iterdir())
+    first, second, third = folder.wavs
     soundfile.write(first, noise(2, 22050), 22050)
     shutil.copy(second, min((folder.data / "validation").iterdir()))
     third.rename(third.with_name("cafe\u0301.wav"))
     folder.captions.write_text(folder.captions.read_text().replace(third.name, "caf\u00e9.wav"))
 
 
-def store(file: str, change: Callable[[h5py.File, str], object]) -> Spoil:
+def link_split(folder: Folder) -> None:
+    folder.clips.rename(folder.root / "elsewhere")
+    folder.clips.symlink_to(folder.root / "elsewhere")
+
+
+@spoiler
+def store(folder: Folder, file: str, change: Callable[[h5py.File, str], object]) -> None:
     """An HDF5 file, changed by `change(file, fid of the first clip)`."""
-
-    def spoil(folder: Folder) -> None:
-        with h5py.File(getattr(folder, file), "a") as opened:
-            change(opened, folder.fid)
-
-    return spoil
+    with h5py.File(getattr(folder, file), "a") as opened:
+        change(opened, folder.fid)
 
 
-def log_mels(content: object) -> Spoil:
-    """Other content for the first clip's log-mels."""
-    return store("log_mels", lambda opened, fid: replace(opened, fid, content))
+@spoiler
+def array(folder: Folder, file: str, name: str, content: object) -> None:
+    """Other content for one of an HDF5 file's arrays, or a change of it; {fid} stands for the first clip."""
+    with h5py.File(getattr(folder, file), "a") as opened:
+        key = name.format(fid=folder.fid)
+        new = content(opened[key][()]) if callable(content) else content
+        del opened[key]
+        opened[key] = new
 
 
-def features(content: object) -> Spoil:
-    """Other content for the first clip's features."""
-    return store("features", lambda opened, fid: replace(opened, fid, content))
+log_mels, features = (partial(array, file, "{fid}") for file in ("log_mels", "features"))
+scores = partial(array, "scores")
 
 
-def named_model(name: str | None) -> Spoil:
-    """Features of a model of this name."""
+@spoiler
+def number(folder: Folder, file: str, value: float) -> None:
+    """One number of the first clip's log-mels or features, or of the scores."""
+    with h5py.File(getattr(folder, file), "a") as opened:
+        opened[folder.fid if folder.fid in opened else "scores"][0, 0] = value
 
-    def rename(opened: h5py.File, _: str) -> None:
-        for attribute in {"model", "weights_sha256"} & opened.attrs.keys():
-            del opened.attrs[attribute]
-        if name:
-            opened.attrs["model"] = name
 
-    return store("features", rename)
+def raw(opened: h5py.File, fid: str) -> None:
+    del opened[fid]
+    opened.create_dataset(fid, (9, 64), "f4", external=[(str(ROOT / "README.md"), 0, 9 * 64 * 4)])
+
+
+def rename(opened: h5py.File, _: str) -> None:
+    """Features of another model."""
+    opened.attrs["model"] = "PANNs"
+    del opened.attrs["weights_sha256"]
 
 
 def other_network(path: Path) -> None:
@@ -298,7 +324,7 @@ def on_features(spoil: Spoil) -> Spoil:
     """A data set with features of four dimensions, one frame a clip, in place of log-mels; then spoiled."""
 
     def prepare(folder: Folder) -> None:
-        for split, clips in json.loads((folder.data / "audio_info.json").read_text()).items():
+        for split, clips in json.loads(folder.info.read_text()).items():
             (folder.data / f"{split}_audio_logmels.hdf5").unlink()
             frames = {fid: np.zeros((1, 4), np.float32) for fid in clips["clips"]}
             write_features(folder.data / f"{split}_audio_features.hdf5", frames)
@@ -308,80 +334,34 @@ def on_features(spoil: Spoil) -> Spoil:
     return prepare
 
 
-def without_features(folder: Folder) -> None:
+def trained_on(content: object) -> Spoil:
+    return on_features(features(content))
+
+
+def unrecorded(folder: Folder) -> None:
     """A data set without a record of step 5."""
     path = folder.data / "provenance.json"
     path.write_text(json.dumps({step: made for step, made in json.loads(path.read_text()).items() if step != FEATURES}))
 
 
-def trained_on(content: object) -> Spoil:
-    """Other content for the first clip's features."""
-    return on_features(store("features", lambda opened, fid: replace(opened, fid, content)))
-
-
-def scores(name: str, content: object) -> Spoil:
-    """Other content for one of the scores' data sets."""
-    return store("scores", lambda opened, _: replace(opened, name, content))
-
-
-def edited(name: str, edit: Callable[[np.ndarray], np.ndarray]) -> Spoil:
-    """One of the scores' data sets, changed."""
-    return store("scores", lambda opened, _: replace(opened, name, edit(opened[name][()])))
-
-
-def replace(opened: h5py.File, name: str, content: object) -> None:
-    del opened[name]
-    opened[name] = content
-
-
-def table(name: str, *rows: str, encoding: str = "utf-8") -> Spoil:
-    """A CSV file beside the data set; {name} and {text} stand for a clip of the evaluation split and its caption."""
-
-    def spoil(folder: Folder) -> None:
-        first = pd.read_csv(folder.data / "evaluation_text.csv", dtype=str, na_filter=False).iloc[0]
-        lines = [row.format(name=first["file_name"], text=first["raw_text"]) for row in rows]
-        (folder.root / name).write_bytes("".join(f"{line}\n" for line in lines).encode(encoding))
-
-    return spoil
-
-
-def number(file: str, value: float) -> Spoil:
-    """One number of the first clip's log-mels, or of the scores."""
-
-    def change(opened: h5py.File, fid: str) -> None:
-        opened[fid if fid in opened else "scores"][0, 0] = value
-
-    return store(file, change)
-
-
-def raw(opened: h5py.File, fid: str) -> None:
-    del opened[fid]
-    opened.create_dataset(fid, (9, 64), "f4", external=[(str(ROOT / "README.md"), 0, 9 * 64 * 4)])
-
-
 def vectors(content: bytes) -> Spoil:
-    return lambda folder: folder.word_vectors.write_bytes(content)
+    return rewritten("word_vectors", lambda _: content)
 
 
-def embeds(change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> Spoil:
+@spoiler
+def embeds(folder: Folder, change: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]) -> None:
     """word2vec_embeds.npz with changed words and vectors."""
-
-    def spoil(folder: Folder) -> None:
-        with np.load(folder.embeds) as before:
-            words, vectors = change(before["words"], before["vectors"])
-        np.savez(folder.embeds, words=words, vectors=vectors)
-
-    return spoil
+    with np.load(folder.embeds) as before:
+        words, vectors = change(before["words"], before["vectors"])
+    np.savez(folder.embeds, words=words, vectors=vectors)
 
 
-def checkpoint(key: str, change: Callable[[object], object], file: str = "best") -> Spoil:
+@spoiler
+def checkpoint(folder: Folder, key: str, change: Callable[[object], object], file: str = "best") -> None:
     """A checkpoint with one changed value."""
-
-    def spoil(folder: Folder) -> None:
-        before = torch.load(getattr(folder, file), weights_only=True)
-        torch.save(before | {key: change(before[key])}, getattr(folder, file))
-
-    return spoil
+    path = getattr(folder, file)
+    before = torch.load(path, weights_only=True)
+    torch.save(before | {key: change(before[key])}, path)
 
 
 def weights(name: str, content: torch.Tensor) -> Spoil:
@@ -398,18 +378,32 @@ class Malicious:
         return (os.mkdir, (self.owned,))
 
 
-def exported(change: Callable[[dict, dict], object], text: str | None = None) -> Spoil:
+@spoiler
+def malicious(folder: Folder, file: str, dump: Callable[[object, Path], object]) -> None:
+    dump({"model": Malicious(folder.root / "owned")}, getattr(folder, file))
+
+
+def pickled(content: object, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+def pickled_embeds(content: object, path: Path) -> None:
+    np.savez(path, words=np.array([content], dtype=object), vectors=np.zeros((1, SIZE)))
+
+
+def malicious_conf(folder: Folder) -> None:
+    folder.conf.write_text(f"base: good.yaml\ntrial_series: !!python/object/apply:os.mkdir ['{folder.root}/owned']\n")
+
+
+@spoiler
+def exported(folder: Folder, change: Callable[[dict, dict], object], text: str | None = None) -> None:
     """Another content of the exported model: of its metadata and its tensors, with the digest of these."""
-
-    def spoil(folder: Folder) -> None:
-        with safe_open(folder.model, "pt") as file:
-            content = json.loads(file.metadata()[KEY])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        change(content, tensors)
-        content["sha256"] = digest(tensors)
-        save_file(tensors, folder.model, {KEY: json.dumps(content) if text is None else text})
-
-    return spoil
+    with safe_open(folder.model, "pt") as file:
+        content = json.loads(file.metadata()[KEY])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(content, tensors)
+    content["sha256"] = digest(tensors)
+    save_file(tensors, folder.model, {KEY: json.dumps(content) if text is None else text})
 
 
 def on_other_features(folder: Folder) -> None:
@@ -427,39 +421,25 @@ def on_other_features(folder: Folder) -> None:
     exported(change)(folder)
 
 
-def malicious(file: str, dump: Callable[[object, Path], object]) -> Spoil:
-    return lambda folder: dump({"model": Malicious(folder.root / "owned")}, getattr(folder, file))
+@spoiler
+def index(folder: Folder, name: str, content: str | tuple[str, str] | None) -> None:
+    """A file of the data set removed, with this text, or with one cell in a whole column: (column, cell)."""
+    path = folder.data / name
+    if content is None:
+        path.unlink()
+    elif isinstance(content, str):
+        path.write_text(content)
+    else:
+        pd.read_csv(path, dtype=str, na_filter=False).assign(**dict([content])).to_csv(path, index=False)
 
 
-def pickled(content: object, path: Path) -> None:
-    path.write_bytes(pickle.dumps(content))
-
-
-def pickled_embeds(content: object, path: Path) -> None:
-    np.savez(path, words=np.array([content], dtype=object), vectors=np.zeros((1, SIZE)))
-
-
-def malicious_conf(folder: Folder) -> None:
-    folder.conf.write_text(f"base: good.yaml\ntrial_series: !!python/object/apply:os.mkdir ['{folder.root}/owned']\n")
+def rename_captions(folder: Folder) -> None:
+    folder.captions.rename(folder.own)
 
 
 def file_for_folder(folder: Folder) -> None:
     shutil.rmtree(folder.root / "output")
     (folder.root / "output").write_text("")
-
-
-def index(name: str, content: str | tuple[str, str]) -> Spoil:
-    """A file of the data set with this text, or with the same cell in a whole column: (column, cell)."""
-
-    def spoil(folder: Folder) -> None:
-        path = folder.data / name
-        if isinstance(content, str):
-            path.write_text(content)
-        else:
-            table = pd.read_csv(path, dtype=str, na_filter=False)
-            table.assign(**dict([content])).to_csv(path, index=False)
-
-    return spoil
 
 
 def lose_best(folder: Folder) -> None:
@@ -474,42 +454,40 @@ def link_log(folder: Folder) -> None:
     (folder.trial / "train.log").symlink_to(folder.root / "mine.txt")
 
 
-def empty(folder: Path) -> None:
-    shutil.rmtree(folder)
-    folder.mkdir()
-
-
-def to_rank(spoil: Spoil) -> Spoil:
-    """A folder of sounds to rank and captions to rank them for, then spoiled."""
-
-    def prepare(folder: Folder) -> None:
-        shutil.copytree(folder.data / "evaluation", folder.data / "sounds")
-        table("queries.csv", "caption", "rain")(folder)
-        spoil(folder)
-
-    return prepare
-
-
 # --- the table: refused ----------------------------------------------------------------------------------
 
-ALIASES = "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
-ADVICE = "{data}/bad_data.csv … clotho_dataset.on_bad_data=skip"
-TRIAL = ["--trial", "{trial}"]
-MEASURE_PAIRS = [MEASURE, *TRIAL, "data_conf.relevance={root}/pairs.csv"]
-RANK = [SEARCH, *TRIAL, "--queries", "{root}/queries.csv", "--clips", "{data}/sounds", "--csv", "{root}/out.csv"]
-PAIR, RANKING, LISTS = LONG, "caption_query,file_name_1", "query,audio_filenames"
-COMPARE = [REPORT, "--compare", "{trial}"]
+OF_CONF, TRIAL, SPLIT = ["--conf", "{conf}"], ["--trial", "{trial}"], ["--split", "development"]
+SKIP = [*OF_CONF, "clotho_dataset.on_bad_data=skip"]
 RESUME = ["--resume", "{trial}", "param_conf.num_epoch=2"]
-FROM_FILE = ["--conf", "{conf}", "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
+FROM_FILE = [*OF_CONF, "word2vec_embeddings.source=file", "word2vec_embeddings.file={word_vectors}"]
+TRAIN_ON_FEATURES = [TRAIN, *OF_CONF, *ON_FEATURES]
+ENCODE = [STEP_5, *OF_CONF, "audio_features.weights={weights}"]
+CHECK_OWN = [STEP_5, *OF_CONF, "audio_features.model=own"]
+RANK = [SEARCH, *TRIAL, "--queries", "{queries}", "--clips", "{sounds}", "--csv", "{out}"]
+USE = ["--model", "{model}", "--clips", "{evaluation}"]
+OWN_PAGE = [EXPLORE, "--model", "{model}", "--folder", "{evaluation}"]
+SPLITTING = [STEP_SPLIT, "{own}", "{evaluation}", "data_conf.dataset={root}/own"]
+THIRDS = ["{clips}", *OF_CONF, "--fractions", "0.34", "0.33", "0.33"]
+
+# The ends of several error lines
+ADVICE = "{data}/bad_data.csv … clotho_dataset.on_bad_data=skip"
 INDEXED, EMBEDDED, MADE, ENCODED, SCORED = (f" … {script}" for script in (STEP_2, STEP_3, STEP_4, FEATURES, SCORE))
-TRAIN_ON_FEATURES = [TRAIN, "--conf", "{conf}", *ON_FEATURES]
+DOWNLOADS = f"(python {DOWNLOAD} downloads Clotho's)"
+NOT_REPLACED = " of an earlier run … and is not replaced"
+EXISTS = "exists, and is not what this command writes"
+MISSPELT = "'param_conf.batchsize=3': param_conf.batchsize: unknown key; did you mean param_conf.batch_size?"
 
+# Content of several files
+ALIASES = "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 10))
 FEATURES_CONF = "data_conf: {audio: features}\nCRNNWordModel: {audio_enc: {name: features}}\n"
-
+LISTS = "query,audio_filenames"
 LARGER, UNSET = resized(lambda size: size + 8), resized(lambda size: 0)
-STRANGE_FORMAT = edited_text("record", '"format": 2', '"format": "two"')
+BIAS, NAN_BIAS = "audio_enc.cnn.0.bias", torch.full((1,), np.nan)
+PLATEAU = {"num_bad_epochs": "many"}
+OTHER_SEED, RUN_WITH_0 = edited_text("settings", "seed: 0", "seed: 77"), "seed is 77 but the trial was run with 0"
 
-# Title, how to spoil, and the error line after the file's name: parts of it in order, separated by …
+# Title, (the command, or what it adds to that of the group,) how to spoil, and the error line after the file's name:
+# parts of it in order, separated by …
 # The tests of each reader, in tests/common, conf, dataset and trial, cover more faults.
 CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("typo in a key", conf("param_conf: {batchsize: 3}"), "param_conf.batchsize … batch_size?"),
@@ -517,7 +495,7 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("all dropped", conf("CRNNWordModel: {audio_enc: {dropout: 1}}"), "audio_enc.dropout: is 1 … less than 1"),
     ("key of an unknown section", conf("parm_conf: {seed: 3}"), "parm_conf.seed … did you mean param_conf.seed?"),
     ("a word for yes or no", conf("AdamOptimizer: {decoupled_weight_decay: adamw}"), "decay: is 'adamw' … boolean"),
-    ("empty", lambda folder: folder.conf.write_text(""), "no `key: value` settings"),
+    ("empty", written("conf", ""), "no `key: value` settings"),
     ("not UTF-8", conf(b"trial_series: caf\xe9"), "not UTF-8"),
     ("python/object", malicious_conf, "not valid YAML: line 2"),
     ("aliases of aliases", conf(f"a0: &a0 [x]\n{ALIASES}metrics: *a9\n"), "not valid YAML: line 3 … aliases"),
@@ -533,44 +511,41 @@ CONFIGURATION = [  # of conf.yaml, when captions are cleaned
     ("a learnt one", conf("score: {level: clip, learn_sharpness: true}"), "learn_sharpness is True … level is clip"),
     ("missing file", removed("conf"), "no such configuration file"),
 ]
+COMMANDS = [  # of a script's configuration and command line
+    (
+        "two things wrong",
+        [STEP_1],
+        conf("param_conf: {seed: -1}\nAdamOptimizer: {lr: 0}"),
+        ["{conf}: param_conf.seed: is -1", "{conf}: AdamOptimizer.lr: is 0"],
+    ),
+    ("typo of ours", [STEP_1, "param_conf.batchsize=3"], AS_IS, MISSPELT),
+    ("a device", [STEP_1], written("conf", "base: /dev/zero\n"), "/dev/zero: … a folder, pipe or device"),
+    ("misspelt option", [STEP_1, "--cnof", "{conf}"], AS_IS, "--cnof … did you mean --conf?"),
+    ("override", [STEP_1, *OF_CONF, "x"], AS_IS, "'x': … section.key=value"),
+    *[(f"typo of ours, {stage}", [stage, *OF_CONF, "param_conf.batchsize=3"], AS_IS, MISSPELT) for stage in STAGES[5:]],
+]
 CLEANED_CAPTIONS = [  # of captions, when they are cleaned
-    ("missing file", removed("captions"), f"no such file … captions there (python {DOWNLOAD} downloads Clotho's)"),
+    ("missing file", removed("captions"), "no such file … captions there " + DOWNLOADS),
     ("a pipe", in_place_of("captions", os.mkfifo), "no such file … captions"),
     ("UTF-16", captions(*ROWS, encoding="utf-16"), "line 1: not UTF-8"),
     ("unbalanced quote", captions(ROWS[0], '{1},"a dog,b,c,d,e', ROWS[2]), "line 3: not valid CSV"),
-    (
-        "caption 0",
-        captions(*(f"{row},rain" for row in ROWS), header=f"{HEADER},caption_0"),
-        "line 1 … caption_0: … 1, 2",
-    ),
-    (
-        "both forms",
-        captions(*(f"{row},a" for row in ROWS), header=f"{HEADER},caption"),
-        "line 1 … caption and caption_1",
-    ),
-    (
-        "neither form",
-        captions("{0},rain", header="file_name,text"),
-        "line 1 … file_name,caption, but are file_name,text",
-    ),
+    ("caption 0", with_column("caption_0"), "line 1 … caption_0: … 1, 2"),
+    ("both forms", with_column("caption"), "line 1 … caption and caption_1"),
+    ("neither form", captions("{0},a", header="file_name,text"), "line 1 … file_name,caption, but are file_name,text"),
     ("surplus cells", captions(ROWS[0], "{1},a,b,c,d,e,f"), "line 3 … quotes"),
 ]
 PAIRED_CAPTIONS = [  # of captions, when they are paired with clips: the line, and what is wrong
     ("no caption", captions("{0},, ,,", *ROWS[1:]), "2 ('{wav.name}'): the clip has no captions: its cells are empty"),
-    (
-        "no words in a row",
-        captions("{0},?!", "{1},a", "{2},a", "{0},b", header=LONG),
-        "2 ('{wav.name}') … caption_1 holds",
-    ),
+    ("no words", captions("{0},?!", "{1},a", "{2},a", "{0},b", header=LONG), "2 ('{wav.name}') … caption_1 holds"),
     ("only punctuation", captions('{0},"?!, ...",b,c,d,e', *ROWS[1:]), "2 ('{wav.name}') … caption_1"),
     ("only dashes", captions("{0},a,– —,c,d,e", *ROWS[1:]), "2 ('{wav.name}') … caption_2 holds no words"),
     ("row twice", captions(*ROWS, ROWS[0]), "5 ('{wav.name}') … line 2"),
-    ("no such clip", captions(*ROWS, "absent.wav,a,b,c,d,e"), "5 ('absent.wav') … no such audio file"),
+    ("no such clip", captions(*ROWS, ABSENT), "5 ('absent.wav') … no such audio file"),
     ("empty rows", captions(*ROWS, *[",,,,,"] * 9), "5: the row is empty, and 8 more are; remove empty rows"),
     ("no name", captions(*ROWS, ",a,b,c,d,e"), "5: the row names no file"),
 ]
 AUDIO = [  # of a clip, when captions are paired with clips
-    ("text named .wav", lambda folder: folder.wav.write_text("no sound\n" * 99), "unreadable audio"),
+    ("text named .wav", written("wav", "no sound\n" * 99), "unreadable audio"),
     ("truncated", cut("wav"), "cut short"),
     ("a size that is too large", LARGER, "the header is wrong … the file has … ffmpeg -i OLD NEW.wav"),
     ("sizes of zero", UNSET, "promises no samples … was not closed; convert it: ffmpeg -i OLD NEW.wav"),
@@ -595,22 +570,20 @@ LOG_MELS = [  # of log-mels, in training
     ("external link", log_mels(ELSEWHERE), "{fid} … not a data set of this file" + MADE),
     ("storage in another file", store("log_mels", raw), "{fid} … not stored in this file" + MADE),
 ]
-ENCODE = [STEP_5, "--conf", "{conf}", "audio_features.weights={weights}"]
-CHECK_OWN = [STEP_5, "--conf", "{conf}", "audio_features.model=own"]
 WEIGHTS = [  # of the weights of a pretrained network, when clips are encoded
     ("missing", removed("weights"), "audio_features.weights: no such file: {weights}; name a file, or one of mn01_as"),
     ("cut short", cut("weights"), "{weights}: damaged, or not a file of weights … download it again"),
-    ("text", lambda folder: folder.weights.write_text("none"), "{weights}: damaged, or not a file of weights alone"),
+    ("text", written("weights", "none"), "{weights}: damaged, or not a file of weights alone"),
     ("malicious", malicious("weights", torch.save), "{weights}: damaged, or not a file of weights alone"),
     ("malicious plain pickle", malicious("weights", pickled), "{weights}: damaged, or not a file of weights alone"),
     ("of another network", in_place_of("weights", other_network), "{weights}: weights of another network"),
     ("a sound that changed", audio(noise()), f"{{wav}}: … {STEP_2} read it; run that again"),
-    ("features of another model", named_model("PANNs"), "{features}: holds features of another model … model to own"),
+    ("features of another model", store("features", rename), "{features}: holds features of another model … to own"),
 ]
 OWN_FEATURES = [  # of features that the user wrote, when they are checked
     ("missing", removed("features"), "no such file; write it"),
     ("cut short", cut("features"), "not a readable HDF5 file … the program that wrote it again"),
-    ("without a model", named_model(None), "the attribute model is missing"),
+    ("no model", store("features", lambda opened, _: opened.attrs.pop("model")), "the attribute model is missing"),
     ("a clip is missing", store("features", lambda opened, fid: opened.pop(fid)), "lacks 1 clip … {fid}"),
     ("of another size", features(np.zeros((3, 40), "f4")), "has 96 dimensions, but {fid} has 40"),
     ("one-dimensional", features(np.zeros(96, "f4")), "{fid} … has the shape (96,)"),
@@ -628,6 +601,12 @@ UNFIT_FEATURES = [  # of features, in training
     ("missing clip", on_features(store("features", lambda opened, fid: opened.pop(fid))), "{fid}" + ENCODED),
     ("NaN", on_features(number("features", np.nan)), "{fid} … not finite" + ENCODED),
     ("external link", trained_on(ELSEWHERE), "{fid} … not a data set of this file" + ENCODED),
+    (
+        "not of the size asked for",
+        ["CRNNWordModel.audio_enc.in_dim=5"],
+        on_features(AS_IS),
+        "(1, 4), but CRNNWordModel.audio_enc.in_dim … (frames, 5)" + ENCODED,
+    ),
 ]
 WORD_VECTORS = [  # of a file of word vectors, when the vocabulary gets its vectors
     ("missing", removed("word_vectors"), "no such file … word2vec_embeddings.file"),
@@ -649,13 +628,13 @@ EMBEDS = [  # of word2vec_embeds.npz, in training
 ]
 CHECKPOINTS = [  # of a checkpoint, in scoring
     ("truncated", cut("best"), "not a loadable checkpoint"),
-    ("empty", lambda folder: folder.best.write_bytes(b""), "not a loadable checkpoint"),
+    ("empty", written("best", ""), "not a loadable checkpoint"),
     ("malicious", malicious("best", torch.save), "not a loadable checkpoint"),
     ("malicious plain pickle", malicious("best", pickled), "not a loadable checkpoint"),
     ("not a dictionary", lambda folder: torch.save([1], folder.best), "not a checkpoint that main.py wrote"),
     ("other architecture", checkpoint("model", lambda _: torch.nn.Linear(3, 3).state_dict()), "CRNNWordModel"),
     ("other sizes", weights("audio_enc.gru.weight_hh_l0", torch.zeros(6, 2)), "CRNNWordModel"),
-    ("NaN weights", weights("audio_enc.cnn.0.bias", torch.full((1,), np.nan)), "not finite … new trial"),
+    ("NaN weights", weights(BIAS, NAN_BIAS), "not finite … new trial"),
     ("history is text", checkpoint("history", lambda _: "epochs"), "main.py … history"),
     ("history of NaN", checkpoint("history", lambda history: [history[0] | {"val_obj": np.nan}]), "main.py … history"),
     ("epoch is a fraction", checkpoint("epoch", lambda _: 1.5), "main.py … epoch is 1.5"),
@@ -673,11 +652,11 @@ SCORES = [  # of scores, when metrics are computed
     ("captions of an unknown clip", scores("caption_fids", np.array([b"x"] * 15)), "do not belong together" + SCORED),
     ("without captions", store("scores", lambda opened, _: opened.pop("tids")), "holds no captions" + SCORED),
     ("captions of no words", scores("caption_starts", np.zeros(16, "i4")), "do not belong together" + SCORED),
-    ("words that are none", edited("caption_words", lambda words: words + 10**6), "do not belong together" + SCORED),
-    ("words below none", edited("caption_words", lambda words: words - 10**6), "do not belong together" + SCORED),
-    ("fewer shares", edited("caption_shares", lambda shares: shares[1:]), "do not belong together" + SCORED),
-    ("NaN shares", edited("caption_shares", lambda shares: shares * np.nan), "do not belong together" + SCORED),
-    ("shares for words", edited("caption_words", lambda words: words / 2), "caption_words … whole numbers" + SCORED),
+    ("words that are none", scores("caption_words", lambda words: words + 10**6), "do not belong together" + SCORED),
+    ("words below none", scores("caption_words", lambda words: words - 10**6), "do not belong together" + SCORED),
+    ("fewer shares", scores("caption_shares", lambda shares: shares[1:]), "do not belong together" + SCORED),
+    ("NaN shares", scores("caption_shares", lambda shares: shares * np.nan), "do not belong together" + SCORED),
+    ("shares for words", scores("caption_words", lambda words: words / 2), "caption_words … whole numbers" + SCORED),
     ("numbers for names", scores("fids", np.arange(3)), "fids … int64" + SCORED),
     ("without an epoch", store("scores", lambda opened, _: opened.attrs.pop("epoch")), "not a readable" + SCORED),
     ("of another epoch", store("scores", lambda opened, _: opened.attrs.modify("epoch", 7)), "epoch 7" + SCORED),
@@ -695,84 +674,89 @@ INDEX = [  # of the index's files: the command that reads one, its name, its new
     (TRAIN, "development_text.csv", ("tokens", "[[1]]"), "tokens '[[1]]'" + INDEXED),
     (TRAIN, "development_text.csv", ("tokens", '["zebra"]'), "'zebra' has no vector" + EMBEDDED),
     (TRAIN, "development_text.csv", ("tid", "x"), "twice" + INDEXED),
+    (STEP_2, "validation_clean_captions.csv", None, f"no such file; {STEP_1} makes it"),
+    (STEP_3, "vocab_info.json", None, f"no such file; {STEP_2} makes it"),
+    (STEP_4, "audio_info.json", None, f"no such file; {STEP_2} makes it"),
+    (TRAIN, "word2vec_embeds.npz", None, f"no such file; {STEP_3} makes it"),
+    (TRAIN, "validation_audio_logmels.hdf5", None, f"no such file; {STEP_4} makes it"),
+    (TRAIN, "audio_info.json", None, f"no such file; {STEP_2} makes it"),
+    (SCORE, "audio_info.json", None, f"no such file; {STEP_2} makes it"),
 ]
 TRIALS = [  # of a trial, in scoring
     ("no checkpoint", removed("best"), "/checkpoint_best.pt: no such file; main.py"),
-    ("no configuration", lambda folder: (folder.trial / "conf.yaml").unlink(), ": not a trial directory … conf.yaml"),
-    ("garbled", lambda folder: (folder.trial / "conf.yaml").write_text("{{{"), "/conf.yaml: not valid YAML: line 1"),
+    ("no configuration", removed("settings"), ": not a trial directory … conf.yaml"),
+    ("garbled", written("settings", "{{{"), "/conf.yaml: not valid YAML: line 1"),
 ]
 PAIRS = [  # of data_conf.relevance, when metrics are computed
-    ("missing", lambda folder: None, "no such file … file_name,caption or query,audio_filenames, or set … to null"),
-    (
-        "other columns",
-        table("pairs.csv", "fname,caption", "a,b"),
-        "line 1: … file_name,caption or … but are fname,caption",
-    ),
-    ("a column twice", table("pairs.csv", "file_name,caption,caption", "a,b,c"), "line 1: … caption stands twice"),
-    ("UTF-16", table("pairs.csv", "file_name,caption", encoding="utf-16"), "line 1: not UTF-8"),
-    ("surplus cells", table("pairs.csv", "file_name,caption", '{name},"{text}",x'), "line 2: more cells"),
-    ("unknown clip", table("pairs.csv", PAIR, '{name},"{text}"', 'x.wav,"{text}"'), "line 3: … has no clip 'x.wav'"),
-    ("unknown caption", table("pairs.csv", PAIR, "{name},a zebra"), "line 2: … has no caption 'a zebra' … raw_text"),
-    ("a missing cell", table("pairs.csv", PAIR, "{name}"), "line 2: … has no caption ''"),
-    (
-        "no list",
-        table("pairs.csv", LISTS, '"{text}",[]', '"{text}",{name}'),
-        "line 3: audio_filenames is … a list of names",
-    ),
-    (
-        "a list of numbers",
-        table("pairs.csv", LISTS, '"{text}","[1, 2]"'),
-        "line 2: audio_filenames is '[1, 2]'; … ['a.wav',",
-    ),
-    (
-        "code",
-        table("pairs.csv", LISTS, '"{text}","[open(\'x\').read()]"'),
-        "line 2: audio_filenames is … a list of names",
-    ),
-    ("deep lists", table("pairs.csv", LISTS, '"{text}",' + "[" * 9**5), "line 2: audio_filenames is '[[["),
-    ("lists of an unknown clip", table("pairs.csv", LISTS, '"{text}","[\'x.wav\']"'), "line 2: … has no clip 'x.wav'"),
-    ("a query that is no caption", table("pairs.csv", LISTS, "rain,\"['{name}']\""), "line 2: … has no caption 'rain'"),
-    ("empty lists", table("pairs.csv", LISTS, '"{text}",[]'), "holds no pairs; name a CSV file"),
+    ("missing", AS_IS, "no such file … file_name,caption or query,audio_filenames, or set … to null"),
+    ("other columns", pairs("fname,caption", "a,b"), "line 1: … file_name,caption or … but are fname,caption"),
+    ("a column twice", pairs("file_name,caption,caption", "a,b,c"), "line 1: … caption stands twice"),
+    ("UTF-16", pairs(LONG, encoding="utf-16"), "line 1: not UTF-8"),
+    ("surplus cells", pairs(LONG, '{name},"{text}",x'), "line 2: more cells"),
+    ("unknown clip", pairs(LONG, '{name},"{text}"', 'x.wav,"{text}"'), "line 3: … has no clip 'x.wav'"),
+    ("unknown caption", pairs(LONG, "{name},a zebra"), "line 2: … has no caption 'a zebra' … raw_text"),
+    ("a missing cell", pairs(LONG, "{name}"), "line 2: … has no caption ''"),
+    ("no list", pairs(LISTS, '"{text}",[]', '"{text}",{name}'), "line 3: audio_filenames is … a list of names"),
+    ("a list of numbers", pairs(LISTS, '"{text}","[1, 2]"'), "line 2: audio_filenames is '[1, 2]'; … ['a.wav',"),
+    ("code", pairs(LISTS, '"{text}","[open(\'x\').read()]"'), "line 2: audio_filenames is … a list of names"),
+    ("deep lists", pairs(LISTS, '"{text}",' + "[" * 9**5), "line 2: audio_filenames is '[[["),
+    ("lists of an unknown clip", pairs(LISTS, '"{text}","[\'x.wav\']"'), "line 2: … has no clip 'x.wav'"),
+    ("a query that is no caption", pairs(LISTS, "rain,\"['{name}']\""), "line 2: … has no caption 'rain'"),
+    ("empty lists", pairs(LISTS, '"{text}",[]'), "holds no pairs; name a CSV file"),
 ]
-THIRDS = ["--conf", "{conf}", "--fractions", "0.34", "0.33", "0.33"]
-SPLITTING = [STEP_SPLIT, "{root}/own.csv", "{data}/evaluation", "data_conf.dataset={root}/own"]
 DIVIDED = [  # of a captions file and a folder of sounds that are to be divided: the file, and what is wrong
-    ("no captions file", lambda folder: None, "{root}/own.csv: no such file"),
-    ("neither form", table("own.csv", "file_name,text", "{name},a"), "{root}/own.csv: line 1: the columns must be"),
-    ("no name", table("own.csv", LONG, "{name},a", " ,b"), "{root}/own.csv: line 3: the row names no file"),
-    ("a column twice", table("own.csv", "file_name,caption,x,x", "{name},a,b,c"), "{root}/own.csv: line 1: … x stands"),
-    ("one clip", table("own.csv", LONG, "{name},a"), "validation: gets none of 1 clip; a larger part in --fractions"),
+    ("no captions file", AS_IS, "{own}: no such file"),
+    ("neither form", own("file_name,text", "{name},a"), "{own}: line 1: the columns must be"),
+    ("no name", own(LONG, "{name},a", " ,b"), "{own}: line 3: the row names no file"),
+    ("a column twice", own("file_name,caption,x,x", "{name},a,b,c"), "{own}: line 1: … x stands"),
+    ("one clip", own(LONG, "{name},a"), "validation: gets none of 1 clip; a larger part in --fractions"),
+    (
+        "a sound is missing",
+        own(LONG, "{name},a", "x.wav,b"),
+        ["{own}: line 3 ('x.wav'): no such audio file", "clips without a sound: 1; … on_bad_data=skip"],
+    ),
+    ("parts beyond the whole", ["--fractions", "1", "1", "1"], AS_IS, "--fractions 1 1 1: … 1"),
+    ("no number", ["--fractions", "nan", "1", "0"], AS_IS, "--fractions nan 1 0: must be"),
+    ("a seed below 0", ["--seed", "-1"], AS_IS, "--seed -1: must be 0"),
+    (
+        "two roles of one split",
+        ["data_conf.eval_data=validation"],
+        AS_IS,
+        "data_conf: … must name three splits; two are the same",
+    ),
+]
+NOT_DIVIDED = [  # of the place of the division
+    ("no folder", ["{captions}", "{root}/sounds"], AS_IS, "{root}/sounds: no such folder"),
+    ("splits that exist", ["{captions}", *THIRDS], AS_IS, f"{{captions}}: {EXISTS} … data_conf.dataset"),
+    ("folders that exist", ["{own}", *THIRDS], rename_captions, f"{{clips}}: {EXISTS}"),
 ]
 QUERIES = [  # of a file of captions, when a folder is ranked for it
-    ("missing", lambda folder: None, "no such file … column caption"),
-    ("a pipe", lambda folder: os.mkfifo(folder.root / "queries.csv"), "no such file"),
-    ("no column", table("queries.csv", "file_name,text", "x.wav,a dog"), "line 1: … caption or caption_query … ,text"),
-    ("two columns", table("queries.csv", "caption,caption_query", "a,b"), "line 1: needs one column"),
-    ("a column twice", table("queries.csv", "caption,caption", "a,b"), "line 1: the column caption stands twice"),
-    ("no rows", table("queries.csv", "caption"), "holds no captions"),
-    ("no words", table("queries.csv", "caption", "a dog", '"?!, ..."'), "line 3: the caption '?!, ...' holds no words"),
-    ("an empty cell", table("queries.csv", "file_name,caption", "x.wav,"), "line 2: the caption '' holds no words"),
-    ("not quoted", table("queries.csv", "caption", "a dog, barking"), "line 2: more cells … quotes"),
-    ("NUL", table("queries.csv", "caption", "a\0dog"), "line 2: holds a NUL"),
-    ("UTF-16", table("queries.csv", "caption", "a", encoding="utf-16"), "line 1: not UTF-8"),
+    ("missing", removed("queries"), "no such file … column caption"),
+    ("a pipe", in_place_of("queries", os.mkfifo), "no such file"),
+    ("no column", queries("file_name,text", "x.wav,a dog"), "line 1: … caption or caption_query … ,text"),
+    ("two columns", queries("caption,caption_query", "a,b"), "line 1: needs one column"),
+    ("a column twice", queries("caption,caption", "a,b"), "line 1: the column caption stands twice"),
+    ("no rows", queries("caption"), "holds no captions"),
+    ("no words", queries("caption", "a dog", '"?!, ..."'), "line 3: the caption '?!, ...' holds no words"),
+    ("an empty cell", queries(LONG, "x.wav,"), "line 2: the caption '' holds no words"),
+    ("not quoted", queries("caption", "a dog, barking"), "line 2: more cells … quotes"),
+    ("NUL", queries("caption", "a\0dog"), "line 2: holds a NUL"),
+    ("UTF-16", queries("caption", "a", encoding="utf-16"), "line 1: not UTF-8"),
 ]
 RANKED = [  # of a folder that is to be ranked, or of the place of the ranking: the file, and what is wrong
-    ("no folder", lambda folder: shutil.rmtree(folder.data / "sounds"), "{data}/sounds: no such folder"),
-    ("no sounds", lambda folder: empty(folder.data / "sounds"), "{data}/sounds: holds no .wav"),
-    ("another table", table("out.csv", "my,table"), "{root}/out.csv: is not a ranking … and is not replaced"),
-    ("another's ranking", table("out.csv", RANKING, "rain,x.wav"), "{root}/out.csv: is not a ranking … move it"),
-    ("a folder", lambda folder: (folder.root / "out.csv").mkdir(), "{root}/out.csv: is not a plain file"),
-    ("scores are a file", table("out_word_scores", "x"), "{root}/out_word_scores: is a link or not a folder"),
-    ("scores are a pipe", lambda folder: os.mkfifo(folder.root / "out_word_scores"), "{root}/out_word_scores: is a"),
+    ("no folder", removed_folder("sounds"), "{sounds}: no such folder"),
+    ("no sounds", emptied("sounds"), "{sounds}: holds no .wav"),
+    ("another table", table("out", "my,table"), "{out}: is not a ranking … and is not replaced"),
+    ("another's ranking", table("out", "caption_query,file_name_1", "rain,x.wav"), "{out}: is not a ranking … move it"),
+    ("a folder", in_place_of("out", Path.mkdir), "{out}: is not a plain file"),
+    ("scores are a file", written("out_scores", "x"), "{out_scores}: is a link or not a folder"),
+    ("scores are a pipe", in_place_of("out_scores", os.mkfifo), "{out_scores}: is a"),
 ]
 UNRANKED = [  # of a sound that is to be ranked
-    ("a dangling link", sound_in_place(dangling), "is a broken link"),
-    ("a folder in its place", sound_in_place(Path.mkdir), "is a folder"),
-    ("a pipe", sound_in_place(os.mkfifo), "is a pipe"),
+    ("a dangling link", in_place_of("sound", dangling), "is a broken link"),
+    ("a folder in its place", in_place_of("sound", Path.mkdir), "is a folder"),
+    ("a pipe", in_place_of("sound", os.mkfifo), "is a pipe"),
 ]
-SPLIT = ["--split", "development"]
-USE = ["--model", "{model}", "--clips", "{data}/evaluation"]
-OWN_PAGE = [EXPLORE, "--model", "{model}", "--folder", "{data}/evaluation"]
 MODELS = [  # of an exported model, in a search
     ("missing", removed("model"), "no such file … postprocessing/6_export.py makes it"),
     ("a pipe", in_place_of("model", os.mkfifo), "no such file"),
@@ -793,33 +777,19 @@ MODELS = [  # of an exported model, in a search
         exported(lambda content, _: content["conf"]["audio_logmel"].update(n_mels=128)),
         "not of the encoders",
     ),
-    (
-        "NaN",
-        exported(lambda _, tensors: tensors.update({"model.audio_enc.cnn.0.bias": torch.full((1,), np.nan)})),
-        "weights that are not finite",
-    ),
+    ("NaN", exported(lambda _, tensors: tensors.update({f"model.{BIAS}": NAN_BIAS})), "weights that are not finite"),
 ]
-AS_IS = conf("")
+FIND = [SEARCH, *USE, "rain"]
 OF_MODELS = [  # commands with an exported model, or that export one
     ("a trial beside it", [SEARCH, *USE, *TRIAL, "rain"], AS_IS, "--model {model}: … leave out --trial"),
     ("no folder", [SEARCH, "--model", "{model}", "rain"], AS_IS, "--model: … add --clips DIR"),
-    ("no text", [SEARCH, *USE], AS_IS, "--clips {data}/evaluation: needs one QUERY"),
+    ("no text", [SEARCH, *USE], AS_IS, "--clips {evaluation}: needs one QUERY"),
     ("a split", [SEARCH, *USE, *SPLIT, "rain"], AS_IS, "--split: plays no part beside --clips"),
     ("another score", [SEARCH, *USE, "score.frames=max", "rain"], AS_IS, "score.frames: decides what {model} was"),
     ("a typo", [SEARCH, *USE, "score.frame=max", "rain"], AS_IS, "score.frame: unknown key … score.frames?"),
     ("captions of a sound", [SEARCH, *USE, "--audio", "x.wav"], AS_IS, "--audio: finds captions of a data set … trial"),
-    (
-        "no sounds",
-        [SEARCH, *USE, "rain"],
-        lambda folder: empty(folder.data / "evaluation"),
-        "{data}/evaluation: holds no",
-    ),
-    (
-        "other weights",
-        [SEARCH, *USE, "rain"],
-        on_other_features,
-        "{weights}: not the weights that {model} … SHA-256 000",
-    ),
+    ("no sounds", FIND, emptied("evaluation"), "{evaluation}: holds no"),
+    ("other weights", FIND, on_other_features, "{weights}: not the weights that {model} … SHA-256 000"),
     (
         "no weights",
         [SEARCH, *USE, "audio_features.weights=none.pt", "rain"],
@@ -829,36 +799,102 @@ OF_MODELS = [  # commands with an exported model, or that export one
     ("a page of a split", [*OWN_PAGE, *SPLIT], AS_IS, "--split: plays no part beside --model"),
     ("a page without a folder", OWN_PAGE[:3], AS_IS, "--folder is missing: --model FILE and --folder DIR"),
     ("export: no ending", [EXPORT, *TRIAL, "{root}/model"], AS_IS, "{root}/model: not the name of a .safetensors file"),
+]
+EXPORTS = [  # of an export in place of the exported model
+    ("over another file", written("model", "mine"), "{model}: is not a model" + NOT_REPLACED),
+    ("over an edited card", written("card", "mine"), "{card}: is not a model card" + NOT_REPLACED),
     (
-        "export: over another file",
-        [EXPORT, *TRIAL, "{model}"],
-        lambda folder: folder.model.write_text("mine"),
-        "{model}: is not a model of an earlier run … and is not replaced",
-    ),
-    (
-        "export: over an edited card",
-        [EXPORT, *TRIAL, "{model}"],
-        lambda folder: folder.card.write_text("mine"),
-        "{card}: is not a model card of an earlier run … and is not replaced",
-    ),
-    (
-        "export: more extra words than there are",
-        [EXPORT, *TRIAL, "{model}", "--extra-words", "9"],
+        "more extra words than there are",
+        ["--extra-words", "9"],
         AS_IS,
         f"{{data}}/word2vec_extra.npz: no extra words … {STEP_3} recorded … is 9",
     ),
 ]
 PAGES = [  # of what the live page is made from: what is spoiled, how, and the error line
-    ("no scores", removed("scores"), f"{{scores}}: no such file … {SCORE}"),
-    ("scores cut short", cut("scores"), f"{{scores}}: not a readable HDF5 file … {SCORE}"),
+    ("no scores", removed("scores"), "{scores}: no such file" + SCORED),
+    ("scores cut short", cut("scores"), "{scores}: not a readable HDF5 file" + SCORED),
     ("NaN scores", number("scores", np.nan), "{trial}: scores are NaN"),
-    ("no log-mels", removed("log_mels"), f"{{log_mels}}: no such file … {STEP_4}"),
+    ("no log-mels", removed("log_mels"), "{log_mels}: no such file" + MADE),
     ("no clip", removed("wav"), "/development/{wav.name}: no such audio file … put it back"),
     ("a broken clip", cut("wav"), "/development/{wav.name}: … run that again"),
     ("a file in its place", lambda folder: (folder.trial / "explore").write_text(""), "{trial}/explore: is a file"),
 ]
-IDENTITY = [  # of files that differ from their record: provenance.json is not signed anew
-    ("captions edited after training", [SCORE, *TRIAL], add_line("captions"), f"{{captions}}: … {STEP_1} read it"),
+LAST = [  # of the checkpoint that training goes on from
+    ("the best one is gone", lose_best, "/checkpoint_best.pt: is gone … epoch 1, not of the best, 0; put it back"),
+    ("malicious", malicious("last", torch.save), "/checkpoint_last.pt: not a loadable checkpoint"),
+    ("other vocabulary", checkpoint("words", lambda words: words[::-1], "last"), ": … vocabulary … new trial"),
+    ("other optimizer", checkpoint("optimizer", lambda _: {}, "last"), "/checkpoint_last.pt: does not fit"),
+    (
+        "other schedule",
+        checkpoint("scheduler", lambda state: state | PLATEAU, "last"),
+        "/checkpoint_last.pt: does not fit",
+    ),
+]
+OTHERS = [
+    ("captions: no folder of sounds", [STEP_2], removed_folder("clips"), "{clips}: no such folder … " + DOWNLOADS),
+    (
+        "captions: header only",
+        [STEP_1, STEP_2],
+        captions(),
+        ["{captions.name} line 1", *[f"development ('{{wavs[{i}].name}}')" for i in range(3)], "all 4 … " + ADVICE],
+    ),
+    ("audio: a split is a link", [STEP_2], link_split, "{clips}: is a link out of the data set directory"),
+    (
+        "audio: settings that came after the index",
+        [STEP_4, *OF_CONF, "audio_logmel.fmax=9000"],
+        AS_IS,
+        "/development/ … .wav: fmax 9000 Hz … audio_logmel settings … 2_clotho_dataset.py … on_bad_data=skip",
+    ),
+    (
+        "audio: two clips at 8 kHz, one that is not read, and one with a name that is not UTF-8",
+        [STEP_2],
+        many_bad_clips,
+        [
+            r"development ('caf\\xe9.wav'): … not UTF-8",
+            "development ('unnamed.m4a'): … convert it to .wav",
+            "development ('{wavs[0].name}'): fmax 8000 Hz",
+            "development ('{wavs[1].name}'): fmax 8000 Hz",
+            "all 4 … " + ADVICE,
+        ],
+    ),
+    (
+        "word vectors: next to none of the words",
+        [STEP_3, *FROM_FILE],
+        vectors(b"2 2\na 1 2\nzebra 1 2\n"),
+        "word2vec_embeddings: the word vectors know 1 of the vocabulary's … another language",
+    ),
+    (
+        "checkpoint: words of another data set",
+        [SCORE, *TRIAL],
+        checkpoint("words", lambda words: [f"{word}s" for word in words]),
+        "{data}/development_text.csv: … has no vector … main.py",
+    ),
+    (
+        "embeds: not of the dimension asked for",
+        [TRAIN, *OF_CONF, "CRNNWordModel.audio_enc.out_dim=6"],
+        AS_IS,
+        "CRNNWordModel.audio_enc.out_dim: is 6 … {embeds} … 8 dimensions … null",
+    ),
+    (
+        "ranking: in the place of its captions",
+        [*RANK[:-1], "{root}/../{root.name}/queries.csv"],
+        AS_IS,
+        "{root}/../{root.name}/queries.csv: is the input {queries}; write the ranking elsewhere",
+    ),
+    (
+        "relevance: missing before training",
+        [TRAIN, *OF_CONF, "data_conf.relevance={pairs}"],
+        AS_IS,
+        "{pairs}: no such file … or set data_conf.relevance to null",
+    ),
+    ("features: none", TRAIN_ON_FEATURES, unrecorded, f"{{data}}/provenance.json: no record of {FEATURES}; run it"),
+    ("page: no such split", [EXPLORE, *TRIAL, "--split", "test"], AS_IS, "'test': not a split of {trial}"),
+    ("trial: no place", [TRAIN], file_for_folder, "{root}/output/demo: Not a directory"),
+    ("trial: none", [SCORE], removed_folder("trial"), "{root}/output/demo: … main.py"),
+    ("trial: --conf", [SCORE, *OF_CONF, *TRIAL], AS_IS, "--trial {trial}: … leave out --conf"),
+]
+IDENTITY = [  # of files that differ from their record
+    ("captions edited after training", [SCORE, *TRIAL], flip_bit("captions"), f"{{captions}}: … {STEP_1} read it"),
     ("a sound replaced after training", [MEASURE, *TRIAL], audio(np.zeros(32000)), f"{{wav}}: … {STEP_2} read it"),
     ("word vectors replaced", [TRAIN], embeds(lambda words, rows: (words, -rows)), f"{{embeds}}: … {STEP_3} wrote it"),
     ("a bit of a checkpoint", [SCORE, *TRIAL], flip_bit("best"), "{best}: … digest … damaged"),
@@ -869,209 +905,78 @@ IDENTITY = [  # of files that differ from their record: provenance.json is not s
     ("a cut checkpoint", [SCORE, *TRIAL], cut("best"), "{best}: … digest … damaged"),
     (
         "metrics of another trial",
-        COMPARE,
+        [REPORT, "--compare", "{trial}"],
         edited_text("metrics", '"lr": 0.001', '"lr": 0.002'),
         "/metrics.jsonl: line 1 … checkpoint_last.pt … resume",
     ),
-    ("a strange format", [SCORE, *TRIAL], STRANGE_FORMAT, "/provenance.json: … 'main.py.format': … or put a copy back"),
+    (
+        "a strange format",
+        [SCORE, *TRIAL],
+        edited_text("record", '"format": 2', '"format": "two"'),
+        "/provenance.json: … 'main.py.format': … or put a copy back",
+    ),
     ("train.log is a link", [TRAIN, *RESUME], link_log, "{trial}/train.log: is a link … remove it"),
     ("a checkpoint is a pipe", [SCORE, *TRIAL], in_place_of("best", os.mkfifo), "{best}: no such file … main.py"),
     ("scores are a pipe", [MEASURE, *TRIAL], in_place_of("scores", os.mkfifo), f"{{scores}}: no such file … {SCORE}"),
     ("no record of the training", [SCORE, *TRIAL], removed("record"), "{trial}: not a trial … record of main.py"),
-]
-LAST = [  # of the checkpoint that training goes on from
-    ("the best one is gone", lose_best, "/checkpoint_best.pt: is gone … epoch 1, not of the best, 0; put it back"),
-    ("malicious", malicious("last", torch.save), "/checkpoint_last.pt: not a loadable checkpoint"),
-    ("other vocabulary", checkpoint("words", lambda words: words[::-1], "last"), ": … vocabulary … new trial"),
-    ("other optimizer", checkpoint("optimizer", lambda _: {}, "last"), "/checkpoint_last.pt: does not fit"),
-    (
-        "other schedule",
-        checkpoint("scheduler", lambda state: state | {"num_bad_epochs": "many"}, "last"),
-        "/checkpoint_last.pt: does not fit",
-    ),
-]
-OTHERS = [
-    (
-        "captions: no folder of sounds",
-        [STEP_2],
-        lambda folder: shutil.rmtree(folder.wav.parent),
-        [f"{{data}}/development: no such folder … (python {DOWNLOAD} downloads Clotho's)"],
-    ),
-    (
-        "captions: header only",
-        [STEP_1, STEP_2],
-        captions(),
-        ["{captions.name} line 1", *[f"development ('{{wavs[{i}]}}')" for i in range(3)], "all 4 … " + ADVICE],
-    ),
-    (
-        "conf: two things wrong",
-        [STEP_1],
-        conf("param_conf: {seed: -1}\nAdamOptimizer: {lr: 0}"),
-        ["{conf}: param_conf.seed: is -1", "{conf}: AdamOptimizer.lr: is 0"],
-    ),
-    ("conf: typo of ours", [STEP_1, "param_conf.batchsize=3"], conf(""), ["'param_conf.batchsize=3': … batch_size?"]),
-    ("audio: a split is a link", [STEP_2], link_split, ["{data}/development: is a link out of the data set directory"]),
-    (
-        "conf: a device",
-        [STEP_1],
-        lambda folder: folder.conf.write_text("base: /dev/zero\n"),
-        ["/dev/zero: … a folder, pipe or device"],
-    ),
-    (
-        "division: a sound is missing",
-        SPLITTING,
-        table("own.csv", LONG, "{name},a", "x.wav,b"),
-        ["{root}/own.csv: line 3 ('x.wav'): no such audio file", "clips without a sound: 1; … on_bad_data=skip"],
-    ),
-    (
-        "division: no folder",
-        [STEP_SPLIT, "{captions}", "{root}/sounds"],
-        conf(""),
-        ["{root}/sounds: no such folder"],
-    ),
-    (
-        "division: splits that exist",
-        [STEP_SPLIT, "{captions}", "{data}/development", *THIRDS],
-        conf(""),
-        ["{captions}: exists, and is not what this command writes … data_conf.dataset"],
-    ),
-    (
-        "division: folders that exist",
-        [STEP_SPLIT, "{root}/own.csv", "{data}/development", *THIRDS],
-        lambda folder: folder.captions.rename(folder.root / "own.csv"),
-        ["{data}/development: exists, and is not what this command writes"],
-    ),
-    (
-        "division: parts beyond the whole",
-        [*SPLITTING, "--fractions", "1", "1", "1"],
-        conf(""),
-        ["--fractions 1 1 1: … 1"],
-    ),
-    ("division: no number", [*SPLITTING, "--fractions", "nan", "1", "0"], conf(""), ["--fractions nan 1 0: must be"]),
-    ("division: a seed below 0", [*SPLITTING, "--seed", "-1"], conf(""), ["--seed -1: must be 0"]),
-    (
-        "division: two roles of one split",
-        [*SPLITTING, "data_conf.eval_data=validation"],
-        conf(""),
-        ["data_conf: … must name three splits; two are the same"],
-    ),
-    ("conf: misspelt option", [STEP_1, "--cnof", "{conf}"], conf(""), ["--cnof … did you mean --conf?"]),
-    ("conf: override", [STEP_1, "--conf", "{conf}", "x"], conf(""), ["'x': … section.key=value"]),
-    (
-        "audio: settings that came after the index",
-        [STEP_4, "--conf", "{conf}", "audio_logmel.fmax=9000"],
-        conf(""),
-        ["/development/ … .wav: fmax 9000 Hz … audio_logmel settings … 2_clotho_dataset.py … on_bad_data=skip"],
-    ),
-    (
-        "audio: two clips at 8 kHz, one that is not read, and one with a name that is not UTF-8",
-        [STEP_2],
-        many_bad_clips,
-        [
-            r"development ('caf\\xe9.wav'): … not UTF-8",
-            "development ('unnamed.m4a'): … convert it to .wav",
-            "development ('{wavs[0]}'): fmax 8000 Hz",
-            "development ('{wavs[1]}'): fmax 8000 Hz",
-            "all 4 … " + ADVICE,
-        ],
-    ),
-    (
-        "word vectors: next to none of the words",
-        [STEP_3, *FROM_FILE],
-        vectors(b"2 2\na 1 2\nzebra 1 2\n"),
-        ["word2vec_embeddings: the word vectors know 1 of the vocabulary's … another language"],
-    ),
-    (
-        "checkpoint: words of another data set",
-        [SCORE, *TRIAL],
-        checkpoint("words", lambda words: [f"{word}s" for word in words]),
-        ["{data}/development_text.csv: … has no vector … main.py"],
-    ),
-    (
-        "embeds: not of the dimension asked for",
-        [TRAIN, "--conf", "{conf}", "CRNNWordModel.audio_enc.out_dim=6"],
-        conf(""),
-        ["CRNNWordModel.audio_enc.out_dim: is 6 … {embeds} … 8 dimensions … null"],
-    ),
-    (
-        "ranking: in the place of its captions",
-        [*RANK[:-1], "{root}/../{root.name}/queries.csv"],
-        to_rank(lambda _: None),
-        ["{root}/../{root.name}/queries.csv: is the input {root}/queries.csv; write the ranking elsewhere"],
-    ),
-    (
-        "relevance: missing before training",
-        [TRAIN, "--conf", "{conf}", "data_conf.relevance={root}/pairs.csv"],
-        conf(""),
-        ["{root}/pairs.csv: no such file … or set data_conf.relevance to null"],
-    ),
-    ("trial: no place", [TRAIN], file_for_folder, ["{root}/output/demo: Not a directory"]),
-    ("trial: none", [SCORE], lambda folder: shutil.rmtree(folder.trial), ["{root}/output/demo: … main.py"]),
-    ("trial: --conf", [SCORE, "--conf", "{conf}", *TRIAL], conf(""), ["--trial {trial}: … leave out --conf"]),
+    ("an older checkpoint", [MEASURE, *TRIAL], checkpoint("epoch", lambda _: 7), f"{{best}}: … {SCORE} read it"),
+    ("another hop", [TRAIN, *OF_CONF, "audio_logmel.hop=0.01"], AS_IS, "audio_logmel.hop 0.02, but it is now 0.01"),
+    *[(f"another seed, {script}", [script, *TRIAL], OTHER_SEED, RUN_WITH_0) for script in (SCORE, MEASURE, REPORT)],
+    ("fewer epochs", [TRAIN, *RESUME[:2], "param_conf.num_epoch=0"], AS_IS, "num_epoch is 0, but 1 are trained"),
+    ("resumed with another setting", [TRAIN, *RESUME, "AdamOptimizer.lr=0.1"], AS_IS, "AdamOptimizer.lr is 0.1"),
+    ("resumed with --conf", [TRAIN, *RESUME, *OF_CONF], AS_IS, "leave out --conf"),
 ]
 
 
 def group(title: str, command: list[str], prefix: str, rows: list[tuple], *more: str) -> list[tuple]:
-    """Complete the rows of one command: title, command, how to spoil, error lines."""
-    return [(f"{title}: {what}", command, spoil, [prefix + words, *more]) for what, spoil, words in rows]
+    """Complete rows: title, command (with what a row adds), how to spoil, error lines."""
+    cases = []
+    for what, *arguments, spoil, words in rows:
+        lines = [words] if isinstance(words, str) else words
+        cases.append((title + what, sum(arguments, command), spoil, [*(prefix + line for line in lines), *more]))
+    return cases
 
 
 REFUSED = [
-    *group("conf", [STEP_1], "{conf}: … ", CONFIGURATION),
-    *group("captions", [STEP_1], "{captions}: … ", CLEANED_CAPTIONS),
-    *group("captions", [STEP_1, STEP_2], "{captions.name} line ", PAIRED_CAPTIONS, "all 1 … " + ADVICE),
-    *group("audio", [STEP_2], "development ('{wav.name}'): … ", AUDIO, "all 1 … " + ADVICE),
-    *group("log-mels", [TRAIN], "{log_mels}: … ", LOG_MELS),
-    *group("weights", ENCODE, "", WEIGHTS),
-    *group("own features", CHECK_OWN, "{features}: … ", OWN_FEATURES),
-    *group("features", TRAIN_ON_FEATURES, "{features}: … ", UNFIT_FEATURES),
-    (
-        "features: none",
-        TRAIN_ON_FEATURES,
-        without_features,
-        [f"{{data}}/provenance.json: no record of {FEATURES}; run it"],
-    ),
-    (
-        "features: not of the size asked for",
-        [*TRAIN_ON_FEATURES, "CRNNWordModel.audio_enc.in_dim=5"],
-        on_features(conf("")),
-        ["{features}: … (1, 4), but CRNNWordModel.audio_enc.in_dim … (frames, 5)" + ENCODED],
-    ),
-    *group("word vectors", [STEP_3, *FROM_FILE], "{word_vectors}: … ", WORD_VECTORS),
-    *group("embeds", [TRAIN], "{embeds}: … ", EMBEDS),
-    *group("checkpoint", [SCORE, *TRIAL], "{best}: … ", CHECKPOINTS),
-    *group("scores", [MEASURE, *TRIAL], "{scores}: … ", SCORES),
-    *group("relevance", MEASURE_PAIRS, "{root}/pairs.csv: … ", PAIRS),
-    *[(f"division: {what}", SPLITTING, spoil, [words]) for what, spoil, words in DIVIDED],
-    *group("queries", RANK, "{root}/queries.csv: … ", QUERIES),
-    *group("ranking", RANK, "", [(what, to_rank(how), words) for what, how, words in RANKED]),
-    *group(
-        "ranking: a sound",
-        RANK,
-        "{data}/sounds/x.wav: ",
-        [(what, to_rank(how), words) for what, how, words in UNRANKED],
-        "{data}/sounds: 1 sound cannot be ranked: … clotho_dataset.on_bad_data=skip",
-    ),
-    *group("model", [SEARCH, *USE, "rain"], "{model}: … ", MODELS),
-    *[(f"model: {what}", command, spoil, [words]) for what, command, spoil, words in OF_MODELS],
-    *group("trial", [SCORE, *TRIAL], "{trial}", TRIALS),
-    *[(f"page: {what}", [EXPLORE, *TRIAL, *SPLIT], spoil, [words]) for what, spoil, words in PAGES],
-    ("page: no such split", [EXPLORE, *TRIAL, "--split", "test"], lambda _: None, ["'test': not a split of {trial}"]),
-    *group("resumed", [TRAIN, *RESUME], "{trial}", LAST),
+    *group("conf: ", [STEP_1], "{conf}: … ", CONFIGURATION),
+    *group("conf: ", [], "", COMMANDS),
+    *group("captions: ", [STEP_1], "{captions}: … ", CLEANED_CAPTIONS),
+    *group("captions: ", [STEP_1, STEP_2], "{captions.name} line ", PAIRED_CAPTIONS, "all 1 … " + ADVICE),
+    *group("audio: ", [STEP_2], "development ('{wav.name}'): … ", AUDIO, "all 1 … " + ADVICE),
+    *group("log-mels: ", [TRAIN], "{log_mels}: … ", LOG_MELS),
+    *group("weights: ", ENCODE, "", WEIGHTS),
+    *group("own features: ", CHECK_OWN, "{features}: … ", OWN_FEATURES),
+    *group("features: ", TRAIN_ON_FEATURES, "{features}: … ", UNFIT_FEATURES),
+    *group("word vectors: ", [STEP_3, *FROM_FILE], "{word_vectors}: … ", WORD_VECTORS),
+    *group("embeds: ", [TRAIN], "{embeds}: … ", EMBEDS),
+    *group("checkpoint: ", [SCORE, *TRIAL], "{best}: … ", CHECKPOINTS),
+    *group("scores: ", [MEASURE, *TRIAL], "{scores}: … ", SCORES),
+    *group("relevance: ", [MEASURE, *TRIAL, "data_conf.relevance={pairs}"], "{pairs}: … ", PAIRS),
+    *group("division: ", SPLITTING, "", DIVIDED),
+    *group("division: ", [STEP_SPLIT], "", NOT_DIVIDED),
+    *group("queries: ", RANK, "{queries}: … ", QUERIES),
+    *group("ranking: ", RANK, "", RANKED),
+    *group("ranking: a sound: ", RANK, "{sound}: ", UNRANKED, "{sounds}: 1 sound cannot be ranked: … " + SKIP[-1]),
+    *group("model: ", FIND, "{model}: … ", MODELS),
+    *group("model: ", [], "", OF_MODELS),
+    *group("model: export: ", [EXPORT, *TRIAL, "{model}"], "", EXPORTS),
+    *group("trial: ", [SCORE, *TRIAL], "{trial}", TRIALS),
+    *group("page: ", [EXPLORE, *TRIAL, *SPLIT], "", PAGES),
+    *group("resumed: ", [TRAIN, *RESUME], "{trial}", LAST),
     *[
         (f"index: {number}", [command], index(name, content), [f"{{data}}/{name}: … {words}"])
         for number, (command, name, content, words) in enumerate(INDEX)
     ],
-    *OTHERS,
+    *group("", [], "", OTHERS),
 ]
 
 
-def play(folder: Folder, capfd: pytest.CaptureFixture, command: list[str], names: dict) -> tuple[int, str, str]:
+def play(folder: Folder, capfd: pytest.CaptureFixture, command: list[str]) -> tuple[int, str, str]:
     """Run a case's scripts with its settings; all but the last succeed.
 
     Returns the last script's exit status, standard output, and standard error including that of C libraries.
     """
-    arguments = [part.format(**names) for part in command]
+    arguments = [part.format(**vars(folder)) for part in command]
     scripts = [part for part in command if part.endswith(".py")]
     settings = arguments[len(scripts) :] or ["--conf", str(folder.conf)]
     for script in scripts[:-1]:
@@ -1086,33 +991,26 @@ def play(folder: Folder, capfd: pytest.CaptureFixture, command: list[str], names
     return done.returncode, done.stdout, done.stderr + capfd.readouterr().err
 
 
-def check_lines(complained: str, expected: list[str], names: dict) -> None:
+def check_lines(complained: str, expected: list[str], folder: Folder) -> None:
     """Assert that each expected line has an error line with the same parts in order."""
     lines = complained.splitlines()
     assert len(lines) == len(expected), complained
     for line, words in zip(lines, expected, strict=True):
-        parts = [re.escape(part.format(**names)) for part in words.split(" … ")]
+        parts = [re.escape(part.format(**vars(folder))) for part in words.split(" … ")]
         assert re.match("error: .*" + ".*".join(parts), line), f"{line}\nhas not {parts}"
 
 
-@pytest.mark.parametrize(("command", "spoil", "expected"), [case[1:] for case in REFUSED], ids=[c[0] for c in REFUSED])
-def test_bad_input_is_refused(folder, capfd, command, spoil, expected):
-    names = folder.names()
-    spoil(folder)
-    folder.sign()
-    status, _, complained = play(folder, capfd, command, names)
-    assert status == 2, complained
-    check_lines(complained, expected, names)
+CASES = [(*case, True) for case in REFUSED] + [(*case, False) for case in group("record: ", [], "", IDENTITY)]
 
 
-@pytest.mark.parametrize("case", IDENTITY, ids=[case[0] for case in IDENTITY])
-def test_files_that_differ_from_their_record_are_refused(folder, capfd, case):
-    _, command, spoil, expected = case
-    names = folder.names()
+@pytest.mark.parametrize(("command", "spoil", "expected", "signed"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
+def test_bad_input_is_refused(folder, capfd, command, spoil, expected, signed):
     spoil(folder)
-    status, _, complained = play(folder, capfd, command, names)
+    if signed:
+        folder.sign()
+    status, _, complained = play(folder, capfd, command)
     assert status == 2, complained
-    check_lines(complained, [expected], names)
+    check_lines(complained, expected, folder)
 
 
 # --- the table: handled ----------------------------------------------------------------------------------
@@ -1147,7 +1045,7 @@ def mixed_data_is_reported(folder: Folder, printed: str) -> None:
 
 
 def odd_data_is_reported(folder: Folder, printed: str) -> None:
-    first, second, third = (path.name for path in sorted(folder.wav.parent.iterdir()))
+    first, second, third = (path.name for path in folder.wavs)
     lines = [line.partition(";")[0] for line in printed.splitlines()]
     assert f"clips that are silent: 1 of development, e.g. {first!r}" in lines
     assert f"clips whose channels cancel out when averaged: 1 of development, e.g. {second!r}" in lines
@@ -1158,21 +1056,21 @@ def odd_data_is_reported(folder: Folder, printed: str) -> None:
 
 
 def clips_are_resampled(folder: Folder, printed: str) -> None:
-    clips = json.loads((folder.data / "audio_info.json").read_text())["development"]["clips"]
+    clips = json.loads(folder.info.read_text())["development"]["clips"]
     assert {clip["sample_rate"] for clip in clips.values()} == {16000, 22050}
     with h5py.File(folder.log_mels) as opened:
         assert {fid: len(log_mel) for fid, log_mel in opened.items()} == {
             fid: 1 + round(clip["seconds"] * 8000) // 160 for fid, clip in clips.items()
         }
         for fid, clip in clips.items():
-            samples, rate = soundfile.read(folder.data / "development" / clip["file_name"])
+            samples, rate = soundfile.read(folder.clips / clip["file_name"])
             resampled = soxr.resample(samples.astype("f4"), rate, 8000, quality="HQ")
             expected = log_mel_spectrogram(resampled, 8000, LogMelConfig(fmax=4000))
             np.testing.assert_allclose(opened[fid][()], expected, atol=1e-4)
 
 
 def log_mels_have_the_new_hop(folder: Folder, printed: str) -> None:
-    info = json.loads((folder.data / "audio_info.json").read_text())
+    info = json.loads(folder.info.read_text())
     for split in ("development", "validation", "evaluation"):
         with h5py.File(folder.data / f"{split}_audio_logmels.hdf5") as opened:
             assert {fid: len(log_mel) for fid, log_mel in opened.items()} == {
@@ -1189,21 +1087,16 @@ HANDLED = [
         captions(ODD_ROW, *ROWS[1:], encoding="utf-8-sig", line_feed="\r\n"),
         captions_are_cleaned,
     ),
-    (
-        "captions: skipped where told to",
-        [STEP_1, STEP_2, "--conf", "{conf}", "clotho_dataset.on_bad_data=skip"],
-        captions(*ROWS, "absent.wav,a,b,c,d,e"),
-        bad_caption_is_left_out,
-    ),
+    ("captions: skipped where told to", [STEP_1, STEP_2, *SKIP], captions(*ROWS, ABSENT), bad_caption_is_left_out),
     (
         "audio: clips that no log-mel can be made of are skipped where told to",
-        [STEP_2, STEP_4, "--conf", "{conf}", "clotho_dataset.on_bad_data=skip"],
+        [STEP_2, STEP_4, *SKIP],
         many_bad_clips,
         bad_clips_are_left_out,
     ),
     (
         "audio: sample rates that differ, a sound in two splits, an accent, one split for two roles",
-        [STEP_1, STEP_2, "--conf", "{conf}", "data_conf.eval_data=validation"],
+        [STEP_1, STEP_2, *OF_CONF, "data_conf.eval_data=validation"],
         mixed_data,
         mixed_data_is_reported,
     ),
@@ -1215,7 +1108,7 @@ HANDLED = [
     ),
     (
         "audio: resampled",
-        [STEP_1, STEP_2, STEP_4, "--conf", "{conf}", "audio_logmel.sample_rate=8000", "audio_logmel.fmax=4000"],
+        [STEP_1, STEP_2, STEP_4, *OF_CONF, "audio_logmel.sample_rate=8000", "audio_logmel.fmax=4000"],
         mixed_data,
         clips_are_resampled,
     ),
@@ -1226,16 +1119,11 @@ HANDLED = [
         conf("audio_logmel: {backend: librosa}"),
         lambda folder, printed: printed.count(" clips, as they are in ") == 3,
     ),
-    (
-        "log-mels: float64",
-        [TRAIN],
-        log_mels(np.zeros((99, 64))),
-        lambda folder, printed: "best epoch by val_obj" in printed,
-    ),
+    ("log-mels: float64", [TRAIN], log_mels(np.zeros((9, 64))), lambda _, printed: "best epoch by val_obj" in printed),
     (
         "trial: garbled metrics.jsonl",
         [TRAIN, *RESUME],
-        lambda folder: folder.metrics.write_text("{{"),
+        written("metrics", "{{"),
         lambda folder, printed: [epoch["epoch"] for epoch in map(json.loads, folder.metrics.open())] == [0, 1, 2],
     ),
     (
@@ -1249,10 +1137,9 @@ HANDLED = [
 
 @pytest.mark.parametrize(("command", "spoil", "check"), [case[1:] for case in HANDLED], ids=[c[0] for c in HANDLED])
 def test_bad_input_is_handled(folder, capfd, command, spoil, check):
-    names = folder.names()
     spoil(folder)
     folder.sign()
-    status, printed, complained = play(folder, capfd, command, names)
+    status, printed, complained = play(folder, capfd, command)
     assert status == 0 and "Traceback" not in complained, complained
     assert check(folder, printed) is not False
 
@@ -1264,7 +1151,7 @@ def test_a_child_process_refuses_a_malicious_checkpoint(folder):
     malicious("best", torch.save)(folder)
     folder.sign()
     message = call(SCORE, "--trial", folder.trial, status=2, apart=True)
-    check_lines(message, ["{best}: not a loadable checkpoint"], folder.names())
+    check_lines(message, ["{best}: not a loadable checkpoint"], folder)
     assert not (folder.root / "owned").exists()
 
 

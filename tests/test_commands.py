@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
@@ -25,16 +25,32 @@ import yaml
 from models.core import CRNNWordModel
 from models.mobilenet import MobileNetV3
 from tests.common.test_workers import NO_THREADS
-from tests.helpers import ROOT, SEARCH, STAGES, call, closed_pipe, equal, only_trial, run_pipeline, tiny_conf
+from tests.helpers import (
+    ROOT,
+    SEARCH,
+    STAGES,
+    STEP_5,
+    call,
+    closed_pipe,
+    equal,
+    only_trial,
+    read_until,
+    record_step,
+    run_pipeline,
+    started,
+    tiny_conf,
+)
 from utils.common.digests import KEPT
 from utils.common.folders import WRITTEN
+from utils.common.steps import LOG_MELS
+from utils.conf.load import load_conf
 from utils.negative_utils import STATISTICS
-from utils.trial.checkpoint import checkpoint_bytes, load_checkpoint
-from utils.trial.record import TrialRecord
+from utils.trial.checkpoint import load_checkpoint
 
 # Four training clips, for tests that need no more
 FEW = ("data_conf.train_data=validation", "data_conf.val_data=evaluation")
 ENDLESS = ("param_conf.num_epoch=1000", "TrialPlateauStopper.std=0")
+SPLITS = ("development", "validation", "evaluation")
 
 
 @pytest.fixture(scope="module")
@@ -69,21 +85,6 @@ def test_a_batch_larger_than_memory_is_refused_before_a_trial_is_created(pipelin
     assert not list(tmp_path.iterdir())
 
 
-def test_training_reports_in_one_line_that_memory_ran_out(pipeline, tmp_path):
-    code = """
-import resource, runpy, sys, torch, torch._dynamo, main
-used = next(1024 * int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize"))
-resource.setrlimit(resource.RLIMIT_AS, (used + 5 * 10**7, resource.RLIM_INFINITY))
-sys.argv[:] = ["main.py", *sys.argv[1:]]
-runpy.run_path("main.py", run_name="__main__")
-"""
-    command = [sys.executable, "-c", code, "--conf", str(pipeline[1]), f"trial_base={tmp_path}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2, done.stderr
-    assert re.fullmatch(r"error: there is not enough memory \(.*\n", done.stderr.splitlines(keepends=True)[-1])
-    assert "Traceback" not in done.stderr
-
-
 def test_contents_of_the_data_set_directory(pipeline):
     data = pipeline[0] / "data"
     assert not (data / "bad_data.csv").exists() and not list(data.rglob("*.tmp"))
@@ -92,7 +93,7 @@ def test_contents_of_the_data_set_directory(pipeline):
     with np.load(data / "word2vec_embeds.npz", allow_pickle=False) as arrays:
         assert arrays["words"].tolist() == ["<pad>", *vocabulary]
         assert arrays["vectors"].shape == (len(vocabulary) + 1, 300)
-    for split, clips in (("development", 8), ("validation", 4), ("evaluation", 4)):
+    for split, clips in zip(SPLITS, (8, 4, 4), strict=True):
         with h5py.File(data / f"{split}_audio_logmels.hdf5") as store:
             assert set(store) == set(info[split]["clips"]) and len(store) == clips
             for fid, clip in info[split]["clips"].items():
@@ -103,8 +104,7 @@ def test_contents_of_the_data_set_directory(pipeline):
 def test_contents_of_the_trial_directory(pipeline):
     trial = only_trial(pipeline[0])
     names = {"conf.yaml", "metrics.jsonl", "train.log", "checkpoint_best.pt", "checkpoint_last.pt"}
-    splits, kinds = ("development", "validation", "evaluation"), ("xmodal", "word")
-    scores = {f"{split}_{kind}_scores.hdf5" for split in splits for kind in kinds}
+    scores = {f"{split}_{kind}_scores.hdf5" for split in SPLITS for kind in ("xmodal", "word")}
     others = {"retrieval_metrics.json", "provenance.json", "report", ".lock"}
     assert {path.name for path in trial.iterdir()} - {KEPT} == names | scores | others
     epochs = metrics_of(trial)
@@ -128,7 +128,7 @@ def test_contents_of_scores_and_metrics(pipeline):
     metrics = json.loads((trial / "retrieval_metrics.json").read_text())
     ranked = {"mAP", "mAP10", "mAP16", "R1", "R5", "R10", "HR1", "HR5", "HR10"}
     keys = ranked | {"MedR", "queries", "tied_queries"}
-    for split in ("development", "validation", "evaluation"):
+    for split in SPLITS:
         assert metrics[split]["text_to_audio"].keys() == metrics[split]["audio_to_text"].keys() == keys
     assert metrics["evaluation"]["text_to_audio"]["queries"] == 20
     rows = pipeline[2]["postprocessing/2_xmodal_retrieval.py"].splitlines()
@@ -193,15 +193,10 @@ def test_report_and_comparison(pipeline, tmp_path):
     out = tmp_path / "comparison"
     compared = call("postprocessing/3_report.py", "--compare", trial, other, "--out", out)
     assert f"-> {out / 'comparison.html'}" in compared
-    assert {path.name for path in out.iterdir()} == {
-        *("comparison.html", "comparison.md", "comparison.csv", "figures"),
-        WRITTEN,
-    }
-    assert [line.split(",")[0] for line in (out / "comparison.csv").read_text().splitlines()[1::3]] == [
-        "semi-hard-NS",
-        "hard-NS",
-        "chance",
-    ]
+    names = {"comparison.html", "comparison.md", "comparison.csv", "figures", WRITTEN}
+    assert {path.name for path in out.iterdir()} == names
+    rows = (out / "comparison.csv").read_text().splitlines()[1::3]
+    assert [row.split(",")[0] for row in rows] == ["semi-hard-NS", "hard-NS", "chance"]
     same = "| hard-NS |" + " +0.000 [+0.000, +0.000] ≈ not told apart |" * 3  # by the same scores
     assert same in (out / "comparison.md").read_text()
     assert call("postprocessing/3_report.py", "--compare", trial, "--out", tmp_path / "one")  # one group, one seed
@@ -259,39 +254,16 @@ OPTIONS = [
 
 
 @pytest.mark.parametrize("settings", OPTIONS, ids=lambda settings: settings[0].partition("=")[0])
-def test_resuming_with_options_equals_an_uninterrupted_trial(pipeline, tmp_path, monkeypatch, settings):
-    """Interrupt a trial after the second of its three epochs."""
+def test_resuming_with_options_equals_an_uninterrupted_trial(pipeline, tmp_path, settings):
     command = ("main.py", "--conf", pipeline[1], *FEW, "criteria.TripletLoss.sampling=random-NS", *settings)
-    for name in ("whole", "broken"):
-        with monkeypatch.context() as patch:
-            if name == "broken":
-                patch.setattr(TrialRecord, "add", stopping_after(2, TrialRecord.add))
-            stopped = {"status": 130} if name == "broken" else {}
-            call(*command, "param_conf.num_epoch=3", f"trial_base={tmp_path / name / 'output'}", **stopped)
+    for name, epochs in (("whole", 3), ("broken", 2)):
+        call(*command, f"param_conf.num_epoch={epochs}", f"trial_base={tmp_path / name / 'output'}")
     whole, broken = (only_trial(tmp_path / name) for name in ("whole", "broken"))
-    assert len(metrics_of(broken)) == 3
-    call("main.py", "--resume", broken)
+    call("main.py", "--resume", broken, "param_conf.num_epoch=3")
     assert (whole / "metrics.jsonl").read_bytes() == (broken / "metrics.jsonl").read_bytes()
     for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
         contents = [torch.load(trial / name, weights_only=True) for trial in (whole, broken)]
         assert equal(*(content | {"trial": None, "conf": None} for content in contents))
-
-
-def stopping_after(epoch, add):
-    """TrialRecord.add, followed by ctrl-C once an epoch is recorded."""
-
-    def stop(record, results, *rest):
-        add(record, results, *rest)
-        if results["epoch"] == epoch:
-            raise KeyboardInterrupt
-
-    return stop
-
-
-def test_resume_uses_the_saved_settings(unbroken, pipeline):
-    message = call("main.py", "--resume", unbroken[1], "AdamOptimizer.lr=0.1", status=2)
-    assert "AdamOptimizer.lr is 0.1" in message and len(message.splitlines()) == 1
-    assert "leave out --conf" in call("main.py", "--resume", unbroken[1], "--conf", pipeline[1], status=2)
 
 
 def test_resume_restarts_a_trial_killed_before_its_first_checkpoint(unbroken, tmp_path):
@@ -308,8 +280,7 @@ def test_a_trial_records_its_data_and_versions(pipeline):
     made = json.loads((only_trial(pipeline[0]) / "provenance.json").read_text())
     assert list(made) == ["main.py", "postprocessing/1_xmodal_scores.py", "postprocessing/2_xmodal_retrieval.py"]
     training = made["main.py"]
-    splits = ("development", "validation")
-    names = [f"{split}_{kind}" for split in splits for kind in ("text.csv", "audio_logmels.hdf5")]
+    names = [f"{split}_{kind}" for split in SPLITS[:2] for kind in ("text.csv", "audio_logmels.hdf5")]
     digests = {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for name in (*names, "word2vec_embeds.npz")}
     assert training["data"] == digests
     (first,) = training["runs"]
@@ -331,9 +302,6 @@ def test_resume_refuses_data_that_changed_since_the_trial_began(copy_of_data, pi
 
 
 # --- features of a pretrained network --------------------------------------------------------------------
-
-STEP_5 = "preprocessing/5_audio_features.py"
-SPLITS = ("development", "validation", "evaluation")
 
 
 @pytest.fixture
@@ -393,20 +361,6 @@ def test_features_of_ones_own_are_written_as_documented_and_then_checked_and_rec
 # --- several processes -----------------------------------------------------------------------------------
 
 
-@contextmanager
-def started(*command, stderr=subprocess.STDOUT):
-    """Run a command beside the test, in its own process group, which is killed at the end."""
-    streams = {"stdout": subprocess.PIPE, "stderr": stderr, "text": True}
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT, start_new_session=True, **streams)
-    try:
-        yield process
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
-
-
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
 
 
@@ -428,9 +382,9 @@ def test_a_trial_resumes_with_more_processes_and_after_one_is_killed_with_one(un
     before = metrics_of(trial)
     settings = ("data_conf.cache=disk", "param_conf.num_epoch=1000")
     with started(*TORCHRUN, "2", "main.py", "--resume", trial, *settings) as process:
-        wait_until(lambda: (trial / "metrics.jsonl").read_text().count("\n") > 3)
+        printed = read_until(process, "epoch   3")
         os.kill(child_with(process.pid, "RANK=1"), signal.SIGKILL)
-        printed, _ = process.communicate(timeout=60)
+        printed += process.communicate(timeout=60)[0]
     (line,) = errors(printed)
     assert process.returncode != 0 and "one of this run's processes was killed" in line and "--resume" in line
     assert printed.count("2 processes on the CPU") == printed.count("epoch   2") == 1
@@ -452,18 +406,11 @@ def test_an_error_in_some_or_all_processes_is_one_line(copy_of_data):
     assert len(errors(message)) == 1 and "unknown key" in message
     with h5py.File(data / "development_audio_logmels.hdf5", "a") as store:
         store[sorted(store)[0]][0, 0] = np.nan
-    sign_log_mels(data)
+    record_step(load_conf(conf), LOG_MELS)
     message = failing("--conf", conf, "data_conf.cache=disk")  # one of them reads it first
     assert len(errors(message)) == 1 and "are not finite" in message
     assert re.findall(r"exitcode +: (\S+)", message) == ["2", "2"]
     assert message.count("Traceback") == 1  # torchrun's own
-
-
-def wait_until(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def child_with(parent, variable):
@@ -491,28 +438,6 @@ def test_divergence_names_the_clips_and_the_last_checkpoint(pipeline, tmp_path):
     assert fids and {fid.rstrip(";") for fid in fids} <= info["validation"]["clips"].keys()
     assert "checkpoint_last.pt holds epoch 0" in line
     assert load_checkpoint(only_trial(tmp_path) / "checkpoint_last.pt")["epoch"] == 0
-
-
-def test_log_mels_of_other_settings_are_refused(pipeline):
-    message = call("main.py", "--conf", pipeline[1], "audio_logmel.hop=0.01", status=2)
-    assert "made with audio_logmel.hop 0.02, but it is now 0.01" in message
-
-
-def test_scores_of_an_older_checkpoint_are_refused(pipeline, tmp_path):
-    trial = tmp_path / "trial"
-    shutil.copytree(only_trial(pipeline[0]), trial)
-    checkpoint = load_checkpoint(trial / "checkpoint_best.pt")
-    (trial / "checkpoint_best.pt").write_bytes(checkpoint_bytes(checkpoint | {"epoch": 7}))
-    message = call("postprocessing/2_xmodal_retrieval.py", "--trial", trial, status=2)
-    assert "checkpoint_best.pt: has changed since postprocessing/1_xmodal_scores.py read it; run that again" in message
-
-
-def sign_log_mels(data):
-    """Record changed log-mels as step 4's output."""
-    made = json.loads((data / "provenance.json").read_text())
-    outputs = made["preprocessing/4_audio_logmel.py"]["outputs"]
-    outputs |= {name: hashlib.sha256((data / name).read_bytes()).hexdigest() for name in outputs}
-    (data / "provenance.json").write_text(json.dumps(made))
 
 
 @pytest.fixture
@@ -552,23 +477,6 @@ def test_commands_run_as_modules_and_print_help(pipeline):
 
 
 @pytest.mark.parametrize(
-    ("script", "absent", "maker"),
-    [
-        ("preprocessing/2_clotho_dataset.py", "validation_clean_captions.csv", "1_text_cleaning"),
-        ("preprocessing/3_word2vec_embeddings.py", "vocab_info.json", "2_clotho_dataset"),
-        ("preprocessing/4_audio_logmel.py", "audio_info.json", "2_clotho_dataset"),
-        ("main.py", "word2vec_embeds.npz", "3_word2vec_embeddings"),
-        ("main.py", "validation_audio_logmels.hdf5", "4_audio_logmel"),
-    ],
-)
-def test_the_error_for_a_missing_file_names_the_step_that_makes_it(copy_of_data, script, absent, maker):
-    data, conf = copy_of_data
-    (data / absent).unlink()
-    message = call(script, "--conf", conf, status=2)
-    assert absent in message and f"preprocessing/{maker}.py makes it" in message and len(message.splitlines()) == 1
-
-
-@pytest.mark.parametrize(
     "command",
     [
         *([stage] for stage in STAGES[1:]),
@@ -584,13 +492,6 @@ def test_every_command_says_what_to_put_into_a_missing_data_set(pipeline, tmp_pa
         advice = "put the data set's {split}/ and clotho_captions_{split}.csv there, or set data_conf.dataset to where"
         assert message.startswith(f"error: {folder}: {what}; {advice}") and len(message.splitlines()) == 1
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("script", STAGES[5:])
-def test_a_misspelt_setting_is_refused_in_one_line(pipeline, script):
-    message = call(script, "--conf", pipeline[1], "param_conf.batchsize=3", status=2)
-    what = "'param_conf.batchsize=3': param_conf.batchsize: unknown key; did you mean param_conf.batch_size?"
-    assert message.strip() == f"error: {what}"
 
 
 def test_tensorboard_events_equal_the_metrics_and_no_epoch_appears_twice(pipeline, tmp_path):
@@ -635,9 +536,9 @@ def end(process, number):
 def test_interrupted_training_says_how_to_resume(pipeline, tmp_path):
     settings = (f"trial_base={tmp_path}", *ENDLESS, *FEW)
     with started("main.py", "--conf", pipeline[1], *settings) as process:
-        trial = first_checkpoint(tmp_path / "demo", process)
-        wait_until((trial / "metrics.jsonl").exists)
+        read_until(process, "epoch   1")
         last = end(process, signal.SIGINT).splitlines()[-1]
+    (trial,) = (tmp_path / "demo").iterdir()
     assert process.returncode == 130 and last == f"stopped; to resume: python main.py --resume {trial}"
     done = len(metrics_of(trial))
     call(*last.partition("python ")[2].split(), f"param_conf.num_epoch={done}")
@@ -647,8 +548,7 @@ def test_interrupted_training_says_how_to_resume(pipeline, tmp_path):
 def test_training_ends_quietly_on_a_closed_pipe(pipeline, tmp_path):
     settings = (f"trial_base={tmp_path / 'output'}", *ENDLESS, *FEW)
     with started("main.py", "--conf", pipeline[1], *settings, stderr=subprocess.PIPE) as process:
-        while not process.stdout.readline().startswith("epoch   1"):
-            assert process.poll() is None
+        read_until(process, "epoch   1")
         process.stdout.close()
         assert (process.wait(timeout=60), process.stderr.read()) == (141, "")
         process.stderr.close()
@@ -681,14 +581,6 @@ def test_names_and_captions_beyond_ascii_print_in_any_locale(pipeline, tmp_path,
     assert b"-> " in done.stdout and b"Error" not in done.stderr
 
 
-def first_checkpoint(series, process):
-    """Wait until a trial of the series has a checkpoint. Returns its directory."""
-    while not (found := list(series.glob("*/checkpoint_last.pt"))):
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.02)
-    return found[0].parent
-
-
 def kill_writer(trial):
     """Kill the process that trains the trial."""
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
@@ -703,16 +595,6 @@ def trials_of(sweep):
     return {(sweep / point["trial"]).resolve(): point["finished"] for point in points}
 
 
-def assert_same_results(trial, other):
-    ours, theirs = ({path.name for path in place.iterdir()} - {"report", KEPT} for place in (trial, other))
-    assert ours == theirs
-    assert metrics_of(trial) == metrics_of(other)
-    for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
-        assert equal(weights(trial, name), weights(other, name))
-    for name in ("retrieval_metrics.json", "evaluation_xmodal_scores.hdf5"):
-        assert (trial / name).read_bytes() == (other / name).read_bytes()
-
-
 def test_a_killed_sweep_resumes_and_its_trials_equal_single_runs(pipeline, tmp_path):
     """Two trials, one at a time. Both equal the finished run, since their setting has no effect so early."""
     pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements-sweep.txt")
@@ -720,21 +602,20 @@ def test_a_killed_sweep_resumes_and_its_trials_equal_single_runs(pipeline, tmp_p
     ray = (f"ray_conf.trial_resources.cpu={threads}", f"ray_conf.init_args.num_cpus={threads}")
     grid = "sweep_conf={TrialPlateauStopper.num_results: [10, 11]}"
     with started("main.py", "--sweep", "--conf", pipeline[1], f"trial_base={tmp_path}", grid, *ray) as process:
-        died = first_checkpoint(series, process)
+        while not (checkpoints := list(series.glob("*/checkpoint_last.pt"))):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.02)
+        died = checkpoints[0].parent
         kill_writer(died)
-        lines = []
-        while not lines or "(1 of 2)" not in lines[-1]:
-            lines.append(process.stdout.readline())
-            assert lines[-1], lines
+        printed = read_until(process, "(1 of 2)")
         end(process, signal.SIGKILL)
-    assert sum("; resumes from its checkpoint" in line for line in lines) == 1
+    assert printed.count("; resumes from its checkpoint") == 1
     (sweep,) = series.glob("*_sweep")
     (finished,) = (trial for trial, is_finished in trials_of(sweep).items() if is_finished)
     before = {path: path.stat().st_mtime_ns for path in finished.iterdir() if path.name != KEPT}
 
     with started("main.py", "--sweep", "--resume", sweep) as process:
-        assert "2 trials, 1 of them finished" in process.stdout.readline()
-        assert "started" in process.stdout.readline()
+        assert "2 trials, 1 of them finished" in read_until(process, "started")  # Ray may warn between these lines
         printed = end(process, signal.SIGINT)
     assert "Traceback" not in printed
     if process.returncode:  # else the trial was done before the signal came
@@ -747,5 +628,12 @@ def test_a_killed_sweep_resumes_and_its_trials_equal_single_runs(pipeline, tmp_p
     assert len(trials_of(sweep)) == 2 and all(trials_of(sweep).values()) and died in trials_of(sweep)
     confs = [yaml.safe_load((trial / "conf.yaml").read_text()) for trial in trials_of(sweep)]
     assert {conf["TrialPlateauStopper"]["num_results"] for conf in confs} == {10, 11}
+    single = only_trial(pipeline[0])
     for trial in trials_of(sweep):
-        assert_same_results(trial, only_trial(pipeline[0]))
+        names, others = ({path.name for path in place.iterdir()} - {"report", KEPT} for place in (trial, single))
+        assert names == others
+        assert metrics_of(trial) == metrics_of(single)
+        for name in ("checkpoint_best.pt", "checkpoint_last.pt"):
+            assert equal(weights(trial, name), weights(single, name))
+        for name in ("retrieval_metrics.json", "evaluation_xmodal_scores.hdf5"):
+            assert (trial / name).read_bytes() == (single / name).read_bytes()

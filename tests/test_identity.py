@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import h5py
 import numpy as np
@@ -13,22 +11,22 @@ import torch
 import yaml
 
 from tests.helpers import (
-    POSTPROCESSING,
-    PREPROCESSING,
     ROOT,
+    SEARCH,
     STAGES,
     call,
     call_both,
     only_trial,
+    read_until,
     run_pipeline,
+    started,
     tiny_conf,
 )
 from utils.conf.load import load_conf
 from utils.trial.dataset_provenance import sources
 
-STEPS = [f"preprocessing/{name}.py" for name in PREPROCESSING[1:]]
-SCORE, MEASURE, REPORT = (f"postprocessing/{name}.py" for name in POSTPROCESSING)
-SEARCH, EXPLORE = "postprocessing/4_search.py", "postprocessing/5_explore.py"
+STEPS, (SCORE, MEASURE, REPORT) = STAGES[1:5], STAGES[6:]
+EXPLORE = "postprocessing/5_explore.py"
 RANDOM = "criteria.TripletLoss.sampling=random-NS"
 
 
@@ -101,14 +99,6 @@ def test_a_warning_says_how_the_newest_trial_differs_from_an_edited_file(folder)
     assert f"{only_trial(folder)} was run with AdamOptimizer.lr 0.001, not 0.5 as {conf} has" in message
 
 
-def test_an_edited_configuration_of_a_trial_is_refused(folder):
-    conf = only_trial(folder) / "conf.yaml"
-    conf.write_text(conf.read_text().replace("seed: 0", "seed: 77"))
-    for script in (SCORE, MEASURE, REPORT):
-        message = refused(script, "--trial", conf.parent)
-        assert "seed is 77 but the trial was run with 0" in message
-
-
 # --- which data set, in a comparison ---------------------------------------------------------------------
 
 
@@ -147,17 +137,17 @@ def correct_a_sound(data):
 def test_scores_of_data_that_were_corrected_are_refused(folder, correct):
     conf, trial = folder / "conf.yaml", only_trial(folder)
     path = correct(folder / "data")
-    commands = [("main.py", "--conf", conf), *((script, "--trial", trial) for script in (SCORE, MEASURE, REPORT))]
-    for command in [*commands, (SEARCH, "rain", "--trial", trial)]:
+    readers = [(MEASURE, "--trial", trial), (REPORT, "--trial", trial), (SEARCH, "rain", "--trial", trial)]
+    for command in (("main.py", "--conf", conf), (SCORE, "--trial", trial), *readers):
         message = refused(*command)
         assert f"{path}: has changed since preprocessing/" in message and "run that again" in message
     for step in STEPS:
         call(step, "--conf", conf)
-    for command in ((MEASURE, "--trial", trial), (REPORT, "--trial", trial), (SEARCH, "rain", "--trial", trial)):
+    for command in readers:
         message = refused(*command)
         assert f"has changed since {SCORE} read it for {trial}; run that again" in message
     call(SCORE, "--trial", trial)
-    for command in ((MEASURE, "--trial", trial), (REPORT, "--trial", trial), (SEARCH, "rain", "--trial", trial)):
+    for command in readers:
         call(*command)
 
 
@@ -255,19 +245,6 @@ def test_a_checkpoint_of_another_trial_is_refused(folder):
         assert f"checkpoint_{name}.pt: of another trial; put this trial's own back" in message
 
 
-def test_a_trial_is_not_resumed_to_fewer_epochs_than_it_has(folder):
-    trial = only_trial(folder)
-    message = refused("main.py", "--resume", trial, "param_conf.num_epoch=0")
-    assert "param_conf.num_epoch is 0, but 1 are trained" in message
-    assert yaml.safe_load((trial / "conf.yaml").read_text())["param_conf"]["num_epoch"] == 1
-
-
-def test_a_missing_list_of_sounds_is_refused(folder):
-    (folder / "data" / "audio_info.json").unlink()
-    for command in (("main.py", "--conf", folder / "conf.yaml"), (SCORE, "--trial", only_trial(folder))):
-        assert "audio_info.json: no such file; preprocessing/2_clotho_dataset.py makes it" in refused(*command)
-
-
 # --- which files a report may replace --------------------------------------------------------------------
 
 
@@ -290,17 +267,9 @@ def test_a_report_replaces_only_an_earlier_report(folder):
 
 def test_a_second_process_cannot_train_the_same_trial(folder):
     trial = only_trial(folder)
-    command = [sys.executable, "main.py", "--resume", trial, "param_conf.num_epoch=500"]
-    first = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    try:
-        while "40 pairs" not in (line := first.stdout.readline()):
-            assert line
-        message = call("main.py", "--resume", trial, "param_conf.num_epoch=3", status=2)
-        assert "another process is training it" in message and len(message.splitlines()) == 1
-    finally:
-        first.kill()
-        first.wait()
-        first.stdout.close()
+    with started("main.py", "--resume", trial, "param_conf.num_epoch=500") as first:
+        read_until(first, "40 pairs")
+        assert "another process is training it" in refused("main.py", "--resume", trial, "param_conf.num_epoch=3")
     epochs = len((trial / "metrics.jsonl").read_text().splitlines())
     call("main.py", "--resume", trial, f"param_conf.num_epoch={epochs}")
 
