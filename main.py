@@ -1,4 +1,4 @@
-"""Train a model on the configured data; a trial directory keeps its checkpoints and metrics."""
+"""Train a model on the configured data. Writes checkpoints and metrics into a trial directory."""
 
 import argparse
 
@@ -10,7 +10,7 @@ from utils.conf.command import command_parser, conf_unless, parse_command, path_
 def read_command() -> tuple[argparse.Namespace, "Conf | None"]:
     """The arguments, and the configuration of a new trial or sweep."""
     parser = command_parser(__doc__)
-    parser.add_argument("--resume", type=path_argument, metavar="DIR", help="resume a trial, or with --sweep a sweep")
+    parser.add_argument("--resume", type=path_argument, metavar="DIR", help="trial to resume, or with --sweep a sweep")
     grid = "train, score and compare a trial at every point of the grid in sweep_conf"
     parser.add_argument("--sweep", action="store_true", help=grid)
     args = parse_command(parser)

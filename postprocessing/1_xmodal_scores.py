@@ -1,8 +1,8 @@
-"""Score every clip of each split with every word of the vocabulary and with every caption, each at its own length.
+"""Score every clip of each split with every word of the vocabulary and with every caption, without padding.
 
-Writes two files into the trial directory. The later scripts read {split}_word_scores.hdf5. For your own analysis,
-{split}_xmodal_scores.hdf5 holds the scores of clips x captions, if it takes at most 2 GB; the setting xmodal_scores
-writes it always or never."""
+Writes two files into the trial directory: {split}_word_scores.hdf5, which the later scripts read, and for your own
+analysis {split}_xmodal_scores.hdf5, the scores of clips x captions. By default, the second is written only if it takes
+at most 2 GB; the setting xmodal_scores changes this."""
 
 import sys
 from pathlib import Path

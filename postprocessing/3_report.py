@@ -14,7 +14,7 @@ from utils.conf.command import conf_unless, is_given, parse_command, path_argume
 
 def read_command() -> argparse.Namespace:
     parser = trial_parser(__doc__)
-    where = "with --compare: the comparison's folder (default: comparison/ beside the first trial)"
+    where = "with --compare: the comparison's folder (default: comparison/, beside the first trial)"
     unfinished = "with --compare: include unfinished trials and mark them"
     parser.add_argument("--compare", type=path_argument, nargs="+", metavar="TRIAL_DIR", help="compare these trials")
     parser.add_argument("--out", type=path_argument, metavar="DIR", help=where)

@@ -1,8 +1,8 @@
-"""Find a split's clips by a text, or its captions by a sound; or a folder's sounds by a text, or by those of a file.
+"""Search clips by a text or captions by a sound in a split, or sounds by texts in a folder.
 
 Put QUERY in quotes. An argument that starts with a section of the configuration, such as data_conf.dataset=DIR, is a
-setting. Reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes; a folder needs no scores, and with --model
-neither a trial nor a data set."""
+setting. A search in a split reads {split}_word_scores.hdf5, which 1_xmodal_scores.py writes. A search in a folder needs
+no scores; with --model, it needs neither a trial nor a data set."""
 
 import argparse
 import json
@@ -39,13 +39,13 @@ def search_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
     what = "(QUERY [--clips DIR] | --audio FILE | --queries FILE --clips DIR --csv OUT)"
     parser.usage = f"%(prog)s {what} [options] [section.key=value ...]"
-    parser.add_argument("--audio", type=path_argument, metavar="FILE", help="sound (file) to find captions for")
+    parser.add_argument("--audio", type=path_argument, metavar="FILE", help="sound file to find captions for")
     parser.add_argument("--queries", type=path_argument, metavar="FILE", help="CSV file of captions to rank sounds for")
     parser.add_argument("--clips", type=path_argument, metavar="DIR", help="search in this folder of sounds")
     parser.add_argument("--csv", type=path_argument, metavar="OUT", help="with --queries: CSV file for the ranking")
-    exported = "with --clips: use a model of 6_export.py, instead of a trial"
+    exported = "with --clips: use a model that 6_export.py wrote, instead of a trial"
     parser.add_argument("--model", type=path_argument, metavar="FILE", help=exported)
-    kept = "with --clips: folder that keeps the encoded sounds (default: beside DIR; of a trial with --csv, beside OUT)"
+    kept = "with --clips: folder for the encoded sounds (default: beside DIR; for a trial with --csv: beside OUT)"
     parser.add_argument("--cache", type=path_argument, metavar="DIR", help=kept)
     parser.add_argument("--top", type=int, metavar="K", help="number of results (default: 5; with --queries 10)")
     parser.add_argument("--split", metavar="NAME", help="split to search (default: data_conf.eval_data)")

@@ -1,4 +1,4 @@
-"""Write a live page that searches sounds as you type, and plays them: those of a split, or of a folder.
+"""Write a live page that searches the sounds of a split or of a folder as you type, and plays them.
 
 The page opens from disk: TRIAL/explore/index.html. Reads the split's sounds and log-mels, and
 {split}_word_scores.hdf5, which 1_xmodal_scores.py writes. With --model and --folder it needs no trial and no data set.
@@ -38,9 +38,9 @@ def read_command() -> argparse.Namespace:
 def explore_parser() -> argparse.ArgumentParser:
     parser = trial_parser(__doc__)
     parser.add_argument("--split", metavar="NAME", help="split to explore (default: data_conf.eval_data)")
-    what = "copy the clips as Ogg Vorbis, or link to the original files (default: %(default)s); or as --folder DIR"
+    what = "copy the clips as Ogg Vorbis, or link to the original files (default: %(default)s); DIR: as --folder DIR"
     parser.add_argument("--clips", metavar="copy|link|DIR", default="copy", help=what)
-    exported = "with --folder: use a model of 6_export.py, instead of a trial"
+    exported = "with --folder: use a model that 6_export.py wrote, instead of a trial"
     parser.add_argument("--model", type=path_argument, metavar="FILE", help=exported)
     of_folder = "with --model: explore the sounds of this folder"
     parser.add_argument("--folder", type=path_argument, metavar="DIR", help=of_folder)

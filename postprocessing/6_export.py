@@ -1,7 +1,7 @@
 """Write a trial's best model into one file, MODEL.safetensors, that needs neither the trial nor its data set.
 
-A model card, MODEL.md, is written beside it: data, settings, metrics. 4_search.py --model and 5_explore.py --model
-use the model, and so does Python: utils/search/retrieval_model.py."""
+Writes a model card, MODEL.md, beside it: data, settings, metrics. Use the model with 4_search.py --model,
+5_explore.py --model, or from Python (utils/search/retrieval_model.py)."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ from utils.conf.command import conf_unless, parse_command, trial_parser
 
 def read_command() -> argparse.Namespace:
     parser = trial_parser(__doc__, {"model": "file to write, *.safetensors"})
-    what = "export N words that no caption contains, too, as word2vec_embeddings.extra_words=N"
+    what = "also export N words that no caption contains; same as word2vec_embeddings.extra_words=N"
     parser.add_argument("--extra-words", type=int, metavar="N", help=what)
     args = parse_command(parser)
     if args.extra_words is not None:

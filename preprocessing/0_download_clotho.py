@@ -1,6 +1,6 @@
 """Step 0: download Clotho v2.1 (7 GB) and unpack it (11 GB). Writes {split}/*.wav and clotho_captions_{split}.csv.
 
-Continues where an interrupted download stopped. Leaves a split that is complete as it is.
+Resumes an interrupted download. Skips splits that are complete.
 """
 
 import argparse
@@ -15,8 +15,8 @@ from utils.conf.command import command_parser, conf_of, parse_command
 
 def read_command() -> tuple[argparse.Namespace, "Conf"]:
     parser = command_parser(__doc__)
-    parser.add_argument("--captions", action="store_true", help="download the captions alone")
-    parser.add_argument("--keep-archives", action="store_true", help="keep the .7z archives once they are unpacked")
+    parser.add_argument("--captions", action="store_true", help="download only the captions")
+    parser.add_argument("--keep-archives", action="store_true", help="keep the .7z archives after unpacking them")
     args = parse_command(parser)
     return args, conf_of(args)
 

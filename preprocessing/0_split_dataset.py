@@ -16,12 +16,12 @@ from utils.conf.command import command_parser, conf_of, parse_command
 def read_command() -> tuple[argparse.Namespace, "Conf"]:
     from utils.dataset.captions import FORMS  # here, as imports follow the command line
 
-    parser = command_parser(__doc__, {"captions": f"CSV file of {FORMS}", "sounds": "folder of the sounds it names"})
-    parts = "parts of the clips for data_conf.train_data, val_data and eval_data (default: 0.8 0.1 0.1)"
+    parser = command_parser(__doc__, {"captions": f"CSV file of {FORMS}", "sounds": "folder with its sounds"})
+    parts = "shares of the clips for data_conf.train_data, val_data and eval_data (default: 0.8 0.1 0.1)"
     parser.add_argument(
         "--fractions", type=float, nargs=3, default=(0.8, 0.1, 0.1), metavar=("TRAIN", "VAL", "EVAL"), help=parts
     )
-    parser.add_argument("--seed", type=int, default=0, help="another seed divides otherwise (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random division (default: 0)")
     args = parse_command(parser)
     conf = conf_of(args)
     if not (min(args.fractions) > 0 and abs(sum(args.fractions) - 1) < 1e-6):

@@ -1,4 +1,4 @@
-"""Step 3 for CRNNWordModel.text_enc.level=sentence: a vector for every distinct caption, by sentence-transformers.
+"""Step 3 for CRNNWordModel.text_enc.level=sentence: encode each distinct caption with sentence-transformers.
 
 Reads {split}_text.csv, writes sentence_embeds.npz. Needs requirements-pretrained.txt."""
 

@@ -1,6 +1,6 @@
-"""Step 3: a vector for every word. Reads vocab_info.json and word vectors, writes word2vec_embeds.npz.
+"""Step 3: get a vector for each word. Reads vocab_info.json and word vectors, writes word2vec_embeds.npz.
 
-If word2vec_embeddings.extra_words is set, word2vec_extra.npz gets words that no caption has, for search."""
+With word2vec_embeddings.extra_words, also writes word2vec_extra.npz: words that no caption contains, for search."""
 
 import sys
 from collections.abc import Iterable

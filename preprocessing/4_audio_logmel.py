@@ -1,6 +1,6 @@
-"""Step 4: log-mel energies. Reads audio_info.json and the clips, writes {split}_audio_logmels.hdf5.
+"""Step 4: compute log-mel energies. Reads audio_info.json and the clips, writes {split}_audio_logmels.hdf5.
 
-Keeps the log-mels that an earlier run computed by the same settings from the same sounds."""
+Reuses log-mels that an earlier run computed from the same sounds with the same settings."""
 
 import os
 import sys

@@ -1,7 +1,7 @@
-"""Step 5: features of a pretrained network. Reads audio_info.json and the clips, writes {split}_audio_features.hdf5.
+"""Step 5: encode the clips with a pretrained network. Reads audio_info.json and the clips.
 
-Keeps the features that an earlier run computed by the same weights from the same sounds.
-With audio_features.model=own it checks the files that you wrote, and computes nothing."""
+Writes {split}_audio_features.hdf5. Reuses features that an earlier run computed from the same sounds with the same
+weights. With audio_features.model=own, only checks the files that you wrote."""
 
 import os
 import sys

@@ -47,7 +47,7 @@ def command_parser(description: str, paths: Mapping[str, str] = MappingProxyType
         parser.add_argument(name, type=path_argument, metavar=name.upper(), help=what)
     default = f"configuration file (default: {DEFAULT_CONF})"
     parser.add_argument("--conf", type=path_argument, metavar="FILE", help=default)
-    what = "settings that replace the file's, read as YAML"
+    what = "settings that override the configuration file, in YAML"
     parser.add_argument("overrides", nargs="*", default=[], metavar="section.key=value", help=what)
     return parser
 
@@ -55,7 +55,7 @@ def command_parser(description: str, paths: Mapping[str, str] = MappingProxyType
 def trial_parser(description: str, paths: Mapping[str, str] = MappingProxyType({})) -> argparse.ArgumentParser:
     """The arguments of every postprocessing script; `paths` as in `command_parser`."""
     parser = command_parser(description, paths)
-    default = "the newest of the configuration's series with the settings of the command line"
+    default = "the newest trial of the series that matches the settings on the command line"
     parser.add_argument("--trial", type=path_argument, metavar="DIR", help=f"trial directory (default: {default})")
     return parser
 
