@@ -85,7 +85,7 @@ class CRNNEncoder(nn.Module):
 
 
 class FeatureEncoder(nn.Module):
-    """Pretrained audio features of `in_dim` dimensions as they are, with dropout; the projection behind learns."""
+    """Pretrained audio features (N, L, `in_dim`), passed on with dropout; only the projection after it is trained."""
 
     rate = 1
     padded_to = 1

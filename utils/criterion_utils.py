@@ -50,7 +50,7 @@ class TripletLoss(nn.Module):
     def forward(
         self, scores: BatchScores, negatives: Tensor, generator: torch.Generator | Tensor | None = None
     ) -> LossTerms:
-        """The loss of N pairs, of which `negatives` (N, N) of `negative_mask` may be picked.
+        """The loss of N pairs, from their scores (N, N) and `negatives` (N, N), the candidates of `negative_mask`.
 
         `generator` draws the random negatives, or is their draws (2, N, N); None is torch's own.
         """

@@ -49,7 +49,7 @@ def score_split(
 ) -> SplitScores:
     """Score every clip of a split with every caption, from one encoding of each clip by a model in evaluation mode.
 
-    `keep_encoded` keeps the encoder's outputs, for strategies that compare clips with clips. No score: as published.
+    `score` None is the published one. `keep_encoded` keeps the encoder's outputs, for strategies that compare clips.
     """
     score = score or Score()
     captions = [ids.numpy() for ids in split.captions]

@@ -221,7 +221,7 @@ def caption_sums(weights: csr_array, table: Tensor) -> Tensor:
 
 @torch.no_grad()
 def caption_scores(embeds: Tensor, weights: csr_array) -> Tensor:
-    """Scores of captions with each other, at their own lengths: (N, N); words (V, E), their weights in captions (N, V).
+    """Scores (N, N) of captions at their own lengths with each other, from words (V, E) and their weights (N, V).
 
     Captions are compared by their distinct words, so captions of the same words tie exactly.
     """

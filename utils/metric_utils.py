@@ -18,7 +18,7 @@ _BLOCK = 16_000_000  # scores compared at a time
 
 
 def retrieval_metrics(scores: np.ndarray, relevance: np.ndarray) -> dict[str, float]:
-    """Metrics averaged over queries, of scores (Q, I), the higher the better, and of relevance (Q, I) bool.
+    """Metrics averaged over queries, from scores (Q, I), higher is better, and relevance (Q, I) bool.
 
     Returns:
         mAP: precision at each relevant item, summed and divided by the number of relevant ones.
@@ -204,10 +204,10 @@ class _Groups(NamedTuple):
     Every entry carries an equal part of its group's value, so that sums over entries are sums over groups.
     """
 
-    above: np.ndarray  # (L,) items above the group,
-    tied: np.ndarray  # and in it (n)
-    relevant_above: np.ndarray  # (L,) the relevant ones among those (R,
-    relevant_tied: np.ndarray  # and r)
+    above: np.ndarray  # (L,) items above the group
+    tied: np.ndarray  # (L,) n, items in it
+    relevant_above: np.ndarray  # (L,) R, relevant items above it
+    relevant_tied: np.ndarray  # (L,) r, relevant items in it
 
     def precision(self, cutoff: int) -> np.ndarray:
         """(L,) expected precision at the entry's rank, where that rank is within the cutoff, else 0.

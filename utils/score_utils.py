@@ -353,7 +353,7 @@ class Score(nn.Module):
         return None if self.idf is None else self.idf.cpu().numpy()
 
     def alignment(self, encoded: Tensor, frames: int, words: Tensor, weights: Tensor) -> Tensor:
-        """Similarities of a clip's frames, from its outputs (L, E), with words (W, E) of any weights: (frames, W)."""
+        """Similarities (frames, W) of a clip, from its outputs (L, E), with words (W, E); `weights` have no effect."""
         return similarities(F.normalize(upsample(encoded.unsqueeze(0), frames)[0], dim=-1), words)
 
     @torch.no_grad()

@@ -42,7 +42,7 @@ def digest_of(value: object) -> str:
 
 
 def digests(root: Path | str, names: Iterable[Path | str]) -> dict[str, str]:
-    """{name: SHA-256} of the files that exist, named absolutely or from `root`, which keeps them for later commands."""
+    """{name: SHA-256} of the files that exist, named absolutely or from `root`. Keeps the digests there, for later."""
     root = Path(root).resolve()
     known, states, changed = _kept(root), {}, False
     for name in map(str, names):

@@ -418,9 +418,8 @@ def default_of(key: str) -> Any:
     return default.model_dump() if isinstance(default, Section) else default
 
 
-NO_EFFECT = (  # settings and sections, and the comparison of another setting that, where true, takes their effect away
-    (("criteria.InfoNCE",), "param_conf.criterion", ne, "InfoNCE"),
-    (("criteria.TripletLoss",), "param_conf.criterion", ne, "TripletLoss"),
+NO_EFFECT = (  # settings or sections, and the comparison of another setting: where true, they have no effect
+    *(((f"criteria.{name}",), "param_conf.criterion", ne, name) for name in CriteriaConf.model_fields),
     (("score.frames", "score.sharpness", "score.learn_sharpness", "score.mask_words"), "score.level", ne, "frame"),
     (("score.sharpness", "score.learn_sharpness"), "score.frames", ne, "softmax"),
     (("CRNNWordModel.audio_enc.out_dim",), "CRNNWordModel.audio_enc.name", eq, "features"),

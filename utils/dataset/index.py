@@ -156,7 +156,8 @@ def read_table(path: Path, columns: list[str], made_by: str) -> pd.DataFrame:
 def read_cells(path: Path, columns: list[str], made_by: str) -> list[list[str]]:
     """Read columns of a CSV file that the step `made_by` wrote: a list of cells for each row, as text.
 
-    Does without pandas, whose import takes longer than to read a data set's captions.
+    It does not use pandas, whose import takes longer than reading a data set's captions. Raises UserError where the
+    file or a column is missing, or the file is damaged.
     """
     require_file(path, made_by)
     limit = csv.field_size_limit(sys.maxsize)  # a cell of tokens is longer than the caption that was read
@@ -191,7 +192,7 @@ class _Indexer:
     problems: list[Problem] = field(default_factory=list)
 
     def _report(self, line: int, file_name: str, what: str) -> None:
-        """Add a problem of a line of the captions file, or of a clip: its line is 0."""
+        """Add a problem of a line of the captions file, or, with line 0, of a clip."""
         source = self.paths.raw_captions(self.split).name if line else self.split
         self.problems.append(Problem(source, line, file_name, what))
 

@@ -1,6 +1,6 @@
-"""Features by EfficientAT's MobileNets, which have heard AudioSet: a frame each 0.32 s.
+"""Features by EfficientAT's MobileNets, which were trained on AudioSet: a frame each 0.32 s.
 
-Their weights have a published name, and are downloaded once, or a path. Their log-mels are those that they heard.
+Weights are given by a path, or by a published name and then downloaded once. Log-mels are those of that training.
 """
 
 import sys

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from utils.common.errors import UserError
-from utils.common.io import new_beside, unwritable
+from utils.common.io import new_beside, written
 from utils.common.steps import DOWNLOAD, SYNTHESIS
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf")
@@ -53,11 +53,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`, which replaces `path`, absent or empty, on success."""
     temporary = new_beside(path, "tmp")
     try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        temporary.replace(path)
-    except OSError as error:
-        raise unwritable(path, error) from None
+        with written(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -116,7 +116,9 @@ def measured_by(conf: Conf) -> dict[str, dict]:
 def as_measured(trial: Trial, given: bool = False) -> Trial:
     """A trial with the data_conf.relevance that its split was measured by; unchanged if the split was not measured.
 
-    Raises UserError where that file has changed since, or the command line gives one with another content.
+    `given`: the command line sets data_conf.relevance; the content of that file must be the same.
+
+    Raises UserError where a file is missing, has changed since, or has other content.
     """
     measuring = read_provenance(trial.path).get(MEASURING)
     if measuring is None:
