@@ -57,7 +57,7 @@ def newest_trial(conf: Conf, overrides: list[str]) -> Path:
     series = Path(conf.trial_base) / conf.trial_series
     trials = [path.parent for path in series.glob(f"*/{BEST}") if (path.parent / CONF).is_file()]
     if not trials:
-        raise UserError(f"{series}: no trained trial yet; run {TRAINING} first, or name one with --trial")
+        raise UserError(f"{series}: no trained trial yet; run {TRAINING} first, or choose another with --conf or --trial")
     trials.sort(key=lambda trial: (trial / CONF).stat().st_mtime_ns, reverse=True)
     differences = []
     for trial in trials if overrides else []:
@@ -118,7 +118,7 @@ def trial_of(args: argparse.Namespace) -> Trial:
         raise UserError(f"{difference}; leave the setting out, or name another trial")
     if difference:
         source = args.conf or DEFAULT_CONF
-        warnings.warn(f"the newest trial, {difference} as {source} has: --trial names another", stacklevel=2)
+        warnings.warn(f"the newest trial, {difference} as {source} has; choose another with --trial", stacklevel=2)
     trial = open_trial(path, args.overrides)
     warn_of(trial)
     return trial
