@@ -6,8 +6,10 @@ import re
 import sys
 from dataclasses import replace
 
+import h5py
 import numpy as np
 import pytest
+import soundfile
 import torch
 from scipy.sparse import csr_array
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,7 +24,10 @@ from tests.helpers import ROOT, SEARCH, call, matrix_of, random_model, random_sp
 from utils.conf.load import load_conf
 from utils.criterion_utils import TripletLoss, negative_mask
 from utils.data_utils import Batch
+from utils.dataset.log_mel import read_log_mel
+from utils.dataset.log_mel_config import PUBLISHED
 from utils.evaluation_utils import score_split
+from utils.metric_utils import both_directions
 from utils.model_utils import train_step
 from utils.sampling_utils import STRATEGIES
 
@@ -78,6 +83,21 @@ def test_published_scores_equal_ours(models):
         model.train(False)
     scores = published.score_split(models[0], split.audio, split.captions)
     np.testing.assert_allclose(scores, matrix_of(score_split(models[1], split).cross), atol=1e-5)
+
+
+def test_published_metrics_equal_ours():
+    scores, caption_clips = np.random.default_rng(0).random((30, 150)), np.repeat(np.arange(30), 5)
+    ours = both_directions(scores, caption_clips)
+    for direction, values in published.both_directions(scores, caption_clips).items():
+        assert values == pytest.approx({name: ours[direction][name] for name in values})
+
+
+def test_published_log_mels_equal_ours(tmp_path):
+    soundfile.write(tmp_path / "x.wav", np.random.default_rng(0).normal(0, 0.1, 22050), 44100)
+    published.extract_log_mels({"x": tmp_path / "x.wav"}, tmp_path / "x.hdf5")
+    with h5py.File(tmp_path / "x.hdf5") as theirs:
+        assert theirs["x"].dtype == np.float32
+        np.testing.assert_allclose(theirs["x"][()], read_log_mel(tmp_path / "x.wav", PUBLISHED), atol=2e-3)
 
 
 def test_a_published_epoch_trains_once_and_evaluates_without_training(models):

@@ -4,6 +4,7 @@ import copy
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -100,6 +101,22 @@ def test_a_step_drops_the_share_that_is_set(split, dropout):
     before = len(ends)
     evaluate(state, split, {}, 6)
     assert all(torch.equal(*pair) for pair in ends[before:])
+
+
+def test_an_epoch_is_a_step_for_each_batch_by_its_gradients_alone(split, model):
+    theirs = copy.deepcopy(model).train()
+
+    def state_by(model):
+        optimizer = torch.optim.SGD(model.audio_enc.parameters(), lr=0.1)
+        return replace(state_of(model, FULL), optimizer=optimizer)
+
+    torch.manual_seed(0)
+    train_epoch(state_by(model.eval()), batches(split, 9))  # as an evaluation leaves it
+    torch.manual_seed(0)
+    for batch in batches(split, 9):
+        theirs.zero_grad()
+        train_step(state_by(theirs), batch, negative_mask(batch.clips))
+    assert equal(model.state_dict(), theirs.state_dict())
 
 
 def test_batches_without_negatives_are_skipped(split, model):

@@ -77,6 +77,7 @@ def test_the_papers_settings_are_the_default():
         ("criteria.TripletLoss.margin=1e300", "criteria.TripletLoss.margin", "less than or equal to 1000000"),
         ("criteria.InfoNCE.temperature=1e-40", "criteria.InfoNCE.temperature", "greater than or equal to 0.000001"),
         ("AdamOptimizer.lr=1e38", "AdamOptimizer.lr", "less than or equal to 1000000"),
+        ("AdamOptimizer.weight_decay=1e300", "AdamOptimizer.weight_decay", "less than or equal to 1000000"),
         ("score.mask_words=1", "score.mask_words", "valid boolean"),
         ("criteria=null", "criteria", "is None"),
         ("data_conf=3", "data_conf", "is 3"),

@@ -201,6 +201,7 @@ def put(content, fid="b"):
         (put(h5py.ExternalLink("z.hdf5", "b")), "b is not a data set of this file"),
         (put(np.ones((2, 6), "f4"), "c"), "c has 6 dimensions, but a has 5; write all by one model"),
         (lambda store: store.attrs.pop("model"), "the attribute model is missing or no text"),
+        (lambda store: store.attrs.pop("seconds_per_frame"), "the attribute seconds_per_frame is missing or not"),
         (lambda store: store.attrs.modify("seconds_per_frame", np.nan), "the attribute seconds_per_frame is missing"),
     ],
 )
