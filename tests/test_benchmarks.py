@@ -31,8 +31,6 @@ from utils.metric_utils import both_directions
 from utils.model_utils import train_step
 from utils.sampling_utils import STRATEGIES
 
-DETERMINISTIC = [name for name in STRATEGIES if name != "random-NS"]
-
 
 @pytest.fixture
 def models():

@@ -57,7 +57,8 @@ def newest_trial(conf: Conf, overrides: list[str]) -> Path:
     series = Path(conf.trial_base) / conf.trial_series
     trials = [path.parent for path in series.glob(f"*/{BEST}") if (path.parent / CONF).is_file()]
     if not trials:
-        raise UserError(f"{series}: no trained trial yet; run {TRAINING} first, or choose another with --conf or --trial")
+        advice = f"run {TRAINING} first, or choose another with --conf or --trial"
+        raise UserError(f"{series}: no trained trial yet; {advice}")
     trials.sort(key=lambda trial: (trial / CONF).stat().st_mtime_ns, reverse=True)
     differences = []
     for trial in trials if overrides else []:
