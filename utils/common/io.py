@@ -45,6 +45,19 @@ def replaced(path: Path | str) -> Iterator[Path]:
 
 
 @contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`, which replaces `path`, absent or empty, on success."""
+    temporary = new_beside(path, "tmp")
+    try:
+        with written(path):
+            temporary.mkdir(parents=True)
+            yield temporary
+            temporary.replace(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
 def written(path: Path | str) -> Iterator[None]:
     """Turn a failed write into a UserError that names `path`. h5py and torch report a full disk as RuntimeError."""
     try:

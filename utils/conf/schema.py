@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from functools import cache, partial
 from operator import attrgetter, eq, ne
@@ -433,12 +433,17 @@ NO_EFFECT = (  # settings or sections, and the comparison of another setting: wh
 )
 
 
+@cache
+def _conditions(key: str) -> list[tuple[str, Callable[[Any, Any], bool], Any]]:
+    """The comparisons of NO_EFFECT for a dotted key: found once, as a grid asks for each of its points."""
+    return [row for settings, *row in NO_EFFECT if f"{key}.".startswith(tuple(f"{name}." for name in settings))]
+
+
 def unused_because(conf: Conf, key: str, among: set[str] | None = None) -> str | None:
     """The setting, of these sections or of all, that makes a dotted key irrelevant; None if the key matters."""
-    for settings, other, holds, value in NO_EFFECT:
+    for other, holds, value in _conditions(key):
         is_among = among is None or other.partition(".")[0] in among
-        is_named = f"{key}.".startswith(tuple(f"{name}." for name in settings))
-        if is_among and is_named and holds(found := attrgetter(other)(conf), value):
+        if is_among and holds(found := attrgetter(other)(conf), value):
             return f"{other}={found or value}"  # 0, not 0.0
     return None
 

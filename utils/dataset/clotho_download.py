@@ -10,8 +10,8 @@ from typing import BinaryIO, NamedTuple
 
 from utils.common.download import download, downloaded_bytes, file_md5
 from utils.common.errors import UserError
-from utils.common.io import progress
-from utils.dataset.paths import DatasetPaths, new_folder, sounds_in
+from utils.common.io import new_folder, progress
+from utils.dataset.paths import DatasetPaths, sounds_in
 
 ADDRESS = "https://zenodo.org/records/4783391/files"
 

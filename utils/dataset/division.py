@@ -12,10 +12,10 @@ import numpy as np
 from utils.common.csv_rows import csv_rows, refuse_repeated
 from utils.common.digests import file_digest
 from utils.common.errors import UserError
-from utils.common.io import progress
+from utils.common.io import new_folder, progress
 from utils.dataset.captions import read_captions
 from utils.dataset.clip_names import match_names, why_absent
-from utils.dataset.paths import DatasetPaths, new_folder, sounds_in
+from utils.dataset.paths import DatasetPaths, sounds_in
 
 SHOWN = 20  # clips without a sound on the terminal
 

@@ -1,13 +1,10 @@
-"""The files of a data set: their names, the sounds in a folder, and new folders."""
+"""The files of a data set: their names, and the sounds in a folder."""
 
 import os
-import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from utils.common.errors import UserError
-from utils.common.io import new_beside, written
 from utils.common.steps import DOWNLOAD, SYNTHESIS
 
 AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf")
@@ -46,19 +43,6 @@ def _is_resource_fork(path: Path) -> bool:
             return stream.read(len(APPLE_DOUBLE)) == APPLE_DOUBLE
     except OSError:
         return False  # the error is reported when the file is read
-
-
-@contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`, which replaces `path`, absent or empty, on success."""
-    temporary = new_beside(path, "tmp")
-    try:
-        with written(path):
-            temporary.mkdir(parents=True)
-            yield temporary
-            temporary.replace(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class DatasetPaths:
